@@ -1,0 +1,232 @@
+"""The attention function registered with transformers, and its backends. Knows tensors and masks; nothing of text."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from .config import InputError
+from .masks import Layout, MaskMod, block_mask, dense_mask
+
+NAME = "flexdemo_segments"
+
+
+class UnsupportedModelError(InputError):
+    """A model whose attention cannot honour our mask; the message names the model's feature."""
+
+
+class BackendError(InputError):
+    """A backend that cannot compute this; the message names one that can."""
+
+
+@dataclass
+class MassRecorder:
+    """Collects, layer by layer, how much attention the last query of a forward pass gave to each segment.
+
+    `groups` holds one tensor (rows, kv, S) for each device, 1 where key kv belongs to segment s.
+    """
+
+    groups: Mapping[torch.device, Tensor]
+    _layers: list[Tensor] = field(default_factory=list)
+
+    def add(self, masses: Tensor) -> None:
+        self._layers.append(masses)
+
+    def take(self) -> Tensor:
+        """Masses of the pass just run, (layers, rows, heads, S), each (row, head) summing to 1."""
+        layers, self._layers = self._layers, []
+        return torch.stack([layer.cpu() for layer in layers])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward pass needs to attend, as it travels through `model(..., segment_plan=plan)`.
+
+    `masks` has one entry for each device that holds a layer: a BlockMask, booleans (B, 1, T, T), or an additive bias
+    (rows, 1, q, kv) in fp32. Made once before the forward, so that no layer moves or makes a mask.
+    """
+
+    backend: str
+    masks: Mapping[torch.device, BlockMask | Tensor]
+    recorder: MassRecorder | None = None
+
+
+def _with_softcap(score_mod: Callable | None, softcap: float | None) -> Callable | None:
+    if softcap is None:
+        return score_mod
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        score = softcap * torch.tanh(score / softcap)
+        return score if score_mod is None else score_mod(score, b, h, q, kv)
+
+    return capped
+
+
+def _bias_score_mod(bias: Tensor) -> Callable:
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return score + bias[b, 0, q, kv]
+
+    return score_mod
+
+
+def _attend_flex(
+    kernel: Callable,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask | Tensor,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    is_block_mask = isinstance(mask, BlockMask)
+    return kernel(
+        query,
+        key,
+        value,
+        score_mod=_with_softcap(None if is_block_mask else _bias_score_mod(mask), softcap),
+        block_mask=mask if is_block_mask else None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+@functools.cache
+def _compiled_flex() -> Callable:
+    # fullgraph: past the recompilation limit it raises, instead of running uncompiled under the name of the compiled.
+    return torch.compile(flex_attention, fullgraph=True)
+
+
+def attend_flex_compiled(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None
+) -> Tensor:
+    return _attend_flex(_compiled_flex(), query, key, value, mask, scale, softcap)
+
+
+def attend_flex_eager(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None
+) -> Tensor:
+    return _attend_flex(flex_attention, query, key, value, mask, scale, softcap)
+
+
+def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None) -> Tensor:
+    if softcap is not None:
+        raise BackendError(
+            "this model caps its attention scores, which backend sdpa cannot do: use --backend flex-eager"
+        )
+    if mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
+    rows, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    if length == 1 and groups > 1:
+        # One query a head: the heads that share a key head become queries of it, so that keys are not copied.
+        packed = query.view(rows, key.shape[1], groups, width)
+        return scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).view(rows, heads, 1, -1)
+    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute the same attention.
+
+    `blocks`: its prompt mask is a BlockMask, not a dense one. Lengths are padded to a `multiple`, so that a compiled
+    kernel meets few shapes.
+    """
+
+    name: str
+    summary: str
+    attend: Callable[[Tensor, Tensor, Tensor, Any, float, float | None], Tensor]
+    blocks: bool
+    multiple: int = 1
+
+    def padded(self, length: int) -> int:
+        return -(-length // self.multiple) * self.multiple
+
+    def prompt_mask(self, mask_mod: MaskMod, layout: Layout) -> BlockMask | Tensor:
+        """The mask over a whole layout in the form that `attend` takes."""
+        return block_mask(mask_mod, layout) if self.blocks else dense_mask(mask_mod, layout)[:, None]
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        backend.name: backend
+        for backend in (
+            Backend("flex", "FlexAttention, compiled", attend_flex_compiled, True, multiple=128),
+            Backend("flex-eager", "FlexAttention, uncompiled", attend_flex_eager, True),
+            Backend("sdpa", "PyTorch scaled dot product attention with a dense mask", attend_sdpa, False),
+        )
+    }
+)
+
+
+def attention_probabilities(query: Tensor, key: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Softmax weights of the last query, (rows, heads, kv) in fp32, from the q, k and bias that ran.
+
+    query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
+    """
+    rows, heads, _, width = query.shape
+    last = query[:, :, -1].view(rows, key.shape[1], heads // key.shape[1], width)  # (rows, H, D) -> (rows, KVH, G, D)
+    scores = (last.float() @ key.float().transpose(2, 3)) * scale  # (rows, KVH, G, kv)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return torch.softmax(scores + bias[:, :, -1:], dim=-1).view(rows, heads, -1)
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    segment_plan: Plan | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention under the plan that travels with the forward pass; the signature is that of transformers' interface.
+
+    query (B, H, q, D), key and value (B, KVH, kv, D) -> (B, q, H, D). Raises UnsupportedModelError where the layer
+    asks for something that would make the mask a lie.
+    """
+    layer = type(module).__name__
+    if segment_plan is None:
+        raise BackendError(f"{layer} runs with flexdemo's attention but without its plan: call flexdemo.ask or .stream")
+    if sliding_window is not None and key.shape[2] > sliding_window:
+        raise UnsupportedModelError(
+            f"{layer} has a window of {sliding_window} tokens, shorter than prompt and answer ({key.shape[2]}); "
+            "it could not see every paraphrase; use a shorter prompt or answer"
+        )
+    if s_aux is not None:
+        raise UnsupportedModelError(f"{layer} uses attention sinks, which take attention outside the mask")
+    if position_bias is not None:
+        raise UnsupportedModelError(
+            f"{layer} adds a position bias by token index, so paraphrases cannot share positions"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    mask = segment_plan.masks[query.device]
+    out = BACKENDS[segment_plan.backend].attend(query, key, value, mask, scale, softcap)
+    if segment_plan.recorder is not None:
+        probabilities = attention_probabilities(query, key, mask, scale, softcap)
+        segment_plan.recorder.add(probabilities @ segment_plan.recorder.groups[query.device])
+    return out.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make `attn_implementation=NAME` known to transformers; harmless when done twice."""
+    AttentionInterface.register(NAME, segment_attention)
+    # Running uncompiled is the flex-eager backend's purpose, and its name is on every result.
+    warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")

@@ -1,0 +1,301 @@
+"""python -m flexdemo generate | mask | paraphrase. Parses arguments and writes output; the work is done elsewhere.
+
+Modules that load torch are imported by the command that needs them, so that help and bad arguments answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .config import Decoding, InputError
+from .prompt import POSITIONS, SegmentedPrompt, build_prompt
+
+if TYPE_CHECKING:
+    from .methods import Result
+    from .model import LanguageModel
+
+MASK_FORMATS = (".html", ".png", ".csv")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see: {self.prog} --help)\n")
+
+
+def _weights(text: str) -> tuple[float, ...] | str:
+    if text.strip() == "raw":
+        return "raw"
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,0.5, nor 'raw'")
+    return numbers
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", metavar="QUESTION", help="the question; it is wording P1")
+    parser.add_argument(
+        "-p",
+        "--paraphrase",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        dest="paraphrases",
+        help="another wording (repeat)",
+    )
+    parser.add_argument("--mask", metavar="STRATEGY", default="segment", help="mask strategy (default: segment)")
+    parser.add_argument(
+        "--positions",
+        metavar="SCHEME",
+        default="aligned",
+        help=f"position scheme: {', '.join(POSITIONS)} (default: aligned)",
+    )
+    parser.add_argument("--prefix", metavar="TEXT", default="", help="instruction or shots before the question")
+    parser.add_argument("--template", default="auto", help="auto, plain (Q: ... A:) or chat (the model's own)")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
+
+
+def _add_hardware(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m flexdemo",
+        description="Ask a language model one question in several wordings at once, and see how it fuses them.",
+        epilog='example: python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru."',
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="answer a question from all its wordings")
+    _add_prompt(generate)
+    _add_hardware(generate)
+    generate.add_argument(
+        "--method",
+        metavar="NAME",
+        action="append",
+        dest="methods",
+        help="flex (default), origin, per_prompt, causal or all (repeat for several)",
+    )
+    generate.add_argument("--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or 'raw'")
+    defaults = Decoding()
+    generate.add_argument(
+        "--max-new-tokens", type=int, default=defaults.max_new_tokens, metavar="N", help="answer length limit"
+    )
+    generate.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default)")
+    generate.add_argument("--top-p", type=float, default=defaults.top_p, help="nucleus of sampling (default: 1)")
+    generate.add_argument("--seed", type=int, default=defaults.seed, help="seed of sampling (default: 0)")
+    generate.add_argument("--json", action="store_true", help="print one JSON object")
+    generate.set_defaults(run=run_generate)
+
+    mask = commands.add_parser("mask", help="show the attention mask of a prompt (loads the tokenizer only)")
+    _add_prompt(mask)
+    _add_model(mask)
+    mask.add_argument("--against", metavar="STRATEGY", help="compare with this strategy's mask")
+    form = mask.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(MASK_FORMATS)}")
+    mask.set_defaults(run=run_mask)
+
+    paraphrase = commands.add_parser("paraphrase", help="let the model write paraphrases of a question")
+    paraphrase.add_argument("question", metavar="QUESTION")
+    paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
+    paraphrase.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
+    paraphrase.add_argument("--temperature", type=float, default=0.9, help="of sampling (default: 0.9)")
+    _add_hardware(paraphrase)
+    paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
+    paraphrase.set_defaults(run=run_paraphrase)
+    return parser
+
+
+def _load(args: argparse.Namespace) -> LanguageModel:
+    from .model import load_model
+
+    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    from .methods import Decoding, Encoding, ask, check_encoding, resolve_methods
+
+    methods = [method.name for method in resolve_methods(args.methods or ["flex"])]
+    check_encoding(Encoding(args.mask, args.positions))
+    Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    result = ask(
+        _load(args),
+        args.question,
+        args.paraphrases,
+        methods=methods,
+        mask=args.mask,
+        positions=args.positions,
+        weights=args.weights,
+        prefix=args.prefix,
+        template=args.template,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+    )
+    if args.json:
+        _print_json(result.to_dict())
+    else:
+        print(describe(result))
+
+
+def describe(result: Result) -> str:
+    """A result for reading in a terminal."""
+    lines = []
+    for method in result.results:
+        if len(method.views) > 1:
+            lines += [f"{method.method} {view.name}: {view.answer}" for view in method.views]
+        else:
+            lines.append(f"{method.method}: {method.answer}")
+    seconds, facts = result.seconds, result.mask
+    lines.append(
+        f"[{result.model} on {result.device}, {result.dtype}, backend {result.backend}; mask {facts['strategy']}, "
+        f"{facts['positions']}, density {facts['density']:.3f}; {len(result.prompt.token_ids)} prompt tokens; "
+        f"load {seconds['load']:.2f} s, first token {seconds['first_token']:.3f} s, total {seconds['total']:.3f} s]"
+    )
+    return "\n".join(lines)
+
+
+def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: str | None = None) -> dict[str, Any]:
+    """The JSON of `mask`: rows of 0 and 1 (1 = visible), a row for each query token, and what they stand for."""
+    from .methods import Encoding, mask_array, mask_facts
+
+    rows = mask_array(prompt, strategy)
+    facts = mask_facts(prompt, Encoding(strategy, positions))
+    out: dict[str, Any] = {"rows": ["".join(map(str, row)) for row in rows.astype(int).tolist()], **facts}
+    out["tokens"] = list(prompt.tokens)
+    out["segment_ids"] = list(prompt.segment_ids)
+    out["position_ids"] = list(prompt.position_ids(positions))
+    if against is not None:
+        other = mask_array(prompt, against)
+        out["against"] = {
+            **mask_facts(prompt, Encoding(against, positions)),
+            "kept": int((rows & other).sum()),
+            "removed": int((~rows & other).sum()),
+            "added": int((rows & ~other).sum()),
+        }
+    return out
+
+
+def run_mask(args: argparse.Namespace) -> None:
+    if args.output is not None:
+        check_output(args.output, MASK_FORMATS)
+    from .methods import Encoding, check_encoding, mask_array
+    from .model import load_tokenizer
+
+    check_encoding(Encoding(args.mask, args.positions))
+    if args.against is not None:
+        check_encoding(Encoding(args.against, args.positions))
+    tokenizer = load_tokenizer(args.model)
+    prompt = build_prompt(tokenizer, args.question, args.paraphrases, prefix=args.prefix, template=args.template)
+    if args.json:
+        _print_json(mask_dict(prompt, args.mask, args.positions, args.against))
+        return
+    if args.output is None:
+        facts = mask_dict(prompt, args.mask, args.positions, args.against)
+        for token, row in zip(prompt.tokens, facts["rows"], strict=True):
+            print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
+        for key in ("strategy", "positions", "density", "against"):
+            if key in facts:
+                print(f"{key}: {facts[key]}")
+        return
+    rows = mask_array(prompt, args.mask)
+    other = None if args.against is None else mask_array(prompt, args.against)
+    write_file(args.output, lambda path: _write_mask(path, args, prompt, rows, other))
+    print(f"wrote {args.output}")
+
+
+def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
+    from . import plots
+
+    suffix = args.output.suffix.lower()
+    if suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows.astype(int).tolist())
+    elif suffix == ".png":
+        path.write_bytes(plots.mask_png(rows))
+    else:
+        shown = (prompt.tokens, prompt.segments)
+        if other is None:
+            figure = plots.mask_figure(rows, *shown, strategy=args.mask)
+        else:
+            figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
+        path.write_text(plots.figure_html(figure), encoding="utf-8")
+
+
+def check_output(path: Path, suffixes: Sequence[str]) -> None:
+    """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: the folder {folder} does not exist")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all: beside its place first, then moved there."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        write(scratch)
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def run_paraphrase(args: argparse.Namespace) -> None:
+    from .paraphrase import paraphrase
+
+    lm = _load(args)
+    texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
+    if args.json:
+        _print_json(texts)
+    else:
+        print("\n".join(texts))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did its work, 2 after one line on standard error that says what was wrong."""
+    args = make_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,51 @@
+"""Settings as frozen dataclasses. Imports nothing of the project; knows no model and no page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+class InputError(ValueError):
+    """Input that cannot be used as it is; the message says in one line what was wrong and what would be right."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token is chosen, and when to stop.
+
+    temperature 0 is greedy. top_p keeps the smallest set of tokens whose probabilities sum to at least top_p
+    (Holtzman et al., 2020, https://arxiv.org/abs/1904.09751). `mass` records the attention mass by segment.
+    """
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    mass: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"the answer length must be at least 1 token, not {self.max_new_tokens}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"the temperature must be 0 (greedy) or a positive number, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request to the page may ask for."""
+
+    paraphrases: int = 10
+    characters: int = 2000
+    prompt_tokens: int = 8192
+    new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class DrawLimits:
+    """Sizes in tokens up to which the page draws a mask cell by cell."""
+
+    exact_tokens: int = 512
+    window_tokens: int = 512

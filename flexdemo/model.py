@@ -1,0 +1,229 @@
+"""Load a causal LM and its tokenizer, choose device and backend, refuse by name what cannot work. Knows no prompts."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.utils import logging as hub_logging
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from . import attention
+from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
+from .config import InputError
+from .masks import make_layout, make_mask_mod
+from .prompt import PARAPHRASE, PREFIX
+
+BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tinyqa"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class ModelError(InputError):
+    """A model that cannot be found or loaded."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model and what a request must know about it; shared by all requests, changed by none."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any
+    backend: str
+    devices: tuple[torch.device, ...]
+    context_length: int | None
+    end_ids: frozenset[int]
+    load_seconds: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids enter the model."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+
+def _resolve_device(device: str) -> str:
+    if device not in DEVICES:
+        raise InputError(f"unknown device {device!r}: choose from {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise InputError("no CUDA device is available here: use --device cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def _resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _resolve_backend(backend: str, device: str, softcap: bool) -> str:
+    """The backend that will run. On the CPU dense SDPA won every size measured: see `python -m flexdemo bench`."""
+    if backend == "auto":
+        if device == "cpu":
+            return "flex-eager" if softcap else "sdpa"
+        return "flex" if importlib.util.find_spec("triton") else "flex-eager"
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+    if backend == "sdpa" and softcap:
+        raise BackendError("this model caps its attention scores, which backend sdpa cannot do: use flex-eager")
+    return backend
+
+
+def _read_config(source: str) -> Any:
+    looks_local = source.startswith((".", "/", "~")) or Path(source).exists()
+    if looks_local and not (Path(source) / "config.json").is_file():
+        raise ModelError(
+            f"no model at {source}: give a folder that holds config.json, or a Hub id such as Qwen/Qwen3-0.6B"
+        )
+    hub_logging.set_verbosity_error()  # what the Hub says of a failure is in the error, its retries are noise
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"cannot load the model {source!r}: {reason} (a local folder or a reachable Hub id is needed)"
+        ) from error
+
+
+def refuse_unsupported(config: Any) -> None:
+    """Raise UnsupportedModelError for what the configuration already shows: layers that are not plain attention."""
+    text = config.get_text_config()
+    if text.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{text.model_type} is an encoder-decoder model; flexdemo needs a causal language model"
+        )
+    odd = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if odd:
+        raise UnsupportedModelError(
+            f"{text.model_type} has layers of type {', '.join(odd)}, whose state mixes all earlier tokens: "
+            "a mask cannot keep paraphrases apart there"
+        )
+    if getattr(text, "alibi", False) or getattr(text, "position_embedding_type", None) == "alibi":
+        raise UnsupportedModelError(f"{text.model_type} uses ALiBi position biases, which ignore position ids")
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...]) -> None:
+    """Prove on five tokens that the model attends through our mask and nothing else, or raise UnsupportedModelError.
+
+    Under strategy `isolated` the last token sees paraphrase 2 alone: changing paraphrase 1 must not move its logits,
+    changing paraphrase 2 must.
+    """
+    runs = BACKENDS[backend]
+    length = runs.padded(5)
+    layout = make_layout((0, 1, 1, 2, 2), (PREFIX, *[PARAPHRASE] * 4), pads=length - 5)
+    placed = {device: layout.to(device) for device in devices}
+    masks = {device: runs.prompt_mask(make_mask_mod("isolated", at), at) for device, at in placed.items()}
+    entry = model.get_input_embeddings().weight.device
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = [(3 + i) % vocabulary for i in range(5)] + [0] * (length - 5)
+
+    def logits(changed: int | None) -> Tensor:
+        row = [(t + 7) % vocabulary if i == changed else t for i, t in enumerate(tokens)]
+        ids, positions = torch.tensor([row], device=entry), torch.arange(length, device=entry)[None]
+        plan = Plan(backend, masks)
+        return model(input_ids=ids, position_ids=positions, segment_plan=plan, use_cache=False).logits[0, 4].float()
+
+    name = type(model).__name__
+    try:
+        base, hidden, visible = logits(None), logits(1), logits(3)
+    except TypeError as error:
+        raise UnsupportedModelError(f"{name} does not pass our mask on to its attention ({error})") from error
+    except (TorchDynamoException, InductorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(f"backend {backend} cannot be compiled here ({reason}): use flex-eager or sdpa") from error
+    if not torch.isfinite(base).all():
+        raise UnsupportedModelError(f"{name} gives logits that are not finite under our mask")
+    moved = (base - visible).abs().max()
+    if moved == 0:
+        raise UnsupportedModelError(f"{name} does not see a token that the mask shows: some layer attends another way")
+    if (base - hidden).abs().max() > 0.02 * moved:
+        raise UnsupportedModelError(f"{name} lets a token see what the mask hides: some layer attends another way")
+
+
+def prepare(
+    model: PreTrainedModel, tokenizer: Any, *, name: str, backend: str = "auto", load_seconds: float = 0.0
+) -> LanguageModel:
+    """Route a loaded model's attention through ours and check that it obeys; raises UnsupportedModelError otherwise."""
+    config = model.config
+    refuse_unsupported(config)
+    if not model._can_set_attn_implementation():
+        raise UnsupportedModelError(f"{type(model).__name__} does not attend through transformers' AttentionInterface")
+    text = config.get_text_config()
+    devices = tuple(dict.fromkeys(p.device for p in model.parameters()))
+    softcap = getattr(text, "attn_logit_softcapping", None) is not None
+    chosen = _resolve_backend(backend, devices[0].type, softcap)
+    attention.register()
+    model.eval()
+    model.set_attn_implementation(attention.NAME)
+    probe(model, chosen, devices)
+
+    generation = model.generation_config
+    ends = [tokenizer.eos_token_id, config.eos_token_id, generation.eos_token_id if generation else None]
+    flat = [i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None]
+    return LanguageModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        backend=chosen,
+        devices=devices,
+        context_length=getattr(text, "max_position_embeddings", None),
+        end_ids=frozenset(flat),
+        load_seconds=load_seconds,
+    )
+
+
+def load_tokenizer(path: str | Path | None = None) -> Any:
+    """The tokenizer of a Hub id or local folder; the bundled model's without one."""
+    source = str(BUNDLED if path is None else path)
+    _read_config(source)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the tokenizer of {source!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def load_model(
+    path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+) -> LanguageModel:
+    """Load a Hub id or local folder; the bundled model without one. Never runs code from the Hub.
+
+    device "auto" is the GPU if there is one, over several through accelerate's device map, else the CPU. dtype "auto"
+    is bfloat16 on a GPU and float32 on the CPU. Raises ModelError, UnsupportedModelError or InputError.
+    """
+    began = time.perf_counter()
+    source = str(BUNDLED if path is None else path)
+    place, number = _resolve_device(device), torch.cuda.device_count()
+    kind = _resolve_dtype(dtype, place)
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+    config = _read_config(source)
+    refuse_unsupported(config)
+    device_map = "auto" if device == "auto" and place == "cuda" and number > 1 else place
+    previous = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, device_map=device_map, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot load the model {source!r}: {reason}") from error
+    finally:
+        transformers.logging.set_verbosity(previous)
+    name = "tinyqa" if path is None else str(path)
+    return prepare(model, tokenizer, name=name, backend=backend, load_seconds=time.perf_counter() - began)
