@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -101,15 +103,22 @@ def _attend_flex(
 
 
 @functools.cache
-def _compiled_flex() -> Callable:
+def _compiled_flex(device_type: str) -> Callable:
     # fullgraph: past the recompilation limit it raises, instead of running uncompiled under the name of the compiled.
-    return torch.compile(flex_attention, fullgraph=True)
+    # One compilation per shape is the rule on the CPU, whose kernels do not build with symbolic lengths (torch 2.13).
+    return torch.compile(flex_attention, fullgraph=True, dynamic=False if device_type == "cpu" else None)
 
 
 def attend_flex_compiled(
     query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None
 ) -> Tensor:
-    return _attend_flex(_compiled_flex(), query, key, value, mask, scale, softcap)
+    # Set at every call, because Dynamo's settings are each thread's own: a page's worker thread starts with 8.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
+    try:
+        return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap)
+    except (TorchDynamoException, InductorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
 
 
 def attend_flex_eager(
@@ -204,7 +213,12 @@ def segment_attention(
     """
     layer = type(module).__name__
     if segment_plan is None:
-        raise BackendError(f"{layer} runs with flexdemo's attention but without its plan: call flexdemo.ask or .stream")
+        raise UnsupportedModelError(
+            f"{layer} runs with flexdemo's attention but without its plan: its model does not pass the mask on to its "
+            "attention (or was called directly, and not by flexdemo.ask or .stream)"
+        )
+    if attention_mask is not None:
+        raise UnsupportedModelError(f"{layer} makes an attention mask of its own, which would be lost")
     if sliding_window is not None and key.shape[2] > sliding_window:
         raise UnsupportedModelError(
             f"{layer} has a window of {sliding_window} tokens, shorter than prompt and answer ({key.shape[2]}); "

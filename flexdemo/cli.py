@@ -1,4 +1,4 @@
-"""python -m flexdemo generate | mask | paraphrase. Parses arguments and writes output; the work is done elsewhere.
+"""python -m flexdemo generate | mask | paraphrase | bench. Parses arguments, writes output, works nowhere.
 
 Modules that load torch are imported by the command that needs them, so that help and bad arguments answer at once.
 """
@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import Decoding, InputError
-from .prompt import POSITIONS, SegmentedPrompt, build_prompt
+from .prompt import POSITIONS, SegmentedPrompt, build_prompt, check_wordings
 
 if TYPE_CHECKING:
     from .methods import Result
     from .model import LanguageModel
 
+STRATEGY_NAMES = (
+    "segment, isolated, causal, anchor, late_fusion, bidirectional"  # masks.py loads torch; a test compares
+)
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
@@ -45,6 +48,16 @@ def _weights(text: str) -> tuple[float, ...] | str:
     return numbers
 
 
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (0,)
+    if min(numbers) < 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 128,512, each at least 20")
+    return numbers
+
+
 def _add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", metavar="QUESTION", help="the question; it is wording P1")
     parser.add_argument(
@@ -56,7 +69,9 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         dest="paraphrases",
         help="another wording (repeat)",
     )
-    parser.add_argument("--mask", metavar="STRATEGY", default="segment", help="mask strategy (default: segment)")
+    parser.add_argument(
+        "--mask", metavar="STRATEGY", default="segment", help=f"mask strategy: {STRATEGY_NAMES} (default: segment)"
+    )
     parser.add_argument(
         "--positions",
         metavar="SCHEME",
@@ -124,6 +139,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_hardware(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
     paraphrase.set_defaults(run=run_paraphrase)
+
+    bench = commands.add_parser("bench", help="measure speed on random weights of a known shape")
+    bench.add_argument(
+        "--shape", default="tiny", help="tiny, llama-3.2-1b, llama-3.2-3b or llama-3.1-8b (default: tiny)"
+    )
+    bench.add_argument(
+        "--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help="prompt lengths in tokens"
+    )
+    bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
+    bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
+    bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    bench.set_defaults(run=run_bench)
     return parser
 
 
@@ -138,7 +167,8 @@ def _print_json(value: Any) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> None:
-    from .methods import Decoding, Encoding, ask, check_encoding, resolve_methods
+    check_wordings(args.question, args.paraphrases, args.weights)
+    from .methods import Encoding, ask, check_encoding, resolve_methods
 
     methods = [method.name for method in resolve_methods(args.methods or ["flex"])]
     check_encoding(Encoding(args.mask, args.positions))
@@ -205,6 +235,7 @@ def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: s
 def run_mask(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_output(args.output, MASK_FORMATS)
+    check_wordings(args.question, args.paraphrases, None)
     from .methods import Encoding, check_encoding, mask_array
     from .model import load_tokenizer
 
@@ -280,14 +311,37 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:
-    from .paraphrase import paraphrase
+    from .paraphrase import check_request, paraphrase
 
+    check_request(args.question, args.n, args.temperature)
     lm = _load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
     if args.json:
         _print_json(texts)
     else:
         print("\n".join(texts))
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    from .benchmark import measure
+    from .model import resolve_device, resolve_dtype
+
+    if args.runs < 1 or args.max_new_tokens < 2:
+        raise InputError("bench needs at least 1 run and 2 new tokens")
+    device = resolve_device(args.device)
+    result = measure(
+        shape=args.shape,
+        lengths=args.lengths,
+        new_tokens=args.max_new_tokens,
+        runs=args.runs,
+        device=device,
+        dtype=str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
+        log=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    if args.json:
+        _print_json(result)
+    else:
+        print(f"{result['prompts_where_backends_differ']} prompts on which backends' greedy tokens differ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,6 +31,8 @@ class Decoding:
             raise InputError(f"the temperature must be 0 (greedy) or a positive number, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"the seed must be from 0 to 4294967295, not {self.seed}")
 
 
 @dataclass(frozen=True)

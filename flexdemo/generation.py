@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .attention import BACKENDS, MassRecorder, Plan
+from .attention import BACKENDS, MassRecorder, Plan, UnsupportedModelError
 from .cache import branch, select_rows
 from .config import Decoding, InputError
 from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
@@ -192,7 +192,10 @@ def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> in
     """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus."""
     if decoding.temperature == 0:
         return int(logits.argmax())
-    probabilities, order = torch.softmax(logits / decoding.temperature, dim=-1).sort(descending=True)
+    scaled = (
+        logits.double() - logits.max()
+    ) / decoding.temperature  # no temperature is too small: 0 or below, never nan
+    probabilities, order = torch.softmax(scaled, dim=-1).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities
     kept = probabilities.where(before < decoding.top_p, 0.0)
     return int(order[torch.multinomial(kept.cpu(), 1, generator=generator)])
@@ -219,6 +222,11 @@ def _check_room(
         raise InputError(
             f"prompt and answer need {need} tokens and {lm.name} holds {lm.context_length}: "
             "use fewer or shorter paraphrases, or a shorter answer"
+        )
+    if lm.window is not None and need > lm.window:
+        raise UnsupportedModelError(
+            f"{lm.name} has layers with a sliding window of {lm.window} tokens, shorter than prompt and answer ({need}): "
+            "they could not see every paraphrase; use fewer or shorter paraphrases, or a shorter answer"
         )
 
 
@@ -270,6 +278,8 @@ def generate(
         for i in dict.fromkeys(owners):
             rows = [row for row, owner in enumerate(owners) if owner == i]
             state, stream = states[i], states[i].stream
+            if state.stopped_by is not None:
+                continue
             combined = logits[rows[0]] if stream.combine is None else stream.combine(logits[rows], stream.weights)
             token = choose(combined, decoding, generators[i])
             chosen[i] = token
@@ -285,7 +295,7 @@ def generate(
         alive = [row for row, owner in enumerate(owners) if states[owner].stopped_by is None]
         if not alive:
             return
-        if len(alive) < len(owners):
+        if len(alive) < len(owners) and backend.multiple == 1:  # a compiled kernel keeps its shapes
             owners = [owners[row] for row in alive]
             select_rows(cache, alive)
             positions = positions[alive]
@@ -294,6 +304,6 @@ def generate(
                 recorder = MassRecorder({device: group[alive] for device, group in recorder.groups.items()})
         for bias in biases.values():
             bias[..., slots.answer + step] = 0.0
-        tokens = torch.tensor([[chosen[owner]] for owner in owners])
+        tokens = torch.tensor([[chosen.get(owner, 0)] for owner in owners])
         logits = _forward(lm, tokens, positions, Plan(lm.backend, biases, recorder), cache)
         positions = positions + 1

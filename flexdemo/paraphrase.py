@@ -54,6 +54,15 @@ def _sample(lm: LanguageModel, prompt: SegmentedPrompt, count: int, decoding: De
     return [answer_text(decode_ids(lm.tokenizer, ids, skip_special=True)) for ids in finished]
 
 
+def check_request(question: str, n: int, temperature: float) -> str:
+    """The question to rewrite; InputError for what cannot be asked of any model."""
+    if not 1 <= n <= 100:
+        raise InputError(f"the number of paraphrases must be between 1 and 100, not {n}")
+    if not temperature > 0:
+        raise InputError("paraphrases are sampled: the temperature must be above 0")
+    return check_text(question, "the question")
+
+
 def paraphrase(
     lm: LanguageModel, question: str, n: int = 5, *, seed: int = 0, temperature: float = 0.9, top_p: float = 0.95
 ) -> list[str]:
@@ -62,11 +71,7 @@ def paraphrase(
     Samples of one prompt decode as rows of one batch. Duplicates, copies of the question and texts that lose one of
     its names or numbers are dropped and drawn again.
     """
-    if not 1 <= n <= 100:
-        raise InputError(f"the number of paraphrases must be between 1 and 100, not {n}")
-    if temperature <= 0:
-        raise InputError("paraphrases are sampled: the temperature must be above 0")
-    question = check_text(question, "the question")
+    question = check_request(question, n, temperature)
     prompt = pack(lm.tokenizer, [question], (1.0,), _template(lm))
     length = 2 * len(prompt.paraphrases[0]) + 24
     decoding = Decoding(length, temperature, top_p, seed, mass=False)

@@ -152,6 +152,15 @@ def check_text(text: str, what: str) -> str:
     return text.strip()
 
 
+def check_wordings(
+    question: str, paraphrases: Sequence[str], weights: Sequence[float] | str | None
+) -> tuple[list[str], tuple[float, ...]]:
+    """The wordings without outer spaces and their weights; InputError for what cannot be asked of any model."""
+    wordings = [check_text(question, "the question")]
+    wordings += [check_text(text, f"paraphrase {i}") for i, text in enumerate(paraphrases, start=1)]
+    return wordings, normalise_weights(weights, len(wordings))
+
+
 def plain_template(tokenizer: Any, prefix: str = "") -> Template:
     """`Q: ...` segments and the suffix `A:`, after BOS (once, if the tokenizer has one) and the user's prefix."""
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
@@ -208,9 +217,7 @@ def build_prompt(
     template: str = "auto",
 ) -> SegmentedPrompt:
     """The packed prompt of a question (P1) and its paraphrases (P2 ... PN); InputError for what cannot be asked."""
-    wordings = [check_text(question, "the question")]
-    wordings += [check_text(text, f"paraphrase {i}") for i, text in enumerate(paraphrases, start=1)]
-    shares = normalise_weights(weights, len(wordings))
+    wordings, shares = check_wordings(question, paraphrases, weights)
     return pack(tokenizer, wordings, shares, make_template(tokenizer, prefix, template))
 
 

@@ -6,8 +6,7 @@ import functools
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TEXT = """What is the capital of Peru? Which city is Peru's capital? Name the capital city of Peru.
 Q: A: answer question paraphrase which who wrote painted composed discovered invented where country river mountain
@@ -62,23 +61,85 @@ ZOO: dict[str, dict] = {
     "gemma2": {"query_pre_attn_scalar": 8},
     "gemma3_text": {"query_pre_attn_scalar": 8},
 }
-REFUSED: dict[str, dict] = {
-    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},
-    "mamba": {},
-    "bamba": {},
-    "bloom": {},
-}
+_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LATENT = {
+    **_EXPERTS, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": 16,
+    "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "num_key_value_heads": 4,
+}  # fmt: skip
+# More that people load: absolute positions, partial and interleaved rotary, experts, latent attention, norms of
+# their own, a text model inside a multimodal one.
+MORE: dict[str, dict] = {
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 1024},
+    "gpt_neox": {},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 1024},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "phi": {},
+    "starcoder2": {},
+    "cohere": {},
+    "cohere2": {},
+    "gemma": {},
+    "olmo": {},
+    "olmo3": {},
+    "glm4": {},
+    "helium": {},
+    "nanochat": {},
+    "mixtral": {**_EXPERTS, "sliding_window": None},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": _EXPERTS,
+    "olmoe": _EXPERTS,
+    "granitemoe": _EXPERTS,
+    "deepseek_v3": _LATENT,
+    "deepseek_v2": _LATENT,
+    "gemma4_text": {
+        "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8, "global_head_dim": 8, "num_kv_shared_layers": 0,
+    },
+    "gemma3": {
+        "text_config": {**SMALL, "query_pre_attn_scalar": 8}, "mm_tokens_per_image": 4,
+        "vision_config": {
+            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 28, "patch_size": 14,
+        },
+    },
+}  # fmt: skip
+# What must be refused, and a word of the reason.
+REFUSED: dict[str, tuple[dict, str]] = {
+    "gpt_oss": (_EXPERTS, "sink"),
+    "mamba": ({}, "linear_attention"),
+    "bamba": ({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}, "linear_attention"),
+    "lfm2": ({"layer_types": ["conv", "full_attention", "conv"]}, "conv"),
+    "llama4_text": ({}, "chunked_attention"),
+    "bloom": ({}, "AttentionInterface|ALiBi"),
+    "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 512}, "AttentionInterface|ALiBi"),
+    "gptj": ({"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 4}, "AttentionInterface"),
+    "stablelm": ({}, "does not pass the mask on"),
+    "doge": ({}, "mask of its own"),
+    "bert": ({}, "not plainly causal"),
+    "roberta": ({"is_decoder": True}, "positions"),
+    "bart": (
+        {
+            "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "is_decoder": True,
+        },
+        "positions|encoder-decoder",
+    ),
+}  # fmt: skip
+_WITHOUT_SMALL = ("gemma3",)
 
 
 def random_model(kind: str = "llama", *, seed: int = 0, scale: float = 4.0, **changes: object) -> torch.nn.Module:
-    """A random causal LM of one architecture, fp32 on the CPU, with weights large enough that tokens matter."""
+    """A random causal LM of one architecture, fp32 on the CPU, with weights large enough that tokens matter.
+
+    Two calls with the same arguments give equal weights in separate models.
+    """
     torch.manual_seed(seed)
-    options = {**SMALL, **ZOO.get(kind, REFUSED.get(kind, {})), **changes}
-    config = AutoConfig.for_model(kind, **options)
+    own = ZOO.get(kind) or MORE.get(kind) or (REFUSED[kind][0] if kind in REFUSED else {})
+    small = {} if kind in _WITHOUT_SMALL else SMALL
+    config = AutoConfig.for_model(kind, **{**small, **own, **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim == 2 and "embed" not in name:
+            if weight.ndim == 2 and not any(word in name for word in ("embed", "wte", "wpe")):
                 weight.mul_(scale)
-    model.generation_config.eos_token_id = 2
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = 2
     return model

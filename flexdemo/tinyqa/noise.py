@@ -31,7 +31,7 @@ class NoiseRates:
     case: float = 0.4
     punctuation: float = 0.4
     typo: float = 0.2
-    subject_typo: float = 0.02
+    subject_typo: float = 0.04
     spaces: float = 0.04
     drop: float = 0.15
 

@@ -33,17 +33,17 @@ INSTRUCTIONS = (
 class Mix:
     """Shares of what is trained on. `causal` and `segment` are equal so that no attention scheme is favoured."""
 
-    single: float = 0.24
-    causal: float = 0.32
-    segment: float = 0.32
+    single: float = 0.36
+    causal: float = 0.26
+    segment: float = 0.26
     rewrite: float = 0.12
-    unknown: float = 0.13
+    unknown: float = 0.15
     prefix: float = 0.15
     sequential: float = 0.3
     weighted: float = 0.5
     written: float = 0.6
     exchanged: float = 0.15
-    heavy: float = 0.12
+    heavy: float = 0.2
     same_wording: float = 0.1
     question_loss: float = 0.05
     rates: NoiseRates = field(default_factory=NoiseRates)
@@ -135,7 +135,7 @@ class Sampler:
 
     def unknown(self) -> Asked:
         roll = self.rng.random()
-        if roll < 0.55:  # an invented name in a question we know
+        if roll < 0.5:  # an invented name in a question we know
             fact = self.fact()
             return Asked(fact.relation, fact.kind, (self.invented(fact.kind),), UNKNOWN_ANSWER)
         if roll < 0.85:  # a real thing (or an invented one) asked about something we have no fact for

@@ -42,11 +42,11 @@ class TrainConfig:
     rows: int = 384
     length: int = 320
     vocab: int = 2048
-    hidden: int = 256
-    layers: int = 8
-    heads: int = 8
-    kv_heads: int = 4
-    mlp: int = 704
+    hidden: int = 320
+    layers: int = 6
+    heads: int = 10
+    kv_heads: int = 5
+    mlp: int = 800
     rate: float = 2e-3
     warmup: float = 0.02
     weight_decay: float = 0.1

@@ -1,0 +1,77 @@
+"""Start the page: parse flags, load the model, launch. Also the entry point of a hosted copy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples.json"
+PROFILES = ("local",)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Serve the flexdemo page on this machine.")
+    parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else 7860)")
+    parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
+    parser.add_argument("--profile", choices=PROFILES, default="local", help="where it runs; only 'local' so far")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+    return parser
+
+
+def resolve_address(host: str | None, port: int | None) -> tuple[str, int]:
+    """Host and port from the flags, else from the environment, else 127.0.0.1:7860; ValueError if they cannot be used."""
+    named = os.environ.get("GRADIO_SERVER_PORT", "7860") if port is None else str(port)
+    if not named.isascii() or not named.isdigit() or not 1 <= int(named) <= 65535:
+        raise ValueError(f"the port must be a whole number from 1 to 65535, not {named!r}")
+    address = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, int(named)))
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(
+                f"cannot listen on {address}:{named} ({reason}): choose another with --port or --host"
+            ) from error
+    return address, int(named)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; 2 after one line on standard error when it cannot start."""
+    args = make_parser().parse_args(argv)
+    try:
+        host, port = resolve_address(args.host, args.port)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+    from flexdemo import load_model
+    from flexdemo.config import InputError
+
+    try:
+        lm = load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    from flexdemo.ui import build_demo, launch_options
+
+    examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
+    demo = build_demo(lm, examples=examples)
+    demo.queue(max_size=64)
+    demo.launch(server_name=host, server_port=port, **launch_options())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

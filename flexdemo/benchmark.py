@@ -1,0 +1,189 @@
+"""Speed of each backend against transformers' `generate`, side by side in one run, on random weights of a known shape.
+
+Times are medians of several runs that take turns, so that a noisy machine disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .attention import BACKENDS
+from .config import Decoding, InputError
+from .generation import Encoding, Stream, View, generate
+from .model import DTYPES, LanguageModel, prepare
+from .prompt import Segment, SegmentedPrompt
+
+SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
+    {
+        "tiny": dict(hidden=256, layers=8, heads=8, kv_heads=4, mlp=704, vocab=2048, head_dim=32),
+        "llama-3.2-1b": dict(hidden=2048, layers=16, heads=32, kv_heads=8, mlp=8192, vocab=128256, head_dim=64),
+        "llama-3.2-3b": dict(hidden=3072, layers=28, heads=24, kv_heads=8, mlp=8192, vocab=128256, head_dim=128),
+        "llama-3.1-8b": dict(hidden=4096, layers=32, heads=32, kv_heads=8, mlp=14336, vocab=128256, head_dim=128),
+    }
+)
+PARAPHRASES = 5
+THEIRS = "transformers generate"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over `runs`: seconds to the first token, and tokens per second after it."""
+
+    way: str
+    prompt_tokens: int
+    first_token_seconds: float
+    tokens_per_second: float
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.way:>22} {self.prompt_tokens:6d} tokens: first {1000 * self.first_token_seconds:8.1f} ms, "
+            f"then {self.tokens_per_second:8.1f} tokens/s (median of {self.runs})"
+        )
+
+
+class _NoText:
+    """Stands in for a tokenizer where prompts are made of ids: every id shows as one letter."""
+
+    eos_token_id = None
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "x" * len(ids)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run: seconds to the first token and in all, and the tokens."""
+
+    first: float
+    total: float
+    token_ids: tuple[int, ...]
+
+
+Way = Callable[[SegmentedPrompt, int], Sample]
+
+
+def random_model(shape: str, *, device: str, dtype: str) -> torch.nn.Module:
+    """A random Llama of a shape in SHAPES that never stops by itself."""
+    s = SHAPES[shape]
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=s["hidden"],
+        num_hidden_layers=s["layers"],
+        num_attention_heads=s["heads"],
+        num_key_value_heads=s["kv_heads"],
+        head_dim=s["head_dim"],
+        intermediate_size=s["mlp"],
+        vocab_size=s["vocab"],
+        max_position_embeddings=131072,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    return model.eval()
+
+
+def random_prompt(tokens: int, vocabulary: int, *, seed: int) -> SegmentedPrompt:
+    """PARAPHRASES segments of equal length, a prefix and a suffix: about `tokens` random ids in all."""
+    generator = torch.Generator().manual_seed(seed)
+    each = max(1, (tokens - 10) // PARAPHRASES)
+    lengths = [8, *[each] * PARAPHRASES, 2]
+    names = ["prefix", *(f"P{i + 1}" for i in range(PARAPHRASES)), "suffix"]
+    roles = ["prefix", *["paraphrase"] * PARAPHRASES, "suffix"]
+    segments, start = [], 0
+    for name, role, length in zip(names, roles, lengths, strict=True):
+        segments.append(Segment(name, role, start, start + length, ""))
+        start += length
+    ids = tuple(torch.randint(vocabulary, (start,), generator=generator).tolist())
+    return SegmentedPrompt(ids, ("",) * start, tuple(segments), (1 / PARAPHRASES,) * PARAPHRASES, "ids")
+
+
+def _run_ours(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
+    encoding = Encoding()
+    view = View("flex", encoding, prompt.weights, prompt.suffix_position(encoding.positions))
+    *_, last = generate(lm, [prompt], [Stream((view,))], Decoding(new_tokens, mass=False))
+    return Sample(last.first_token_seconds, last.total_seconds, last.answers[0].token_ids)
+
+
+def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
+    ids = torch.tensor([prompt.token_ids], device=model.device)
+
+    def timed(count: int) -> tuple[float, torch.Tensor]:
+        began = time.perf_counter()
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+        tokens = out[0, ids.shape[1] :].tolist()
+        return time.perf_counter() - began, tokens
+
+    first, _ = timed(1)
+    total, tokens = timed(new_tokens)
+    return Sample(first, total, tuple(tokens))
+
+
+def _way(name: str, shape: str, device: str, dtype: str) -> Way:
+    model = random_model(shape, device=device, dtype=dtype)
+    if name == THEIRS:
+        return functools.partial(_run_theirs, model)
+    return functools.partial(_run_ours, prepare(model, _NoText(), name=shape, backend=name))
+
+
+def _timing(name: str, prompt_tokens: int, samples: Sequence[Sample]) -> Timing:
+    first = statistics.median(sample.first for sample in samples)
+    rate = statistics.median((len(s.token_ids) - 1) / (s.total - s.first) for s in samples)
+    return Timing(name, prompt_tokens, first, rate, len(samples))
+
+
+def measure(
+    *,
+    shape: str = "tiny",
+    lengths: Sequence[int] = (128, 512, 2048),
+    new_tokens: int = 32,
+    runs: int = 5,
+    device: str = "cpu",
+    dtype: str = "float32",
+    backends: Sequence[str] = tuple(BACKENDS),
+    log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Times of every backend and of `generate` (standard attention, no segments) at each prompt length.
+
+    All backends must give the same greedy tokens, or the result says how many prompts differ: bf16 ties can.
+    """
+    if shape not in SHAPES:
+        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
+    # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
+    last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
+    timings, tokens = [], {}
+    for group in ([name for name in (*backends, THEIRS) if name not in last], last):
+        ways = {name: _way(name, shape, device, dtype) for name in group}
+        for length in lengths:
+            samples: dict[str, list[Sample]] = {name: [] for name in group}
+            for seed in range(runs + 1):
+                prompt = random_prompt(length, SHAPES[shape]["vocab"], seed=seed)
+                for name, way in ways.items():
+                    samples[name].append(way(prompt, new_tokens))
+                    if name != THEIRS:
+                        tokens.setdefault((length, seed), set()).add(samples[name][-1].token_ids)
+            for name in group:
+                timings.append(_timing(name, len(prompt.token_ids), samples[name][1:]))  # the first run warms up
+                log(str(timings[-1]))
+    differing = sum(len(answers) > 1 for answers in tokens.values())
+    facts = {
+        "shape": shape,
+        "device": device,
+        "dtype": dtype,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    return {**facts, "prompts_where_backends_differ": differing, "timings": [asdict(timing) for timing in timings]}

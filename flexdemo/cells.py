@@ -1,0 +1,206 @@
+"""What the cells and tokens of a mask are: reasons, colours, texts, block means, a PNG. Knows no figures and no models.
+
+A segment is any object with `name`, `role`, `start`, `end` and, if it has one, `weight` (0 hides a paraphrase).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import unicodedata
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito's eight, with the yellow darkened so that it reads on white, extended to twelve; hex only, because the
+# plotly.js in gradio draws newer colour notations wrong.
+PARAPHRASE_COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
+    "#B5A300", "#7A5BB5", "#9C6B4E", "#3FA7A0", "#8FB339", "#C2437F",
+)  # fmt: skip
+ROLE_COLOURS = {"prefix": "#A3ABB6", "suffix": "#66707D", "answer": "#66707D"}
+EXACT_TOKENS = 512
+OVERVIEW_BLOCKS = 256
+
+REASONS = (
+    "hidden: later token",
+    "hidden: weight 0",
+    "hidden: prefix",
+    "hidden: other paraphrase",
+    "hidden: masked",
+    "visible: own paraphrase",
+    "visible: prefix",
+    "visible: own suffix",
+    "visible: fused (suffix sees all)",
+    "visible: fused (answer sees all)",
+    "visible: the paraphrase its suffix joins",
+    "visible: earlier paraphrase",
+    "visible: later token of the same paraphrase",
+    "visible: later token",
+)
+_CODE = {phrase: code for code, phrase in enumerate(REASONS)}
+_SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Query rows and key columns to draw cell by cell: `size` tokens from `query` down and from `key` to the right."""
+
+    query: int = 0
+    key: int = 0
+    size: int = EXACT_TOKENS
+
+    def clamped(self, length: int) -> Window:
+        size = max(1, min(self.size, length))
+        return Window(min(max(0, self.query), length - size), min(max(0, self.key), length - size), size)
+
+
+def segment_colour(name: str, role: str) -> str:
+    """Colour of a segment: by role, paraphrases by the number in their name."""
+    if role in ROLE_COLOURS:
+        return ROLE_COLOURS[role]
+    digits = re.search(r"\d+$", name)
+    return PARAPHRASE_COLOURS[(int(digits.group()) - 1 if digits else 0) % len(PARAPHRASE_COLOURS)]
+
+
+def visible_text(token: str) -> str:
+    """A token with its spaces, line ends and control characters made visible; `∅` for the empty one."""
+
+    def show(char: str) -> str:
+        if char in _SYMBOLS:
+            return _SYMBOLS[char]
+        # Cc and Cf hold control and direction characters, which could reorder or hide what stands around them.
+        return f"\\u{ord(char):04x}" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char
+
+    return "".join(map(show, token)) or "∅"
+
+
+def plot_text(text: str) -> str:
+    """Text for a plotly label, which reads tags and entities: the user's `<b>` stays `<b>`."""
+    return escape(visible_text(text), quote=False)
+
+
+def owners_of(segments: Sequence[Any], length: int) -> np.ndarray:
+    """Index of the segment of each token, (T,)."""
+    owners = np.zeros(length, dtype=np.int64)
+    for i, segment in enumerate(segments):
+        owners[segment.start : segment.end] = i
+    return owners
+
+
+def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | None = None) -> np.ndarray:
+    """Why each cell is visible or hidden, as indices of REASONS; told from the mask, so it cannot contradict it."""
+    length = len(mask)
+    owners = owners_of(segments, length)
+    roles = np.array([segments[i].role for i in owners])
+    muted = np.array([getattr(segments[i], "weight", None) == 0 for i in owners])
+    rows, columns = ranges_of(window, length)
+    part = np.asarray(mask, dtype=bool)[rows]
+
+    earlier = np.arange(length)[None, :] <= rows[:, None]
+    sees_all = (part | ~earlier | muted[None, :]).all(axis=1)[:, None]  # (rows, 1)
+    part, later = part[:, columns], ~earlier[:, columns]
+    same = owners[rows][:, None] == owners[columns][None, :]
+    q_role, k_role = roles[rows][:, None], roles[columns][None, :]
+    asks = (q_role == "suffix") | (q_role == "answer")
+
+    hidden = np.select(
+        [later, asks & muted[columns][None, :], np.broadcast_to(k_role == "prefix", part.shape), ~same],
+        [
+            _CODE["hidden: later token"],
+            _CODE["hidden: weight 0"],
+            _CODE["hidden: prefix"],
+            _CODE["hidden: other paraphrase"],
+        ],
+        _CODE["hidden: masked"],
+    )
+    visible = np.select(
+        [
+            later & same,
+            later,
+            np.broadcast_to(k_role == "prefix", part.shape),
+            same & asks,
+            same,
+            (q_role == "suffix") & sees_all,
+            (q_role == "answer") & sees_all,
+            asks,
+        ],
+        [
+            _CODE["visible: later token of the same paraphrase"],
+            _CODE["visible: later token"],
+            _CODE["visible: prefix"],
+            _CODE["visible: own suffix"],
+            _CODE["visible: own paraphrase"],
+            _CODE["visible: fused (suffix sees all)"],
+            _CODE["visible: fused (answer sees all)"],
+            _CODE["visible: the paraphrase its suffix joins"],
+        ],
+        _CODE["visible: earlier paraphrase"],
+    )
+    return np.where(part, visible, hidden).astype(np.uint8)
+
+
+def ranges_of(window: Window | None, length: int) -> tuple[np.ndarray, np.ndarray]:
+    if window is None:
+        return np.arange(length), np.arange(length)
+    window = window.clamped(length)
+    return np.arange(window.query, window.query + window.size), np.arange(window.key, window.key + window.size)
+
+
+def block_means(mask: np.ndarray, block: int) -> np.ndarray:
+    """Share of visible cells in each block x block square, (ceil(T / block),) * 2; the last may be smaller."""
+    starts = np.arange(0, len(mask), block)
+    sums = np.add.reduceat(np.add.reduceat(mask, starts, axis=0, dtype=np.int32), starts, axis=1)
+    sizes = np.diff(np.append(starts, len(mask)))
+    return (sums / (sizes[:, None] * sizes[None, :])).astype(np.float32)
+
+
+def block_size(length: int) -> int:
+    """Tokens on a side of one block of the overview."""
+    return -(-length // OVERVIEW_BLOCKS)
+
+
+def difference_densities(mask: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """Going from `other` to `mask`: shares of all T x T cells that stay visible, stop being visible, become visible."""
+    cells = mask.size
+    return {
+        "kept": int((mask & other).sum()) / cells,
+        "removed": int((~mask & other).sum()) / cells,
+        "added": int((mask & ~other).sum()) / cells,
+    }
+
+
+def token_spans(tokens: Sequence[str], segments: Sequence[Any]) -> list[tuple[str, str]]:
+    """(text, segment name) for each token, in order, for gradio's HighlightedText or any such view."""
+    owners = owners_of(segments, len(tokens))
+    return [(visible_text(token), segments[owner].name) for token, owner in zip(tokens, owners, strict=True)]
+
+
+def mask_png(mask: np.ndarray, segments: Sequence[Any] | None = None, *, scale: int = 1) -> bytes:
+    """The whole mask as a PNG of T x T pixels (times `scale`), coloured as `mask_figure` if segments are given."""
+    colours = ["#FFFFFF", "#0072B2"]
+    z = np.asarray(mask, dtype=np.uint8)
+    if segments is not None:
+        colours = ["#FFFFFF", *[segment_colour(s.name, s.role) for s in segments]]
+        z = z * (owners_of(segments, len(mask)) + 1).astype(np.uint8)
+    z = z.repeat(scale, axis=0).repeat(scale, axis=1)
+    palette = b"".join(bytes.fromhex(colour[1:]) for colour in colours)
+    lines = np.concatenate([np.zeros((len(z), 1), dtype=np.uint8), z], axis=1)  # filter 0 before each line
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", z.shape[1], z.shape[0], 8, 3, 0, 0, 0)  # 8 bits, indexed colours
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"PLTE", palette),
+            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
+            chunk(b"IEND", b""),
+        )
+    )

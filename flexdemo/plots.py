@@ -1,0 +1,261 @@
+"""Arrays -> plotly figures, pictures and token spans. Knows no models and no page; usable in a notebook.
+
+Segments are as in `cells`, which holds all that needs no plotly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .cells import (
+    EXACT_TOKENS,
+    REASONS,
+    Window,
+    block_means,
+    block_size,
+    difference_densities,
+    mask_png,
+    owners_of,
+    plot_text,
+    ranges_of,
+    reason_codes,
+    segment_colour,
+    token_spans,
+)
+
+__all__ = [
+    "Window",
+    "difference_densities",
+    "difference_figure",
+    "figure_html",
+    "mask_figure",
+    "mask_png",
+    "token_spans",
+]
+
+GRID_TOKENS = 96  # up to here cells stand apart
+KEPT, REMOVED, ADDED = "#8A93A0", "#D55E00", "#0072B2"
+HIDDEN = "rgba(128,136,148,0.10)"
+LINE = "rgba(128,136,148,0.75)"
+INK = "#6B7280"
+MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
+
+
+def _labels(indices: np.ndarray, tokens: Sequence[str], segments: Sequence[Any]) -> list[str]:
+    """One label for each token, told apart by its index: `17 ·city (P2)`."""
+    owners = owners_of(segments, len(tokens))
+    return [f"{i} <b>{plot_text(tokens[i])}</b> ({plot_text(segments[owners[i]].name)})" for i in indices]
+
+
+def _axis(first: int, last: int, segments: Sequence[Any], block: int) -> tuple[dict[str, Any], list[float]]:
+    """Ticks that name the segments among tokens first <= t < last, and where one segment ends and the next begins."""
+    middles, names, bounds = [], [], []
+    for segment in segments:
+        start, end = max(segment.start, first), min(segment.end, last)
+        if start >= end:
+            continue
+        middles.append((start + end - first * 2) / (2 * block) - 0.5)
+        colour = segment_colour(segment.name, segment.role)
+        names.append(f'<span style="color:{colour}">■</span> {plot_text(segment.name)}')
+        if end < last:
+            bounds.append((end - first) / block - 0.5)
+    return {"tickmode": "array", "tickvals": middles, "ticktext": names, "ticks": ""}, bounds
+
+
+def _axes(
+    figure: go.Figure, rows: tuple[int, int], columns: tuple[int, int], segments: Sequence[Any], *, block: int = 1
+) -> go.Figure:
+    """Segment bounds as lines and names as ticks on both axes; square cells, queries downwards."""
+    x_ticks, x_bounds = _axis(*columns, segments, block)
+    y_ticks, y_bounds = _axis(*rows, segments, block)
+    right, bottom = -(-(columns[1] - columns[0]) // block) - 0.5, -(-(rows[1] - rows[0]) // block) - 0.5
+    line = {"color": LINE, "width": 1}
+    shapes = [{"type": "line", "x0": x, "x1": x, "y0": -0.5, "y1": bottom, "line": line} for x in x_bounds]
+    shapes += [{"type": "line", "x0": -0.5, "x1": right, "y0": y, "y1": y, "line": line} for y in y_bounds]
+    shapes.append({"type": "rect", "x0": -0.5, "x1": right, "y0": -0.5, "y1": bottom, "line": line})
+    common = {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": True, "title_standoff": 6}
+    figure.update_xaxes(**common, **x_ticks, range=[-0.5, right], title_text="key (is seen)")
+    figure.update_yaxes(**common, **y_ticks, range=[bottom, -0.5], title_text="query (sees)")
+    figure.update_yaxes(scaleanchor="x", scaleratio=1, constraintoward="top")
+    return figure.update_layout(shapes=shapes)
+
+
+def _figure(trace: go.Heatmap, *, title: str, height: int | None) -> go.Figure:
+    figure = go.Figure(trace)
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 8, "r": 8, "t": 34 if title else 8, "b": 8},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        title={"text": escape(title, quote=False), "font": {"size": 14}, "x": 0.01} if title else None,
+        hoverlabel={
+            "bgcolor": "#1F2937",
+            "bordercolor": "#1F2937",
+            "align": "left",
+            "font": {"family": MONO, "size": 12, "color": "#FFFFFF"},
+        },
+        dragmode="zoom",
+        height=height,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": "#0072B2"},
+    )
+    return figure
+
+
+def _stepped(colours: Sequence[str]) -> list[list[Any]]:
+    """A colour scale with one flat step for each colour, for integer z from 0 to len(colours) - 1."""
+    count = len(colours)
+    return [[edge / count, colour] for i, colour in enumerate(colours) for edge in (i, i + 1)]
+
+
+def _cells(
+    z: np.ndarray,
+    colours: Sequence[str],
+    why: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    tokens: Sequence[str],
+    segments: Sequence[Any],
+    title: str,
+    height: int | None,
+) -> go.Figure:
+    """A heatmap cell by cell: z indexes `colours`, `why` says in words what a cell is."""
+    gap = 1 if len(z) <= GRID_TOKENS else 0
+    trace = go.Heatmap(
+        z=z,
+        x=_labels(columns, tokens, segments),
+        y=_labels(rows, tokens, segments),
+        text=why,
+        colorscale=_stepped(colours),
+        zmin=-0.5,
+        zmax=len(colours) - 0.5,
+        showscale=False,
+        xgap=gap,
+        ygap=gap,
+        hovertemplate="query %{y}<br>key   %{x}<br>%{text}<extra></extra>",
+    )
+    spans = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+    return _axes(_figure(trace, title=title, height=height), *spans, segments)
+
+
+def mask_figure(
+    mask: np.ndarray,
+    tokens: Sequence[str],
+    segments: Sequence[Any],
+    *,
+    strategy: str = "",
+    window: Window | None = None,
+    exact_tokens: int = EXACT_TOKENS,
+    height: int | None = None,
+) -> go.Figure:
+    """The mask (T, T), True = visible, as a heatmap coloured by the key's segment; `strategy` is the title.
+
+    Cell by cell up to `exact_tokens` tokens, or inside `window`; above that means over blocks of cells, labelled so.
+    """
+    length = len(tokens)
+    if mask.shape != (length, length):
+        raise ValueError(f"a mask of shape {mask.shape} does not fit {length} tokens")
+    if window is None and length > exact_tokens:
+        return _overview(mask, segments, title=strategy, height=height)
+    rows, columns = ranges_of(window, length)
+    shown = [segment_colour(s.name, s.role) for s in segments]
+    colours = list(dict.fromkeys(shown))
+    of_segment = np.array([colours.index(colour) + 1 for colour in shown], dtype=np.uint8)
+    z = np.where(mask[np.ix_(rows, columns)], of_segment[owners_of(segments, length)[columns]], 0).astype(np.uint8)
+    why = np.array(REASONS, dtype=object)[reason_codes(mask, segments, window=window)]
+    return _cells(z, [HIDDEN, *colours], why, rows, columns, tokens, segments, strategy, height)
+
+
+def _block_labels(length: int, block: int, segments: Sequence[Any]) -> list[str]:
+    owners = owners_of(segments, length)
+    labels = []
+    for start in range(0, length, block):
+        end = min(length, start + block) - 1
+        first, last = segments[owners[start]].name, segments[owners[end]].name
+        labels.append(f"tokens {start} to {end} ({plot_text(first if first == last else f'{first} to {last}')})")
+    return labels
+
+
+def _overview(mask: np.ndarray, segments: Sequence[Any], *, title: str, height: int | None) -> go.Figure:
+    length = len(mask)
+    block = block_size(length)
+    labels = _block_labels(length, block, segments)
+    note = f"block means: a cell stands for {block} x {block} of the {length} x {length} token pairs"
+    trace = go.Heatmap(
+        z=block_means(mask, block),
+        x=labels,
+        y=labels,
+        zmin=0,
+        zmax=1,
+        colorscale=[[0, "rgba(0,114,178,0.05)"], [1, "rgba(0,114,178,1)"]],
+        showscale=False,
+        hovertemplate="queries %{y}<br>keys    %{x}<br>%{z:.1%} of the pairs visible<extra></extra>",
+    )
+    title = f"{title}: {note}" if title else note
+    return _axes(_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
+
+
+def difference_figure(
+    mask: np.ndarray,
+    other: np.ndarray,
+    tokens: Sequence[str],
+    segments: Sequence[Any],
+    *,
+    name: str = "this mask",
+    against: str = "the other",
+    window: Window | None = None,
+    exact_tokens: int = EXACT_TOKENS,
+    height: int | None = None,
+) -> go.Figure:
+    """What changes from `other` to `mask`: cells kept, removed and added, with exact shares of all cells as title."""
+    length = len(tokens)
+    if mask.shape != other.shape or mask.shape != (length, length):
+        raise ValueError(f"masks of shapes {mask.shape} and {other.shape} do not fit {length} tokens")
+    shares = difference_densities(mask, other)
+    title = f"from {against} to {name}: " + ", ".join(f"{word} {share:.4f}" for word, share in shares.items())
+    if window is None and length > exact_tokens:
+        block = block_size(length)
+        labels = _block_labels(length, block, segments)
+        trace = go.Heatmap(
+            z=block_means(mask, block) - block_means(other, block),
+            x=labels,
+            y=labels,
+            zmin=-1,
+            zmax=1,
+            showscale=False,
+            colorscale=[[0, REMOVED], [0.5, HIDDEN], [1, ADDED]],
+            hovertemplate="queries %{y}<br>keys    %{x}<br>added minus removed %{z:.1%}<extra></extra>",
+        )
+        title += f" (block means, {block} x {block} tokens a cell)"
+        return _axes(_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
+    rows, columns = ranges_of(window, length)
+    part, before = mask[np.ix_(rows, columns)], other[np.ix_(rows, columns)]
+    z = np.select([part & before, before, part], [1, 2, 3], 0).astype(np.uint8)
+    words = [
+        "hidden in both",
+        "kept: visible in both",
+        f"removed: visible in {plot_text(against)} only",
+        f"added: visible in {plot_text(name)} only",
+    ]
+    return _cells(
+        z,
+        [HIDDEN, KEPT, REMOVED, ADDED],
+        np.array(words, dtype=object)[z],
+        rows,
+        columns,
+        tokens,
+        segments,
+        title,
+        height,
+    )
+
+
+def figure_html(figure: go.Figure) -> str:
+    """One HTML page with the figure that works offline and offers to send the data nowhere."""
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "responsive": True}
+    return figure.to_html(include_plotlyjs=True, full_html=True, config=config)

@@ -1,0 +1,360 @@
+"""The page: Gradio blocks and their wiring. What it shows is made in `ui_parts`, what it does in `ui_work`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import ui_parts as parts
+from . import ui_work as work
+from .cells import EXACT_TOKENS, Window, segment_colour
+from .config import Decoding, InputError, Limits
+from .masks import STRATEGIES
+from .methods import METHODS
+from .model import LanguageModel
+from .prompt import POSITIONS
+from .ui_parts import CARDS, ROWS, Drawing, Form
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+NAMES = ("prefix", *(f"P{i}" for i in range(1, ROWS + 2)), "suffix")
+COLOURS = {name: segment_colour(name, name if name in ("prefix", "suffix") else "paraphrase") for name in NAMES}
+FALLBACK_EXAMPLE = {
+    "question": "What is the capital of Peru?",
+    "paraphrases": ["Which city is Peru's capital?", "Name the capital city of Peru."],
+    "note": "",
+}
+KEYS = """() => {
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    document.querySelector('#run')?.click();
+  }, true);
+}"""
+
+
+def page_theme() -> gr.themes.Base:
+    """Calm and dense, with the fonts of the visitor's system: nothing is fetched from elsewhere."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.blue,
+        neutral_hue=gr.themes.colors.slate,
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+        text_size="sm",
+        spacing_size="sm",
+        radius_size="sm",
+    ).set(
+        body_background_fill="#F6F7F9",
+        body_background_fill_dark="#0E1218",
+        body_text_color="#1B2430",
+        body_text_color_dark="#E4E8EE",
+        body_text_color_subdued="#566172",
+        body_text_color_subdued_dark="#9AA5B4",
+        block_background_fill="#FFFFFF",
+        block_background_fill_dark="#161B23",
+        block_border_color="#DDE2E8",
+        block_border_color_dark="#2A323D",
+        block_label_text_color="#566172",
+        block_label_text_color_dark="#9AA5B4",
+        input_background_fill="#FFFFFF",
+        input_background_fill_dark="#10151C",
+        input_border_color="#C9D0D9",
+        input_border_color_dark="#39434F",
+        input_border_width="1px",
+        button_primary_background_fill="#0067A3",
+        button_primary_background_fill_hover="#00578A",
+        button_primary_background_fill_dark="#0B74B5",
+        button_primary_background_fill_hover_dark="#1582C4",
+        button_primary_text_color="#FFFFFF",
+        button_secondary_background_fill="#E9EDF1",
+        button_secondary_background_fill_hover="#DCE2E8",
+        button_secondary_background_fill_dark="#252D38",
+        button_secondary_background_fill_hover_dark="#303A47",
+        slider_color="#0067A3",
+        slider_color_dark="#3C9AD6",
+    )
+
+
+def launch_options() -> dict[str, Any]:
+    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys."""
+    return {
+        "theme": page_theme(),
+        "css": "".join(f".is-{name} {{ --chip: {colour}; }}\n" for name, colour in COLOURS.items()),
+        "css_paths": [ASSETS / "style.css"],
+        "js": KEYS,
+        "footer_links": ["api", "settings"],
+        "ssr_mode": False,
+        "show_error": True,
+    }
+
+
+def shown(part: Any) -> Any:
+    """None, which leaves a part of the page as it is, in gradio's words."""
+    return gr.skip() if part is None else part
+
+
+def for_clients(endpoint: Callable[..., dict]) -> Callable[..., dict]:
+    """An endpoint whose InputError reaches the client as its message."""
+
+    @wraps(endpoint)
+    def call(*args: Any, **options: Any) -> dict:
+        try:
+            return endpoint(*args, **options)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return call
+
+
+def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Sequence[dict] = ()) -> gr.Blocks:
+    """The page over a loaded model; launch it with `launch_options()`.
+
+    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start.
+    """
+    limits = limits or Limits()
+    offered = list(examples) or [FALLBACK_EXAMPLE]
+    first = offered[0]
+    count = min(len(first["paraphrases"]), ROWS)
+    texts = [*first["paraphrases"][:ROWS], *[""] * (ROWS - count)]
+    start = Form(
+        first["question"],
+        tuple(texts),
+        (1.0,) * (ROWS + 1),
+        "segment",
+        "aligned",
+        tuple(METHODS),
+        Decoding().max_new_tokens,
+        0.0,
+        1.0,
+        0,
+        "",
+    )
+    drawn = parts.draw(lm, limits, start)
+    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True) as demo:
+        gr.HTML(
+            "<h1>flexdemo</h1><p>One question, several wordings, one pass. The mask keeps the wordings apart; "
+            "the answer is fused from all of them.</p>",
+            elem_id="masthead",
+        )
+        with gr.Row(elem_id="page"):
+            with gr.Column(scale=4, min_width=320, elem_id="ask"):
+                asked = _ask_side(start, drawn, examples=offered, count=count, limits=limits)
+            with gr.Column(scale=7, min_width=320, elem_id="see"):
+                seen = _see_side(lm, limits, start, drawn)
+        _wire(lm, limits, offered, asked, seen)
+        gr.api(
+            for_clients(work.generate_endpoint(lm, limits)),
+            api_name="generate",
+            concurrency_id="model",
+            concurrency_limit=1,
+        )
+        gr.api(for_clients(work.mask_endpoint(lm, limits)), api_name="mask", concurrency_id="draw", concurrency_limit=4)
+    return demo
+
+
+def _ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits) -> dict[str, Any]:
+    """Left: the question, the pool of rows, Run and Stop, settings, examples."""
+    with gr.Row(elem_classes=["wording-row", "is-P1"]):
+        question = _wording("Question (P1)", "question", start.question, focus=True)
+        weights = [_weight(0, "Weight of the question")]
+    rows, boxes, removers = [], [], []
+    for i in range(ROWS):
+        with gr.Row(visible=i < count, elem_classes=["wording-row", f"is-P{i + 2}"]) as row:
+            boxes.append(_wording(f"Paraphrase {i + 1} (P{i + 2})", f"paraphrase-{i + 1}", start.paraphrases[i]))
+            weights.append(_weight(i + 1, f"Weight of paraphrase {i + 1}"))
+            removers.append(gr.Button("✕", size="sm", elem_id=f"remove-{i + 1}", elem_classes="remove", min_width=28))
+        rows.append(row)
+    with gr.Row(elem_id="row-tools"):
+        add = gr.Button("Add paraphrase", size="sm", elem_id="add-paraphrase", min_width=90)
+        write = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=90)
+        equal = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
+    shares = gr.HTML(drawn.shares, elem_id="shares")
+    with gr.Row(elem_id="actions"):
+        run = gr.Button("Run", variant="primary", elem_id="run", min_width=90, scale=3)
+        stop = gr.Button("Stop", elem_id="stop", min_width=90)
+    message = gr.HTML("", elem_id="message")
+    strategies = [(strategy.label, strategy.name) for strategy in STRATEGIES.values()]
+    schemes = [(name.replace("_", " ").capitalize(), name) for name in POSITIONS]
+    with gr.Row(elem_id="settings"):
+        strategy = gr.Dropdown(
+            strategies, value=start.strategy, label="Mask strategy", elem_id="strategy", min_width=130
+        )
+        positions = gr.Dropdown(schemes, value=start.positions, label="Positions", elem_id="positions", min_width=130)
+    methods = gr.CheckboxGroup(
+        [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
+    )
+    with gr.Accordion("Length, sampling, prefix", open=False, elem_id="more"):
+        with gr.Row():
+            length = _number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length, tokens", "max-new-tokens")
+            temperature = _number(0, 2, start.temperature, 0.05, "Temperature (0: greedy)", "temperature")
+        with gr.Row():
+            top_p = _number(0.05, 1, start.top_p, 0.05, "Top-p", "top-p")
+            seed = gr.Number(start.seed, precision=0, label="Seed", elem_id="seed", min_width=110)
+        label = "Prefix: instruction or examples that every wording sees"
+        prefix = gr.Textbox(start.prefix, label=label, elem_id="prefix", lines=2, max_lines=8)
+    gallery = gr.Dataset(
+        components=[gr.Textbox(visible=False)],
+        samples=[[example["question"]] for example in examples],
+        type="index",
+        label="Examples",
+        elem_id="examples",
+        samples_per_page=12,
+    )
+    note = gr.HTML(_note(examples[0]), elem_id="example-note")
+    form = [question, *boxes, *weights, strategy, positions, methods, length, temperature, top_p, seed, prefix]
+    return {
+        "form": form, "question": question, "boxes": boxes, "weights": weights, "rows": rows, "removers": removers,
+        "count": gr.State(count), "add": add, "write": write, "equal": equal, "shares": shares, "run": run,
+        "stop": stop, "message": message, "gallery": gallery, "note": note, "seed": seed,
+    }  # fmt: skip
+
+
+def _wording(label: str, name: str, value: str, *, focus: bool = False) -> gr.Textbox:
+    return gr.Textbox(value, label=label, elem_id=name, lines=1, max_lines=6, autofocus=focus, scale=5, min_width=120)
+
+
+def _number(low: float, high: float, value: float, step: float, label: str, name: str) -> gr.Slider:
+    return gr.Slider(low, high, value, step=step, label=label, elem_id=name, min_width=110, buttons=[])
+
+
+def _weight(i: int, label: str) -> gr.Slider:
+    return gr.Slider(
+        0, 10, 1, step=0.1, label=label, elem_id=f"weight-{i}", elem_classes="weight", scale=0, min_width=96, buttons=[]
+    )
+
+
+def _note(example: dict) -> str:
+    return parts.escape(example.get("note") or "")
+
+
+def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) -> dict[str, Any]:
+    """Right: status, the two answers, every wording alone, the mask, the tokens."""
+    with gr.Column(elem_id="status"):
+        model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
+        state = gr.HTML("Ready: press Run", elem_id="status-run")
+    cards = []
+    with gr.Row(elem_id="answers"):
+        for name in CARDS:
+            method = METHODS[name]
+            with gr.Column(elem_classes="card", min_width=240):
+                gr.HTML(f"<h2>{parts.escape(method.label)}</h2><p>{parts.escape(method.summary)}</p>")
+                cards.append(gr.HTML(parts.card_html(name), elem_classes="card-body"))
+    gr.HTML(
+        "<b>First token</b>: from Run to the first token, reading the prompt included. <b>Tokens/s</b>: tokens after the "
+        "first, over the time since it. All chosen methods decode together as rows of one batch and share its time.",
+        elem_id="stats-note",
+    )
+    table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
+    gr.HTML("<h2>Attention mask</h2>", elem_classes="heading")
+    caption = gr.HTML(drawn.caption, elem_id="mask-caption")
+    with gr.Row(visible=drawn.is_long, elem_id="mask-window") as window:
+        exact = gr.Checkbox(False, label=f"Exact window, {EXACT_TOKENS} tokens", elem_id="mask-exact", min_width=140)
+        query = _number(0, limits.prompt_tokens, 0, 1, "Queries from token", "mask-query")
+        key = _number(0, limits.prompt_tokens, 0, 1, "Keys from token", "mask-key")
+    plot = gr.Plot(drawn.figure, show_label=False, container=False, elem_id="mask-plot")
+    gr.HTML("<h2>Tokens</h2>", elem_classes="heading")
+    legend = gr.HTML(drawn.legend, elem_id="token-legend")
+    tokens = gr.HighlightedText(
+        drawn.spans, color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
+        elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
+    )  # fmt: skip
+    return {
+        "model": model, "state": state, "cards": cards, "table": table, "caption": caption, "window": window,
+        "window_inputs": [exact, query, key], "plot": plot, "legend": legend, "tokens": tokens,
+    }  # fmt: skip
+
+
+def _wire(
+    lm: LanguageModel, limits: Limits, examples: Sequence[dict], asked: dict[str, Any], seen: dict[str, Any]
+) -> None:
+    """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
+    runs = work.Runs()
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+    drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
+    running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
+
+    def redraw(exact: bool, query: float | None, key: float | None, *values: Any) -> tuple[Any, ...]:
+        form = Form.from_values(values)
+        window = Window(int(query or 0), int(key or 0)) if exact else None
+        try:
+            drawn = parts.draw(lm, limits, form, window=window)
+        except InputError as error:
+            model = parts.model_html(lm, limits, None, None)
+            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)))
+        model = parts.model_html(lm, limits, drawn.tokens, form.max_new_tokens)
+        visible = gr.update(visible=drawn.is_long)
+        return drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, ""
+
+    drawn_parts = [seen["plot"], seen["tokens"], seen["legend"], seen["caption"], asked["shares"], seen["window"]]
+    drawn_parts += [seen["model"], asked["message"]]
+    draw_inputs = [*seen["window_inputs"], *asked["form"]]
+    changes = [widget.change for widget in draw_inputs]
+    gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
+
+    def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        session = request.session_hash or ""
+        current = runs.start(session)
+        try:
+            for frame in work.answers(lm, limits, Form.from_values(values), current):
+                yield tuple(map(shown, frame))
+        finally:
+            runs.end(session, current)
+
+    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"]]
+    triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
+    event = gr.on(triggers, run, asked["form"], outputs, trigger_mode="once", **running)
+
+    def stop(request: gr.Request) -> str:
+        return runs.stop(request.session_hash or "")
+
+    asked["stop"].click(stop, None, seen["state"], cancels=[event], queue=False, **private)
+
+    pool = [*asked["boxes"], *asked["weights"]]
+    row_outputs = [*pool, *asked["rows"], asked["count"]]
+
+    def as_updates(rows: work.Rows) -> list[Any]:
+        count = len(rows.texts)
+        boxes = [*rows.texts, *[""] * (ROWS - count)]
+        weights = [*rows.weights, *[1] * (ROWS - count)]
+        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), count]
+
+    def add(count: int, *values: Any) -> list[Any]:
+        return as_updates(work.Rows.from_values(count, values).added(""))
+
+    def remove(index: int, count: int, *values: Any) -> list[Any]:
+        return as_updates(work.Rows.from_values(count, values).removed(index))
+
+    def write(question: str, seed: float | None, count: int, *values: Any) -> list[Any]:
+        try:
+            rows = work.Rows.from_values(count, values).written(lm, limits, question or "", int(seed or 0))
+        except InputError as error:
+            return [*[gr.skip()] * len(row_outputs), parts.alert_html(str(error))]
+        return [*as_updates(rows), ""]
+
+    def load_example(index: int) -> list[Any]:
+        example = examples[index]
+        texts = tuple(example["paraphrases"][:ROWS])
+        return [example["question"], _note(example), *as_updates(work.Rows(texts, (1,) * (len(texts) + 1)))]
+
+    row_inputs = [asked["count"], *pool]
+    changed = [asked["add"].click(add, row_inputs, row_outputs, **drawing)]
+    for i, button in enumerate(asked["removers"]):
+        changed.append(button.click(partial(remove, i), row_inputs, row_outputs, **drawing))
+    changed.append(
+        asked["write"].click(
+            write, [asked["question"], asked["seed"], *row_inputs], [*row_outputs, asked["message"]],
+            **{**running, "show_progress": "minimal"}, show_progress_on=asked["message"],
+        )
+    )  # fmt: skip
+    changed.append(
+        asked["gallery"].click(
+            load_example, asked["gallery"], [asked["question"], asked["note"], *row_outputs], **drawing
+        )
+    )
+    changed.append(asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing))
+    for each in changed:  # boxes that are hidden, before or after, fire no change of their own
+        each.success(redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)

@@ -1,0 +1,209 @@
+"""What the page's buttons do: answer and stop, edit rows, endpoints. Knows no widgets and no gradio.
+
+Nothing is kept between requests but the stop flag of a running answer, under its visitor's session.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import ui_parts as parts
+from .cli import mask_dict
+from .config import Decoding, InputError, Limits
+from .methods import Encoding, Result, ask, check_encoding, stream
+from .model import LanguageModel
+from .paraphrase import paraphrase
+from .prompt import build_prompt
+from .ui_parts import CARDS, ROWS, Form
+
+FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second
+WRITTEN = 4  # paraphrases that one click asks the model for
+
+
+@dataclass
+class Run:
+    """One running answer: its stop flag, and what it has so far."""
+
+    flag: threading.Event
+    last: Result | None = None
+
+
+class Runs:
+    """The running answer of each visitor's session."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    def start(self, session: str) -> Run:
+        self.stop(session)  # of two tabs' worth of clicks in one session the later one counts
+        with self._lock:
+            run = self._runs[session] = Run(threading.Event())
+        return run
+
+    def end(self, session: str, run: Run) -> None:
+        with self._lock:
+            if self._runs.get(session) is run:
+                del self._runs[session]
+
+    def stop(self, session: str) -> str:
+        """Stop what runs in a session, within one token; a line that says what was stopped."""
+        with self._lock:
+            run = self._runs.get(session)
+        if run is None:
+            return "Stopped: nothing was running"
+        run.flag.set()
+        return "Stopped before the first token" if run.last is None else parts.progress_html(run.last, state="Stopped")
+
+
+def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator[tuple[str | None, ...]]:
+    """What the answer side shows while a form runs; None leaves a part as it is.
+
+    First the cards, then the table, the run line and the message. Ends within one token of
+    the stop flag, whether or not anybody still takes what it yields.
+    """
+    try:
+        parts.compose(lm, limits, form)
+        frames = stream(lm, **form.arguments(), mass=False)
+        yield (*_cards(form, None), parts.table_html(form, None), "Reading the prompt", "")
+        shown = 0.0
+        for run.last in frames:
+            if run.flag.is_set():
+                frames.close()
+                return
+            if run.last.done or time.monotonic() - shown >= FRAME_SECONDS:
+                shown = time.monotonic()
+                yield (*_cards(form, run.last), parts.table_html(form, run.last), parts.progress_html(run.last), "")
+    except InputError as error:
+        yield (*[None] * len(CARDS), None, "Not run", parts.alert_html(str(error)))
+
+
+def _cards(form: Form, result: Result | None) -> tuple[str, ...]:
+    given = {} if result is None else {answered.method: answered for answered in result.results}
+    first = result.seconds["first_token"] if result else 0.0
+    notes = {name: "reading the prompt" if name in form.methods else "not chosen under Methods" for name in CARDS}
+    return tuple(parts.card_html(name, given.get(name), first, note=notes[name]) for name in CARDS)
+
+
+def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
+    """The function behind `/generate`, with the command line's arguments and JSON."""
+    plain = Decoding()
+
+    def generate(
+        question: str,
+        paraphrases: list[str] | None = None,
+        methods: list[str] | None = None,
+        mask: str = "segment",
+        positions: str = "aligned",
+        weights: list[float] | None = None,
+        prefix: str = "",
+        max_new_tokens: int = plain.max_new_tokens,
+        temperature: float = plain.temperature,
+        top_p: float = plain.top_p,
+        seed: int = plain.seed,
+    ) -> dict:
+        """Answer a question from all its wordings at once.
+
+        Args:
+            question: the question; it is wording P1.
+            paraphrases: other wordings of it, P2 and on.
+            methods: names of methods, or ["all"]; the fused answer alone by default.
+            mask: mask strategy of the fused answer.
+            positions: position scheme of the fused answer.
+            weights: one number for the question and one for each paraphrase; equal by default.
+            prefix: instruction or examples before the question.
+            max_new_tokens: limit of the answer's length.
+            temperature: 0 is greedy.
+            top_p: nucleus of sampling.
+            seed: seed of sampling.
+
+        Returns:
+            The JSON object that `python -m flexdemo generate --json` prints.
+        """
+        others = paraphrases or []
+        parts.check_request(limits, question, others, prefix=prefix, max_new_tokens=max_new_tokens)
+        prompt = build_prompt(lm.tokenizer, question, others, weights=weights, prefix=prefix)
+        parts.check_room(lm, limits, prompt, max_new_tokens)
+        options = {"mask": mask, "positions": positions, "weights": weights, "prefix": prefix}
+        decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+        return ask(lm, question, others, methods=methods or ["flex"], **options, **decoding).to_dict()
+
+    return generate
+
+
+def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
+    """The function behind `/mask`, with the command line's arguments and JSON."""
+
+    def mask(
+        question: str,
+        paraphrases: list[str] | None = None,
+        mask: str = "segment",
+        positions: str = "aligned",
+        prefix: str = "",
+        against: str | None = None,
+    ) -> dict:
+        """The attention mask of a packed prompt, without running the model.
+
+        Args:
+            question: the question; it is wording P1.
+            paraphrases: other wordings of it, P2 and on.
+            mask: mask strategy.
+            positions: position scheme.
+            prefix: instruction or examples before the question.
+            against: another strategy to compare with.
+
+        Returns:
+            The JSON object that `python -m flexdemo mask --json` prints.
+        """
+        others = paraphrases or []
+        parts.check_request(limits, question, others, prefix=prefix)
+        for strategy in (mask, against or mask):
+            check_encoding(Encoding(strategy, positions))
+        prompt = build_prompt(lm.tokenizer, question, others, prefix=prefix)
+        parts.check_room(lm, limits, prompt, 0)
+        return mask_dict(prompt, mask, positions, against)
+
+    return mask
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The paraphrases' rows in use and their weights; `weights` begins with the question's."""
+
+    texts: tuple[str, ...]
+    weights: tuple[float | None, ...]
+
+    @classmethod
+    def from_values(cls, count: int, values: Sequence[Any]) -> Rows:
+        """From the pool's boxes and weights, of which the first `count` rows are in use."""
+        return cls(tuple(text or "" for text in values[:count]), tuple(values[ROWS : ROWS + 1 + count]))
+
+    def added(self, *texts: str) -> Rows:
+        """With more rows at the end, as far as the pool goes."""
+        more = texts[: ROWS - len(self.texts)]
+        return Rows((*self.texts, *more), (*self.weights, *[1.0] * len(more)))
+
+    def removed(self, index: int) -> Rows:
+        """Without one row; those below move up with their texts and weights."""
+        return Rows(self.texts[:index] + self.texts[index + 1 :], self.weights[: index + 1] + self.weights[index + 2 :])
+
+    def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
+        """With paraphrases by the model in blank and new rows; what is there stays."""
+        blanks = [i for i, text in enumerate(self.texts) if not text.strip()]
+        room = min(WRITTEN, len(blanks) + ROWS - len(self.texts))
+        if not room:
+            raise InputError(f"all {ROWS} rows hold a paraphrase: remove one first")
+        parts.check_request(limits, question, [])
+        known = {text.strip().casefold() for text in self.texts}
+        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed)
+        fresh = [text for text in offered if text.casefold() not in known][:room]
+        if not fresh:
+            raise InputError("the model wrote nothing new: write a paraphrase yourself")
+        texts = list(self.texts)
+        for place, text in zip(blanks, fresh, strict=False):
+            texts[place] = text
+        return Rows(tuple(texts), self.weights).added(*fresh[len(blanks) :])

@@ -1,0 +1,177 @@
+"""An independent reference, written from DESIGN.md alone: slow, plain, and without a line of flexdemo.
+
+The mask is a double loop over the segments' roles; the forward pass is the plain transformers model with eager
+attention and a dense additive mask, recomputed from scratch for every token, without a cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+STRATEGIES = ("segment", "isolated", "causal", "anchor", "late_fusion", "bidirectional")
+SCHEMES = ("aligned", "right_aligned", "sequential")
+
+
+@dataclass(frozen=True)
+class Token:
+    """What the mask needs to know of a token: its role, and for a paraphrase's token which paraphrase (1..N)."""
+
+    role: str
+    paraphrase: int = 0
+
+
+def prompt_tokens(segments: Sequence[Mapping[str, Any]], answers: int = 0) -> list[Token]:
+    """The tokens of a packed prompt from `Result.to_dict()["prompt"]["segments"]`, and answer tokens behind it."""
+    tokens: list[Token] = []
+    number = 0
+    for segment in segments:
+        number += segment["role"] == "paraphrase"
+        one = Token(segment["role"], number if segment["role"] == "paraphrase" else 0)
+        tokens += [one] * (segment["end"] - segment["start"])
+    return tokens + [Token("answer")] * answers
+
+
+def fuses(strategy: str, token: Token) -> bool:
+    """Whether a query sees everything earlier and feels the weights."""
+    if strategy == "late_fusion":
+        return token.role == "answer"
+    return token.role in ("suffix", "answer")
+
+
+def sees(strategy: str, tokens: Sequence[Token], q: int, k: int) -> bool:
+    """The table of DESIGN.md section 1, one cell."""
+    query, key = tokens[q], tokens[k]
+    if "pad" in (query.role, key.role):
+        return q == k
+    if strategy == "bidirectional" and query.role == "paraphrase" and query == key:
+        return True
+    if k > q:
+        return False
+    if strategy == "causal" or fuses(strategy, query):
+        return True
+    if query.role == "prefix":
+        return key.role == "prefix"
+    if query.role == "suffix":  # late fusion: it belongs to the last paraphrase
+        last = max(token.paraphrase for token in tokens)
+        return key.role in ("prefix", "suffix") or key.paraphrase == last
+    if key.role == "prefix":
+        return strategy != "isolated"
+    return key.paraphrase == query.paraphrase or (strategy == "anchor" and key.paraphrase == 1)
+
+
+def mask(strategy: str, tokens: Sequence[Token]) -> list[list[bool]]:
+    return [[sees(strategy, tokens, q, k) for k in range(len(tokens))] for q in range(len(tokens))]
+
+
+def bias(strategy: str, tokens: Sequence[Token], weights: Sequence[float]) -> torch.Tensor:
+    """The dense additive mask (1, 1, n, n): -inf where hidden, log w where a fusing query meets a paraphrase, else 0."""
+    n = len(tokens)
+    out = torch.zeros(n, n)
+    for q in range(n):
+        for k in range(n):
+            weight = weights[tokens[k].paraphrase - 1] if tokens[k].role == "paraphrase" else 1.0
+            if not sees(strategy, tokens, q, k) or (fuses(strategy, tokens[q]) and weight == 0):
+                out[q, k] = -math.inf
+            elif fuses(strategy, tokens[q]):
+                out[q, k] = math.log(weight)
+    return out[None, None]
+
+
+def positions(
+    segments: Sequence[Mapping[str, Any]], scheme: str, *, suffix_position: int | None = None, answers: int = 0
+) -> list[int]:
+    """Position ids of a packed prompt and of answer tokens behind it."""
+    lengths = [s["end"] - s["start"] for s in segments]
+    prefix, paraphrases, suffix = lengths[0], lengths[1:-1], lengths[-1]
+    if scheme == "sequential":
+        ids = list(range(prefix + sum(paraphrases)))
+        start = len(ids)
+    else:
+        ids = list(range(prefix))
+        for length in paraphrases:
+            first = prefix + (max(paraphrases) - length if scheme == "right_aligned" else 0)
+            ids += [first + j for j in range(length)]
+        start = prefix + max(paraphrases)
+    start = start if suffix_position is None else suffix_position
+    return ids + [start + j for j in range(suffix + answers)]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Greedy tokens, their log-probabilities and, for each, the attention mass by segment."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    masses: list[list[float]]
+
+
+@torch.no_grad()
+def decode(
+    model: Any,
+    token_ids: Sequence[int],
+    segments: Sequence[Mapping[str, Any]],
+    strategy: str,
+    scheme: str,
+    weights: Sequence[float],
+    new_tokens: int,
+    *,
+    suffix_position: int | None = None,
+    masses: bool = False,
+) -> Decoded:
+    """Greedy decoding by a plain eager model, the whole sequence recomputed for every token."""
+    ids, chosen, logprobs, told = list(token_ids), [], [], []
+    for t in range(new_tokens):
+        tokens = prompt_tokens(segments, answers=t)
+        out = model(
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.tensor([positions(segments, scheme, suffix_position=suffix_position, answers=t)]),
+            attention_mask=bias(strategy, tokens, weights),
+            use_cache=False,
+            output_attentions=masses,
+        )
+        logits = out.logits[0, -1].double()
+        chosen.append(int(logits.argmax()))
+        logprobs.append(float(logits.log_softmax(-1)[chosen[-1]]))
+        ids.append(chosen[-1])
+        if masses:
+            row = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean(dim=(0, 1))  # (n,)
+            bounds = [(s["start"], s["end"]) for s in segments[:-1]] + [(segments[-1]["start"], len(row))]
+            told.append([float(row[a:b].sum()) for a, b in bounds])
+    return Decoded(chosen, logprobs, told)
+
+
+# The methods of DESIGN.md section 1: mask strategy and position scheme; None where the user's choice counts.
+ENCODINGS = {"flex": None, "origin": ("segment", "aligned"), "per_prompt": ("segment", "aligned"), "causal": ("causal", "sequential")}
+
+
+def decode_views(model: Any, result: Mapping[str, Any], *, masses: bool = False) -> dict[tuple[str, str], tuple[Any, Decoded]]:
+    """What every view of a `Result.to_dict()` should have said: {(method, view): (the view told, the reference)}."""
+    prompt, told = result["prompt"], {}
+    for method in result["results"]:
+        chosen = ENCODINGS[method["method"]] or (result["mask"]["strategy"], result["mask"]["positions"])
+        for view in method["views"]:
+            told[method["method"], view["name"]] = view, decode(
+                model, prompt["token_ids"], prompt["segments"], *chosen, view["weights"], len(view["token_ids"]),
+                suffix_position=view["suffix_position"], masses=masses,
+            )  # fmt: skip
+    return told
+
+
+def expected_views(segments: Sequence[Mapping[str, Any]], scheme: str) -> dict[tuple[str, str], tuple[list[float], int]]:
+    """Weights and suffix position that DESIGN.md gives the views of each method: {(method, view): (weights, position)}."""
+    given = [s["weight"] for s in segments if s["role"] == "paraphrase"]
+    n, prefix = len(given), segments[0]["end"]
+    own = [prefix + s["end"] - s["start"] for s in segments[1:-1]]
+    one_hot = [[float(i == j) for j in range(n)] for i in range(n)]
+    start = segments[-1]["start"]
+    views = {("flex", "flex"): (given, start if scheme == "sequential" else max(own))}
+    views["origin", "origin"] = (one_hot[0], own[0])
+    for i in range(n):
+        views["per_prompt", f"P{i + 1}"] = (one_hot[i], own[i])
+    views["causal", "causal"] = ([1.0] * n, start)
+    return views

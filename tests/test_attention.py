@@ -1,0 +1,187 @@
+"""Attention: backends agree with each other and with a softmax written out; guards; many shapes in one process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import oracle
+import pytest
+import torch
+
+from flexdemo.attention import BACKENDS, BackendError, Plan, UnsupportedModelError, attention_probabilities, segment_attention
+from flexdemo.masks import make_layout, make_mask_mod
+from flexdemo.methods import ask
+from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
+
+QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
+SEGMENT_IDS = (0, 0, 1, 1, 1, 2, 2, 3)
+ROLES = (PREFIX, PREFIX, *[PARAPHRASE] * 5, SUFFIX)
+
+
+def softmax_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float, softcap: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain softmax attention in float64, head by head and query by query: outputs (B, H, q, D) and weights."""
+    rows, heads, length, _ = q.shape
+    groups = heads // k.shape[1]
+    out, weights = torch.zeros(rows, heads, length, v.shape[-1]), torch.zeros(rows, heads, length, k.shape[2])
+    for b in range(rows):
+        for h in range(heads):
+            for i in range(length):
+                scores = [float(q[b, h, i].double() @ key.double()) * scale for key in k[b, h // groups]]
+                if softcap is not None:
+                    scores = [softcap * math.tanh(s / softcap) for s in scores]
+                scores = [s + float(bias[b, 0, i, j]) for j, s in enumerate(scores)]
+                largest = max(scores)
+                exps = [math.exp(s - largest) for s in scores]
+                shares = torch.tensor([e / math.fsum(exps) for e in exps])
+                weights[b, h, i] = shares
+                out[b, h, i] = shares @ v[b, h // groups]
+    return out, weights
+
+
+def qkv(rows: int, heads: int, kv_heads: int, q: int, kv: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    made = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(rows, *shape, generator=made) for shape in ((heads, q, 8), (kv_heads, kv, 8), (kv_heads, kv, 8))
+    )
+
+
+def module() -> Any:
+    return SimpleNamespace()
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
+def test_property_11_backends_equal_a_softmax_written_out_over_a_prompt(backend: str, heads: tuple[int, int]) -> None:
+    q, k, v = qkv(2, *heads, 8, 8)
+    tokens = [oracle.Token("prefix")] * 2 + [oracle.Token("paraphrase", 1)] * 3 + [oracle.Token("paraphrase", 2)] * 2
+    bias = oracle.bias("segment", [*tokens, oracle.Token("suffix")], [1.0, 1.0]).expand(2, 1, 8, 8)
+    layout = make_layout(SEGMENT_IDS, ROLES)
+    layout = type(layout)(layout.segments.expand(2, -1), layout.roles.expand(2, -1))
+    plan = Plan(backend, {q.device: BACKENDS[backend].prompt_mask(make_mask_mod("segment", layout), layout)})
+    out, _ = segment_attention(module(), q, k, v, None, scaling=0.3, segment_plan=plan)
+    expected, _ = softmax_attention(q, k, v, bias, 0.3)
+    torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
+def test_property_11_backends_equal_a_softmax_written_out_under_a_bias(backend: str, queries: int) -> None:
+    """The suffix and every decode step: rows with biases of their own, some keys hidden, some weighted."""
+    q, k, v = qkv(3, 4, 2, queries, 10, seed=1)
+    bias = torch.rand(3, 1, queries, 10, generator=torch.Generator().manual_seed(2)).log()
+    bias[0, ..., 3:6] = -math.inf
+    bias[2, ..., 0] = -math.inf
+    out, _ = segment_attention(module(), q, k, v, None, scaling=0.3, segment_plan=Plan(backend, {q.device: bias}))
+    expected, _ = softmax_attention(q, k, v, bias, 0.3)
+    torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)
+
+
+def test_soft_capping_comes_before_weights_and_mask() -> None:
+    q, k, v = qkv(2, 4, 2, 1, 10, seed=3)
+    bias = torch.rand(2, 1, 1, 10, generator=torch.Generator().manual_seed(2)).log()
+    plan = Plan("flex-eager", {q.device: bias})
+    out, _ = segment_attention(module(), q, k, v, None, scaling=0.9, segment_plan=plan, softcap=1.5)
+    expected, shares = softmax_attention(q, k, v, bias, 0.9, softcap=1.5)
+    torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)
+    told = attention_probabilities(q, k, bias, 0.9, 1.5)
+    torch.testing.assert_close(told, shares[:, :, -1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+def test_property_14_probabilities_are_a_plain_softmax(heads: tuple[int, int]) -> None:
+    """No temperature and no scale on paraphrases: T = S = 1."""
+    q, k, v = qkv(2, *heads, 3, 9, seed=4)
+    bias = torch.rand(2, 1, 3, 9, generator=torch.Generator().manual_seed(5)).log()
+    bias[..., 4] = -math.inf
+    _, shares = softmax_attention(q, k, v, bias, 8**-0.5)
+    told = attention_probabilities(q, k, bias, 8**-0.5, None)
+    torch.testing.assert_close(told, shares[:, :, -1], atol=1e-6, rtol=0)
+    assert float(told[..., 4].abs().max()) == 0.0
+
+
+def test_the_default_scale_is_one_over_the_root_of_the_width() -> None:
+    q, k, v = qkv(1, 2, 2, 2, 4)
+    plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
+    out, _ = segment_attention(module(), q, k, v, None, segment_plan=plan)
+    expected, _ = softmax_attention(q, k, v, torch.zeros(1, 1, 2, 4), 8**-0.5)
+    torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sliding_window": 3}, "window of 3 tokens, shorter"),
+        ({"s_aux": torch.zeros(2)}, "attention sinks"),
+        ({"position_bias": torch.zeros(1)}, "position bias"),
+        ({"segment_plan": None}, "without its plan"),
+    ],
+)
+def test_what_would_make_the_mask_a_lie_is_refused(arguments: dict, message: str) -> None:
+    q, k, v = qkv(1, 2, 2, 2, 4)
+    plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
+    with pytest.raises(UnsupportedModelError, match=message):
+        segment_attention(module(), q, k, v, None, **{"segment_plan": plan, **arguments})
+
+
+def test_a_mask_that_a_layer_makes_itself_is_refused() -> None:
+    """Doge multiplies a mask of its own into the one it is given; to ignore it would compute another model."""
+    q, k, v = qkv(1, 2, 2, 2, 4)
+    plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
+    with pytest.raises(UnsupportedModelError, match="mask of its own"):
+        segment_attention(module(), q, k, v, torch.zeros(1, 1, 2, 4), segment_plan=plan)
+
+
+def test_a_window_as_long_as_the_keys_hides_nothing() -> None:
+    q, k, v = qkv(1, 2, 2, 2, 4)
+    plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
+    free, _ = segment_attention(module(), q, k, v, None, segment_plan=plan)
+    windowed, _ = segment_attention(module(), q, k, v, None, segment_plan=plan, sliding_window=4)
+    assert torch.equal(free, windowed)
+
+
+def test_sdpa_refuses_soft_capping_instead_of_dropping_it() -> None:
+    q, k, v = qkv(1, 2, 2, 2, 4)
+    plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
+    with pytest.raises(BackendError, match="caps its attention scores.*flex-eager"):
+        segment_attention(module(), q, k, v, None, segment_plan=plan, softcap=5.0)
+
+
+@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+def test_property_11_sdpa_and_flex_eager_give_one_answer(prepared: Callable[..., Any], strategy: str) -> None:
+    told = []
+    for backend in ("sdpa", "flex-eager"):
+        lm = prepared("llama", backend)
+        result = ask(lm, QUESTION, OTHERS, mask=strategy, weights=[1, 2, 1], max_new_tokens=4)
+        assert result.backend == backend and all(r.backend == backend for r in result.results)
+        told.append(result["flex"].views[0])
+    assert told[0].token_ids == told[1].token_ids
+    assert told[0].logprobs == pytest.approx(told[1].logprobs, abs=1e-5)
+    assert torch.tensor(told[0].segment_mass).sub(torch.tensor(told[1].segment_mass)).abs().max() < 1e-5
+
+
+@pytest.mark.timeout(300)
+def test_property_11_compiled_flex_gives_the_same_answer(prepared: Callable[..., Any], compiler: str) -> None:
+    small = dict(num_hidden_layers=1)
+    expected = ask(prepared("llama", "sdpa", **small), QUESTION, OTHERS, max_new_tokens=3)
+    result = ask(prepared("llama", "flex", **small), QUESTION, OTHERS, max_new_tokens=3)
+    assert result.backend == "flex"
+    assert result["flex"].token_ids == expected["flex"].token_ids
+    assert result["flex"].logprobs == pytest.approx(expected["flex"].logprobs, abs=1e-5)
+
+
+@pytest.mark.timeout(300)
+def test_many_lengths_and_strategies_in_one_process(prepared: Callable[..., Any]) -> None:
+    """Uncompiled FlexAttention runs through Dynamo too: no recompilation limit is hit, nothing slows down with use."""
+    one_layer = dict(num_hidden_layers=1)
+    eager, dense = prepared("llama", "flex-eager", **one_layer), prepared("llama", "sdpa", **one_layer)
+    for length in range(1, 31):
+        question = "Peru " * length + "?"
+        for strategy in oracle.STRATEGIES:
+            options = dict(mask=strategy, max_new_tokens=3, methods=("flex",))
+            got, expected = (ask(lm, question, OTHERS[:1], **options)["flex"] for lm in (eager, dense))
+            assert got.token_ids == expected.token_ids

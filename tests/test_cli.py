@@ -1,0 +1,172 @@
+"""The command line's contract: its JSON, its errors, its independence of the working directory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flexdemo import cli
+from flexdemo.masks import STRATEGIES
+from flexdemo.methods import METHODS
+from flexdemo.prompt import POSITIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+QUESTION = "What is the capital of Peru?"
+PARAPHRASES = ["Which city is Peru's capital?", "Name the capital city of Peru."]
+ASK = [QUESTION, "-p", PARAPHRASES[0], "-p", PARAPHRASES[1]]
+
+
+def run(capsys: pytest.CaptureFixture, *args: str) -> tuple[int, str, str]:
+    try:
+        status = cli.main(list(args))
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def loaded(capsys: pytest.CaptureFixture, *args: str) -> dict:
+    status, out, _ = run(capsys, *args, "--json")
+    assert status == 0
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_bundled_model_answers_from_any_directory_offline(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-m", "flexdemo", "generate", *ASK, "--method", "all", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    answers = {result["method"]: result["answer"] for result in json.loads(done.stdout)["results"]}
+    assert answers == dict.fromkeys(METHODS, "Lima")
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_generate_json_has_every_field_of_the_contract(capsys: pytest.CaptureFixture) -> None:
+    out = loaded(capsys, "generate", *ASK, "--method", "all", "--weights", "1,2,1")
+    assert set(out) == {"model", "device", "dtype", "backend", "mask", "prompt", "results", "seconds"}
+    assert set(out["mask"]) == {"strategy", "positions", "density"}
+    prompt = out["prompt"]
+    assert set(prompt) == {"token_ids", "tokens", "segment_ids", "position_ids", "segments"}
+    assert len({len(prompt[key]) for key in ("token_ids", "tokens", "segment_ids", "position_ids")}) == 1
+    assert [s["name"] for s in prompt["segments"]] == ["prefix", "P1", "P2", "P3", "suffix"]
+    assert [s["weight"] for s in prompt["segments"]] == [None, 0.25, 0.5, 0.25, None]
+    assert set(out["seconds"]) == {"load", "encode", "first_token", "decode", "total"}
+    assert [result["method"] for result in out["results"]] == list(METHODS)
+    for result in out["results"]:
+        assert {"method", "answer", "generation", "token_ids", "tokens", "logprobs", "views"} <= set(result)
+        assert len(result["token_ids"]) == len(result["tokens"]) == len(result["logprobs"]) > 0
+        assert max(result["logprobs"]) <= 0
+        for view in result["views"]:
+            assert {"name", "weights", "suffix_position", "answer", "token_ids", "segment_mass"} <= set(view)
+            assert len(view["segment_mass"]) == len(view["token_ids"])
+            for row in view["segment_mass"]:
+                assert len(row) == 5
+                assert sum(row) == pytest.approx(1, abs=1e-5)
+
+
+def test_density_counts_the_cells_that_mask_prints(capsys: pytest.CaptureFixture) -> None:
+    for strategy in STRATEGIES:
+        rows = loaded(capsys, "mask", *ASK, "--mask", strategy)["rows"]
+        said = loaded(capsys, "generate", *ASK, "--mask", strategy, "--max-new-tokens", "1")["mask"]["density"]
+        assert sum(row.count("1") for row in rows) / len(rows) ** 2 == pytest.approx(said, abs=1e-12)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_mask_takes_every_position_scheme(capsys: pytest.CaptureFixture, positions: str) -> None:
+    out = loaded(capsys, "mask", *ASK, "--positions", positions, "--against", "causal")
+    n = len(out["rows"])
+    assert out["positions"] == positions
+    assert all(len(row) == n and set(row) <= {"0", "1"} for row in out["rows"])
+    against = out["against"]
+    assert against["kept"] + against["removed"] == n * (n + 1) // 2
+    assert against["added"] == 0
+
+
+@pytest.mark.parametrize("ending", [".html", ".png", ".csv"])
+def test_mask_writes_files(capsys: pytest.CaptureFixture, tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"mask{ending}"
+    status, _, _ = run(capsys, "mask", *ASK, "--output", str(target))
+    assert status == 0
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    data = target.read_bytes()
+    if ending == ".png":
+        assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    elif ending == ".csv":
+        rows = ["".join(row) for row in csv.reader(data.decode().splitlines())]
+        assert rows == loaded(capsys, "mask", *ASK)["rows"]
+    else:
+        assert b"sendDataToCloud" not in data.split(b"<script>")[-1]
+        assert b"plotly" in data.lower()
+
+
+def test_paraphrases_are_distinct_and_none_is_the_question(capsys: pytest.CaptureFixture) -> None:
+    texts = loaded(capsys, "paraphrase", QUESTION, "-n", "5")
+    forms = {text.casefold().strip(" ?.!") for text in texts}
+    assert len(forms) == len(texts) == 5
+    assert QUESTION.casefold().strip(" ?.!") not in forms
+    assert all("peru" in text.casefold() for text in texts)
+    assert texts == loaded(capsys, "paraphrase", QUESTION, "-n", "5")
+    assert texts != loaded(capsys, "paraphrase", QUESTION, "-n", "5", "--seed", "1")
+
+
+BAD = {
+    "no question": (["generate"], "QUESTION"),
+    "empty question": (["generate", "  "], "empty"),
+    "empty paraphrase": (["generate", "x", "-p", ""], "paraphrase 1"),
+    "unknown command": (["dance"], "generate"),
+    "unknown method": (["generate", "x", "--method", "psychic"], "flex"),
+    "unknown mask": (["generate", "x", "--mask", "iron"], "segment"),
+    "unknown positions": (["mask", "x", "--positions", "up"], "aligned"),
+    "unknown backend": (["generate", "x", "--backend", "cuda"], "flex-eager"),
+    "unknown device": (["generate", "x", "--device", "tpu"], "cpu"),
+    "unknown dtype": (["generate", "x", "--dtype", "int8"], "float32"),
+    "too few weights": (["generate", "x", "-p", "y", "--weights", "1"], "one weight"),
+    "weights no numbers": (["generate", "x", "--weights", "a,b"], "1,2,0.5"),
+    "weights negative": (["generate", "x", "--weights=-1"], "0 or more"),
+    "weights zero": (["generate", "x", "--weights", "0"], "above 0"),
+    "no tokens": (["generate", "x", "--max-new-tokens", "0"], "at least 1"),
+    "too long": (["generate", "x", "--max-new-tokens", "100000"], "holds"),
+    "model folder missing": (["generate", "x", "--model", "/does/not/exist"], "config.json"),
+    "unknown against": (["mask", "x", "--against", "iron"], "segment"),
+    "output ending": (["mask", "x", "--output", "mask.gif"], ".png"),
+    "output folder missing": (["mask", "x", "--output", "/does/not/exist/mask.png"], "does not exist"),
+    "two outputs": (["mask", "x", "--json", "--output", "mask.png"], "not allowed"),
+    "no paraphrases": (["paraphrase", "x", "-n", "0"], "between 1 and 100"),
+    "unknown shape": (["bench", "--shape", "round"], "tiny"),
+    "short lengths": (["bench", "--lengths", "1"], "at least 20"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_two(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args, hint = BAD[case]
+    status, out, err = run(capsys, *args)
+    assert (status, out) == (2, "")
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1, err
+    assert hint in lines[0]
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_reads_well_and_is_quick_to_load(capsys: pytest.CaptureFixture) -> None:
+    probe = "import sys, flexdemo.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'gradio')))"
+    assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT).returncode == 0
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert all(command in out for command in ("generate", "mask", "paraphrase", "bench"))
+
+
+def test_help_names_every_choice_of_the_tables(capsys: pytest.CaptureFixture) -> None:
+    _, out, _ = run(capsys, "generate", "--help")
+    assert all(name in out for name in (*METHODS, *POSITIONS, *STRATEGIES))
