@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def resolve_address(host: str | None, port: int | None) -> tuple[str, int]:
-    """Host and port from the flags, else from the environment, else 127.0.0.1:7860; ValueError if they cannot be used."""
+    """Host and port from flags, else the environment, else 127.0.0.1:7860; ValueError if they cannot be used."""
     named = os.environ.get("GRADIO_SERVER_PORT", "7860") if port is None else str(port)
     if not named.isascii() or not named.isdigit() or not 1 <= int(named) <= 65535:
         raise ValueError(f"the port must be a whole number from 1 to 65535, not {named!r}")

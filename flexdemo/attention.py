@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
@@ -116,7 +116,7 @@ def attend_flex_compiled(
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     try:
         return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap)
-    except (TorchDynamoException, InductorError) as error:
+    except (TorchDynamoException, FailOnRecompileLimitHit, InductorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
 
@@ -138,8 +138,8 @@ def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: flo
     groups = heads // key.shape[1]
     if length == 1 and groups > 1:
         # One query a head: the heads that share a key head become queries of it, so that keys are not copied.
-        packed = query.view(rows, key.shape[1], groups, width)
-        return scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).view(rows, heads, 1, -1)
+        packed = query.reshape(rows, key.shape[1], groups, width)
+        return scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).reshape(rows, heads, 1, -1)
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
@@ -184,7 +184,7 @@ def attention_probabilities(query: Tensor, key: Tensor, bias: Tensor, scale: flo
     query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
     """
     rows, heads, _, width = query.shape
-    last = query[:, :, -1].view(rows, key.shape[1], heads // key.shape[1], width)  # (rows, H, D) -> (rows, KVH, G, D)
+    last = query[:, :, -1].reshape(rows, key.shape[1], heads // key.shape[1], width)  # (rows, H, D) -> (rows, KVH, G, D)
     scores = (last.float() @ key.float().transpose(2, 3)) * scale  # (rows, KVH, G, kv)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

@@ -135,7 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     paraphrase.add_argument("question", metavar="QUESTION")
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     paraphrase.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
-    paraphrase.add_argument("--temperature", type=float, default=0.9, help="of sampling (default: 0.9)")
+    paraphrase.add_argument("--temperature", type=float, default=0.7, help="of sampling (default: 0.7)")
     _add_hardware(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
     paraphrase.set_defaults(run=run_paraphrase)

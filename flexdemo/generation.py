@@ -225,8 +225,8 @@ def _check_room(
         )
     if lm.window is not None and need > lm.window:
         raise UnsupportedModelError(
-            f"{lm.name} has layers with a sliding window of {lm.window} tokens, shorter than prompt and answer ({need}): "
-            "they could not see every paraphrase; use fewer or shorter paraphrases, or a shorter answer"
+            f"{lm.name} has a sliding window of {lm.window} tokens, shorter than prompt and answer ({need}): "
+            "its layers could not see every paraphrase; use fewer or shorter paraphrases, or a shorter answer"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
     # In half precision only a gross difference is no rounding (and routers of experts may flip on a tie).
     if (base - own).abs().max() > (0.02 if model.dtype == torch.float32 else 0.5) * moved:
         raise UnsupportedModelError(
-            f"{name} reads a paraphrase inside a packed prompt otherwise than alone: its attention is not plainly causal, "
+            f"{name} reads a paraphrase in a packed prompt otherwise than alone: its attention is not plainly causal, "
             "or it takes positions from the tokens' order"
         )
 
@@ -225,8 +226,10 @@ def load_model(
     config = _read_config(source)
     refuse_unsupported(config)
     device_map = "auto" if device == "auto" and place == "cuda" and number > 1 else place
-    previous = transformers.logging.get_verbosity()
+    previous, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    if path is None or not sys.stderr.isatty():  # a bar is for somebody who waits at a terminal for a large model
+        transformers.logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, device_map=device_map, trust_remote_code=False)
@@ -235,5 +238,7 @@ def load_model(
         raise ModelError(f"cannot load the model {source!r}: {reason}") from error
     finally:
         transformers.logging.set_verbosity(previous)
+        if bars:
+            transformers.logging.enable_progress_bar()
     name = "tinyqa" if path is None else str(path)
     return prepare(model, tokenizer, name=name, backend=backend, load_seconds=time.perf_counter() - began)

@@ -64,7 +64,7 @@ def check_request(question: str, n: int, temperature: float) -> str:
 
 
 def paraphrase(
-    lm: LanguageModel, question: str, n: int = 5, *, seed: int = 0, temperature: float = 0.9, top_p: float = 0.95
+    lm: LanguageModel, question: str, n: int = 5, *, seed: int = 0, temperature: float = 0.7, top_p: float = 0.9
 ) -> list[str]:
     """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer.
 

@@ -11,79 +11,32 @@ import gradio as gr
 
 from . import ui_parts as parts
 from . import ui_work as work
-from .cells import EXACT_TOKENS, Window, segment_colour
+from .cells import EXACT_TOKENS, Window
 from .config import Decoding, InputError, Limits
 from .masks import STRATEGIES
 from .methods import METHODS
 from .model import LanguageModel
 from .prompt import POSITIONS
 from .ui_parts import CARDS, ROWS, Drawing, Form
+from .ui_style import CHIPS, COLOURS, FONTS, KEYS, MONO, THEME
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-NAMES = ("prefix", *(f"P{i}" for i in range(1, ROWS + 2)), "suffix")
-COLOURS = {name: segment_colour(name, name if name in ("prefix", "suffix") else "paraphrase") for name in NAMES}
 FALLBACK_EXAMPLE = {
     "question": "What is the capital of Peru?",
     "paraphrases": ["Which city is Peru's capital?", "Name the capital city of Peru."],
     "note": "",
 }
-KEYS = """() => {
-  document.addEventListener('keydown', (event) => {
-    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    document.querySelector('#run')?.click();
-  }, true);
-}"""
-
-
-def page_theme() -> gr.themes.Base:
-    """Calm and dense, with the fonts of the visitor's system: nothing is fetched from elsewhere."""
-    return gr.themes.Base(
-        primary_hue=gr.themes.colors.blue,
-        neutral_hue=gr.themes.colors.slate,
-        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"],
-        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-        text_size="sm",
-        spacing_size="sm",
-        radius_size="sm",
-    ).set(
-        body_background_fill="#F6F7F9",
-        body_background_fill_dark="#0E1218",
-        body_text_color="#1B2430",
-        body_text_color_dark="#E4E8EE",
-        body_text_color_subdued="#566172",
-        body_text_color_subdued_dark="#9AA5B4",
-        block_background_fill="#FFFFFF",
-        block_background_fill_dark="#161B23",
-        block_border_color="#DDE2E8",
-        block_border_color_dark="#2A323D",
-        block_label_text_color="#566172",
-        block_label_text_color_dark="#9AA5B4",
-        input_background_fill="#FFFFFF",
-        input_background_fill_dark="#10151C",
-        input_border_color="#C9D0D9",
-        input_border_color_dark="#39434F",
-        input_border_width="1px",
-        button_primary_background_fill="#0067A3",
-        button_primary_background_fill_hover="#00578A",
-        button_primary_background_fill_dark="#0B74B5",
-        button_primary_background_fill_hover_dark="#1582C4",
-        button_primary_text_color="#FFFFFF",
-        button_secondary_background_fill="#E9EDF1",
-        button_secondary_background_fill_hover="#DCE2E8",
-        button_secondary_background_fill_dark="#252D38",
-        button_secondary_background_fill_hover_dark="#303A47",
-        slider_color="#0067A3",
-        slider_color_dark="#3C9AD6",
-    )
 
 
 def launch_options() -> dict[str, Any]:
     """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys."""
+    sizes = {"text_size": "sm", "spacing_size": "sm", "radius_size": "sm"}
+    hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
+    # Plain names of fonts: gradio would fetch a GoogleFont from outside.
+    theme = gr.themes.Base(font=list(FONTS), font_mono=list(MONO), **sizes, **hues).set(**THEME)
     return {
-        "theme": page_theme(),
-        "css": "".join(f".is-{name} {{ --chip: {colour}; }}\n" for name, colour in COLOURS.items()),
+        "theme": theme,
+        "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
         "js": KEYS,
         "footer_links": ["api", "settings"],
@@ -145,7 +98,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
                 asked = _ask_side(start, drawn, examples=offered, count=count, limits=limits)
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
-        _wire(lm, limits, offered, asked, seen)
+        _wire(lm, limits, offered, asked, seen, demo)
         gr.api(
             for_clients(work.generate_endpoint(lm, limits)),
             api_name="generate",
@@ -158,6 +111,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
 
 def _ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits) -> dict[str, Any]:
     """Left: the question, the pool of rows, Run and Stop, settings, examples."""
+    used = gr.State((count, 0))  # rows in use, and a number that grows with each edit of them
     with gr.Row(elem_classes=["wording-row", "is-P1"]):
         question = _wording("Question (P1)", "question", start.question, focus=True)
         weights = [_weight(0, "Weight of the question")]
@@ -184,14 +138,13 @@ def _ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: i
             strategies, value=start.strategy, label="Mask strategy", elem_id="strategy", min_width=130
         )
         positions = gr.Dropdown(schemes, value=start.positions, label="Positions", elem_id="positions", min_width=130)
+        length = _number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length", "max-new-tokens")
     methods = gr.CheckboxGroup(
         [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
     )
-    with gr.Accordion("Length, sampling, prefix", open=False, elem_id="more"):
+    with gr.Accordion("Sampling and prefix", open=False, elem_id="more"):
         with gr.Row():
-            length = _number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length, tokens", "max-new-tokens")
             temperature = _number(0, 2, start.temperature, 0.05, "Temperature (0: greedy)", "temperature")
-        with gr.Row():
             top_p = _number(0.05, 1, start.top_p, 0.05, "Top-p", "top-p")
             seed = gr.Number(start.seed, precision=0, label="Seed", elem_id="seed", min_width=110)
         label = "Prefix: instruction or examples that every wording sees"
@@ -208,7 +161,7 @@ def _ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: i
     form = [question, *boxes, *weights, strategy, positions, methods, length, temperature, top_p, seed, prefix]
     return {
         "form": form, "question": question, "boxes": boxes, "weights": weights, "rows": rows, "removers": removers,
-        "count": gr.State(count), "add": add, "write": write, "equal": equal, "shares": shares, "run": run,
+        "used": used, "add": add, "write": write, "equal": equal, "shares": shares, "run": run,
         "stop": stop, "message": message, "gallery": gallery, "note": note, "seed": seed,
     }  # fmt: skip
 
@@ -244,8 +197,8 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
                 gr.HTML(f"<h2>{parts.escape(method.label)}</h2><p>{parts.escape(method.summary)}</p>")
                 cards.append(gr.HTML(parts.card_html(name), elem_classes="card-body"))
     gr.HTML(
-        "<b>First token</b>: from Run to the first token, reading the prompt included. <b>Tokens/s</b>: tokens after the "
-        "first, over the time since it. All chosen methods decode together as rows of one batch and share its time.",
+        "<b>First token</b>: from Run to the first token, reading the prompt included. <b>Tokens/s</b>: tokens after "
+        "the first, over the time since it. All chosen methods decode together as rows of one batch, in that time.",
         elem_id="stats-note",
     )
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
@@ -269,7 +222,12 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
 
 
 def _wire(
-    lm: LanguageModel, limits: Limits, examples: Sequence[dict], asked: dict[str, Any], seen: dict[str, Any]
+    lm: LanguageModel,
+    limits: Limits,
+    examples: Sequence[dict],
+    asked: dict[str, Any],
+    seen: dict[str, Any],
+    demo: gr.Blocks,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
     runs = work.Runs()
@@ -292,7 +250,8 @@ def _wire(
     drawn_parts = [seen["plot"], seen["tokens"], seen["legend"], seen["caption"], asked["shares"], seen["window"]]
     drawn_parts += [seen["model"], asked["message"]]
     draw_inputs = [*seen["window_inputs"], *asked["form"]]
-    changes = [widget.change for widget in draw_inputs]
+    # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
+    changes = [widget.change for widget in (*draw_inputs, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -308,53 +267,57 @@ def _wire(
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, asked["form"], outputs, trigger_mode="once", **running)
 
-    def stop(request: gr.Request) -> str:
-        return runs.stop(request.session_hash or "")
+    def stop(request: gr.Request) -> Any:
+        return shown(runs.stop(request.session_hash or ""))
 
+    def conclude(request: gr.Request) -> Any:
+        return shown(runs.last_word(request.session_hash or ""))
+
+    # The flag ends the work within one token; `cancels` also takes a run out of the queue that has not begun. A picture
+    # may be on its way to the browser while Stop is pressed, so the last word is said when the run is over.
     asked["stop"].click(stop, None, seen["state"], cancels=[event], queue=False, **private)
+    event.then(conclude, None, seen["state"], queue=False, **private)
+
+    def forget(request: gr.Request) -> None:
+        runs.forget(request.session_hash or "")
+
+    demo.unload(forget)
 
     pool = [*asked["boxes"], *asked["weights"]]
-    row_outputs = [*pool, *asked["rows"], asked["count"]]
+    row_outputs = [*pool, *asked["rows"], asked["used"]]
 
-    def as_updates(rows: work.Rows) -> list[Any]:
+    def as_updates(rows: work.Rows, serial: int) -> list[Any]:
         count = len(rows.texts)
         boxes = [*rows.texts, *[""] * (ROWS - count)]
         weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), count]
+        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
 
-    def add(count: int, *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(count, values).added(""))
+    def add(used: tuple[int, int], *values: Any) -> list[Any]:
+        return as_updates(work.Rows.from_values(used[0], values).added(""), used[1])
 
-    def remove(index: int, count: int, *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(count, values).removed(index))
+    def remove(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
+        return as_updates(work.Rows.from_values(used[0], values).removed(index), used[1])
 
-    def write(question: str, seed: float | None, count: int, *values: Any) -> list[Any]:
+    def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
         try:
-            rows = work.Rows.from_values(count, values).written(lm, limits, question or "", int(seed or 0))
+            rows = work.Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
         except InputError as error:
             return [*[gr.skip()] * len(row_outputs), parts.alert_html(str(error))]
-        return [*as_updates(rows), ""]
+        return [*as_updates(rows, used[1]), ""]
 
-    def load_example(index: int) -> list[Any]:
+    def load_example(index: int, used: tuple[int, int]) -> list[Any]:
         example = examples[index]
         texts = tuple(example["paraphrases"][:ROWS])
-        return [example["question"], _note(example), *as_updates(work.Rows(texts, (1,) * (len(texts) + 1)))]
+        rows = work.Rows(texts, (1,) * (len(texts) + 1))
+        return [example["question"], _note(example), *as_updates(rows, used[1])]
 
-    row_inputs = [asked["count"], *pool]
-    changed = [asked["add"].click(add, row_inputs, row_outputs, **drawing)]
+    row_inputs = [asked["used"], *pool]
+    asked["add"].click(add, row_inputs, row_outputs, **drawing)
     for i, button in enumerate(asked["removers"]):
-        changed.append(button.click(partial(remove, i), row_inputs, row_outputs, **drawing))
-    changed.append(
-        asked["write"].click(
-            write, [asked["question"], asked["seed"], *row_inputs], [*row_outputs, asked["message"]],
-            **{**running, "show_progress": "minimal"}, show_progress_on=asked["message"],
-        )
-    )  # fmt: skip
-    changed.append(
-        asked["gallery"].click(
-            load_example, asked["gallery"], [asked["question"], asked["note"], *row_outputs], **drawing
-        )
-    )
-    changed.append(asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing))
-    for each in changed:  # boxes that are hidden, before or after, fire no change of their own
-        each.success(redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
+        button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
+    asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
+    gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
+    gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
+    write_inputs = [asked["question"], asked["seed"], *row_inputs]
+    waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
+    asked["write"].click(write, write_inputs, [*row_outputs, asked["message"]], **waiting)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
-
 from .cells import EXACT_TOKENS, Window, block_size, token_spans
 from .config import InputError, Limits
 from .masks import STRATEGIES
@@ -143,7 +141,7 @@ def compose(lm: LanguageModel, limits: Limits, form: Form) -> SegmentedPrompt:
 class Drawing:
     """The mask and the tokens of a form, ready to show."""
 
-    figure: go.Figure
+    figure: Any
     spans: list[tuple[str, str]]
     legend: str
     caption: str
@@ -270,7 +268,8 @@ def table_html(form: Form, result: Result | None) -> str:
         same = "" if fused is None else ("same" if answer == fused else "differs")
         lines.append(
             f'<tr><th scope="row">{mark} {escape(label)}</th><td class="wording">{escape(text)}</td>'
-            f'<td class="alone-answer">{escape(answer or "")}</td><td class="agrees" data-same="{same}">{same}</td></tr>'
+            f'<td class="alone-answer" title="{escape(answer or "")}"><div>{escape(answer or "")}</div></td>'
+            f'<td class="agrees" data-same="{same}">{same}</td></tr>'
         )
     if not lines:
         return ""

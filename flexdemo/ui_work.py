@@ -33,15 +33,17 @@ class Run:
 
 
 class Runs:
-    """The running answer of each visitor's session."""
+    """The running answer of each visitor's session, and what is to be said about one that was stopped."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
+        self._said: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def start(self, session: str) -> Run:
-        self.stop(session)  # of two tabs' worth of clicks in one session the later one counts
+        self.stop(session)  # one at a time: the later click counts
         with self._lock:
+            self._said.pop(session, None)
             run = self._runs[session] = Run(threading.Event())
         return run
 
@@ -50,14 +52,28 @@ class Runs:
             if self._runs.get(session) is run:
                 del self._runs[session]
 
-    def stop(self, session: str) -> str:
-        """Stop what runs in a session, within one token; a line that says what was stopped."""
+    def stop(self, session: str) -> str | None:
+        """Stop what runs in a session, within one token; a line that says what was stopped, None if nothing was."""
         with self._lock:
             run = self._runs.get(session)
-        if run is None:
-            return "Stopped: nothing was running"
-        run.flag.set()
-        return "Stopped before the first token" if run.last is None else parts.progress_html(run.last, state="Stopped")
+            if run is None:
+                return None
+            run.flag.set()
+            line = "Stopped before the first token"
+            if run.last is not None:
+                line = parts.progress_html(run.last, state="Stopped")
+            self._said[session] = line
+        return line
+
+    def last_word(self, session: str) -> str | None:
+        """What is still to be said after a run's last picture: that it was stopped; None if it ended by itself."""
+        with self._lock:
+            return self._said.pop(session, None)
+
+    def forget(self, session: str) -> None:
+        """The visitor has left: stop the work and keep nothing."""
+        self.stop(session)
+        self.last_word(session)
 
 
 def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator[tuple[str | None, ...]]:

@@ -15,9 +15,9 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers `models` and `oracle` by name
 
-import models  # noqa: E402
+import models
 
-from flexdemo.model import LanguageModel, prepare  # noqa: E402
+from flexdemo.model import LanguageModel, prepare
 
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")

@@ -25,7 +25,10 @@ def _backend() -> str:
     raw.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<|user|>", "<|end|>", "<|assistant|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     raw.train_from_iterator(TEXT.splitlines(), trainer)
     raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -91,7 +94,8 @@ MORE: dict[str, dict] = {
     "deepseek_v3": _LATENT,
     "deepseek_v2": _LATENT,
     "gemma4_text": {
-        "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8, "global_head_dim": 8, "num_kv_shared_layers": 0,
+        "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8, "global_head_dim": 8,
+        "num_kv_shared_layers": 0,
     },
     "gemma3": {
         "text_config": {**SMALL, "query_pre_attn_scalar": 8}, "mm_tokens_per_image": 4,

@@ -69,7 +69,7 @@ def mask(strategy: str, tokens: Sequence[Token]) -> list[list[bool]]:
 
 
 def bias(strategy: str, tokens: Sequence[Token], weights: Sequence[float]) -> torch.Tensor:
-    """The dense additive mask (1, 1, n, n): -inf where hidden, log w where a fusing query meets a paraphrase, else 0."""
+    """The dense additive mask (1, 1, n, n): -inf where hidden, log w for a paraphrase under a fusing query."""
     n = len(tokens)
     out = torch.zeros(n, n)
     for q in range(n):
@@ -146,10 +146,17 @@ def decode(
 
 
 # The methods of DESIGN.md section 1: mask strategy and position scheme; None where the user's choice counts.
-ENCODINGS = {"flex": None, "origin": ("segment", "aligned"), "per_prompt": ("segment", "aligned"), "causal": ("causal", "sequential")}
+ENCODINGS = {
+    "flex": None,
+    "origin": ("segment", "aligned"),
+    "per_prompt": ("segment", "aligned"),
+    "causal": ("causal", "sequential"),
+}
 
 
-def decode_views(model: Any, result: Mapping[str, Any], *, masses: bool = False) -> dict[tuple[str, str], tuple[Any, Decoded]]:
+def decode_views(
+    model: Any, result: Mapping[str, Any], *, masses: bool = False
+) -> dict[tuple[str, str], tuple[Any, Decoded]]:
     """What every view of a `Result.to_dict()` should have said: {(method, view): (the view told, the reference)}."""
     prompt, told = result["prompt"], {}
     for method in result["results"]:
@@ -162,8 +169,10 @@ def decode_views(model: Any, result: Mapping[str, Any], *, masses: bool = False)
     return told
 
 
-def expected_views(segments: Sequence[Mapping[str, Any]], scheme: str) -> dict[tuple[str, str], tuple[list[float], int]]:
-    """Weights and suffix position that DESIGN.md gives the views of each method: {(method, view): (weights, position)}."""
+def expected_views(
+    segments: Sequence[Mapping[str, Any]], scheme: str
+) -> dict[tuple[str, str], tuple[list[float], int]]:
+    """{(method, view): (weights, suffix position)} as DESIGN.md gives them."""
     given = [s["weight"] for s in segments if s["role"] == "paraphrase"]
     n, prefix = len(given), segments[0]["end"]
     own = [prefix + s["end"] - s["start"] for s in segments[1:-1]]

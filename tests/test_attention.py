@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,15 @@ import oracle
 import pytest
 import torch
 
-from flexdemo.attention import BACKENDS, BackendError, Plan, UnsupportedModelError, attention_probabilities, segment_attention
+from flexdemo import attention
+from flexdemo.attention import (
+    BACKENDS,
+    BackendError,
+    Plan,
+    UnsupportedModelError,
+    attention_probabilities,
+    segment_attention,
+)
 from flexdemo.masks import make_layout, make_mask_mod
 from flexdemo.methods import ask
 from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
@@ -132,7 +141,7 @@ def test_a_mask_that_a_layer_makes_itself_is_refused() -> None:
     """Doge multiplies a mask of its own into the one it is given; to ignore it would compute another model."""
     q, k, v = qkv(1, 2, 2, 2, 4)
     plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
-    with pytest.raises(UnsupportedModelError, match="mask of its own"):
+    with pytest.raises(UnsupportedModelError, match=r"mask of its own"):
         segment_attention(module(), q, k, v, torch.zeros(1, 1, 2, 4), segment_plan=plan)
 
 
@@ -147,7 +156,7 @@ def test_a_window_as_long_as_the_keys_hides_nothing() -> None:
 def test_sdpa_refuses_soft_capping_instead_of_dropping_it() -> None:
     q, k, v = qkv(1, 2, 2, 2, 4)
     plan = Plan("sdpa", {q.device: torch.zeros(1, 1, 2, 4)})
-    with pytest.raises(BackendError, match="caps its attention scores.*flex-eager"):
+    with pytest.raises(BackendError, match=r"caps its attention scores.*flex-eager"):
         segment_attention(module(), q, k, v, None, segment_plan=plan, softcap=5.0)
 
 
@@ -185,3 +194,49 @@ def test_many_lengths_and_strategies_in_one_process(prepared: Callable[..., Any]
             options = dict(mask=strategy, max_new_tokens=3, methods=("flex",))
             got, expected = (ask(lm, question, OTHERS[:1], **options)["flex"] for lm in (eager, dense))
             assert got.token_ids == expected.token_ids
+
+
+def test_compiled_flex_may_meet_many_shapes_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo's settings are each thread's own: a limit raised in one thread left the page's workers with 8 shapes."""
+    limits: list[int] = []
+
+    def kernel(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        limits.append(torch._dynamo.config.recompile_limit)
+        return query
+
+    monkeypatch.setattr(attention, "_compiled_flex", lambda device_type: kernel)
+    q, k, v = qkv(1, 2, 2, 1, 4)
+
+    def attend() -> None:
+        attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), 1.0, None)
+
+    for _ in range(2):
+        thread = threading.Thread(target=attend)
+        thread.start()
+        thread.join()
+    assert len(limits) == 2 and min(limits) >= 256
+
+
+def test_a_kernel_that_cannot_be_compiled_names_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(*args: Any, **kwargs: Any) -> torch.Tensor:
+        raise torch._dynamo.exc.FailOnRecompileLimitHit("too many shapes\nand a long story")
+
+    monkeypatch.setattr(attention, "_compiled_flex", lambda device_type: kernel)
+    q, k, v = qkv(1, 2, 2, 1, 4)
+    with pytest.raises(BackendError, match=r"cannot be compiled here \(too many shapes\): use flex-eager or sdpa"):
+        attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), 1.0, None)
+
+
+def test_sdpa_takes_an_output_whose_rows_are_not_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's memory-efficient kernel returns such outputs; one-token queries regroup their heads afterwards."""
+    plain = attention.scaled_dot_product_attention
+
+    def strided(*args: torch.Tensor, **options: object) -> torch.Tensor:
+        return plain(*args, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 1, 8), torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8)
+    bias = torch.zeros(3, 1, 1, 5)
+    expected = attention.attend_sdpa(query, key, value, bias, 0.3, None)
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", strided)
+    assert torch.equal(attention.attend_sdpa(query, key, value, bias, 0.3, None), expected)

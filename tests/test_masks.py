@@ -25,7 +25,7 @@ def layout_of(tokens: Sequence[oracle.Token]) -> Layout:
 
 
 def random_tokens(rng: random.Random, *, padding: bool) -> list[oracle.Token]:
-    """A packed prompt of random lengths: empty prefixes and single paraphrases too; pads in front of the suffix and behind."""
+    """A packed prompt of random lengths, empty prefixes too; pads in front of the suffix and behind."""
     tokens = [oracle.Token("prefix")] * rng.randrange(0, 4)
     for i in range(1, rng.randrange(2, 6)):
         tokens += [oracle.Token("paraphrase", i)] * rng.randrange(1, 6)
@@ -81,7 +81,7 @@ def test_the_block_mask_that_runs_is_the_dense_mask(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
 def test_block_masks_hide_no_visible_block(strategy: str) -> None:
-    """Past one block of 128 tokens: a block that the BlockMask skips holds no visible cell, a full one no hidden cell."""
+    """Past 128 tokens: a block that the BlockMask skips holds no visible cell, a full one no hidden cell."""
     tokens = [oracle.Token("prefix")] * 70
     for i, length in enumerate((130, 5, 200), start=1):
         tokens += [oracle.Token("paraphrase", i)] * length
@@ -99,7 +99,10 @@ def test_block_masks_hide_no_visible_block(strategy: str) -> None:
                 out[q, indices[0, 0, q, : counts[0, 0, q]].long()] = True
         return out
 
-    partial, full = grid(blocks.kv_num_blocks, blocks.kv_indices), grid(blocks.full_kv_num_blocks, blocks.full_kv_indices)
+    partial, full = (
+        grid(blocks.kv_num_blocks, blocks.kv_indices),
+        grid(blocks.full_kv_num_blocks, blocks.full_kv_indices),
+    )
     for q in range(partial.shape[0]):
         for kv in range(partial.shape[1]):
             cells = dense[q * 128 : (q + 1) * 128, kv * 128 : (kv + 1) * 128]
@@ -140,13 +143,13 @@ def test_make_layout_appends_answers_and_pads() -> None:
 
 
 def test_layouts_of_wrong_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"shape"):
         Layout(torch.zeros(3), torch.zeros(3))
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"shape"):
         Layout(torch.zeros(1, 3), torch.zeros(1, 4))
 
 
 def test_unknown_strategies_are_named() -> None:
     layout = make_layout((0, 1, 2), (PREFIX, PARAPHRASE, SUFFIX))
-    with pytest.raises(InputError, match="unknown mask strategy 'diagonal': choose from segment, isolated"):
+    with pytest.raises(InputError, match=r"unknown mask strategy 'diagonal': choose from segment, isolated"):
         make_mask_mod("diagonal", layout)

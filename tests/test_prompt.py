@@ -62,13 +62,13 @@ def test_property_2_segments_partition_the_tokens(chat: bool, n: int) -> None:
 
 
 def test_property_2_ids_are_the_concatenation_of_the_pieces_ids(tokenizer: Any) -> None:
-    """Every piece is tokenised alone: neighbours cannot merge across a border, and nothing is decoded and re-encoded."""
+    """Every piece is tokenised alone: neighbours cannot merge across a border; nothing is decoded and re-encoded."""
     prompt = build_prompt(tokenizer, QUESTION, OTHERS, prefix="Answer briefly.")
     alone = [tokenizer.encode(f"Q: {text}\n", add_special_tokens=False) for text in (QUESTION, *OTHERS)]
     prefix = [tokenizer.bos_token_id, *tokenizer.encode("Answer briefly.\n", add_special_tokens=False)]
     suffix = tokenizer.encode("A:", add_special_tokens=False)
     assert pieces(tokenizer, prompt) == [prefix, *alone, suffix]
-    assert list(prompt.token_ids) == sum([prefix, *alone, suffix], [])
+    assert list(prompt.token_ids) == [i for piece in (prefix, *alone, suffix) for i in piece]
 
 
 def test_a_paraphrase_has_the_same_ids_wherever_it_stands(tokenizer: Any) -> None:
@@ -151,7 +151,7 @@ def test_an_empty_prefix_without_bos_is_an_empty_segment() -> None:
 
 
 def test_chat_template_is_split_around_the_message() -> None:
-    """Rendered by the template itself for one message, the ids are those of prefix + P1 + suffix, but for the separator."""
+    """The ids are those that the template gives for one message, with the separator at its end."""
     tokenizer = models.tokenizer(chat=True)
     prompt = build_prompt(tokenizer, QUESTION)
     whole = tokenizer.apply_chat_template(
@@ -205,22 +205,24 @@ def test_a_user_prefix_stands_in_the_prefix(chat: bool) -> None:
 def test_template_can_be_chosen() -> None:
     tokenizer = models.tokenizer(chat=True)
     assert build_prompt(tokenizer, QUESTION, template="plain").kind == "plain"
-    with pytest.raises(InputError, match="unknown template 'markdown'.*auto, plain, chat"):
+    with pytest.raises(InputError, match=r"unknown template 'markdown'.*auto, plain, chat"):
         build_prompt(tokenizer, QUESTION, template="markdown")
 
 
-@pytest.mark.parametrize("template", ["no message at all", "{{ messages[0]['content'] }} {{ messages[0]['content'] }}<|end|>"])
+@pytest.mark.parametrize(
+    "template", ["no message at all", "{{ messages[0]['content'] }} {{ messages[0]['content'] }}<|end|>"]
+)
 def test_a_chat_template_without_one_place_for_the_message_is_refused(template: str) -> None:
     tokenizer = models.tokenizer(chat=True)
     tokenizer.chat_template = template
-    with pytest.raises(InputError, match="exactly once"):
+    with pytest.raises(InputError, match=r"exactly once"):
         chat_template(tokenizer)
 
 
 def test_a_chat_template_that_leaves_no_suffix_is_refused() -> None:
     tokenizer = models.tokenizer(chat=True)
     tokenizer.chat_template = "<|user|>{{ messages[0]['content'] }}"
-    with pytest.raises(InputError, match="ends with the user's message"):
+    with pytest.raises(InputError, match=r"ends with the user's message"):
         chat_template(tokenizer)
 
 
@@ -256,17 +258,17 @@ def test_bad_weights_are_named(tokenizer: Any, weights: Any, message: str) -> No
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
 def test_an_empty_question_or_paraphrase_is_named(tokenizer: Any, text: str) -> None:
-    with pytest.raises(InputError, match="the question is empty"):
+    with pytest.raises(InputError, match=r"the question is empty"):
         build_prompt(tokenizer, text)
-    with pytest.raises(InputError, match="paraphrase 2 is empty"):
+    with pytest.raises(InputError, match=r"paraphrase 2 is empty"):
         build_prompt(tokenizer, QUESTION, ["fine", text])
 
 
 def test_half_a_character_is_named(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="half a character"):
+    with pytest.raises(InputError, match=r"half a character"):
         build_prompt(tokenizer, "broken \ud83d emoji")
 
 
 def test_unknown_positions_are_named(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="unknown position scheme 'diagonal'.*aligned, right_aligned, sequential"):
+    with pytest.raises(InputError, match=r"unknown position scheme 'diagonal'.*aligned, right_aligned, sequential"):
         build_prompt(tokenizer, QUESTION).position_ids("diagonal")

@@ -9,6 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from flexdemo.tinyqa.questions import STYLES
+
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tinyqa"
 
 
@@ -37,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--questions", type=int, default=1000)
     evaluate.add_argument("--paraphrases", type=int, default=5, help="wordings of each question, the question counted")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--style",
+        action="append",
+        choices=(*STYLES, "all"),
+        help="spelling of the wordings (default: clean; repeatable)",
+    )
+    evaluate.add_argument("--dense", action="store_true", help="use a dense mask of its own, not the engine")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     commands.add_parser(
@@ -70,15 +79,20 @@ def run_train(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     import torch
 
-    from flexdemo.tinyqa.evaluate import Answerer, report
+    from flexdemo.model import load_model
+    from flexdemo.tinyqa.evaluate import Answerer, render, report
     from flexdemo.tinyqa.model import load
 
     if not (args.model / "config.json").is_file():
         raise ValueError(f"no model in {args.model}: give a folder that holds config.json")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    log = (lambda _: None) if args.json else (lambda text: print(text, flush=True))
-    result = report(Answerer(*load(args.model, device)), args.questions, args.paraphrases, args.seed, log=log)
-    print(json.dumps(result, indent=1, ensure_ascii=False))
+    styles = STYLES if "all" in (args.style or ()) else tuple(dict.fromkeys(args.style or ("clean",)))
+    lm = None if args.dense else load_model(args.model, device=device, dtype="float32")
+    log = (lambda _: None) if args.json else (lambda text: print(text, file=sys.stderr, flush=True))
+    result = report(
+        Answerer(*load(args.model, device)), args.questions, args.paraphrases, args.seed, styles, log=log, lm=lm
+    )
+    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else render(result))
     return 0
 
 

@@ -110,16 +110,12 @@ class World:
 
 
 def normalise(text: str) -> str:
-    """What two spellings of one text have in common: lower case, no accents, no punctuation, no articles."""
+    """What two wordings or names have in common: as for answers, but contractions count as their long forms."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("{x}", " subject ")
     plain = plain.replace("\u2019", "'").replace("what's", "what is").replace("who's", "who is").replace("'", "")
     words = re.sub(r"[\W_]+", " ", plain).split()
     return " ".join(w for w in words if w not in ("a", "an", "the"))
-
-
-def is_right(answer: str, accepted: Sequence[str]) -> bool:
-    return normalise(answer) in {normalise(a) for a in accepted}
 
 
 def split_cell(cell: str) -> tuple[str, ...]:

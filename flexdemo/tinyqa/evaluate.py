@@ -1,6 +1,6 @@
-"""Boundary: measures a saved model on the questions of `questions`, by dense masks built from the ids; no files written.
+"""Boundary: measures a saved model on the questions of `questions`, by dense masks made from the ids; writes no files.
 
-It shares no attention code with the engine on purpose: two ways to one number.
+Two ways to one number: `all_answers` shares no attention code with the engine, `engine_answers` is the engine.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from flexdemo.methods import ask
+from flexdemo.metrics import exact_match
+from flexdemo.model import LanguageModel
 from flexdemo.tinyqa.data import (
     UNKNOWN_ANSWER,
     World,
     accepted_answers,
     fill,
-    is_right,
     load_world,
     normalise,
     questions_from,
@@ -42,7 +44,7 @@ class Answerer:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     tokens: int = 16_000
-    longest: int = 16
+    longest: int = 20
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -123,13 +125,28 @@ def all_answers(answerer: Answerer, records: Sequence[Mapping]) -> dict[str, lis
     return found
 
 
+def engine_answers(lm: LanguageModel, records: Sequence[Mapping]) -> dict[str, list]:
+    """The same by the engine's public `ask`, one record at a time and without the logit average."""
+    found: dict[str, list] = {name: [] for name in ("per_prompt", "origin", *FUSIONS)}
+    for record in records:
+        asked = (lm, record["question"], record["paraphrases"])
+        result = ask(*asked, methods=("flex", "origin", "per_prompt", "causal"), mass=False)
+        for name in ("flex", "origin", "causal"):
+            found[name].append(result[name].answer)
+        found["per_prompt"].append([view.answer for view in result["per_prompt"].views])
+        for name, positions in (("segment_sequential", "sequential"), ("segment_aligned", "aligned")):
+            raw = ask(*asked, methods=("flex",), positions=positions, weights="raw", mass=False)
+            found[name].append(raw["flex"].answer)
+    return found
+
+
 def table(records: Sequence[Mapping], answers: Mapping[str, list]) -> dict:
     """Share of right answers for every method, over all records and for each relation."""
     right: dict[str, list[list[bool]]] = {}
     for name, given in answers.items():
         many = [g if isinstance(g, list) else [g] for g in given]
         key = "mean_single" if name == "per_prompt" else name
-        right[key] = [[is_right(a, r["answers"]) for a in each] for each, r in zip(many, records, strict=True)]
+        right[key] = [[exact_match(a, r["answers"]) for a in each] for each, r in zip(many, records, strict=True)]
     overall = {name: share([ok for each in rows for ok in each]) for name, rows in right.items()}
     relations = {}
     for relation in dict.fromkeys(r["relation"] for r in records):
@@ -140,7 +157,7 @@ def table(records: Sequence[Mapping], answers: Mapping[str, list]) -> dict:
 
 
 def refused(answers: Sequence[str]) -> float:
-    return share([is_right(a, (UNKNOWN_ANSWER,)) for a in answers])
+    return share([exact_match(a, (UNKNOWN_ANSWER,)) for a in answers])
 
 
 def refusals(answerer: Answerer, world: World, count: int, seed: int) -> dict[str, float]:
@@ -164,7 +181,7 @@ def rewriting(answerer: Answerer, records: Sequence[Mapping], tries: int, temper
         distinct.append(len({normalise(text) for text in texts}) / tries)
         written.append(texts)
     answers = iter(answerer.answers([[answerer.prompt([text])] for texts in written for text in texts]))
-    right = [is_right(next(answers), r["answers"]) for r in records for _ in range(tries)]
+    right = [exact_match(next(answers), r["answers"]) for r in records for _ in range(tries)]
     return {
         "questions": len(records), "each": tries, "temperature": temperature,
         "keeps_subject": share(kept), "new": share(new), "answered_right": share(right),
@@ -183,32 +200,61 @@ def typical(answerer: Answerer, world: World) -> dict:
         for f in world.facts
     ]
     given = answerer.answers([[answerer.prompt([r["question"]])] for r in records])
-    wrong = [(r["question"], a) for r, a in zip(records, given, strict=True) if not is_right(a, r["answers"])]
+    wrong = [(r["question"], a) for r, a in zip(records, given, strict=True) if not exact_match(a, r["answers"])]
     right = round(1 - len(wrong) / max(1, len(records)), 4)
     return {"questions": len(records), "right": right, "wrong": wrong[:40]}
 
 
 def report(
     answerer: Answerer, questions: int, paraphrases: int, seed: int, styles: Sequence[str] = STYLES,
-    folder: Path | None = None, log: Callable[[str], None] = lambda _: None,
+    folder: Path | None = None, log: Callable[[str], None] = lambda _: None, lm: LanguageModel | None = None,
 ) -> dict:  # fmt: skip
-    """Everything that is measured, as one JSON-ready object."""
+    """Everything that is measured, as one JSON-ready object; with `lm` the table is answered by the engine."""
     world = load_world(folder)
     torch.manual_seed(seed)
-    result: dict = {"seed": seed, "paraphrases": paraphrases, "held_out": {}, "false_refusals": {}}
+    attention = "engine" if lm else "dense"
+    result: dict = {
+        "seed": seed,
+        "paraphrases": paraphrases,
+        "attention": attention,
+        "held_out": {},
+        "false_refusals": {},
+    }
     for style in styles:
         records = styled_questions(world, questions, paraphrases, seed, style)
-        answers = all_answers(answerer, records)
+        answers = engine_answers(lm, records) if lm else all_answers(answerer, records)
         result["held_out"][style] = table(records, answers)
         answers["mean_single"] = [a for each in answers.pop("per_prompt") for a in each]
         result["false_refusals"][style] = {name: refused(given) for name, given in answers.items()}
         log(f"{style}: {result['held_out'][style]['overall']}")
     trained = questions_from(world, questions, 1, seed, "train")
     given = answerer.answers([[answerer.prompt([r["question"]])] for r in trained])
-    result["clean_train"] = share([is_right(a, r["answers"]) for a, r in zip(given, trained, strict=True)])
+    result["clean_train"] = share([exact_match(a, r["answers"]) for a, r in zip(given, trained, strict=True)])
     result["typical"] = typical(answerer, world)
     result["refusals"] = refusals(answerer, world, max(20, questions // 4), seed)
     result["rewriting"] = rewriting(answerer, trained[: max(5, questions // 10)], 5, 0.9)
     log(f"trained wordings {result['clean_train']}, typical {result['typical']['right']}")
     log(f"refusals {result['refusals']}")
     return result
+
+
+def render(result: Mapping) -> str:
+    """The report for a reader: a table of right answers, a line for each of the rest."""
+    styles = result["held_out"]
+    names = list(dict.fromkeys(name for each in styles.values() for name in each["overall"]))
+    lines = ["held-out wordings, share right", " " * 20 + "".join(f"{style:>10}" for style in styles)]
+    for name in names:
+        lines.append(f"{name:<20}" + "".join(f"{each['overall'][name]:>10.3f}" for each in styles.values()))
+    lines.append(f"{'questions':<20}" + "".join(f"{each['questions']:>10}" for each in styles.values()))
+    for relation in next(iter(styles.values()))["relations"]:
+        flex = [each["relations"][relation]["flex"] for each in styles.values()]
+        lines.append(f"  flex, {relation:<18}"[:26].ljust(20) + "".join(f"{value:>10.3f}" for value in flex))
+    lines.append(f"trained wordings, clean: {result['clean_train']}")
+    lines.append(f"every fact in its first wording: {result['typical']['right']} of {result['typical']['questions']}")
+    lines += [f"  wrong: {question} -> {answer}" for question, answer in result["typical"]["wrong"]]
+    lines.append("refused, as it should: " + ", ".join(f"{k} {v}" for k, v in result["refusals"].items()))
+    for style, rates in result["false_refusals"].items():
+        lines.append(f"refused wrongly, {style}: single {rates['mean_single']}, flex {rates['flex']}")
+    written = {k: v for k, v in result["rewriting"].items() if k != "samples"}
+    lines.append("paraphrases written: " + ", ".join(f"{k} {v}" for k, v in written.items()))
+    return "\n".join(lines)

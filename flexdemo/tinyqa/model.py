@@ -50,6 +50,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 def build_model(vocab: int, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int) -> LlamaForCausalLM:
     config = LlamaConfig(
+        trained_to_paraphrase=True,  # read by flexdemo.paraphrase: the cue alone is enough
         vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=kv_heads, intermediate_size=mlp, max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,

@@ -148,9 +148,19 @@ def syllables(rng: random.Random, low: int, high: int) -> str:
     return "".join(parts)
 
 
+def blend(first: str, second: str, rng: random.Random) -> str:
+    """The beginning of one name and the end of another."""
+    return first[: rng.randint(1, max(1, len(first) - 2))] + second[rng.randint(1, max(1, len(second) - 2)) :]
+
+
+def letters(rng: random.Random) -> str:
+    """Letters as they come, for names that look like nothing known."""
+    return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 9)))
+
+
 def _title(rng: random.Random) -> str:
     adjective, noun, other = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(NOUNS)
-    name = syllables(rng, 1, 3).capitalize()
+    name = (syllables(rng, 1, 3) if rng.random() < 0.8 else letters(rng)).capitalize()
     return rng.choice((
         f"The {adjective} {noun}", f"The {noun} of {name}", f"{name}", f"The {noun} and the {other}",
         f"{name}'s {noun}", f"A {noun} in {name}", f"{adjective} {noun}s", f"The {adjective} {noun} of {name}",
@@ -161,10 +171,10 @@ def _title(rng: random.Random) -> str:
 
 def invent(kind: str, rng: random.Random) -> str:
     """A name of that kind that nothing has (the caller compares it with the real ones)."""
-    name = syllables(rng, 1, 3)
+    name = syllables(rng, 1, 3) if rng.random() < 0.8 else letters(rng)
     capital = name.capitalize()
     if kind == "country":
-        return (capital if rng.random() < 0.3 else syllables(rng, 1, 2).capitalize()) + rng.choice(COUNTRY_ENDS)
+        return (capital if rng.random() < 0.5 else syllables(rng, 1, 2).capitalize()) + rng.choice(COUNTRY_ENDS)
     if kind in ("capital", "state_capital", "state"):
         return rng.choice(("", "", "", "New ", "Port ", "San ")) + capital + rng.choice(CITY_ENDS)
     if kind == "element":

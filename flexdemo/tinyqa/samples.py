@@ -14,10 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flexdemo.tinyqa import noise
-from flexdemo.tinyqa.data import UNKNOWN_ANSWER, Fact, World, doubtful_names, fill, fits, normalise
+from flexdemo.tinyqa.data import SLOT, UNKNOWN_ANSWER, Fact, World, doubtful_names, fill, fits, normalise
 from flexdemo.tinyqa.noise import NoiseRates
 from flexdemo.tinyqa.wording import TrainingWordings, training_wordings
 
+# Kinds whose names may rightly be asked about in each other's questions ("Where is Paris?").
+RELATED = (
+    frozenset({"country", "capital", "state", "state_capital", "river", "mountain", "landmark"}),
+    frozenset({"book", "painting", "work"}),
+    frozenset({"element", "thing", "symbol"}),
+)
 FUSED = 120  # segment number of what sees everything earlier: suffix and answer, and every token of a causal pack
 PREFIX = 0
 INSTRUCTIONS = (
@@ -33,10 +39,10 @@ INSTRUCTIONS = (
 class Mix:
     """Shares of what is trained on. `causal` and `segment` are equal so that no attention scheme is favoured."""
 
-    single: float = 0.36
-    causal: float = 0.26
-    segment: float = 0.26
-    rewrite: float = 0.12
+    single: float = 0.33
+    causal: float = 0.24
+    segment: float = 0.24
+    rewrite: float = 0.19
     unknown: float = 0.15
     prefix: float = 0.15
     sequential: float = 0.3
@@ -108,6 +114,8 @@ class Sampler:
         self.wordings: Mapping[str, TrainingWordings] = training_wordings(world)
         self.doubtful = doubtful_names(world.facts)
         self.names = {normalise(s) for f in world.facts for s in f.subjects}
+        templates = [t for w in (*world.questions.values(), *world.about.values(), world.general) for t in w.train]
+        self.words = sorted({word for t in templates for word in t.split() if SLOT not in word})
         grouped = world.by_relation()
         self.relations = list(grouped)
         # Between one share each and shares by size: small relations are not drowned, large ones still get learned.
@@ -128,14 +136,39 @@ class Sampler:
         return Asked(fact.relation, fact.kind, subjects, fact.answers[0])
 
     def invented(self, kind: str) -> str:
+        real = [f for name in self.relations for f in self.facts[name][:1] if f.kind == kind]
         while True:
-            name = noise.invent(kind, self.rng)
+            if real and kind not in noise.EXACT_KINDS and self.rng.random() < 0.3:
+                pool = self.facts[real[0].relation]
+                name = noise.blend(self.rng.choice(pool).subjects[0], self.rng.choice(pool).subjects[0], self.rng)
+            else:
+                name = noise.invent(kind, self.rng)
             if normalise(name) not in self.names:
                 return name
 
+    def mismatched(self) -> Asked:
+        """A real name in a question for another kind of thing ("Who wrote gold?")."""
+        while True:
+            asked, other = self.fact(), self.fact()
+            same = asked.kind == other.kind or any({asked.kind, other.kind} <= kinds for kinds in RELATED)
+            name = self.rng.choice(other.subjects)
+            if not same and all(name not in f.subjects for f in self.facts[asked.relation]):
+                return Asked(asked.relation, asked.kind, (name,), UNKNOWN_ANSWER)
+
+    def salad(self) -> Asked:
+        """Words in no order: nothing to answer, but a paraphrase of it still has to copy them."""
+        words = self.rng.choices(self.words, k=self.rng.randint(1, 9))
+        if self.rng.random() < 0.5:
+            words.insert(self.rng.randrange(len(words) + 1), noise.syllables(self.rng, 1, 3))
+        return Asked(None, "general", ("",), UNKNOWN_ANSWER, (" ".join(words),))
+
     def unknown(self) -> Asked:
         roll = self.rng.random()
-        if roll < 0.5:  # an invented name in a question we know
+        if roll < 0.06:
+            return self.salad()
+        if roll < 0.14:
+            return self.mismatched()
+        if roll < 0.55:  # an invented name in a question we know
             fact = self.fact()
             return Asked(fact.relation, fact.kind, (self.invented(fact.kind),), UNKNOWN_ANSWER)
         if roll < 0.85:  # a real thing (or an invented one) asked about something we have no fact for
@@ -212,7 +245,7 @@ class Sampler:
 
     def rewritten(self) -> Pack:
         """A question and another wording of it that keeps the subject's name."""
-        asked = self.unknown() if self.rng.random() < 0.35 else self.known()
+        asked = self.unknown() if self.rng.random() < 0.5 else self.known()
         template, subject = self.wording(asked), self.subject(asked)
         question = self.question(asked, template, subject)
         for _ in range(20):
@@ -230,6 +263,13 @@ class Sampler:
     def _wrapped(self, text: str) -> str:
         before, after = self.rng.choice(self.world.before.train), self.rng.choice(self.world.after.train)
         where = self.rng.choices(("before", "after", "both"), (5, 3, 1))[0]
+        if (
+            where != "after"
+            and before.endswith(", ")
+            and text.split()[0] in self.words
+            and text[:2] not in ("I ", "I'")
+        ):
+            text = text[:1].lower() + text[1:]
         return (before if where != "after" else "") + text + (after if where != "before" else "")
 
     def example(self) -> Pack:

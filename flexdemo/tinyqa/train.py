@@ -35,7 +35,7 @@ class TrainConfig:
     """Everything that decides what comes out; the defaults are those of the model in `assets/`."""
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 5204
     minutes: float | None = (
         None  # if set, the learning rate reaches zero at this time or at `steps`, whichever is first
     )

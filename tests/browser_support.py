@@ -1,0 +1,72 @@
+"""What browser tests and screenshots share: a Chromium, a server in a process of its own. No tests here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "assets" / "tinyqa"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+def find_chromium(playwright: Any) -> str | None:
+    """An installed Chromium, or playwright's own if it was downloaded; None if there is neither."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    installed = next((path for path in map(shutil.which, names) if path), None)
+    own = playwright.chromium.executable_path
+    return installed or (own if Path(own).is_file() else None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serve(*arguments: str, seconds: float = 120.0) -> Iterator[str]:
+    """`python app.py` on a free port; yields its address once it answers."""
+    port = free_port()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+    )
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        end = time.monotonic() + seconds
+        while not answers(url):
+            if process.poll() is not None or time.monotonic() > end:
+                process.kill()
+                raise RuntimeError(f"app.py did not come up:\n{process.communicate()[0]}")
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

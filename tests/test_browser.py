@@ -1,0 +1,390 @@
+"""The page in a real Chromium: a visitor's main job, and what must not happen."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import browser_support
+import models
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
+TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
+Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        executable = browser_support.find_chromium(playwright)
+        if executable is None:
+            pytest.skip("no Chromium is installed (chromium, chromium-browser, google-chrome or playwright's own)")
+        opened = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def slow_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server over a random model that answers at length and slowly: for streaming, stopping and long prompts."""
+    folder = tmp_path_factory.mktemp("model")
+    model, tokenizer = models.random_model(num_hidden_layers=12, max_position_embeddings=4096), models.tokenizer()
+    with torch.no_grad():
+        for i in range(len(tokenizer)):  # only plain text: no end tokens, no ends of lines, no halves of characters
+            if not re.fullmatch("[!-~]+", tokenizer.decode([i])) or i in tokenizer.all_special_ids:
+                model.lm_head.weight[i] = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with browser_support.serve("--model", str(folder)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def bundled_url(browser: Browser) -> Iterator[str]:
+    """A server as a newcomer starts it."""
+    assert browser_support.BUNDLED.is_dir(), "the bundled model is missing from assets/"
+    with browser_support.serve() as url:
+        yield url
+
+
+class Visit:
+    """One page with everything it asked for and complained about."""
+
+    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **context})
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.url, self.requests, self.problems = url, [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
+        self.page.goto(url)
+        self.page.locator("#mask-plot .nsewdrag").wait_for()
+        # Handlers of the first change events must be through before a test counts redraws.
+        self.page.wait_for_timeout(300)
+
+    def fill(self, name: str, text: str) -> None:
+        self.page.locator(f"#{name} textarea").fill(text)
+
+    def number(self, name: str, value: float) -> None:
+        box = self.page.locator(f"#{name} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+
+    def text(self, name: str) -> str:
+        return self.page.locator(f"#{name}").text_content() or ""
+
+    def cells(self) -> str:
+        return self.page.evaluate(Z)
+
+    def run(self) -> None:
+        line = self.page.locator("#status-run .prose")
+        before = line.text_content() or ""
+        self.page.locator("#run").click()
+        expect(line).not_to_have_text(before)  # it tells times: two runs that say the same are no worry
+        self.done()
+
+    def done(self) -> None:
+        expect(self.page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
+
+
+@pytest.fixture
+def visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
+    made = Visit(browser, slow_url)
+    yield made
+    made.context.close()
+
+
+def clean(visit: Visit) -> None:
+    """No complaint in the console and no request to anywhere else."""
+    assert visit.problems == []
+    assert [url for url in visit.requests if not url.startswith((visit.url, "data:", "blob:"))] == []
+
+
+def test_a_newcomer_gets_answers_mask_and_tokens(browser: Browser, bundled_url: str) -> None:
+    visit = Visit(browser, bundled_url)
+    visit.fill("question", "What is the capital of Peru?")
+    visit.fill("paraphrase-1", "Which city is Peru's capital?")
+    visit.run()
+    assert visit.text("answer-flex") == visit.text("answer-causal") == "Lima"
+    for card in ("flex", "causal"):
+        assert re.search(r"\d+ tokens? · [\d.]+ tokens/s · first token \d+ ms", visit.text(f"stats-{card}"))
+    assert "Lima" in visit.text("answers-alone")
+    status = visit.text("status")
+    for fact in ("tinyqa", "cpu", "float32", "backend", "of 2,048 tokens"):
+        assert fact in status
+    assert visit.page.locator("#token-view .token").count() == int(re.search(r"prompt (\d+)", status).group(1))
+    clean(visit)
+    visit.context.close()
+
+
+def test_examples_fill_the_form_and_run(browser: Browser, bundled_url: str) -> None:
+    visit = Visit(browser, bundled_url)
+    example = visit.page.locator("#examples button").last
+    question = (example.text_content() or "").strip()
+    visit.fill("question", "something else")
+    example.click()
+    expect(visit.page.locator("#question textarea")).to_have_value(question)
+    visit.run()
+    assert visit.text("answer-flex")
+    clean(visit)
+    visit.context.close()
+
+
+def test_the_model_writes_paraphrases_and_edits_stay(browser: Browser, bundled_url: str) -> None:
+    visit = Visit(browser, bundled_url)
+    visit.fill("question", "What is the capital of Peru?")
+    visit.fill("paraphrase-1", "My own wording of it?")
+    rows = visit.page.locator("[id^=paraphrase-]")
+    before = rows.count()
+    visit.page.locator("#write-paraphrases").click()
+    expect(rows).not_to_have_count(before)
+    expect(visit.page.locator("#paraphrase-1 textarea")).to_have_value("My own wording of it?")
+    texts = [box.input_value() for box in rows.locator("textarea").all()]
+    assert all(texts) and len(set(texts)) == len(texts)
+    clean(visit)
+    visit.context.close()
+
+
+def test_answers_stream(visit: Visit) -> None:
+    visit.number("max-new-tokens", 120)
+    visit.page.evaluate(
+        """() => {
+            window.seen = [];
+            const look = () => {
+                const text = document.querySelector('#answer-flex')?.textContent ?? '';
+                if (text !== window.seen.at(-1)) window.seen.push(text);
+            };
+            const all = {subtree: true, childList: true, characterData: true};
+            new MutationObserver(look).observe(document.querySelector('#answers'), all);
+        }"""
+    )
+    visit.run()
+    seen = [text for text in visit.page.evaluate("() => window.seen") if text]
+    assert len(seen) >= 4, "the answer came in pieces"
+    assert [len(text) for text in seen] == sorted(len(text) for text in seen)
+    assert seen[-1] == visit.text("answer-flex")
+    clean(visit)
+
+
+def test_nothing_moves_while_an_answer_streams(visit: Visit) -> None:
+    visit.number("max-new-tokens", 24)
+    place = "() => Math.round(document.querySelector('#mask-plot').getBoundingClientRect().top + scrollY)"
+    visit.run()
+    places = {visit.page.evaluate(place)}
+    visit.page.locator("#run").click()
+    for _ in range(10):
+        visit.page.wait_for_timeout(40)
+        places.add(visit.page.evaluate(place))
+    assert len(places) == 1
+
+
+def test_stop_really_stops(visit: Visit) -> None:
+    visit.number("max-new-tokens", 256)
+    visit.page.locator("#run").click()
+    expect(visit.page.locator("#answer-flex")).not_to_be_empty()
+    visit.page.locator("#stop").click()
+    expect(visit.page.locator("#status-run")).to_contain_text("Stopped")
+    visit.page.wait_for_timeout(200)
+    text = visit.text("answer-flex")
+    visit.page.wait_for_timeout(600)
+    assert text and visit.text("answer-flex") == text and "Stopped" in visit.text("status-run")
+    # The model is free at once: a short run would otherwise wait for the long one.
+    visit.number("max-new-tokens", 2)
+    began = time.monotonic()
+    visit.run()
+    assert time.monotonic() - began < 2.5
+    clean(visit)
+
+
+def test_mask_redraws_before_any_run(visit: Visit) -> None:
+    segment = visit.cells()
+    visit.page.locator("#strategy input").click()
+    visit.page.get_by_role("option", name=re.compile("Causal")).click()
+    expect(visit.page.locator("#mask-caption")).to_contain_text("Every token sees everything earlier")
+    visit.page.wait_for_function(f"before => ({Z})() !== before", arg=segment)
+    visit.page.locator("#positions input").click()
+    visit.page.get_by_role("option", name=re.compile("Sequential")).click()
+    expect(visit.page.locator("#mask-caption")).to_contain_text("numbered 0, 1, 2")
+    assert visit.text("answer-flex") == ""
+    clean(visit)
+
+
+def test_mask_and_tokens_follow_typing(visit: Visit) -> None:
+    count = visit.page.locator("#token-view .token").count()
+    visit.page.locator("#paraphrase-1 textarea").press_sequentially(" and something more", delay=5)
+    visit.page.wait_for_function("n => document.querySelectorAll('#token-view .token').length > n", arg=count)
+    visit.page.wait_for_timeout(500)
+    tokens = visit.page.locator("#token-view .token").count()
+    assert f"prompt {tokens} " in visit.text("status-model")
+    assert len(visit.cells().split(",")) == tokens
+
+
+def test_mask_hover_names_tokens_segments_and_reason(visit: Visit) -> None:
+    box = visit.page.locator("#mask-plot .nsewdrag").bounding_box()
+    visit.page.locator("#mask-plot").scroll_into_view_if_needed()
+    box = visit.page.locator("#mask-plot .nsewdrag").bounding_box()
+    n = visit.page.locator("#token-view .token").count()
+    visit.page.mouse.move(box["x"] + box["width"] * 2.5 / n, box["y"] + box["height"] * 5.5 / n)
+    hover = visit.page.locator("#mask-plot .hovertext")
+    expect(hover).to_contain_text("visible: own paraphrase")
+    expect(hover).to_contain_text(re.compile(r"query 5 .*\(P1\).*key\s+2 .*\(P1\)", re.DOTALL))
+
+
+def test_weights_change_shares_and_the_fused_answer(visit: Visit) -> None:
+    visit.number("max-new-tokens", 12)
+    visit.page.locator("#add-paraphrase").click()
+    visit.fill("paraphrase-1", "Name 7 rivers, please, in Japan, and say 8 things of each!")
+    visit.run()
+    visit.number("weight-0", 0)
+    visit.number("weight-2", 0)
+    expect(visit.page.locator("#shares")).to_contain_text(re.compile(r"P1\s+0\.000.*P2\s+1\.000", re.DOTALL))
+    visit.run()
+    alone = visit.page.locator("#answers-alone tbody tr").nth(1).locator(".alone-answer").text_content()
+    assert visit.text("answer-flex") == alone, "one paraphrase with all the weight answers as that paraphrase alone"
+    visit.page.locator("#equal-weights").click()
+    expect(visit.page.locator("#shares")).to_contain_text("Equal shares, 1/3 each")
+    clean(visit)
+
+
+def test_rows_are_added_and_removed_without_losing_edits(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#add-paraphrase").click()
+    visit.fill("paraphrase-3", "the third")
+    visit.fill("paraphrase-2", "the second")
+    visit.number("weight-3", 4)
+    page.locator("#remove-1").click()
+    expect(page.locator("#paraphrase-3")).to_have_count(0)
+    expect(page.locator("#paraphrase-1 textarea")).to_have_value("the second")
+    expect(page.locator("#paraphrase-2 textarea")).to_have_value("the third")
+    expect(page.locator("#weight-2 input[type=number]")).to_have_value("4")
+    for _ in range(12):
+        page.locator("#add-paraphrase").click()
+        page.wait_for_timeout(60)
+    expect(page.locator("#paraphrase-10")).to_be_visible()
+    expect(page.locator("#paraphrase-1 textarea")).to_have_value("the second")
+    for _ in range(10):
+        page.locator("#remove-1").click()
+        page.wait_for_timeout(60)
+    expect(page.locator("[id^=paraphrase-]")).to_have_count(0)
+    expect(page.locator("#token-legend")).not_to_contain_text("P2")
+    visit.number("max-new-tokens", 3)
+    visit.run()
+    assert visit.text("answer-flex") != ""
+    clean(visit)
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("", "The question is empty"),
+        ("x" * 2001, "The question is too long: it has 2,001 characters"),
+    ],
+)
+def test_bad_input_is_told_inline_and_nothing_is_lost(visit: Visit, question: str, said: str) -> None:
+    visit.number("max-new-tokens", 3)
+    visit.run()
+    answer, kept = visit.text("answer-flex"), visit.page.locator("#paraphrase-1 textarea").input_value()
+    visit.fill("question", question)
+    alert = visit.page.locator("#message [role=alert]")
+    expect(alert).to_contain_text(said)
+    visit.page.locator("#run").click()
+    expect(visit.page.locator("#status-run")).to_contain_text("Not run")
+    expect(alert).to_contain_text(said)
+    assert visit.text("answer-flex") == answer
+    assert visit.page.locator("#paraphrase-1 textarea").input_value() == kept
+    assert visit.page.locator("#question textarea").input_value() == question
+    visit.fill("question", "Better now?")
+    expect(alert).to_have_count(0)
+    assert visit.page.locator(".toast-body").count() == 0
+    clean(visit)
+
+
+def test_text_stays_text(visit: Visit) -> None:
+    visit.number("max-new-tokens", 3)
+    visit.fill("question", NASTY)
+    visit.fill("paraphrase-1", NASTY)
+    expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d"))
+    visit.run()
+    wordings = visit.page.locator("#answers-alone .wording")
+    assert wordings.first.text_content() == NASTY
+    shown = "".join(visit.page.locator("#token-view .token .text").all_text_contents()).replace("·", " ")
+    assert NASTY in shown
+    assert visit.page.title() == "flexdemo"
+    assert visit.page.locator("#see :is(b, script)", has_text=re.compile("^x$|hacked")).count() == 0
+    labels = visit.page.evaluate(f"() => {TRACE}.x.join()")
+    assert "&lt;" in labels and "<script" not in labels
+    clean(visit)
+
+
+def test_ctrl_enter_runs_from_any_field(visit: Visit) -> None:
+    visit.number("max-new-tokens", 3)
+    visit.page.locator("#paraphrase-1 textarea").focus()
+    visit.page.keyboard.press("Control+Enter")
+    visit.done()
+    assert visit.text("answer-flex")
+    visit.page.locator("#run").focus()
+    visit.page.keyboard.press("Tab")
+    assert visit.page.evaluate("() => document.activeElement.id") == "stop"
+
+
+def test_every_field_has_a_name(visit: Visit) -> None:
+    nameless = visit.page.evaluate(
+        """() => [...document.querySelectorAll('#page :is(input, textarea, button, select)')]
+            .filter(e => e.offsetParent && !e.labels?.length && !e.ariaLabel && !e.textContent.trim())
+            .map(e => e.outerHTML.slice(0, 160))"""
+    )
+    assert nameless == []
+
+
+def test_a_long_prompt_is_drawn_as_blocks_and_in_an_exact_window(visit: Visit) -> None:
+    visit.fill("question", "a longer question " * 60)
+    expect(visit.page.locator("#mask-caption")).to_contain_text("Overview: a cell is the mean over")
+    visit.page.locator("#mask-exact input").check()
+    expect(visit.page.locator("#mask-caption")).to_contain_text("Exact window")
+    visit.page.wait_for_function(f"() => ({Z})().split(',').length === 512")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1400, "dark"), (800, "light")])
+def test_layout_fits(browser: Browser, slow_url: str, width: int, scheme: str) -> None:
+    visit = Visit(browser, slow_url, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    visit.number("max-new-tokens", 40)
+    visit.run()
+    wide, dark = visit.page.evaluate(
+        "() => [document.documentElement.scrollWidth, document.body.classList.contains('dark')]"
+    )
+    assert wide <= width
+    assert dark == (scheme == "dark")
+    background, ink = visit.page.evaluate(
+        "() => [document.body, document.querySelector('#answer-flex')].map((e, i) => "
+        "getComputedStyle(e)[i ? 'color' : 'backgroundColor'].match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + +b, 0))"
+    )
+    assert (background < 150 and ink > 600) if dark else (background > 600 and ink < 150)
+    columns = [visit.page.locator(f"#{name}").bounding_box() for name in ("ask", "see")]
+    assert (columns[1]["y"] > columns[0]["y"]) == (width < 700)
+    clean(visit)
+    visit.context.close()
+
+
+def test_two_visitors_do_not_meet(browser: Browser, slow_url: str) -> None:
+    one, two = Visit(browser, slow_url), Visit(browser, slow_url)
+    one.number("max-new-tokens", 120)
+    two.number("max-new-tokens", 4)
+    two.fill("question", "Another question?")
+    one.page.locator("#run").click()
+    expect(one.page.locator("#answer-flex")).not_to_be_empty()
+    two.page.locator("#run").click()
+    two.page.locator("#stop").click()
+    one.done()
+    assert "Stopped" not in one.text("status-run") and len(one.text("answer-flex")) > 20
+    assert one.page.locator("#question textarea").input_value() != "Another question?"
+    for visit in (one, two):
+        clean(visit)
+        visit.context.close()

@@ -1,0 +1,100 @@
+"""Imports point downwards only (DESIGN.md section 4): read from the source, so that lazy imports count too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "flexdemo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Lower layers first. A module may import from layers below its own, and from its own.
+LAYERS = (
+    {"config"},
+    {"prompt", "metrics", "cells"},
+    {"masks", "plots", "cache"},
+    {"attention"},
+    {"model"},
+    {"generation"},
+    {"methods", "paraphrase", "attribution"},
+    {"cli", "evaluate", "benchmark", "tinyqa"},
+    {"ui"},
+    {"__main__", "__init__"},
+)
+LEAVES = {
+    "config": set(),
+    "metrics": set(),
+    "cells": set(),
+    "plots": {"cells"},
+    "prompt": {"config"},
+    "masks": {"config", "prompt"},
+}
+
+
+def layer(module: str) -> int:
+    module = "ui" if module.startswith("ui_") else module
+    found = [i for i, names in enumerate(LAYERS) if module in names]
+    assert found, f"{module} has no layer in this test: give it one, on purpose"
+    return found[0]
+
+
+def module_of(path: Path) -> str:
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Names of flexdemo's modules and of top-level packages that a file imports, also inside functions."""
+    own: set[str] = set()
+    foreign: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "flexdemo":
+                    own.add(parts[1] if len(parts) > 1 else "__init__")
+                else:
+                    foreign.add(parts[0])
+        elif isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".") if node.module else []
+            if node.level == 0 and parts[0] != "flexdemo":
+                foreign.add(parts[0])
+                continue
+            inside = parts[1:] if node.level == 0 else parts
+            if node.level <= 1 and path.parent != PACKAGE and node.level == 1:
+                continue  # within tinyqa
+            own.update([inside[0]] if inside else [alias.name for alias in node.names])
+    return own, foreign
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    module = module_of(path)
+    own, _ = imports(path)
+    modules = {module_of(each) for each in FILES}
+    upwards = {name for name in (own & modules) - {module} if layer(name) > layer(module)}
+    assert not upwards, f"{path.name} imports from above: {upwards}"
+
+
+@pytest.mark.parametrize("module", LEAVES)
+def test_leaves_know_no_more_than_they_may(module: str) -> None:
+    own, _ = imports(PACKAGE / f"{module}.py")
+    assert own <= LEAVES[module]
+
+
+@pytest.mark.parametrize(("library", "homes"), [("gradio", {"ui.py"}), ("plotly", {"plots.py"})])
+def test_a_library_of_the_page_has_one_home(library: str, homes: set[str]) -> None:
+    assert {path.name for path in FILES if library in imports(path)[1]} == homes
+
+
+def test_prompt_config_and_metrics_are_torch_free() -> None:
+    for module in ("config", "prompt", "metrics", "cells"):
+        assert not imports(PACKAGE / f"{module}.py")[1] & {"torch", "transformers", "gradio", "plotly"}
+
+
+def test_this_test_sees_lazy_and_absolute_imports(tmp_path: Path) -> None:
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from flexdemo.ui import a\n    import gradio.themes\n    import flexdemo.cli\n")
+    assert imports(file) == ({"ui", "cli"}, {"gradio"})

@@ -1,0 +1,190 @@
+"""plots and cells: pictures say what the mask says, and text stays text."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flexdemo import plots
+from flexdemo.cells import PARAPHRASE_COLOURS, REASONS, Window, block_means, reason_codes, segment_colour, visible_text
+from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
+from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
+
+LENGTHS = (2, 4, 3, 5, 2)  # prefix, P1..P3, suffix
+
+
+def make(lengths: tuple[int, ...] = LENGTHS, strategy: str = "segment", weights: tuple[float, ...] | None = None):
+    """A mask by the engine's own mask_mod, tokens and segments."""
+    last = len(lengths) - 1
+    segments, start = [], 0
+    for i, length in enumerate(lengths):
+        role = "prefix" if i == 0 else "suffix" if i == last else "paraphrase"
+        name = f"P{i}" if role == "paraphrase" else role
+        weight = (weights or (0.5,) * last)[i - 1] if role == "paraphrase" else None
+        segments.append(SimpleNamespace(name=name, role=role, start=start, end=start + length, weight=weight))
+        start += length
+    ids = [i for i, length in enumerate(lengths) for _ in range(length)]
+    roles = [PREFIX if i == 0 else SUFFIX if i == last else PARAPHRASE for i in ids]
+    layout = make_layout(ids, roles)
+    mask = dense_mask(make_mask_mod(strategy, layout), layout)[0].numpy()
+    return mask, [f" t{i}" for i in range(start)], segments
+
+
+def words(mask: np.ndarray, segments: list, window: Window | None = None) -> np.ndarray:
+    return np.array(REASONS, dtype=object)[reason_codes(mask, segments, window=window)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_reasons_agree_with_the_mask_of_every_strategy(strategy: str) -> None:
+    mask, _, segments = make(strategy=strategy)
+    said = words(mask, segments)
+    assert all(said[q, k].startswith("visible" if mask[q, k] else "hidden") for q, k in np.ndindex(mask.shape))
+    assert "hidden: masked" not in said and "visible: later token" not in said
+
+
+def test_reasons_name_the_rule() -> None:
+    mask, _, segments = make()
+    said = words(mask, segments)
+    assert said[3, 2] == "visible: own paraphrase"
+    assert said[7, 0] == "visible: prefix"
+    assert said[7, 3] == "hidden: other paraphrase"
+    assert said[3, 9] == "hidden: later token"
+    assert said[14, 3] == "visible: fused (suffix sees all)"
+    assert said[15, 14] == "visible: own suffix"
+    assert words(*make(strategy="isolated")[::2])[3, 0] == "hidden: prefix"
+    assert words(*make(strategy="causal")[::2])[7, 3] == "visible: earlier paraphrase"
+    late = words(*make(strategy="late_fusion")[::2])
+    assert late[14, 3] == "hidden: other paraphrase"
+    assert late[14, 10] == "visible: the paraphrase its suffix joins"
+    assert words(*make(strategy="bidirectional")[::2])[2, 4] == "visible: later token of the same paraphrase"
+
+
+def test_weight_zero_is_told_as_the_reason() -> None:
+    mask, _, segments = make(weights=(0.0, 0.5, 0.5))
+    mask = mask.copy()
+    mask[14:, 2:6] = False
+    said = words(mask, segments)
+    assert (said[14:, 2:6] == "hidden: weight 0").all()
+    assert said[14, 7] == "visible: fused (suffix sees all)"
+
+
+def test_window_is_the_same_cells() -> None:
+    mask, tokens, segments = make()
+    window = Window(query=5, key=2, size=6)
+    assert (words(mask, segments, window) == words(mask, segments)[5:11, 2:8]).all()
+    z = plots.mask_figure(mask, tokens, segments, window=window).data[0].z
+    assert ((z > 0) == mask[5:11, 2:8]).all()
+    assert Window(query=99, key=-3, size=6).clamped(16) == Window(10, 0, 6)
+
+
+def test_figure_cells_are_the_mask_and_colours_are_the_key_segments() -> None:
+    mask, tokens, segments = make()
+    trace = plots.mask_figure(mask, tokens, segments).data[0]
+    assert ((trace.z > 0) == mask).all()
+    steps = [trace.colorscale[2 * i][1] for i in range(len(trace.colorscale) // 2)]
+    for segment in segments:
+        column = trace.z[:, segment.start]
+        assert {steps[value] for value in column if value} == {segment_colour(segment.name, segment.role)}
+
+
+def test_axes_name_segments_and_queries_go_down() -> None:
+    mask, tokens, segments = make()
+    layout = plots.mask_figure(mask, tokens, segments).layout
+    for axis in (layout.xaxis, layout.yaxis):
+        assert [re.sub("<.*?>|■", "", name).strip() for name in axis.ticktext] == [s.name for s in segments]
+    assert layout.yaxis.range[0] > layout.yaxis.range[1]
+    assert layout.yaxis.scaleanchor == "x"
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
+    inner = {shape.x0 for shape in layout.shapes if shape.type == "line" and shape.x0 == shape.x1}
+    assert inner == {segment.end - 0.5 for segment in segments[:-1]}
+
+
+def test_text_of_a_token_cannot_be_markup() -> None:
+    mask, tokens, segments = make()
+    tokens[3] = "<b>x</b>&lt;\n"
+    label = plots.mask_figure(mask, tokens, segments).data[0].x[3]
+    assert "&lt;b&gt;x&lt;/b&gt;&amp;lt;↵" in label
+    assert "<b>x" not in label.replace("<b>&lt;", "")
+    title = plots.mask_figure(mask, tokens, segments, strategy="<i>").layout.title.text
+    assert title == "&lt;i&gt;"
+
+
+def test_labels_are_distinct_for_equal_tokens() -> None:
+    mask, tokens, segments = make()
+    assert len(set(plots.mask_figure(mask, ["same"] * len(tokens), segments).data[0].x)) == len(tokens)
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"), [(" a", "·a"), ("\n", "↵"), ("", "∅"), ("\u202e", "\\u202e"), ("é", "é"), ("\x00", "\\u0000")]
+)
+def test_visible_text(token: str, shown: str) -> None:
+    assert visible_text(token) == shown
+
+
+def test_long_masks_become_block_means_and_say_so() -> None:
+    mask, tokens, segments = make((1, 300, 297, 2))
+    figure = plots.mask_figure(mask, tokens, segments)
+    assert figure.data[0].z.shape == (200, 200)
+    assert "3 x 3" in figure.layout.title.text and "600 x 600" in figure.layout.title.text
+    assert np.isclose(figure.data[0].z.mean(), mask.mean(), atol=1e-6)
+    exact = plots.mask_figure(mask, tokens, segments, window=Window(size=512))
+    assert exact.data[0].z.shape == (512, 512)
+
+
+def test_block_means_with_an_uneven_edge() -> None:
+    mask = np.tril(np.ones((5, 5), dtype=bool))
+    assert np.allclose(block_means(mask, 2), [[0.75, 0, 0], [1, 0.75, 0], [1, 1, 1]])
+
+
+def test_difference_has_exact_shares() -> None:
+    segment, tokens, segments = make()
+    causal = make(strategy="causal")[0]
+    shares = plots.difference_densities(segment, causal)
+    assert shares == {"kept": segment.mean(), "removed": (causal & ~segment).mean(), "added": 0.0}
+    figure = plots.difference_figure(segment, causal, tokens, segments, name="segment", against="causal")
+    assert f"removed {shares['removed']:.4f}" in figure.layout.title.text
+    assert (figure.data[0].z == np.where(segment, 1, np.where(causal, 2, 0))).all()
+    assert figure.data[0].text[7, 3] == "removed: visible in causal only"
+
+
+def test_png_holds_the_mask() -> None:
+    mask, _, segments = make()
+    png = plots.mask_png(mask, segments)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82")
+    assert struct.unpack(">II", png[16:24]) == (16, 16)
+    start = png.index(b"IDAT")
+    data = zlib.decompress(png[start + 4 : start + 4 + struct.unpack(">I", png[start - 4 : start])[0]])
+    lines = np.frombuffer(data, dtype=np.uint8).reshape(16, 17)
+    assert (lines[:, 0] == 0).all() and ((lines[:, 1:] > 0) == mask).all()
+    assert struct.unpack(">I", plots.mask_png(mask, scale=3)[16:20]) == (48,)
+
+
+def test_html_is_whole_and_offers_no_cloud() -> None:
+    mask, tokens, segments = make()
+    page = plots.figure_html(plots.mask_figure(mask, tokens, segments))
+    assert not re.search(r"<(script|link)[^>]*(src|href)=", page)
+    assert '"modeBarButtonsToRemove": ["sendChartToCloud"]' in page
+
+
+def test_token_spans_cover_every_token_once() -> None:
+    _, tokens, segments = make()
+    spans = plots.token_spans(tokens, segments)
+    assert [text for text, _ in spans] == [visible_text(token) for token in tokens]
+    assert [name for _, name in spans] == [s.name for s in segments for _ in range(s.end - s.start)]
+
+
+def test_colours_of_twelve_paraphrases_differ() -> None:
+    assert len({segment_colour(f"P{i}", "paraphrase") for i in range(1, 13)}) == len(PARAPHRASE_COLOURS) == 12
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    mask, tokens, segments = make()
+    with pytest.raises(ValueError, match="does not fit"):
+        plots.mask_figure(mask, tokens[:-1], segments)
+    with pytest.raises(ValueError, match="do not fit"):
+        plots.difference_figure(mask, mask[:-1, :-1], tokens, segments)

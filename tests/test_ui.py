@@ -1,0 +1,304 @@
+"""The page without a browser: converters, handlers, endpoints through gradio's own client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+import flexdemo
+from flexdemo import ui, ui_work
+from flexdemo import ui_parts as parts
+from flexdemo.cli import mask_dict
+from flexdemo.config import InputError, Limits
+from flexdemo.masks import STRATEGIES
+from flexdemo.methods import METHODS
+from flexdemo.model import LanguageModel
+from flexdemo.plots import Window
+from flexdemo.prompt import build_prompt
+from flexdemo.ui_parts import ROWS, Form
+from flexdemo.ui_work import Run, Runs
+
+QUESTION = "What is the capital of Peru?"
+NASTY = "<script>alert(1)</script> <b>bold</b> ${1+1} {{x}} &lt; </s> <|user|>"
+
+
+def form(*paraphrases: str, question: str = QUESTION, **changes: Any) -> Form:
+    rows = (*paraphrases, *[""] * (ROWS - len(paraphrases)))
+    given: dict[str, Any] = {
+        "weights": (1.0,) * (ROWS + 1), "strategy": "segment", "positions": "aligned", "methods": tuple(METHODS),
+        "max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seed": 0, "prefix": "",
+    }  # fmt: skip
+    return Form(question, rows, **{**given, **changes})
+
+
+# Forms
+
+
+def test_form_reads_the_widgets_in_order() -> None:
+    rows, weights = [f"row {i}" for i in range(ROWS)], list(range(ROWS + 1))
+    read = Form.from_values(["q", *rows, *weights, "causal", "sequential", ["flex"], 7, 0.5, 0.9, 3, None])
+    assert (read.question, read.paraphrases, read.weights) == ("q", tuple(rows), tuple(weights))
+    assert (read.strategy, read.positions, read.methods) == ("causal", "sequential", ("flex",))
+    assert (read.max_new_tokens, read.temperature, read.top_p, read.seed, read.prefix) == (7, 0.5, 0.9, 3, "")
+
+
+def test_blank_rows_are_left_out_and_names_stay() -> None:
+    given = form("one", "  ", "three", weights=(1.0, 2.0, 9.0, 3.0, *[1.0] * 7))
+    assert given.names == ("P1", "P2", "P4")
+    assert given.used_weights == (1.0, 2.0, 3.0)
+    assert given.arguments()["paraphrases"] == ["one", "three"]
+
+
+def test_names_of_the_page_reach_mask_tokens_and_shares(lm: LanguageModel) -> None:
+    drawn = parts.draw(lm, Limits(), form("", "Name it."))
+    assert {name for _, name in drawn.spans} == {"prefix", "P1", "P3", "suffix"}
+    assert "is-P3" in drawn.legend and "is-P2" not in drawn.shares
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (form(question=" "), "the question is empty"),
+        (form(question="x" * 2001), "the question is too long: it has 2,001 characters, the limit is 2,000"),
+        (form("ok", "y" * 2001), "paraphrase 2 is too long"),
+        (form(*["many words " * 60] * 3), "prompt and answer need"),
+        (form(max_new_tokens=300), "an answer of 300 tokens is too long"),
+        (form(max_new_tokens=None), "the answer length is empty"),
+        (form("a", weights=(1.0, None, *[1.0] * 9)), "the weight of P2 is empty"),
+        (form(weights=(0.0, *[1.0] * 10)), "at least one weight must be above 0"),
+        (form(strategy="odd"), "unknown mask strategy 'odd'"),
+        (form(positions="odd"), "unknown position scheme 'odd'"),
+    ],
+)
+def test_forms_that_cannot_run_say_why_and_clear_nothing(lm: LanguageModel, given: Form, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parts.draw(lm, Limits(), given)
+    (frame,) = ui_work.answers(lm, Limits(), given, Run(threading.Event()))
+    *cards, table, line, message = frame
+    assert cards == [None, None] and table is None and line == "Not run"
+    assert 'role="alert"' in message and said.casefold() in message.casefold().replace("&#x27;", "'")
+
+
+def test_too_many_paraphrases_are_refused() -> None:
+    with pytest.raises(InputError, match="11 paraphrases are too many: give at most 10"):
+        parts.check_request(Limits(), QUESTION, ["x"] * 11)
+
+
+# Drawings
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_drawing_shows_the_mask_that_runs(lm: LanguageModel, strategy: str) -> None:
+    given = form("Name it.", strategy=strategy)
+    drawn = parts.draw(lm, Limits(), given)
+    prompt = build_prompt(lm.tokenizer, QUESTION, ["Name it."])
+    rows = mask_dict(prompt, strategy, "aligned")["rows"]
+    assert [["1" if z else "0" for z in row] for row in drawn.figure.data[0].z] == [list(row) for row in rows]
+    assert STRATEGIES[strategy].label in drawn.caption
+
+
+def test_weight_zero_is_drawn_hidden(lm: LanguageModel) -> None:
+    drawn = parts.draw(lm, Limits(), form("Name it.", weights=(0.0, *[1.0] * 10)))
+    prompt = build_prompt(lm.tokenizer, QUESTION, ["Name it."])
+    first, suffix = prompt.segments[1], prompt.segments[-1]
+    assert not drawn.figure.data[0].z[suffix.start, first.start : first.end].any()
+    assert drawn.figure.data[0].text[suffix.start, first.start] == "hidden: weight 0"
+
+
+def test_long_prompts_are_drawn_as_blocks_or_as_a_window(prepared: Any) -> None:
+    lm = prepared("llama", "sdpa", max_position_embeddings=4096)
+    given = form(*["many words and more " * 20] * 4)
+    drawn = parts.draw(lm, Limits(), given)
+    assert drawn.is_long and "Overview" in drawn.caption and max(drawn.figure.data[0].z.shape) <= 256
+    exact = parts.draw(lm, Limits(), given, window=Window(10, 10))
+    assert exact.figure.data[0].z.shape == (512, 512) and "Exact window" in exact.caption
+
+
+# HTML
+
+
+def test_text_is_escaped_everywhere(lm: LanguageModel) -> None:
+    given = form(NASTY, question=NASTY)
+    *_, last = flexdemo.stream(lm, **given.arguments())
+    pieces = [parts.table_html(given, last), parts.alert_html(NASTY)]
+    nasty = SimpleNamespace(answer=NASTY, token_ids=(1,), seconds=0.1, stopped_by=NASTY)
+    pieces.append(parts.card_html("flex", nasty, 0.05))
+    for piece in pieces:
+        assert "<script" not in piece and "<b>bold" not in piece and "&lt;script&gt;" in piece
+
+
+def test_card_holds_exactly_the_answer() -> None:
+    answered = SimpleNamespace(answer="Lima", token_ids=(1, 2, 3), seconds=0.3, stopped_by="end token")
+    html = parts.card_html("flex", answered, 0.1)
+    assert '<div id="answer-flex" class="answer">Lima</div>' in html
+    assert "<b>3</b> tokens" in html and "<b>10.0</b> tokens/s" in html and "<b>100</b> ms" in html
+
+
+def test_one_token_has_no_rate() -> None:
+    answered = SimpleNamespace(answer="x", token_ids=(1,), seconds=0.3, stopped_by=None)
+    assert "one token has no rate" in parts.stats_html(answered, 0.1)
+
+
+def test_table_has_a_line_for_each_wording(lm: LanguageModel) -> None:
+    given = form("Name it.", "Which city?")
+    *_, last = flexdemo.stream(lm, **given.arguments())
+    assert parts.table_html(given, last).count("<tr>") == 1 + 3
+    assert parts.table_html(given, None).count("<tr>") == 1 + 3
+    assert parts.table_html(form("Name it.", methods=("flex", "causal")), None) == ""
+
+
+def test_status_names_what_runs(lm: LanguageModel) -> None:
+    said = parts.model_html(lm, Limits(), 61, 32)
+    for fact in (lm.name, "cpu", lm.backend, "float32", "61", "1,024", "32"):
+        assert fact in said
+
+
+# Answers and stopping
+
+
+def test_answers_grow_and_end_with_the_result_of_ask(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_work, "FRAME_SECONDS", 0.0)
+    given = form("Name it.", max_new_tokens=8)
+    frames = list(ui_work.answers(lm, Limits(), given, Run(threading.Event())))
+    result = flexdemo.ask(lm, **given.arguments())
+    assert len(frames) >= 3
+    first, last = frames[1], frames[-1]
+    assert f">{parts.escape(result['flex'].answer)}</div>" in last[0]
+    assert f">{parts.escape(result['causal'].answer)}</div>" in last[1]
+    assert "Done" in last[-2] and "Running" in first[-2]
+
+
+def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_work, "FRAME_SECONDS", 0.0)
+    runs = Runs()
+    run = runs.start("a")
+    frames = ui_work.answers(lm, Limits(), form(max_new_tokens=200, methods=("flex",)), run)
+    for _ in range(4):
+        next(frames)
+    seen = len(run.last["flex"].token_ids)
+    assert "Stopped" in runs.stop("a")
+    assert list(frames) == []
+    assert len(run.last["flex"].token_ids) <= seen + 1
+    assert "Stopped" in runs.last_word("a") and runs.last_word("a") is None
+
+
+def test_sessions_stop_their_own_run_only() -> None:
+    runs = Runs()
+    one, two = runs.start("one"), runs.start("two")
+    runs.stop("one")
+    assert one.flag.is_set() and not two.flag.is_set()
+    runs.end("one", one)
+    assert runs.stop("one") is None
+    runs.forget("two")
+    assert two.flag.is_set() and runs.last_word("two") is None
+
+
+# Rows
+
+
+def test_rows_are_added_and_removed_with_their_edits() -> None:
+    rows = ui_work.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8])
+    assert rows == ui_work.Rows(("a", "b"), (1, 2, 3))
+    assert rows.added("c") == ui_work.Rows(("a", "b", "c"), (1, 2, 3, 1.0))
+    assert rows.removed(0) == ui_work.Rows(("b",), (1, 3))
+    full = ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
+    assert full.added("y") == full
+
+
+def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: ["Mine", "w1", "w2", "w3", "w4", "w5"])
+    rows = ui_work.Rows(("mine", ""), (1, 2, 3)).written(lm, Limits(), QUESTION, 0)
+    assert rows.texts == ("mine", "w1", "w2", "w3", "w4") and rows.weights == (1, 2, 3, 1.0, 1.0, 1.0)
+    with pytest.raises(InputError, match="remove one first"):
+        ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1)).written(lm, Limits(), QUESTION, 0)
+    monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: [])
+    with pytest.raises(InputError, match="nothing new"):
+        rows.written(lm, Limits(), QUESTION, 0)
+
+
+# Endpoints
+
+
+@pytest.fixture(scope="module")
+def client(lm: LanguageModel) -> Iterator[Client]:
+    demo = ui.build_demo(lm)
+    demo.queue()
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def test_only_the_two_endpoints_are_public(client: Client) -> None:
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/mask"}
+
+
+def test_generate_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
+    options = {"methods": ["all"], "mask": "anchor", "weights": [1, 3], "max_new_tokens": 5}
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], **options, api_name="/generate")
+    want = flexdemo.ask(lm, QUESTION, ["Name it."], **options).to_dict()
+    assert got.keys() == want.keys() and got["seconds"].keys() == want["seconds"].keys()
+    for key in ("model", "device", "dtype", "backend", "mask"):
+        assert got[key] == want[key]
+    assert got["prompt"] == want["prompt"]
+    assert [r["token_ids"] for r in got["results"]] == [list(r["token_ids"]) for r in want["results"]]
+
+
+def test_endpoints_have_defaults(client: Client) -> None:
+    assert client.predict(question=QUESTION, api_name="/generate")["results"][0]["method"] == "flex"
+
+
+def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], mask="isolated", api_name="/mask")
+    want = mask_dict(build_prompt(lm.tokenizer, QUESTION, ["Name it."]), "isolated", "aligned")
+    assert got == want
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "arguments", "said"),
+    [
+        ("/generate", {"question": ""}, "the question is empty"),
+        ("/generate", {"question": QUESTION, "mask": "odd"}, "unknown mask strategy 'odd'"),
+        ("/generate", {"question": QUESTION, "methods": ["odd"]}, "unknown method 'odd'"),
+        ("/generate", {"question": QUESTION, "paraphrases": ["x"] * 11}, "give at most 10"),
+        ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
+        ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
+        ("/mask", {"question": "x" * 3000}, "shorten it"),
+        ("/mask", {"question": QUESTION, "against": "odd"}, "unknown mask strategy 'odd'"),
+    ],
+)
+def test_endpoints_explain_bad_input(client: Client, endpoint: str, arguments: dict, said: str) -> None:
+    with pytest.raises(AppError, match=said):
+        client.predict(**arguments, api_name=endpoint)
+
+
+# Page
+
+
+def test_contract_of_element_ids(lm: LanguageModel) -> None:
+    demo = ui.build_demo(lm)
+    ids = {block.elem_id for block in demo.blocks.values()}
+    wanted = {f"paraphrase-{i}" for i in range(1, 11)} | {f"weight-{i}" for i in range(11)}
+    wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "mask-plot", "token-view", "status"}
+    wanted |= {"strategy", "positions", "max-new-tokens"}
+    assert wanted <= ids
+    inner = "".join(str(block.value) for block in demo.blocks.values() if isinstance(block, gr.HTML))
+    assert 'id="answer-flex"' in inner and 'id="answer-causal"' in inner
+
+
+def test_nothing_is_fetched_for_the_looks() -> None:
+    options = ui.launch_options()
+    style = (ui.ASSETS / "style.css").read_text(encoding="utf-8")
+    assert "url(" not in style and "@import" not in style and "http" not in style
+    assert not any("http" in sheet for sheet in options["theme"]._stylesheets)
+
+
+@pytest.mark.parametrize("examples", [[], [{"question": "Q?", "paraphrases": [], "note": "<i>"}]])
+def test_page_builds_with_and_without_examples(lm: LanguageModel, examples: list) -> None:
+    assert ui.build_demo(lm, examples=examples).blocks

@@ -1,0 +1,134 @@
+"""Property 15: properties 3, 4, 9 and 10 over architectures from small random configurations; refusals by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import models
+import oracle
+import pytest
+import torch
+from test_model import assert_property_3, assert_property_4
+
+from flexdemo.attention import UnsupportedModelError
+from flexdemo.methods import Result, ask
+from flexdemo.model import LanguageModel, prepare
+from flexdemo.prompt import build_prompt
+
+QUESTION, OTHERS = "What is the capital?", ["Name it.", "Which city is Peru's capital?"]
+WORKING = [*models.ZOO, *models.MORE]
+NEW_TOKENS = 4
+
+
+def assert_property_9(plain: Any, result: Result) -> None:
+    """`origin`, every `per_prompt` and `causal` answer = the plain model's own `generate` on that prompt."""
+    prompt = result.prompt
+    prefix, suffix = prompt.token_ids[: prompt.segments[0].end], prompt.token_ids[prompt.suffix_start :]
+    alone = [(*prefix, *prompt.token_ids[s.start : s.end], *suffix) for s in prompt.paraphrases]
+    cases = [(alone[0], result["origin"].token_ids), (prompt.token_ids, result["causal"].token_ids)]
+    cases += [(ids, view.token_ids) for ids, view in zip(alone, result["per_prompt"].views, strict=True)]
+    for ids, told in cases:
+        given = torch.tensor([ids])
+        out = plain.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=len(told),
+            do_sample=False,
+            pad_token_id=0,
+        )
+        assert tuple(out[0, len(ids) :].tolist()) == told
+
+
+def assert_property_10(plain: Any, result: Result) -> None:
+    """Every view = the oracle's uncached recomputation, token for token, and its log-probabilities."""
+    for name, (view, reference) in oracle.decode_views(plain, result.to_dict()).items():
+        assert list(view["token_ids"]) == reference.token_ids, name
+        assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5), name
+
+
+@pytest.mark.parametrize("kind", WORKING)
+def test_property_15_exact_over_the_zoo(
+    kind: str, prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any]
+) -> None:
+    try:
+        plain = plain_model(kind)
+    except ValueError as error:  # an architecture that this version of transformers has not got
+        pytest.skip(str(error).splitlines()[0])
+    lm = prepared(kind)
+    prompt = build_prompt(lm.tokenizer, QUESTION, OTHERS)
+    assert_property_3(lm, plain, prompt, atol=5e-5)
+    assert_property_4(lm, prompt, "segment", experts="num_experts" in models.MORE.get(kind, {}))
+    result = ask(lm, QUESTION, OTHERS, methods=("all",), weights=[1, 2, 1], max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, result)
+    assert_property_10(plain, result)
+
+
+@pytest.mark.parametrize("kind", models.REFUSED)
+def test_property_15_refused_by_name_with_the_reason(kind: str, tokenizer: Any) -> None:
+    reason = models.REFUSED[kind][1]
+    model = models.random_model(kind)
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        prepare(model, tokenizer, name=kind)
+    assert "\n" not in str(caught.value)
+    assert kind.split("_")[0] in str(caught.value).lower().replace("-", "").replace("gptoss", "gpt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mistral", {"sliding_window": 16}),
+        ("phi3", {"sliding_window": 16}),
+        ("mixtral", {"sliding_window": 16}),
+        ("gemma2", {"sliding_window": 16}),
+        ("gemma3_text", {"sliding_window": 16}),
+        ("olmo3", {"sliding_window": 16}),
+        ("cohere2", {"sliding_window": 16}),
+        # a mask of sliding layers that the attention function is not told of
+        (
+            "smollm3",
+            {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        ),
+    ],
+)
+def test_a_window_shorter_than_prompt_and_answer_is_refused(kind: str, changes: dict, tokenizer: Any) -> None:
+    lm = prepare(models.random_model(kind, **changes), tokenizer, name=kind)
+    with pytest.raises(UnsupportedModelError, match=r"window of 16 tokens, shorter than prompt and answer"):
+        ask(lm, QUESTION, OTHERS, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
+def test_a_window_longer_than_prompt_and_answer_hides_nothing(
+    kind: str, prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any]
+) -> None:
+    lm, plain = prepared(kind, sliding_window=200), plain_model(kind, sliding_window=200)
+    result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, result)
+    assert_property_10(plain, result)
+
+
+def test_tied_embeddings_and_attention_biases_work(
+    prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any]
+) -> None:
+    changes = dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True)
+    lm, plain = prepared("llama", **changes), plain_model("llama", **changes)
+    result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, result)
+    assert_property_10(plain, result)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 64},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256},
+    ],
+)  # fmt: skip
+def test_rope_variants_stay_the_models_own(scaling: dict, tokenizer: Any) -> None:
+    lm = prepare(models.random_model("llama", rope_parameters=scaling), tokenizer, name="llama", backend="sdpa")
+    plain = models.random_model("llama", rope_parameters=scaling)
+    result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, result)
+    assert_property_10(plain, result)
