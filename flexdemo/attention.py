@@ -184,7 +184,7 @@ def attention_probabilities(query: Tensor, key: Tensor, bias: Tensor, scale: flo
     query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
     """
     rows, heads, _, width = query.shape
-    last = query[:, :, -1].reshape(rows, key.shape[1], heads // key.shape[1], width)  # (rows, H, D) -> (rows, KVH, G, D)
+    last = query[:, :, -1].reshape(rows, key.shape[1], -1, width)  # (rows, H, D) -> (rows, KVH, G, D)
     scores = (last.float() @ key.float().transpose(2, 3)) * scale  # (rows, KVH, G, kv)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
