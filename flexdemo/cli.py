@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STRATEGY_NAMES = (
     "segment, isolated, causal, anchor, late_fusion, bidirectional"  # masks.py loads torch; a test compares
 )
+METHOD_NAMES = "flex, origin, per_prompt, vote, avg, max, weighted_avg, weighted_max, leave_one_out, causal"
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
@@ -109,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         action="append",
         dest="methods",
-        help="flex (default), origin, per_prompt, causal or all (repeat for several)",
+        help=f"{METHOD_NAMES} or all (default: flex; repeat for several)",
     )
     generate.add_argument("--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or 'raw'")
     defaults = Decoding()
@@ -170,7 +171,7 @@ def run_generate(args: argparse.Namespace) -> None:
     check_wordings(args.question, args.paraphrases, args.weights)
     from .methods import Encoding, ask, check_encoding, resolve_methods
 
-    methods = [method.name for method in resolve_methods(args.methods or ["flex"])]
+    methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
     check_encoding(Encoding(args.mask, args.positions))
     Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     result = ask(

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .config import Decoding, InputError
-from .generation import Answer, Encoding, Progress, Stream, View, generate
+from .generation import Answer, Combine, Encoding, Progress, Stream, View, generate
 from .masks import STRATEGIES, dense_mask, density, make_layout, make_mask_mod
-from .metrics import answer_text
+from .metrics import answer_text, majority
 from .model import LanguageModel
-from .prompt import POSITIONS, SegmentedPrompt, build_prompt, decode_ids, token_texts
+from .prompt import POSITIONS, SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
+from .results import MethodResult, Result, ViewResult
 
 SEGMENT = Encoding("segment", "aligned")
 CAUSAL = Encoding("causal", "sequential")
+
+
+Streams = Callable[[SegmentedPrompt, Encoding], tuple[Stream, ...]]
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,9 @@ class Method:
     name: str
     label: str
     summary: str
-    streams: Callable[[SegmentedPrompt, Encoding], tuple[Stream, ...]]
+    streams: Streams
     spokesman: Callable[[Sequence[str]], int] = lambda answers: 0
+    minimum: int = 1  # wordings without which the method means nothing
 
 
 def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
@@ -56,93 +63,72 @@ def _causal(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
     return (Stream((View("causal", CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
 
 
+def _one_by_one(prompt: SegmentedPrompt) -> tuple[View, ...]:
+    return tuple(_alone(prompt, i, segment.name) for i, segment in enumerate(prompt.paraphrases))
+
+
+def mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Mean of the rows' raw logits, (rows, V) -> (V,)."""
+    return logits.mean(dim=0)
+
+
+def weighted_mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Mean of the rows' raw logits weighted by the paraphrases' shares, (rows, V) -> (V,)."""
+    shares = torch.tensor(weights, dtype=logits.dtype, device=logits.device)
+    return (shares / shares.sum()) @ logits
+
+
+def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Log of the element-wise maximum of the rows' softmaxes, (rows, V) -> (V,)."""
+    return torch.log_softmax(logits, dim=-1).amax(dim=0)
+
+
+def _combined(combine: Combine) -> Streams:
+    return lambda prompt, encoding: (Stream(_one_by_one(prompt), combine, prompt.weights),)
+
+
+def _heaviest(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+    return (Stream((_one_by_one(prompt)[prompt.weights.index(max(prompt.weights))],)),)
+
+
+def _leave_one_out(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+    n = len(prompt.paraphrases)
+    streams = []
+    for i, segment in enumerate(prompt.paraphrases):
+        kept = [0.0 if j == i else weight for j, weight in enumerate(prompt.weights)]
+        if not any(kept):  # only the hidden one had weight: the others share
+            kept = [float(j != i) for j in range(n)]
+        shares = normalise_weights(kept, n)
+        streams.append(Stream((View(f"without {segment.name}", SEGMENT, shares, prompt.suffix_position("aligned")),)))
+    return tuple(streams)
+
+
 _ALL = (
     Method("flex", "Fused (flex)", "All paraphrases fused by the chosen mask, positions and weights.", _flex),
     Method("origin", "Question alone", "Only the question, as a plain prompt.", _origin),
+    Method("per_prompt", "Each paraphrase alone", "Each wording as a plain prompt; P1 speaks for all.", _per_prompt),
+    Method("vote", "Vote", "Each wording as a plain prompt; the most frequent answer wins.", _per_prompt, majority),
+    Method("avg", "Mean of logits", "One token for all wordings, from their mean logits.", _combined(mean_logits)),
     Method(
-        "per_prompt",
-        "Each paraphrase alone",
-        "Each wording as a plain prompt; the first answer stands for all.",
-        _per_prompt,
+        "max",
+        "Most confident",
+        "One token for all wordings, from their highest probability.",
+        _combined(max_probability),
+    ),
+    Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _combined(weighted_mean_logits)),
+    Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
+    Method(
+        "leave_one_out",
+        "Leave one out",
+        "Fused without each wording in turn; needs two wordings.",
+        _leave_one_out,
+        minimum=2,
     ),
     Method(
-        "causal",
-        "Standard attention",
-        "All paraphrases one after the other, every token seeing all before it.",
-        _causal,
+        "causal", "Standard attention", "All wordings one after the other, each token seeing all before it.", _causal
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
-
-
-@dataclass(frozen=True)
-class ViewResult:
-    """One view's own answer; `segment_mass` has a row for each token: prefix, P1..PN, suffix + own answer."""
-
-    name: str
-    weights: tuple[float, ...]
-    suffix_position: int
-    answer: str
-    generation: str
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    logprobs: tuple[float, ...]
-    segment_mass: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """What one method answered; `seconds` is the time from the request to this method's last token."""
-
-    method: str
-    answer: str
-    generation: str
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    logprobs: tuple[float, ...]
-    stopped_by: str | None
-    seconds: float
-    mask: Mapping[str, Any]
-    backend: str
-    views: tuple[ViewResult, ...]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line."""
-
-    model: str
-    device: str
-    dtype: str
-    backend: str
-    mask: Mapping[str, Any]
-    prompt: SegmentedPrompt
-    position_ids: tuple[int, ...]
-    results: tuple[MethodResult, ...]
-    seconds: Mapping[str, float]
-    done: bool
-
-    def __getitem__(self, method: str) -> MethodResult:
-        return next(result for result in self.results if result.method == method)
-
-    def to_dict(self) -> dict[str, Any]:
-        prompt = {
-            "token_ids": list(self.prompt.token_ids),
-            "tokens": list(self.prompt.tokens),
-            "segment_ids": list(self.prompt.segment_ids),
-            "position_ids": list(self.position_ids),
-            "segments": [asdict(segment) for segment in self.prompt.segments],
-        }
-        return {
-            "model": self.model,
-            "device": self.device,
-            "dtype": self.dtype,
-            "backend": self.backend,
-            "mask": dict(self.mask),
-            "prompt": prompt,
-            "results": [asdict(result) for result in self.results],
-            "seconds": dict(self.seconds),
-        }
 
 
 def check_encoding(encoding: Encoding) -> None:
@@ -168,14 +154,18 @@ def mask_facts(prompt: SegmentedPrompt, encoding: Encoding) -> dict[str, Any]:
     return {"strategy": encoding.strategy, "positions": encoding.positions, "density": visible}
 
 
-def resolve_methods(names: Sequence[str]) -> tuple[Method, ...]:
-    """Methods by name, in order, each once; "all" stands for every one."""
-    wanted = [name for given in names for name in (METHODS if given == "all" else (given,))]
+def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ...]:
+    """Methods by name, in order, each once; "all" stands for every one that so many wordings allow."""
+    possible = [name for name, method in METHODS.items() if wordings >= method.minimum]
+    wanted = [name for given in names for name in (possible if given == "all" else (given,))]
     unknown = [name for name in wanted if name not in METHODS]
     if unknown:
         raise InputError(f"unknown method {unknown[0]!r}: choose from all, {', '.join(METHODS)}")
     if not wanted:
         raise InputError(f"choose at least one method of {', '.join(METHODS)}")
+    lacking = [name for name in wanted if name not in possible]
+    if lacking:
+        raise InputError(f"{lacking[0]} needs at least {METHODS[lacking[0]].minimum} wordings: add a paraphrase")
     return tuple(METHODS[name] for name in dict.fromkeys(wanted))
 
 
@@ -249,7 +239,7 @@ def stream(
     weight 1). Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass)
-    chosen = resolve_methods(methods)
+    chosen = resolve_methods(methods, 1 + len(paraphrases))
     encoding = Encoding(mask, positions)
     check_encoding(encoding)
     prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=weights, prefix=prefix, template=template)

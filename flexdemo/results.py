@@ -1,0 +1,79 @@
+"""What a request produced, as frozen dataclasses; `Result.to_dict` is the JSON of the command line. Knows no models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .prompt import SegmentedPrompt
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """One view's own answer; `segment_mass` has a row for each token: prefix, P1..PN, suffix + own answer."""
+
+    name: str
+    weights: tuple[float, ...]
+    suffix_position: int
+    answer: str
+    generation: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    segment_mass: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method answered; `seconds` is the time from the request to this method's last token."""
+
+    method: str
+    answer: str
+    generation: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    stopped_by: str | None
+    seconds: float
+    mask: Mapping[str, Any]
+    backend: str
+    views: tuple[ViewResult, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line."""
+
+    model: str
+    device: str
+    dtype: str
+    backend: str
+    mask: Mapping[str, Any]
+    prompt: SegmentedPrompt
+    position_ids: tuple[int, ...]
+    results: tuple[MethodResult, ...]
+    seconds: Mapping[str, float]
+    done: bool
+
+    def __getitem__(self, method: str) -> MethodResult:
+        return next(result for result in self.results if result.method == method)
+
+    def to_dict(self) -> dict[str, Any]:
+        prompt = {
+            "token_ids": list(self.prompt.token_ids),
+            "tokens": list(self.prompt.tokens),
+            "segment_ids": list(self.prompt.segment_ids),
+            "position_ids": list(self.position_ids),
+            "segments": [asdict(segment) for segment in self.prompt.segments],
+        }
+        return {
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "backend": self.backend,
+            "mask": dict(self.mask),
+            "prompt": prompt,
+            "results": [asdict(result) for result in self.results],
+            "seconds": dict(self.seconds),
+        }
