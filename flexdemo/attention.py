@@ -33,16 +33,20 @@ class BackendError(InputError):
 
 @dataclass
 class MassRecorder:
-    """Collects, layer by layer, how much attention the last query of a forward pass gave to each segment.
+    """Collects, layer by layer, how much attention the last query of a forward pass gave to each group of keys.
 
-    `groups` holds one tensor (rows, kv, S) for each device, 1 where key kv belongs to segment s.
+    `groups` holds one tensor (rows, kv, S) for each device, 1 where key kv belongs to group s; without it every key is
+    a group of its own.
     """
 
-    groups: Mapping[torch.device, Tensor]
+    groups: Mapping[torch.device, Tensor] | None
     _layers: list[Tensor] = field(default_factory=list)
 
-    def add(self, masses: Tensor) -> None:
-        self._layers.append(masses)
+    def add(self, probabilities: Tensor) -> None:
+        """Take one layer's attention of the last query, (rows, heads, kv)."""
+        self._layers.append(
+            probabilities if self.groups is None else probabilities @ self.groups[probabilities.device]
+        )
 
     def take(self) -> Tensor:
         """Masses of the pass just run, (layers, rows, heads, S), each (row, head) summing to 1."""
@@ -235,7 +239,7 @@ def segment_attention(
     out = BACKENDS[segment_plan.backend].attend(query, key, value, mask, scale, softcap)
     if segment_plan.recorder is not None:
         probabilities = attention_probabilities(query, key, mask, scale, softcap)
-        segment_plan.recorder.add(probabilities @ segment_plan.recorder.groups[query.device])
+        segment_plan.recorder.add(probabilities)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -15,7 +15,8 @@ class Decoding:
     """How the next token is chosen, and when to stop.
 
     temperature 0 is greedy. top_p keeps the smallest set of tokens whose probabilities sum to at least top_p
-    (Holtzman et al., 2020, https://arxiv.org/abs/1904.09751). `mass` records the attention mass by segment.
+    (Holtzman et al., 2020, https://arxiv.org/abs/1904.09751). `mass` records the attention mass by segment,
+    `detail` the attention to every token by layer and head. `candidates` is how many next tokens are kept at each step.
     """
 
     max_new_tokens: int = 32
@@ -23,6 +24,8 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     mass: bool = True
+    detail: bool = False
+    candidates: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

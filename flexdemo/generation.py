@@ -54,17 +54,24 @@ class Stream:
     weights: tuple[float, ...] = ()
     prompt: int = 0
     seed: int = 0  # added to the request's seed, so that samples of one view differ
+    forced: tuple[int, ...] = ()  # tokens to feed instead of choosing: their log-probabilities are what is wanted
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a stream has produced so far. `masses[v][t]` is the attention mass of view v by segment for token t."""
+    """What a stream has produced so far. `masses[v][t]` is the attention mass of view v by segment for token t.
+
+    `attention[t]` is that of the first view by layer and head to every slot, (layers, heads, slots), if detail was
+    asked for; `candidates[t]` are the likeliest tokens and their probabilities.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     masses: tuple[tuple[tuple[float, ...], ...], ...]
     stopped_by: str | None
     seconds: float
+    attention: tuple[Tensor, ...] = ()
+    candidates: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,20 @@ class _Decoding:
     masses: list[list[tuple[float, ...]]] = field(default_factory=list)
     stopped_by: str | None = None
     seconds: float = 0.0
+    attention: list[Tensor] = field(default_factory=list)
+    candidates: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
     def snapshot(self) -> Answer:
         masses = tuple(tuple(view) for view in self.masses)
-        return Answer(tuple(self.token_ids), tuple(self.logprobs), masses, self.stopped_by, self.seconds)
+        return Answer(
+            tuple(self.token_ids),
+            tuple(self.logprobs),
+            masses,
+            self.stopped_by,
+            self.seconds,
+            tuple(self.attention),
+            tuple(self.candidates),
+        )
 
 
 @dataclass(frozen=True)
