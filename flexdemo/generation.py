@@ -285,7 +285,7 @@ def generate(
     positions = starts[:, None] + torch.arange(suffix_ids.shape[1])  # (rows,) -> (rows, suffix)
     masks = {device: suffix_bias.to(device) for device in lm.devices}
     logits = _forward(lm, suffix_ids, positions, Plan(lm.backend, masks, recorder), cache)
-    first = time.perf_counter() - began
+    first = 0.0
 
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     positions = positions[:, -1:] + 1
@@ -307,6 +307,7 @@ def generate(
             state.stopped_by = stop_reason(lm, prompts[stream.prompt], state.token_ids, decoding.max_new_tokens)
             state.seconds = time.perf_counter() - began
         total = time.perf_counter() - began
+        first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
         yield Progress(tuple(s.snapshot() for s in states), len(owners), encoded, first, total)
 
         alive = [row for row, owner in enumerate(owners) if states[owner].stopped_by is None]
