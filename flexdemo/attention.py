@@ -44,9 +44,7 @@ class MassRecorder:
 
     def add(self, probabilities: Tensor) -> None:
         """Take one layer's attention of the last query, (rows, heads, kv)."""
-        self._layers.append(
-            probabilities if self.groups is None else probabilities @ self.groups[probabilities.device]
-        )
+        self._layers.append(probabilities if self.groups is None else probabilities @ self.groups[probabilities.device])
 
     def take(self) -> Tensor:
         """Masses of the pass just run, (layers, rows, heads, S), each (row, head) summing to 1."""

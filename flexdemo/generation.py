@@ -98,6 +98,15 @@ class _Decoding:
     attention: list[Tensor] = field(default_factory=list)
     candidates: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
+    def take(self, token: int, logits: Tensor, candidates: int) -> None:
+        """Append a token chosen from logits (V,)."""
+        logprobs = torch.log_softmax(logits, dim=-1)
+        self.token_ids.append(token)
+        self.logprobs.append(float(logprobs[token]))
+        if candidates:
+            top = logprobs.exp().topk(candidates)
+            self.candidates.append(tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+
     def snapshot(self) -> Answer:
         masses = tuple(tuple(view) for view in self.masses)
         return Answer(
@@ -197,12 +206,10 @@ def row_biases(slots: _Slots, views: Sequence[View], prompts: Sequence[int]) -> 
     return torch.stack(suffix), torch.stack(answer)
 
 
-def _recorder(lm: LanguageModel, slots: _Slots, prompts: Sequence[int]) -> MassRecorder:
-    """Groups of keys whose mass is told: prefix, each paraphrase, suffix and own answer."""
+def _key_groups(slots: _Slots, prompts: Sequence[int]) -> Tensor:
+    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase, suffix and own answer."""
     owner = slots.layout.segments[torch.tensor(prompts)]  # (rows, capacity)
-    count = int(owner.max()) + 1
-    groups = (owner[..., None] == torch.arange(count)).float()
-    return MassRecorder({device: groups.to(device) for device in lm.devices})
+    return (owner[..., None] == torch.arange(int(owner.max()) + 1)).float()
 
 
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
@@ -273,7 +280,9 @@ def generate(
     del caches
     suffix_bias, answer_bias = row_biases(slots, views, row_prompts)
     biases = {device: answer_bias.to(device) for device in lm.devices}
-    recorder = _recorder(lm, slots, row_prompts) if decoding.mass else None
+    groups = _key_groups(slots, row_prompts)
+    on_devices = None if decoding.detail else {device: groups.to(device) for device in lm.devices}
+    recorder = MassRecorder(on_devices) if decoding.mass or decoding.detail else None
     states = [_Decoding(stream, masses=[[] for _ in stream.views]) for stream in streams]
     generators = [torch.Generator().manual_seed(decoding.seed + stream.seed) for stream in streams]
     encoded = time.perf_counter() - began
@@ -290,7 +299,10 @@ def generate(
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     positions = positions[:, -1:] + 1
     for step in range(decoding.max_new_tokens):
-        masses = recorder.take().mean(dim=(0, 2)).tolist() if recorder else [()] * len(owners)
+        attention = recorder.take() if recorder else None  # (layers, rows, heads, S, or slots in detail)
+        masses = None if attention is None else attention.mean(dim=(0, 2))
+        if masses is not None and decoding.detail:
+            masses = (masses[:, None] @ groups)[:, 0]  # (rows, slots) -> (rows, S)
         chosen: dict[int, int] = {}
         for i in dict.fromkeys(owners):
             rows = [row for row, owner in enumerate(owners) if owner == i]
@@ -298,13 +310,16 @@ def generate(
             if state.stopped_by is not None:
                 continue
             combined = logits[rows[0]] if stream.combine is None else stream.combine(logits[rows], stream.weights)
-            token = choose(combined, decoding, generators[i])
-            chosen[i] = token
-            state.token_ids.append(token)
-            state.logprobs.append(float(torch.log_softmax(combined, dim=-1)[token]))
-            for history, row in zip(state.masses, rows, strict=True):
-                history.append(tuple(masses[row]))
-            state.stopped_by = stop_reason(lm, prompts[stream.prompt], state.token_ids, decoding.max_new_tokens)
+            forced = stream.forced[len(state.token_ids)] if stream.forced else None
+            chosen[i] = choose(combined, decoding, generators[i]) if forced is None else forced
+            state.take(chosen[i], combined, decoding.candidates)
+            if masses is not None:
+                for history, row in zip(state.masses, rows, strict=True):
+                    history.append(tuple(masses[row].tolist()))
+            if attention is not None and decoding.detail:
+                state.attention.append(attention[:, rows[0]])
+            limit = len(stream.forced) or decoding.max_new_tokens
+            state.stopped_by = stop_reason(lm, prompts[stream.prompt], state.token_ids, limit)
             state.seconds = time.perf_counter() - began
         total = time.perf_counter() - began
         first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
@@ -318,7 +333,8 @@ def generate(
             select_rows(cache, alive)
             positions = positions[alive]
             biases = {device: bias[alive] for device, bias in biases.items()}
-            if recorder:
+            groups = groups[alive]
+            if recorder and recorder.groups is not None:
                 recorder = MassRecorder({device: group[alive] for device, group in recorder.groups.items()})
         for bias in biases.values():
             bias[..., slots.answer + step] = 0.0
