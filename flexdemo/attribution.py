@@ -1,0 +1,146 @@
+"""What each paraphrase contributed to an answer: attention mass, leave-one-out effect, candidates, agreement.
+
+Attention mass is descriptive; the leave-one-out effect is causal. Knows no page and no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import Decoding
+from .generation import Answer, Encoding, Stream, View, generate
+from .metrics import normalise
+from .model import LanguageModel
+from .prompt import SegmentedPrompt, normalise_weights, token_texts
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Log-probability of the answer, token by token, with one paraphrase hidden and positions held.
+
+    `effect` is the full view's log-probability of the whole answer minus this one: above 0, the paraphrase helped.
+    """
+
+    hidden: str
+    logprobs: tuple[float, ...]
+    effect: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the paraphrases' own answers relate to the fused one; entropy in bits over the distinct answers."""
+
+    agree: tuple[bool, ...]
+    distinct: int
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Arrays over the tokens of the fused answer, T of them.
+
+    mass (T, layers, heads, S): attention by segment (prefix, P1..PN, suffix + own answer), summing to 1.
+    token_attention (T, slots): mean over layers and heads of the attention to each token of prompt and answer.
+    mass_per_token (T, S): mean mass divided by the number of tokens in the segment that the query could see.
+    """
+
+    mass: np.ndarray
+    token_attention: np.ndarray
+    mass_per_token: np.ndarray
+    effects: tuple[Effect, ...]
+
+    @property
+    def mean_mass(self) -> np.ndarray:
+        """(T, layers, heads, S) -> (T, S)."""
+        return self.mass.mean(axis=(1, 2))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "mass": self.mean_mass.tolist(),
+            "mass_by_layer": self.mass.mean(axis=2).tolist(),
+            "mass_by_head": self.mass.tolist(),
+            "mass_per_token": self.mass_per_token.tolist(),
+            "leave_one_out": [asdict(effect) for effect in self.effects],
+        }
+
+
+def _owners(prompt: SegmentedPrompt, slots: int) -> np.ndarray:
+    """Segment of each slot of one prompt decoded alone, (slots,): answer tokens count with the suffix."""
+    owners = np.full(slots, len(prompt.segments) - 1)
+    owners[: len(prompt.token_ids)] = prompt.segment_ids
+    return owners
+
+
+def _hidden_views(prompt: SegmentedPrompt, view: View) -> list[View]:
+    """The fused view without each paraphrase that has weight and is not the only one, positions held."""
+    views = []
+    for i, segment in enumerate(prompt.paraphrases):
+        kept = [0.0 if j == i else weight for j, weight in enumerate(view.weights)]
+        if view.weights[i] and any(kept):
+            shares = normalise_weights(kept, len(kept))
+            views.append(View(segment.name, view.encoding, shares, view.suffix_position))
+    return views
+
+
+def attribute(lm: LanguageModel, prompt: SegmentedPrompt, encoding: Encoding, token_ids: Sequence[int]) -> Attribution:
+    """Attribute an answer of the fused view to segments and paraphrases, in one more decode of the same tokens.
+
+    The answer is forced, so that all rows read the same tokens: the full view and one without each paraphrase.
+    """
+    full = View("full", encoding, prompt.weights, prompt.suffix_position(encoding.positions))
+    hidden = _hidden_views(prompt, full)
+    forced = tuple(token_ids)
+    streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
+    *_, last = generate(lm, [prompt], streams, Decoding(len(forced), detail=True))
+    whole, *others = last.answers
+    effects = tuple(
+        Effect(view.name, answer.logprobs, math.fsum(whole.logprobs) - math.fsum(answer.logprobs))
+        for view, answer in zip(hidden, others, strict=True)
+    )
+    return _arrays(prompt, whole, effects)
+
+
+def _arrays(prompt: SegmentedPrompt, answer: Answer, effects: tuple[Effect, ...]) -> Attribution:
+    attention = np.stack([layer.numpy() for layer in answer.attention])  # (T, layers, heads, slots)
+    steps, slots = attention.shape[0], attention.shape[-1]
+    owners = _owners(prompt, slots)
+    groups = (owners[:, None] == np.arange(len(prompt.segments))).astype(attention.dtype)  # (slots, S)
+    mass = attention @ groups
+    seen = np.stack([groups[: len(prompt.token_ids) + t].sum(axis=0) for t in range(steps)])  # (T, S)
+    per_token = mass.mean(axis=(1, 2)) / np.maximum(seen, 1)
+    used = len(prompt.token_ids) + steps - 1
+    return Attribution(mass, attention.mean(axis=(1, 2))[:, :used], per_token, effects)
+
+
+def agreement(fused: str, answers: Sequence[str]) -> Agreement:
+    """Which answers equal the fused one after normalisation, how many differ among themselves, and their entropy."""
+    forms = [normalise(answer) for answer in answers]
+    counts = Counter(forms)
+    shares = [count / len(forms) for count in counts.values()]
+    entropy = -math.fsum(share * math.log2(share) for share in shares) + 0.0
+    return Agreement(tuple(form == normalise(fused) for form in forms), len(counts), entropy)
+
+
+def candidate_table(lm: LanguageModel, answers: dict[str, Answer]) -> list[dict[str, Any]]:
+    """Top candidates of each method at each step, and whether the methods chose differently there."""
+    steps = max((len(answer.candidates) for answer in answers.values()), default=0)
+    rows = []
+    for step in range(steps):
+        going = {name: answer for name, answer in answers.items() if step < len(answer.candidates)}
+        chosen = {answer.token_ids[step] for answer in going.values()}
+        methods = {}
+        for name, answer in going.items():
+            ids = [token for token, _ in answer.candidates[step]]
+            texts = token_texts(lm.tokenizer, ids)
+            methods[name] = [
+                {"token_id": token, "token": text, "probability": probability}
+                for (token, probability), text in zip(answer.candidates[step], texts, strict=True)
+            ]
+        rows.append({"step": step, "parts_ways": len(chosen) > 1 or len(going) < len(answers), "methods": methods})
+    return rows
