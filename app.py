@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexdemo.cli import OneLineParser
+
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples.json"
 PROFILES = ("local",)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Serve the flexdemo page on this machine.")
+    parser = OneLineParser(prog="python app.py", description="Serve the flexdemo page on this machine.")
     parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else 7860)")
     parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")

@@ -30,7 +30,7 @@ METHOD_NAMES = "flex, origin, per_prompt, vote, avg, max, weighted_avg, weighted
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
@@ -95,7 +95,7 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m flexdemo",
         description="Ask a language model one question in several wordings at once, and see how it fuses them.",
         epilog='example: python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru."',
@@ -212,32 +212,11 @@ def describe(result: Result) -> str:
     return "\n".join(lines)
 
 
-def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: str | None = None) -> dict[str, Any]:
-    """The JSON of `mask`: rows of 0 and 1 (1 = visible), a row for each query token, and what they stand for."""
-    from .methods import Encoding, mask_array, mask_facts
-
-    rows = mask_array(prompt, strategy)
-    facts = mask_facts(prompt, Encoding(strategy, positions))
-    out: dict[str, Any] = {"rows": ["".join(map(str, row)) for row in rows.astype(int).tolist()], **facts}
-    out["tokens"] = list(prompt.tokens)
-    out["segment_ids"] = list(prompt.segment_ids)
-    out["position_ids"] = list(prompt.position_ids(positions))
-    if against is not None:
-        other = mask_array(prompt, against)
-        out["against"] = {
-            **mask_facts(prompt, Encoding(against, positions)),
-            "kept": int((rows & other).sum()),
-            "removed": int((~rows & other).sum()),
-            "added": int((rows & ~other).sum()),
-        }
-    return out
-
-
 def run_mask(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_output(args.output, MASK_FORMATS)
     check_wordings(args.question, args.paraphrases, None)
-    from .methods import Encoding, check_encoding, mask_array
+    from .methods import Encoding, check_encoding, mask_array, mask_dict
     from .model import load_tokenizer
 
     check_encoding(Encoding(args.mask, args.positions))

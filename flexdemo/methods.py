@@ -154,6 +154,25 @@ def mask_facts(prompt: SegmentedPrompt, encoding: Encoding) -> dict[str, Any]:
     return {"strategy": encoding.strategy, "positions": encoding.positions, "density": visible}
 
 
+def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: str | None = None) -> dict[str, Any]:
+    """The JSON of the command `mask` and of `/mask`: rows of 0 and 1 (1 = visible), a row for each query token."""
+    rows = mask_array(prompt, strategy)
+    facts = mask_facts(prompt, Encoding(strategy, positions))
+    out: dict[str, Any] = {"rows": ["".join(map(str, row)) for row in rows.astype(int).tolist()], **facts}
+    out["tokens"] = list(prompt.tokens)
+    out["segment_ids"] = list(prompt.segment_ids)
+    out["position_ids"] = list(prompt.position_ids(positions))
+    if against is not None:
+        other = mask_array(prompt, against)
+        out["against"] = {
+            **mask_facts(prompt, Encoding(against, positions)),
+            "kept": int((rows & other).sum()),
+            "removed": int((~rows & other).sum()),
+            "added": int((rows & ~other).sum()),
+        }
+    return out
+
+
 def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ...]:
     """Methods by name, in order, each once; "all" stands for every one that so many wordings allow."""
     possible = [name for name, method in METHODS.items() if wordings >= method.minimum]

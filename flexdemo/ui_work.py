@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ui_parts as parts
-from .cli import mask_dict
 from .config import Decoding, InputError, Limits
-from .methods import Encoding, Result, ask, check_encoding, stream
+from .methods import Encoding, Result, ask, check_encoding, mask_dict, stream
 from .model import LanguageModel
 from .paraphrase import paraphrase
 from .prompt import build_prompt

@@ -12,13 +12,7 @@ from playwright.sync_api import expect, sync_playwright
 
 LIMIT = 400_000  # bytes a picture may have
 SHOTS = {"light": (1400, "light"), "dark": (1400, "dark"), "phone": (390, "light")}
-QUESTION = "What is the capital of Peru?"
-PARAPHRASES = (
-    "Which city is Peru's capital?",
-    "Name the capital city of Peru.",
-    "Peru is governed from which city?",
-    "capital of peru",
-)
+EXAMPLE = "Who painted Water Lilies?"  # one wording alone goes wrong there, the fused answer is right
 
 
 def take(browser: Any, url: str, path: Path, width: int, scheme: str) -> None:
@@ -27,18 +21,8 @@ def take(browser: Any, url: str, path: Path, width: int, scheme: str) -> None:
     page = context.new_page()
     page.goto(url)
     page.locator("#mask-plot .nsewdrag").wait_for()
-    page.locator("#question textarea").fill(QUESTION)
-    rows = page.locator("[id^=paraphrase-]")
-    while rows.count() < len(PARAPHRASES):
-        before = rows.count()
-        page.locator("#add-paraphrase").click()
-        expect(rows).to_have_count(before + 1)
-    while rows.count() > len(PARAPHRASES):
-        before = rows.count()
-        page.locator(f"#remove-{before}").click()
-        expect(rows).to_have_count(before - 1)
-    for i, text in enumerate(PARAPHRASES, start=1):
-        page.locator(f"#paraphrase-{i} textarea").fill(text)
+    page.locator("#examples button", has_text=EXAMPLE).click()
+    expect(page.locator("#question textarea")).to_have_value(EXAMPLE)
     page.locator("#run").click()
     expect(page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
     page.evaluate("() => document.activeElement.blur()")

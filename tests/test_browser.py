@@ -78,6 +78,15 @@ class Visit:
         box.fill(str(value))
         box.press("Tab")
 
+    def rows(self, texts: list[str]) -> None:
+        """Exactly these paraphrases, whatever the first example had."""
+        rows = self.page.locator("[id^=paraphrase-]")
+        while (count := rows.count()) != len(texts):
+            self.page.locator(f"#remove-{count}" if count > len(texts) else "#add-paraphrase").click()
+            expect(rows).to_have_count(count - 1 if count > len(texts) else count + 1)
+        for i, text in enumerate(texts, start=1):
+            self.fill(f"paraphrase-{i}", text)
+
     def text(self, name: str) -> str:
         return self.page.locator(f"#{name}").text_content() or ""
 
@@ -111,7 +120,7 @@ def clean(visit: Visit) -> None:
 def test_a_newcomer_gets_answers_mask_and_tokens(browser: Browser, bundled_url: str) -> None:
     visit = Visit(browser, bundled_url)
     visit.fill("question", "What is the capital of Peru?")
-    visit.fill("paraphrase-1", "Which city is Peru's capital?")
+    visit.rows(["Which city is Peru's capital?", "Name the capital city of Peru."])
     visit.run()
     assert visit.text("answer-flex") == visit.text("answer-causal") == "Lima"
     for card in ("flex", "causal"):
@@ -141,7 +150,7 @@ def test_examples_fill_the_form_and_run(browser: Browser, bundled_url: str) -> N
 def test_the_model_writes_paraphrases_and_edits_stay(browser: Browser, bundled_url: str) -> None:
     visit = Visit(browser, bundled_url)
     visit.fill("question", "What is the capital of Peru?")
-    visit.fill("paraphrase-1", "My own wording of it?")
+    visit.rows(["My own wording of it?", ""])
     rows = visit.page.locator("[id^=paraphrase-]")
     before = rows.count()
     visit.page.locator("#write-paraphrases").click()
@@ -240,8 +249,7 @@ def test_mask_hover_names_tokens_segments_and_reason(visit: Visit) -> None:
 
 def test_weights_change_shares_and_the_fused_answer(visit: Visit) -> None:
     visit.number("max-new-tokens", 12)
-    visit.page.locator("#add-paraphrase").click()
-    visit.fill("paraphrase-1", "Name 7 rivers, please, in Japan, and say 8 things of each!")
+    visit.rows(["Name 7 rivers, please, in Japan, and say 8 things of each!", "Name it."])
     visit.run()
     visit.number("weight-0", 0)
     visit.number("weight-2", 0)
@@ -256,7 +264,7 @@ def test_weights_change_shares_and_the_fused_answer(visit: Visit) -> None:
 
 def test_rows_are_added_and_removed_without_losing_edits(visit: Visit) -> None:
     page = visit.page
-    page.locator("#add-paraphrase").click()
+    visit.rows(["the first", "", ""])
     visit.fill("paraphrase-3", "the third")
     visit.fill("paraphrase-2", "the second")
     visit.number("weight-3", 4)
@@ -310,7 +318,7 @@ def test_bad_input_is_told_inline_and_nothing_is_lost(visit: Visit, question: st
 def test_text_stays_text(visit: Visit) -> None:
     visit.number("max-new-tokens", 3)
     visit.fill("question", NASTY)
-    visit.fill("paraphrase-1", NASTY)
+    visit.rows([NASTY])
     expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d"))
     visit.run()
     wordings = visit.page.locator("#answers-alone .wording")

@@ -15,10 +15,9 @@ from gradio_client.exceptions import AppError
 import flexdemo
 from flexdemo import ui, ui_work
 from flexdemo import ui_parts as parts
-from flexdemo.cli import mask_dict
 from flexdemo.config import InputError, Limits
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import METHODS
+from flexdemo.methods import METHODS, mask_dict
 from flexdemo.model import LanguageModel
 from flexdemo.plots import Window
 from flexdemo.prompt import build_prompt
