@@ -151,7 +151,35 @@ ENCODINGS = {
     "origin": ("segment", "aligned"),
     "per_prompt": ("segment", "aligned"),
     "causal": ("causal", "sequential"),
+    "vote": ("segment", "aligned"),
+    "weighted_max": ("segment", "aligned"),
+    "leave_one_out": ("segment", "aligned"),
 }
+COMBINED = ("avg", "max", "weighted_avg")  # their rows share tokens: test_combinations recomputes them
+ENCODINGS |= dict.fromkeys(COMBINED, ("segment", "aligned"))
+
+
+def combine(method: str, rows: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """One score for each token from the next-token logits of every wording alone."""
+    if method == "avg":
+        return sum(rows) / len(rows)
+    if method == "max":
+        return torch.stack([row.softmax(-1) for row in rows]).max(dim=0).values.log()
+    return sum(weight * row for weight, row in zip(weights, rows, strict=True)) / sum(weights)
+
+
+@torch.no_grad()
+def decode_combined(
+    model: Any, prompts: Sequence[Sequence[int]], method: str, weights: Sequence[float], new_tokens: int
+) -> list[int]:
+    """Greedy tokens of an ensemble over plain prompts, each recomputed whole by the plain model for every token."""
+    chosen: list[int] = []
+    for _ in range(new_tokens):
+        rows = [
+            model(input_ids=torch.tensor([[*ids, *chosen]]), use_cache=False).logits[0, -1].double() for ids in prompts
+        ]
+        chosen.append(int(combine(method, rows, weights).argmax()))
+    return chosen
 
 
 def decode_views(
@@ -160,6 +188,8 @@ def decode_views(
     """What every view of a `Result.to_dict()` should have said: {(method, view): (the view told, the reference)}."""
     prompt, told = result["prompt"], {}
     for method in result["results"]:
+        if method["method"] in COMBINED:
+            continue
         chosen = ENCODINGS[method["method"]] or (result["mask"]["strategy"], result["mask"]["positions"])
         for view in method["views"]:
             told[method["method"], view["name"]] = view, decode(
@@ -182,5 +212,11 @@ def expected_views(
     views["origin", "origin"] = (one_hot[0], own[0])
     for i in range(n):
         views["per_prompt", f"P{i + 1}"] = (one_hot[i], own[i])
+        for method in ("vote", *COMBINED):
+            views[method, f"P{i + 1}"] = (one_hot[i], own[i])
+        rest = [0.0 if j == i else weight for j, weight in enumerate(given)]
+        views["leave_one_out", f"without P{i + 1}"] = ([weight / sum(rest) for weight in rest], max(own))
+    heaviest = max(range(n), key=lambda i: (given[i], -i))
+    views["weighted_max", f"P{heaviest + 1}"] = (one_hot[heaviest], own[heaviest])
     views["causal", "causal"] = ([1.0] * n, start)
     return views

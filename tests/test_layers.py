@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"config"},
     {"prompt", "metrics", "cells"},
-    {"masks", "plots", "cache"},
+    {"masks", "plots", "cache", "results"},
     {"attention"},
     {"model"},
     {"generation"},
