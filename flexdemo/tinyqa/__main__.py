@@ -87,6 +87,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"no model in {args.model}: give a folder that holds config.json")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     styles = STYLES if "all" in (args.style or ()) else tuple(dict.fromkeys(args.style or ("clean",)))
+    if device == "cpu" and not args.dense:
+        # One question at a time through so small a model: threads gain nothing, and cost ten times on a busy machine.
+        torch.set_num_threads(1)
     lm = None if args.dense else load_model(args.model, device=device, dtype="float32")
     log = (lambda _: None) if args.json else (lambda text: print(text, file=sys.stderr, flush=True))
     result = report(
