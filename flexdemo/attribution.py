@@ -1,4 +1,4 @@
-"""What each paraphrase contributed to an answer: attention mass, leave-one-out effect, candidates, agreement.
+"""What each paraphrase contributed to an answer: attention mass, leave-one-out effect, agreement.
 
 Attention mass is descriptive; the leave-one-out effect is causal. Knows no page and no files.
 """
@@ -17,7 +17,7 @@ from .config import Decoding
 from .generation import Answer, Encoding, Stream, View, generate
 from .metrics import normalise
 from .model import LanguageModel
-from .prompt import SegmentedPrompt, normalise_weights, token_texts
+from .prompt import SegmentedPrompt, normalise_weights
 
 
 @dataclass(frozen=True)
@@ -125,22 +125,3 @@ def agreement(fused: str, answers: Sequence[str]) -> Agreement:
     shares = [count / len(forms) for count in counts.values()]
     entropy = -math.fsum(share * math.log2(share) for share in shares) + 0.0
     return Agreement(tuple(form == normalise(fused) for form in forms), len(counts), entropy)
-
-
-def candidate_table(lm: LanguageModel, answers: dict[str, Answer]) -> list[dict[str, Any]]:
-    """Top candidates of each method at each step, and whether the methods chose differently there."""
-    steps = max((len(answer.candidates) for answer in answers.values()), default=0)
-    rows = []
-    for step in range(steps):
-        going = {name: answer for name, answer in answers.items() if step < len(answer.candidates)}
-        chosen = {answer.token_ids[step] for answer in going.values()}
-        methods = {}
-        for name, answer in going.items():
-            ids = [token for token, _ in answer.candidates[step]]
-            texts = token_texts(lm.tokenizer, ids)
-            methods[name] = [
-                {"token_id": token, "token": text, "probability": probability}
-                for (token, probability), text in zip(answer.candidates[step], texts, strict=True)
-            ]
-        rows.append({"step": step, "parts_ways": len(chosen) > 1 or len(going) < len(answers), "methods": methods})
-    return rows

@@ -20,6 +20,7 @@ from .config import Decoding, InputError
 from .prompt import POSITIONS, SegmentedPrompt, build_prompt, check_wordings
 
 if TYPE_CHECKING:
+    from .explain import Explanation
     from .methods import Result
     from .model import LanguageModel
 
@@ -120,6 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default)")
     generate.add_argument("--top-p", type=float, default=defaults.top_p, help="nucleus of sampling (default: 1)")
     generate.add_argument("--seed", type=int, default=defaults.seed, help="seed of sampling (default: 0)")
+    generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.set_defaults(run=run_generate)
 
@@ -169,13 +171,17 @@ def _print_json(value: Any) -> None:
 
 def run_generate(args: argparse.Namespace) -> None:
     check_wordings(args.question, args.paraphrases, args.weights)
+    from .explain import CANDIDATES, NEEDED, explain
     from .methods import Encoding, ask, check_encoding, resolve_methods
 
     methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
     check_encoding(Encoding(args.mask, args.positions))
     Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    if args.explain:
+        methods = list(dict.fromkeys([*methods, *NEEDED]))
+    lm = _load(args)
     result = ask(
-        _load(args),
+        lm,
         args.question,
         args.paraphrases,
         methods=methods,
@@ -188,18 +194,24 @@ def run_generate(args: argparse.Namespace) -> None:
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
+        candidates=CANDIDATES if args.explain else 0,
     )
+    explanation = explain(lm, result) if args.explain else None
     if args.json:
-        _print_json(result.to_dict())
-    else:
-        print(describe(result))
+        _print_json(result.to_dict() | ({"explain": explanation.to_dict()} if explanation else {}))
+        return
+    print(describe(result))
+    if explanation:
+        print(describe_explanation(explanation))
 
 
 def describe(result: Result) -> str:
     """A result for reading in a terminal."""
+    from .methods import METHODS
+
     lines = []
     for method in result.results:
-        if len(method.views) > 1:
+        if len({view.name for view in method.views}) > 1 and METHODS[method.method].answers_each:
             lines += [f"{method.method} {view.name}: {view.answer}" for view in method.views]
         else:
             lines.append(f"{method.method}: {method.answer}")
@@ -208,6 +220,22 @@ def describe(result: Result) -> str:
         f"[{result.model} on {result.device}, {result.dtype}, backend {result.backend}; mask {facts['strategy']}, "
         f"{facts['positions']}, density {facts['density']:.3f}; {len(result.prompt.token_ids)} prompt tokens; "
         f"load {seconds['load']:.2f} s, first token {seconds['first_token']:.3f} s, total {seconds['total']:.3f} s]"
+    )
+    return "\n".join(lines)
+
+
+def describe_explanation(explanation: Explanation) -> str:
+    """What each wording contributed, for reading in a terminal."""
+    mean = explanation.attribution.mean_mass.mean(axis=0)
+    lines = ["attention mass of the fused answer (descriptive), mean over its tokens, layers and heads:"]
+    names = ["prefix", *(f"P{i}" for i in range(1, len(mean) - 1)), "suffix + answer"]
+    lines.append("  " + ", ".join(f"{name} {share:.3f}" for name, share in zip(names, mean, strict=True)))
+    lines.append("leave-one-out effect (causal), log-probability of the answer lost without a wording:")
+    lines.append("  " + ", ".join(f"{e.hidden} {e.effect:+.3f}" for e in explanation.attribution.effects))
+    agreed = explanation.agreement
+    lines.append(
+        f"{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
+        f"{agreed.distinct} distinct answers, entropy {agreed.entropy:.2f} bits"
     )
     return "\n".join(lines)
 

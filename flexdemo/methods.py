@@ -17,7 +17,7 @@ from .masks import STRATEGIES, dense_mask, density, make_layout, make_mask_mod
 from .metrics import answer_text, majority
 from .model import LanguageModel
 from .prompt import POSITIONS, SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
-from .results import MethodResult, Result, ViewResult
+from .results import Candidate, MethodResult, Result, ViewResult
 
 SEGMENT = Encoding("segment", "aligned")
 CAUSAL = Encoding("causal", "sequential")
@@ -39,6 +39,7 @@ class Method:
     streams: Streams
     spokesman: Callable[[Sequence[str]], int] = lambda answers: 0
     minimum: int = 1  # wordings without which the method means nothing
+    answers_each: bool = False  # its views have answers of their own to show
 
 
 def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
@@ -106,7 +107,13 @@ def _leave_one_out(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream,
 _ALL = (
     Method("flex", "Fused (flex)", "All paraphrases fused by the chosen mask, positions and weights.", _flex),
     Method("origin", "Question alone", "Only the question, as a plain prompt.", _origin),
-    Method("per_prompt", "Each paraphrase alone", "Each wording as a plain prompt; P1 speaks for all.", _per_prompt),
+    Method(
+        "per_prompt",
+        "Each paraphrase alone",
+        "Each wording as a plain prompt; P1 speaks for all.",
+        _per_prompt,
+        answers_each=True,
+    ),
     Method("vote", "Vote", "Each wording as a plain prompt; the most frequent answer wins.", _per_prompt, majority),
     Method("avg", "Mean of logits", "One token for all wordings, from their mean logits.", _combined(mean_logits)),
     Method(
@@ -123,6 +130,7 @@ _ALL = (
         "Fused without each wording in turn; needs two wordings.",
         _leave_one_out,
         minimum=2,
+        answers_each=True,
     ),
     Method(
         "causal", "Standard attention", "All wordings one after the other, each token seeing all before it.", _causal
@@ -205,6 +213,11 @@ def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tupl
     )
 
 
+def _candidates(lm: LanguageModel, step: Sequence[tuple[int, float]]) -> tuple[Candidate, ...]:
+    texts = token_texts(lm.tokenizer, [token for token, _ in step])
+    return tuple(Candidate(token, text, p) for (token, p), text in zip(step, texts, strict=True))
+
+
 def _method_result(
     lm: LanguageModel,
     method: Method,
@@ -232,6 +245,7 @@ def _method_result(
         facts[streams[0].views[0].encoding],
         lm.backend,
         views,
+        tuple(_candidates(lm, step) for step in answer.candidates),
     )
 
 
@@ -251,13 +265,15 @@ def stream(
     top_p: float = 1.0,
     seed: int = 0,
     mass: bool = True,
+    candidates: int = 0,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
     The question is P1 and `paraphrases` are P2..PN; `weights` has one number for each of them, or is "raw" (every
-    weight 1). Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
+    weight 1). `candidates` keeps that many of the likeliest tokens at each step. Closing the generator stops the work
+    within one token. Raises InputError for what cannot be asked.
     """
-    decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass)
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
     encoding = Encoding(mask, positions)
     check_encoding(encoding)

@@ -25,8 +25,20 @@ class ViewResult:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of the likeliest next tokens at a step."""
+
+    token_id: int
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class MethodResult:
-    """What one method answered; `seconds` is the time from the request to this method's last token."""
+    """What one method answered; `seconds` is the time from the request to this method's last token.
+
+    `candidates` are the likeliest tokens at each step, if the request asked for some.
+    """
 
     method: str
     answer: str
@@ -39,6 +51,7 @@ class MethodResult:
     mask: Mapping[str, Any]
     backend: str
     views: tuple[ViewResult, ...]
+    candidates: tuple[tuple[Candidate, ...], ...] = ()
 
 
 @dataclass(frozen=True)

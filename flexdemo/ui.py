@@ -20,6 +20,7 @@ from .prompt import POSITIONS
 from .ui_parts import CARDS, ROWS, Drawing, Form
 from .ui_style import CHIPS, COLOURS, FONTS, KEYS, MONO, THEME
 
+START_METHODS = ("flex", "origin", "per_prompt", "causal")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 FALLBACK_EXAMPLE = {
     "question": "What is the capital of Peru?",
@@ -79,7 +80,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         (1.0,) * (ROWS + 1),
         "segment",
         "aligned",
-        tuple(METHODS),
+        START_METHODS,
         Decoding().max_new_tokens,
         0.0,
         1.0,

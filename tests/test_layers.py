@@ -19,6 +19,7 @@ LAYERS = (
     {"model"},
     {"generation"},
     {"methods", "paraphrase", "attribution"},
+    {"explain"},
     {"cli", "evaluate", "benchmark", "tinyqa"},
     {"ui"},
     {"__main__", "__init__"},

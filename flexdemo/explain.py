@@ -1,0 +1,52 @@
+"""A finished Result explained: attribution of the fused answer, agreement, where methods part ways. Knows no page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .attribution import Agreement, Attribution, agreement, attribute
+from .generation import Encoding
+from .model import LanguageModel
+from .results import MethodResult, Result
+
+NEEDED = ("flex", "per_prompt")  # methods that an explanation reads
+CANDIDATES = 5
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What each paraphrase contributed; `steps` has the candidates of every method for each token."""
+
+    attribution: Attribution
+    agreement: Agreement
+    steps: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "attention_mass": self.attribution.to_dict(),
+            "agreement": asdict(self.agreement),
+            "candidates": [dict(step) for step in self.steps],
+        }
+
+
+def candidate_steps(results: Sequence[MethodResult]) -> tuple[Mapping[str, Any], ...]:
+    """Candidates of each method with an answer of its own at each step, and whether methods chose differently there."""
+    spoken = [result for result in results if result.candidates]
+    steps = []
+    for step in range(max((len(result.candidates) for result in spoken), default=0)):
+        going = [result for result in spoken if step < len(result.candidates)]
+        parts_ways = len({result.token_ids[step] for result in going}) > 1 or len(going) < len(spoken)
+        methods = {result.method: [asdict(c) for c in result.candidates[step]] for result in going}
+        steps.append({"step": step, "parts_ways": parts_ways, "methods": methods})
+    return tuple(steps)
+
+
+def explain(lm: LanguageModel, result: Result) -> Explanation:
+    """Explain a finished result of `ask` that ran the methods NEEDED, in one more decode of the fused answer."""
+    fused, alone = (result[name] for name in NEEDED)
+    encoding = Encoding(result.mask["strategy"], result.mask["positions"])
+    attributed = attribute(lm, result.prompt, encoding, fused.token_ids)
+    agreed = agreement(fused.answer, [view.answer for view in alone.views])
+    return Explanation(attributed, agreed, candidate_steps(result.results))
