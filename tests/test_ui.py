@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from flexdemo.methods import METHODS, mask_dict
 from flexdemo.model import LanguageModel
 from flexdemo.plots import Window
 from flexdemo.prompt import build_prompt
+from flexdemo.ui import START_METHODS
 from flexdemo.ui_parts import ROWS, Form
 from flexdemo.ui_work import Run, Runs
 
@@ -31,7 +33,7 @@ NASTY = "<script>alert(1)</script> <b>bold</b> ${1+1} {{x}} &lt; </s> <|user|>"
 def form(*paraphrases: str, question: str = QUESTION, **changes: Any) -> Form:
     rows = (*paraphrases, *[""] * (ROWS - len(paraphrases)))
     given: dict[str, Any] = {
-        "weights": (1.0,) * (ROWS + 1), "strategy": "segment", "positions": "aligned", "methods": tuple(METHODS),
+        "weights": (1.0,) * (ROWS + 1), "strategy": "segment", "positions": "aligned", "methods": START_METHODS,
         "max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seed": 0, "prefix": "",
     }  # fmt: skip
     return Form(question, rows, **{**given, **changes})
@@ -151,6 +153,12 @@ def test_table_has_a_line_for_each_wording(lm: LanguageModel) -> None:
     assert parts.table_html(given, last).count("<tr>") == 1 + 3
     assert parts.table_html(given, None).count("<tr>") == 1 + 3
     assert parts.table_html(form("Name it.", methods=("flex", "causal")), None) == ""
+    everything = form("Name it.", methods=tuple(METHODS))
+    *_, last = flexdemo.stream(lm, **everything.arguments())
+    table = parts.table_html(everything, last)
+    for name, method in METHODS.items():
+        if name not in START_METHODS:
+            assert method.label in table and last[name].answer in html.unescape(table)
 
 
 def test_status_names_what_runs(lm: LanguageModel) -> None:
