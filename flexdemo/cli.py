@@ -20,7 +20,6 @@ from .config import Decoding, InputError
 from .prompt import POSITIONS, SegmentedPrompt, build_prompt, check_wordings
 
 if TYPE_CHECKING:
-    from .explain import Explanation
     from .methods import Result
     from .model import LanguageModel
 
@@ -202,7 +201,7 @@ def run_generate(args: argparse.Namespace) -> None:
         return
     print(describe(result))
     if explanation:
-        print(describe_explanation(explanation))
+        print(explanation.describe())
 
 
 def describe(result: Result) -> str:
@@ -220,22 +219,6 @@ def describe(result: Result) -> str:
         f"[{result.model} on {result.device}, {result.dtype}, backend {result.backend}; mask {facts['strategy']}, "
         f"{facts['positions']}, density {facts['density']:.3f}; {len(result.prompt.token_ids)} prompt tokens; "
         f"load {seconds['load']:.2f} s, first token {seconds['first_token']:.3f} s, total {seconds['total']:.3f} s]"
-    )
-    return "\n".join(lines)
-
-
-def describe_explanation(explanation: Explanation) -> str:
-    """What each wording contributed, for reading in a terminal."""
-    mean = explanation.attribution.mean_mass.mean(axis=0)
-    lines = ["attention mass of the fused answer (descriptive), mean over its tokens, layers and heads:"]
-    names = ["prefix", *(f"P{i}" for i in range(1, len(mean) - 1)), "suffix + answer"]
-    lines.append("  " + ", ".join(f"{name} {share:.3f}" for name, share in zip(names, mean, strict=True)))
-    lines.append("leave-one-out effect (causal), log-probability of the answer lost without a wording:")
-    lines.append("  " + ", ".join(f"{e.hidden} {e.effect:+.3f}" for e in explanation.attribution.effects))
-    agreed = explanation.agreement
-    lines.append(
-        f"{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
-        f"{agreed.distinct} distinct answers, entropy {agreed.entropy:.2f} bits"
     )
     return "\n".join(lines)
 

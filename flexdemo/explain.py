@@ -30,6 +30,21 @@ class Explanation:
             "candidates": [dict(step) for step in self.steps],
         }
 
+    def describe(self) -> str:
+        """What each wording contributed, for reading in a terminal."""
+        mean = self.attribution.mean_mass.mean(axis=0)
+        lines = ["attention mass of the fused answer (descriptive), mean over its tokens, layers and heads:"]
+        names = ["prefix", *(f"P{i}" for i in range(1, len(mean) - 1)), "suffix + answer"]
+        lines.append("  " + ", ".join(f"{name} {share:.3f}" for name, share in zip(names, mean, strict=True)))
+        lines.append("leave-one-out effect (causal), log-probability of the answer lost without a wording:")
+        lines.append("  " + ", ".join(f"{e.hidden} {e.effect:+.3f}" for e in self.attribution.effects))
+        agreed = self.agreement
+        lines.append(
+            f"{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
+            f"{agreed.distinct} distinct answers, entropy {agreed.entropy:.2f} bits"
+        )
+        return "\n".join(lines)
+
 
 def candidate_steps(results: Sequence[MethodResult]) -> tuple[Mapping[str, Any], ...]:
     """Candidates of each method with an answer of its own at each step, and whether methods chose differently there."""
