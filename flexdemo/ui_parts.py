@@ -247,8 +247,14 @@ def _table_rows(form: Form, result: Result | None) -> list[tuple[str, str, str, 
         if method in CARDS:
             continue
         if method not in ("origin", "per_prompt"):
-            summary = METHODS[method].summary
-            rows.append(("", METHODS[method].label, summary, answered.answer if answered else None))
+            label = METHODS[method].label
+            if METHODS[method].answers_each:
+                names = [f"without {name}" for name, _ in form.wordings]
+                rows += [
+                    ("", label, name, answered.views[i].answer if answered else None) for i, name in enumerate(names)
+                ]
+            else:
+                rows.append(("", label, METHODS[method].summary, answered.answer if answered else None))
             continue
         for i, (name, text) in enumerate(form.wordings[: 1 if method == "origin" else None]):
             if method == "per_prompt" and i == 0 and "origin" in form.methods:

@@ -159,6 +159,8 @@ def test_table_has_a_line_for_each_wording(lm: LanguageModel) -> None:
     for name, method in METHODS.items():
         if name not in START_METHODS:
             assert method.label in table and last[name].answer in html.unescape(table)
+    for view in last["leave_one_out"].views:
+        assert view.name in table and view.answer in html.unescape(table)
 
 
 def test_status_names_what_runs(lm: LanguageModel) -> None:
