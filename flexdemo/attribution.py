@@ -17,7 +17,7 @@ from .config import Decoding
 from .generation import Answer, Encoding, Stream, View, generate
 from .metrics import normalise
 from .model import LanguageModel
-from .prompt import SegmentedPrompt, normalise_weights
+from .prompt import SegmentedPrompt, weights_without
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ def _hidden_views(prompt: SegmentedPrompt, view: View) -> list[View]:
     """The fused view without each paraphrase that has weight and is not the only one, positions held."""
     views = []
     for i, segment in enumerate(prompt.paraphrases):
-        kept = [0.0 if j == i else weight for j, weight in enumerate(view.weights)]
-        if view.weights[i] and any(kept):
-            shares = normalise_weights(kept, len(kept))
+        shares = weights_without(view.weights, i)
+        if view.weights[i] and shares is not None:
             views.append(View(segment.name, view.encoding, shares, view.suffix_position))
     return views
 

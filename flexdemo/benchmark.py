@@ -121,7 +121,7 @@ def _run_ours(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> Sa
 def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
     ids = torch.tensor([prompt.token_ids], device=model.device)
 
-    def timed(count: int) -> tuple[float, torch.Tensor]:
+    def timed(count: int) -> tuple[float, list[int]]:
         began = time.perf_counter()
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
         tokens = out[0, ids.shape[1] :].tolist()

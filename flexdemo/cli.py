@@ -210,7 +210,7 @@ def describe(result: Result) -> str:
 
     lines = []
     for method in result.results:
-        if len({view.name for view in method.views}) > 1 and METHODS[method.method].answers_each:
+        if len(method.views) > 1 and METHODS[method.method].answers_each:
             lines += [f"{method.method} {view.name}: {view.answer}" for view in method.views]
         else:
             lines.append(f"{method.method}: {method.answer}")

@@ -46,11 +46,3 @@ class Limits:
     characters: int = 2000
     prompt_tokens: int = 8192
     new_tokens: int = 256
-
-
-@dataclass(frozen=True)
-class DrawLimits:
-    """Sizes in tokens up to which the page draws a mask cell by cell."""
-
-    exact_tokens: int = 512
-    window_tokens: int = 512

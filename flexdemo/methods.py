@@ -16,7 +16,7 @@ from .generation import Answer, Combine, Encoding, Progress, Stream, View, gener
 from .masks import STRATEGIES, dense_mask, density, make_layout, make_mask_mod
 from .metrics import answer_text, majority
 from .model import LanguageModel
-from .prompt import POSITIONS, SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
+from .prompt import POSITIONS, SegmentedPrompt, build_prompt, decode_ids, token_texts, weights_without
 from .results import Candidate, MethodResult, Result, ViewResult
 
 SEGMENT = Encoding("segment", "aligned")
@@ -93,14 +93,11 @@ def _heaviest(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]
 
 
 def _leave_one_out(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
-    n = len(prompt.paraphrases)
-    streams = []
+    n, place, streams = len(prompt.paraphrases), prompt.suffix_position("aligned"), []
     for i, segment in enumerate(prompt.paraphrases):
-        kept = [0.0 if j == i else weight for j, weight in enumerate(prompt.weights)]
-        if not any(kept):  # only the hidden one had weight: the others share
-            kept = [float(j != i) for j in range(n)]
-        shares = normalise_weights(kept, n)
-        streams.append(Stream((View(f"without {segment.name}", SEGMENT, shares, prompt.suffix_position("aligned")),)))
+        # Where only the hidden one had weight, the others share.
+        shares = weights_without(prompt.weights, i) or weights_without((1.0,) * n, i)
+        streams.append(Stream((View(f"without {segment.name}", SEGMENT, shares, place),)))
     return tuple(streams)
 
 

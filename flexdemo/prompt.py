@@ -130,6 +130,12 @@ def normalise_weights(weights: Sequence[float] | str | None, n: int) -> tuple[fl
     return tuple(w / largest / total for w in weights)
 
 
+def weights_without(weights: Sequence[float], hidden: int) -> tuple[float, ...] | None:
+    """Weights with one paraphrase at 0 and the others sharing 1; None if the others have no weight."""
+    kept = [0.0 if i == hidden else weight for i, weight in enumerate(weights)]
+    return normalise_weights(kept, len(kept)) if any(kept) else None
+
+
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Ids of a user's text. A special or added token typed by a user stays text: it is split before it can match."""
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
