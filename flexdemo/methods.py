@@ -263,12 +263,13 @@ def stream(
     seed: int = 0,
     mass: bool = True,
     candidates: int = 0,
+    partial: bool = True,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
     The question is P1 and `paraphrases` are P2..PN; `weights` has one number for each of them, or is "raw" (every
-    weight 1). `candidates` keeps that many of the likeliest tokens at each step. Closing the generator stops the work
-    within one token. Raises InputError for what cannot be asked.
+    weight 1). `candidates` keeps that many of the likeliest tokens at each step. Without `partial` only the finished
+    Result is made. Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
@@ -306,10 +307,11 @@ def stream(
         )
 
     for progress in generate(lm, [prompt], distinct, decoding):
-        yield result(progress)
+        if partial or all(answer.stopped_by for answer in progress.answers):
+            yield result(progress)
 
 
 def ask(lm: LanguageModel, question: str, paraphrases: Sequence[str] = (), **options: Any) -> Result:
     """The finished Result of `stream` with the same arguments."""
-    *_, last = stream(lm, question, paraphrases, **options)
-    return last
+    (finished,) = stream(lm, question, paraphrases, partial=False, **options)
+    return finished
