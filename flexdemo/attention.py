@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.exc import InductorError
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from .config import InputError
 from .masks import Layout, MaskMod, block_mask, dense_mask
+from .recorders import ApeRows, Recorder, attention_probabilities
 
 NAME = "flexdemo_segments"
 
@@ -31,38 +32,19 @@ class BackendError(InputError):
     """A backend that cannot compute this; the message names one that can."""
 
 
-@dataclass
-class MassRecorder:
-    """Collects, layer by layer, how much attention the last query of a forward pass gave to each group of keys.
-
-    `groups` holds one tensor (rows, kv, S) for each device, 1 where key kv belongs to group s; without it every key is
-    a group of its own.
-    """
-
-    groups: Mapping[torch.device, Tensor] | None
-    _layers: list[Tensor] = field(default_factory=list)
-
-    def add(self, probabilities: Tensor) -> None:
-        """Take one layer's attention of the last query, (rows, heads, kv)."""
-        self._layers.append(probabilities if self.groups is None else probabilities @ self.groups[probabilities.device])
-
-    def take(self) -> Tensor:
-        """Masses of the pass just run, (layers, rows, heads, S), each (row, head) summing to 1."""
-        layers, self._layers = self._layers, []
-        return torch.stack([layer.cpu() for layer in layers])
-
-
 @dataclass(frozen=True)
 class Plan:
     """What one forward pass needs to attend, as it travels through `model(..., segment_plan=plan)`.
 
     `masks` has one entry for each device that holds a layer: a BlockMask, booleans (B, 1, T, T), or an additive bias
-    (rows, 1, q, kv) in fp32. Made once before the forward, so that no layer moves or makes a mask.
+    (rows, 1, q, kv) in fp32. `ape` likewise, if some row sharpens its scores. Made once before the forward, so that no
+    layer moves or makes a mask.
     """
 
     backend: str
     masks: Mapping[torch.device, BlockMask | Tensor]
-    recorder: MassRecorder | None = None
+    recorder: Recorder | None = None
+    ape: Mapping[torch.device, ApeRows] | None = None
 
 
 def _with_softcap(score_mod: Callable | None, softcap: float | None) -> Callable | None:
@@ -83,6 +65,50 @@ def _bias_score_mod(bias: Tensor) -> Callable:
     return score_mod
 
 
+def _paraphrase_score_mod(bias: Tensor, ape: ApeRows) -> Callable:
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        sharpened = score / ape.temperature[b, 0, 0, 0] + bias[b, 0, q, kv]
+        return torch.where(ape.keys[b, 0, 0, kv], sharpened, -torch.inf)
+
+    return score_mod
+
+
+def _rest_score_mod(bias: Tensor, ape: ApeRows) -> Callable:
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return torch.where(ape.keys[b, 0, 0, kv], -torch.inf, score + bias[b, 0, q, kv])
+
+    return score_mod
+
+
+def _attend_flex_ape(
+    kernel: Callable,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows,
+) -> Tensor:
+    """Two attention calls, over paraphrase keys and over the rest, merged by their log-sum-exps."""
+    gqa = query.shape[1] != key.shape[1]
+    parts = []
+    for score_mod in (_paraphrase_score_mod(bias, ape), _rest_score_mod(bias, ape)):
+        out, aux = kernel(
+            query,
+            key,
+            value,
+            score_mod=_with_softcap(score_mod, softcap),
+            scale=scale,
+            enable_gqa=gqa,
+            return_aux=AuxRequest(lse=True),
+        )
+        parts.append((out, aux.lse[..., None].float()))  # (rows, heads, q, D), (rows, heads, q, 1)
+    (context, context_lse), (rest, rest_lse) = parts
+    share = torch.sigmoid(ape.scale * ape.temperature * context_lse - rest_lse)
+    return (share * context.float() + (1 - share) * rest.float()).to(query.dtype)
+
+
 def _attend_flex(
     kernel: Callable,
     query: Tensor,
@@ -91,7 +117,10 @@ def _attend_flex(
     mask: BlockMask | Tensor,
     scale: float,
     softcap: float | None,
+    ape: ApeRows | None,
 ) -> Tensor:
+    if ape is not None:
+        return _attend_flex_ape(kernel, query, key, value, mask, scale, softcap, ape)
     is_block_mask = isinstance(mask, BlockMask)
     return kernel(
         query,
@@ -112,28 +141,40 @@ def _compiled_flex(device_type: str) -> Callable:
 
 
 def attend_flex_compiled(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None = None
 ) -> Tensor:
+    if ape is not None and query.device.type == "cpu":
+        raise BackendError(
+            "compiled FlexAttention returns no log-sum-exp on the CPU, which the APE temperature and scale need: "
+            "use --backend sdpa or flex-eager"
+        )
     # Set at every call, because Dynamo's settings are each thread's own: a page's worker thread starts with 8.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     try:
-        return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap)
+        return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap, ape)
     except (TorchDynamoException, FailOnRecompileLimitHit, InductorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
 
 
 def attend_flex_eager(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None = None
 ) -> Tensor:
-    return _attend_flex(flex_attention, query, key, value, mask, scale, softcap)
+    return _attend_flex(flex_attention, query, key, value, mask, scale, softcap, ape)
 
 
-def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None) -> Tensor:
+def attend_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None = None
+) -> Tensor:
     if softcap is not None:
         raise BackendError(
             "this model caps its attention scores, which backend sdpa cannot do: use --backend flex-eager"
         )
+    if ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
+        probabilities = attention_probabilities(query, key, mask, scale, softcap, ape).to(value.dtype)
+        rows, kv_heads = key.shape[:2]
+        grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
+        return (grouped @ value).reshape(query.shape[:3] + value.shape[-1:])
     if mask.dtype != torch.bool:
         mask = mask.to(query.dtype)
     rows, heads, length, width = query.shape
@@ -156,7 +197,7 @@ class Backend:
 
     name: str
     summary: str
-    attend: Callable[[Tensor, Tensor, Tensor, Any, float, float | None], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
     blocks: bool
     multiple: int = 1
 
@@ -178,19 +219,6 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         )
     }
 )
-
-
-def attention_probabilities(query: Tensor, key: Tensor, bias: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Softmax weights of the last query, (rows, heads, kv) in fp32, from the q, k and bias that ran.
-
-    query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
-    """
-    rows, heads, _, width = query.shape
-    last = query[:, :, -1].reshape(rows, key.shape[1], -1, width)  # (rows, H, D) -> (rows, KVH, G, D)
-    scores = (last.float() @ key.float().transpose(2, 3)) * scale  # (rows, KVH, G, kv)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return torch.softmax(scores + bias[:, :, -1:], dim=-1).view(rows, heads, -1)
 
 
 def segment_attention(
@@ -234,10 +262,10 @@ def segment_attention(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]
-    out = BACKENDS[segment_plan.backend].attend(query, key, value, mask, scale, softcap)
+    ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
+    out = BACKENDS[segment_plan.backend].attend(query, key, value, mask, scale, softcap, ape)
     if segment_plan.recorder is not None:
-        probabilities = attention_probabilities(query, key, mask, scale, softcap)
-        segment_plan.recorder.add(probabilities)
+        segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .config import Decoding
-from .generation import Answer, Encoding, Stream, View, generate
+from .config import PLAIN, Ape, Decoding
+from .encoding import Encoding, View, fused_view
+from .generation import Answer, Stream, generate
 from .metrics import normalise
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, weights_without
@@ -70,29 +71,24 @@ class Attribution:
         }
 
 
-def _owners(prompt: SegmentedPrompt, slots: int) -> np.ndarray:
-    """Segment of each slot of one prompt decoded alone, (slots,): answer tokens count with the suffix."""
-    owners = np.full(slots, len(prompt.segments) - 1)
-    owners[: len(prompt.token_ids)] = prompt.segment_ids
-    return owners
-
-
 def _hidden_views(prompt: SegmentedPrompt, view: View) -> list[View]:
     """The fused view without each paraphrase that has weight and is not the only one, positions held."""
     views = []
     for i, segment in enumerate(prompt.paraphrases):
         shares = weights_without(view.weights, i)
         if view.weights[i] and shares is not None:
-            views.append(View(segment.name, view.encoding, shares, view.suffix_position))
+            views.append(View(segment.name, view.encoding, shares, view.suffix_position, view.ape))
     return views
 
 
-def attribute(lm: LanguageModel, prompt: SegmentedPrompt, encoding: Encoding, token_ids: Sequence[int]) -> Attribution:
+def attribute(
+    lm: LanguageModel, prompt: SegmentedPrompt, encoding: Encoding, token_ids: Sequence[int], *, ape: Ape = PLAIN
+) -> Attribution:
     """Attribute an answer of the fused view to segments and paraphrases, in one more decode of the same tokens.
 
     The answer is forced, so that all rows read the same tokens: the full view and one without each paraphrase.
     """
-    full = View("full", encoding, prompt.weights, prompt.suffix_position(encoding.positions))
+    full = fused_view(prompt, encoding, ape)
     hidden = _hidden_views(prompt, full)
     forced = tuple(token_ids)
     streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
@@ -106,15 +102,12 @@ def attribute(lm: LanguageModel, prompt: SegmentedPrompt, encoding: Encoding, to
 
 
 def _arrays(prompt: SegmentedPrompt, answer: Answer, effects: tuple[Effect, ...]) -> Attribution:
-    attention = np.stack([layer.numpy() for layer in answer.attention])  # (T, layers, heads, slots)
-    steps, slots = attention.shape[0], attention.shape[-1]
-    owners = _owners(prompt, slots)
-    groups = (owners[:, None] == np.arange(len(prompt.segments))).astype(attention.dtype)  # (slots, S)
-    mass = attention @ groups
-    seen = np.stack([groups[: len(prompt.token_ids) + t].sum(axis=0) for t in range(steps)])  # (T, S)
-    per_token = mass.mean(axis=(1, 2)) / np.maximum(seen, 1)
-    used = len(prompt.token_ids) + steps - 1
-    return Attribution(mass, attention.mean(axis=(1, 2))[:, :used], per_token, effects)
+    mass = np.stack([by_head.numpy() for by_head, _ in answer.detail])  # (T, layers, heads, S)
+    steps, length = len(mass), len(prompt.token_ids)
+    attention = np.stack([to_slots.numpy() for _, to_slots in answer.detail])[:, : length + steps - 1]
+    seen = np.tile([float(max(1, len(segment))) for segment in prompt.segments], (steps, 1))  # (T, S)
+    seen[:, -1] += np.arange(steps)  # a later token also sees those before it
+    return Attribution(mass, attention, mass.mean(axis=(1, 2)) / seen, effects)
 
 
 def agreement(fused: str, answers: Sequence[str]) -> Agreement:

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from .attention import BACKENDS
 from .config import Decoding, InputError
-from .generation import Encoding, Stream, View, generate
+from .encoding import Encoding, View
+from .generation import Stream, generate
 from .model import DTYPES, LanguageModel, prepare
 from .prompt import Segment, SegmentedPrompt
 

@@ -170,8 +170,10 @@ def _print_json(value: Any) -> None:
 
 def run_generate(args: argparse.Namespace) -> None:
     check_wordings(args.question, args.paraphrases, args.weights)
+    from .encoding import Encoding
     from .explain import CANDIDATES, NEEDED, explain
-    from .methods import Encoding, ask, check_encoding, resolve_methods
+    from .methods import ask, resolve_methods
+    from .prompt_masks import check_encoding
 
     methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
     check_encoding(Encoding(args.mask, args.positions))
@@ -227,8 +229,9 @@ def run_mask(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_output(args.output, MASK_FORMATS)
     check_wordings(args.question, args.paraphrases, None)
-    from .methods import Encoding, check_encoding, mask_array, mask_dict
+    from .encoding import Encoding
     from .model import load_tokenizer
+    from .prompt_masks import check_encoding, mask_array, mask_dict
 
     check_encoding(Encoding(args.mask, args.positions))
     if args.against is not None:

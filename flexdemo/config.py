@@ -15,8 +15,8 @@ class Decoding:
     """How the next token is chosen, and when to stop.
 
     temperature 0 is greedy. top_p keeps the smallest set of tokens whose probabilities sum to at least top_p
-    (Holtzman et al., 2020, https://arxiv.org/abs/1904.09751). `mass` records the attention mass by segment,
-    `detail` the attention to every token by layer and head. `candidates` is how many next tokens are kept at each step.
+    (Holtzman et al., 2020, https://arxiv.org/abs/1904.09751). `mass` records the attention mass by segment, `detail`
+    also by layer and head, and to every token. `candidates` is how many next tokens are kept at each step.
     """
 
     max_new_tokens: int = 32
@@ -36,6 +36,31 @@ class Decoding:
             raise InputError(f"top-p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"the seed must be from 0 to 4294967295, not {self.seed}")
+
+
+@dataclass(frozen=True)
+class Ape:
+    """Temperature T and scale S on a fused view's attention to paraphrases (APE, https://arxiv.org/abs/2502.05431).
+
+    Scores of paraphrase keys are divided by T, and their log-sum-exp is multiplied by S * T before it is merged with
+    the rest; log-weights are added after the division, so that N copies of a wording at 1/N still count as one.
+    T = S = 1 is plain softmax.
+    """
+
+    temperature: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("temperature", self.temperature), ("scale", self.scale)):
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"the APE {name} must be a positive number (1: plain softmax), not {value}")
+
+    @property
+    def is_plain(self) -> bool:
+        return self.temperature == 1 and self.scale == 1
+
+
+PLAIN = Ape()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .attribution import Agreement, Attribution, agreement, attribute
-from .generation import Encoding
+from .encoding import Encoding
 from .model import LanguageModel
 from .results import MethodResult, Result
 
@@ -62,6 +62,6 @@ def explain(lm: LanguageModel, result: Result) -> Explanation:
     """Explain a finished result of `ask` that ran the methods NEEDED, in one more decode of the fused answer."""
     fused, alone = (result[name] for name in NEEDED)
     encoding = Encoding(result.mask["strategy"], result.mask["positions"])
-    attributed = attribute(lm, result.prompt, encoding, fused.token_ids)
+    attributed = attribute(lm, result.prompt, encoding, fused.token_ids, ape=result.ape)
     agreed = agreement(fused.answer, [view.answer for view in alone.views])
     return Explanation(attributed, agreed, candidate_steps(result.results))

@@ -1,45 +1,23 @@
-"""Encode, branch into views, decode in lockstep. Knows nothing of methods' names, of pages or of files.
-
-A prompt is encoded once for each encoding; a view is one row of the decode batch over a copy of that KV cache.
-"""
+"""Branch into views, decode in lockstep, stream. Knows nothing of methods' names, of pages or of files."""
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from .attention import BACKENDS, MassRecorder, Plan, UnsupportedModelError
+from .attention import BACKENDS, Plan, UnsupportedModelError
 from .cache import branch, select_rows
 from .config import Decoding, InputError
-from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
+from .encoding import Prefill, View, arrange, forward, key_groups, prefill, row_biases
 from .model import LanguageModel
-from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt, decode_ids
+from .prompt import SegmentedPrompt, decode_ids
+from .recorders import ApeRows, MassRecorder
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """Mask strategy + position scheme: one prefill, one KV cache."""
-
-    strategy: str = "segment"
-    positions: str = "aligned"
-
-
-@dataclass(frozen=True)
-class View:
-    """One row: which encoding it reads, the weight of each paraphrase (0 hides it), where its suffix starts."""
-
-    name: str = field(compare=False)  # views that differ only in name are computed once
-    encoding: Encoding
-    weights: tuple[float, ...]
-    suffix_position: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +32,7 @@ class Stream:
     weights: tuple[float, ...] = ()
     prompt: int = 0
     seed: int = 0  # added to the request's seed, so that samples of one view differ
+    temperature: float | None = None  # instead of the request's
     forced: tuple[int, ...] = ()  # tokens to feed instead of choosing: their log-probabilities are what is wanted
 
 
@@ -61,8 +40,8 @@ class Stream:
 class Answer:
     """What a stream has produced so far. `masses[v][t]` is the attention mass of view v by segment for token t.
 
-    `attention[t]` is that of the first view by layer and head to every slot, (layers, heads, slots), if detail was
-    asked for; `candidates[t]` are the likeliest tokens and their probabilities.
+    `detail[t]` is that of the first view by layer and head, (layers, heads, S), and its mean attention to every slot,
+    (slots,), if detail was asked for; `candidates[t]` are the likeliest tokens and their probabilities.
     """
 
     token_ids: tuple[int, ...]
@@ -70,7 +49,7 @@ class Answer:
     masses: tuple[tuple[tuple[float, ...], ...], ...]
     stopped_by: str | None
     seconds: float
-    attention: tuple[Tensor, ...] = ()
+    detail: tuple[tuple[Tensor, Tensor], ...] = ()
     candidates: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
@@ -95,7 +74,7 @@ class _Decoding:
     masses: list[list[tuple[float, ...]]] = field(default_factory=list)
     stopped_by: str | None = None
     seconds: float = 0.0
-    attention: list[Tensor] = field(default_factory=list)
+    detail: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     candidates: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
     def take(self, token: int, logits: Tensor, candidates: int) -> None:
@@ -115,113 +94,19 @@ class _Decoding:
             masses,
             self.stopped_by,
             self.seconds,
-            tuple(self.attention),
+            tuple(self.detail),
             tuple(self.candidates),
         )
 
 
-@dataclass(frozen=True)
-class _Slots:
-    """Where things lie in a row: paraphrases in [0, prompt), suffix in [prompt, answer), answer tokens behind it."""
-
-    layout: Layout
-    prompt: int
-    answer: int
-    capacity: int
-
-
-def _arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> _Slots:
-    """Common slots of a batch of prompts: shorter ones are padded between their last paraphrase and the suffix."""
-    suffixes = {len(prompt.segments[-1]) for prompt in prompts}
-    if len(suffixes) != 1 or 0 in suffixes:
-        raise ValueError("prompts of one batch must have the same suffix, of at least one token")
-    start = max(prompt.suffix_start for prompt in prompts)
-    answer = start + suffixes.pop()
-    capacity = -(-(answer + new_tokens) // multiple) * multiple
-    segments, roles = [], []
-    for prompt in prompts:
-        n, pads = prompt.suffix_start, start - prompt.suffix_start
-        last = len(prompt.segments) - 1
-        segments.append([*prompt.segment_ids[:n], *[-1] * pads, *[last] * (capacity - start)])
-        roles.append([*prompt.roles[:n], *[PAD] * pads, *[SUFFIX] * (answer - start), *[ANSWER] * (capacity - answer)])
-    return _Slots(Layout(torch.tensor(segments), torch.tensor(roles)), start, answer, capacity)
-
-
-def _forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: object) -> Tensor:
-    """Logits of the last token, (rows, V) in fp32; fills the cache."""
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.model.forward).parameters else {}
-    ids, positions = ids.to(lm.device), positions.to(lm.device)
-    out = lm.model(
-        input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep
-    )
-    return out.logits[:, -1].float()  # (rows, T or 1, V) -> (rows, V)
-
-
-def encode(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, slots: _Slots) -> DynamicCache:
-    """Prefill prefix and paraphrases of all prompts under one encoding, into at least `slots.prompt` slots."""
-    backend = BACKENDS[lm.backend]
-    length = backend.padded(slots.prompt)
-    ids, positions = (
-        torch.zeros(len(prompts), length, dtype=torch.long),
-        torch.zeros(len(prompts), length, dtype=torch.long),
-    )
-    segments = torch.full((len(prompts), length), -1)
-    roles = torch.full((len(prompts), length), PAD)
-    for row, prompt in enumerate(prompts):
-        n = prompt.suffix_start
-        ids[row, :n] = torch.tensor(prompt.token_ids[:n])
-        positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
-        segments[row, :n], roles[row, :n] = slots.layout.segments[row, :n], slots.layout.roles[row, :n]
-    masks = {}
-    for device in lm.devices:
-        layout = Layout(segments.to(device), roles.to(device))
-        masks[device] = backend.prompt_mask(make_mask_mod(encoding.strategy, layout), layout)
-    cache = DynamicCache()
-    _forward(lm, ids, positions, Plan(lm.backend, masks), cache)
-    return cache
-
-
-def row_biases(slots: _Slots, views: Sequence[View], prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Additive biases in fp32: of suffix queries (rows, 1, suffix, capacity), of answer queries (rows, 1, 1, capacity).
-
-    -inf where the mask hides a key, log(weight) on the keys of a paraphrase for queries that fuse, 0 elsewhere. The
-    answer bias is that of the first answer token; a later one also sees the slots before it.
-    """
-    visible = {
-        encoding: dense_mask(
-            make_mask_mod(encoding.strategy, slots.layout), slots.layout, start=slots.prompt, stop=slots.answer + 1
-        )
-        for encoding in {view.encoding for view in views}
-    }
-    suffix, answer = [], []
-    for view, prompt in zip(views, prompts, strict=True):
-        log_weights = torch.zeros(slots.capacity)
-        is_paraphrase = slots.layout.roles[prompt] == PARAPHRASE
-        owners = slots.layout.segments[prompt][is_paraphrase] - 1
-        log_weights[is_paraphrase] = torch.tensor(view.weights, dtype=torch.float64).log().float()[owners]
-        rows = visible[view.encoding][prompt]  # (suffix + 1, capacity)
-        felt = log_weights if STRATEGIES[view.encoding.strategy].fuses_at == SUFFIX else torch.zeros_like(log_weights)
-        suffix.append(felt.where(rows[:-1], -torch.inf)[None])
-        answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
-    return torch.stack(suffix), torch.stack(answer)
-
-
-def _key_groups(slots: _Slots, prompts: Sequence[int]) -> Tensor:
-    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase, suffix and own answer."""
-    owner = slots.layout.segments[torch.tensor(prompts)]  # (rows, capacity)
-    return (owner[..., None] == torch.arange(int(owner.max()) + 1)).float()
-
-
-def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
+def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus."""
-    if decoding.temperature == 0:
+    if temperature == 0:
         return int(logits.argmax())
-    scaled = (
-        logits.double() - logits.max()
-    ) / decoding.temperature  # no temperature is too small: 0 or below, never nan
+    scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below, never nan
     probabilities, order = torch.softmax(scaled, dim=-1).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities
-    kept = probabilities.where(before < decoding.top_p, 0.0)
+    kept = probabilities.where(before < top_p, 0.0)
     return int(order[torch.multinomial(kept.cpu(), 1, generator=generator)])
 
 
@@ -256,33 +141,42 @@ def _check_room(
 
 @torch.no_grad()
 def generate(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], streams: Sequence[Stream], decoding: Decoding
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    streams: Sequence[Stream],
+    decoding: Decoding,
+    *,
+    known: Prefill | None = None,
 ) -> Iterator[Progress]:
     """Decode all streams over all prompts in lockstep, yielding after the encoding and after every token.
 
-    Closing the generator stops the work. Raises InputError if the model cannot hold prompt and answer.
+    Encodings that `known` holds are not computed again. Closing the generator stops the work. Raises InputError if the
+    model cannot hold prompt and answer.
     """
     began = time.perf_counter()
     _check_room(lm, prompts, streams, decoding)
 
     # 1. Encode: one prefill for each distinct encoding.
     backend = BACKENDS[lm.backend]
-    slots = _arrange(prompts, decoding.max_new_tokens, backend.multiple)
+    slots = arrange(prompts, decoding.max_new_tokens, backend.multiple)
     views = [view for stream in streams for view in stream.views]
     owners = [i for i, stream in enumerate(streams) for _ in stream.views]
     encodings = list(dict.fromkeys(view.encoding for view in views))
-    caches = [encode(lm, prompts, encoding, slots) for encoding in encodings]
+    read = prefill(lm, prompts, encodings, known)
 
     # 2. Branch: one row for each view.
     row_prompts = [streams[i].prompt for i in owners]
     sources = [(encodings.index(view.encoding), prompt) for view, prompt in zip(views, row_prompts, strict=True)]
+    caches = [read.caches[encoding] for encoding in encodings]
     cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
-    del caches
-    suffix_bias, answer_bias = row_biases(slots, views, row_prompts)
-    biases = {device: answer_bias.to(device) for device in lm.devices}
-    groups = _key_groups(slots, row_prompts)
-    on_devices = None if decoding.detail else {device: groups.to(device) for device in lm.devices}
-    recorder = MassRecorder(on_devices) if decoding.mass or decoding.detail else None
+    del caches, read
+    biases = row_biases(slots, views, row_prompts)
+    bias = {device: biases.answer.to(device) for device in lm.devices}
+    ape = _on_devices(lm, biases.ape_answer)
+    recorder = None
+    if decoding.mass or decoding.detail:
+        groups = key_groups(slots, row_prompts)
+        recorder = MassRecorder({device: groups.to(device) for device in lm.devices}, decoding.detail)
     states = [_Decoding(stream, masses=[[] for _ in stream.views]) for stream in streams]
     generators = [torch.Generator().manual_seed(decoding.seed + stream.seed) for stream in streams]
     encoded = time.perf_counter() - began
@@ -292,17 +186,16 @@ def generate(
     suffix_ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
     starts = torch.tensor([view.suffix_position for view in views])
     positions = starts[:, None] + torch.arange(suffix_ids.shape[1])  # (rows,) -> (rows, suffix)
-    masks = {device: suffix_bias.to(device) for device in lm.devices}
-    logits = _forward(lm, suffix_ids, positions, Plan(lm.backend, masks, recorder), cache)
+    masks = {device: biases.suffix.to(device) for device in lm.devices}
+    plan = Plan(lm.backend, masks, recorder, _on_devices(lm, biases.ape_suffix))
+    logits = forward(lm, suffix_ids, positions, plan, cache)
     first = 0.0
 
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     positions = positions[:, -1:] + 1
     for step in range(decoding.max_new_tokens):
-        attention = recorder.take() if recorder else None  # (layers, rows, heads, S, or slots in detail)
-        masses = None if attention is None else attention.mean(dim=(0, 2))
-        if masses is not None and decoding.detail:
-            masses = (masses[:, None] @ groups)[:, 0]  # (rows, slots) -> (rows, S)
+        mass, attention = recorder.take() if recorder else (None, None)  # (layers, rows, heads, S), (rows, slots)
+        means = None if mass is None else mass.mean(dim=(0, 2)).tolist()  # (rows, S)
         chosen: dict[int, int] = {}
         for i in dict.fromkeys(owners):
             rows = [row for row, owner in enumerate(owners) if owner == i]
@@ -311,13 +204,14 @@ def generate(
                 continue
             combined = logits[rows[0]] if stream.combine is None else stream.combine(logits[rows], stream.weights)
             forced = stream.forced[len(state.token_ids)] if stream.forced else None
-            chosen[i] = choose(combined, decoding, generators[i]) if forced is None else forced
+            heat = decoding.temperature if stream.temperature is None else stream.temperature
+            chosen[i] = choose(combined, heat, decoding.top_p, generators[i]) if forced is None else forced
             state.take(chosen[i], combined, decoding.candidates)
-            if masses is not None:
+            if means is not None:
                 for history, row in zip(state.masses, rows, strict=True):
-                    history.append(tuple(masses[row].tolist()))
-            if attention is not None and decoding.detail:
-                state.attention.append(attention[:, rows[0]])
+                    history.append(tuple(means[row]))
+            if mass is not None and attention is not None:
+                state.detail.append((mass[:, rows[0]], attention[rows[0]]))
             limit = len(stream.forced) or decoding.max_new_tokens
             state.stopped_by = stop_reason(lm, prompts[stream.prompt], state.token_ids, limit)
             state.seconds = time.perf_counter() - began
@@ -332,12 +226,16 @@ def generate(
             owners = [owners[row] for row in alive]
             select_rows(cache, alive)
             positions = positions[alive]
-            biases = {device: bias[alive] for device, bias in biases.items()}
-            groups = groups[alive]
-            if recorder and recorder.groups is not None:
-                recorder = MassRecorder({device: group[alive] for device, group in recorder.groups.items()})
-        for bias in biases.values():
-            bias[..., slots.answer + step] = 0.0
+            bias = {device: each[alive] for device, each in bias.items()}
+            ape = ape and {device: each.select(alive) for device, each in ape.items()}
+            if recorder:
+                recorder.groups = {device: group[alive] for device, group in recorder.groups.items()}
+        for each in bias.values():
+            each[..., slots.answer + step] = 0.0
         tokens = torch.tensor([[chosen.get(owner, 0)] for owner in owners])
-        logits = _forward(lm, tokens, positions, Plan(lm.backend, biases, recorder), cache)
+        logits = forward(lm, tokens, positions, Plan(lm.backend, bias, recorder, ape), cache)
         positions = positions + 1
+
+
+def _on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, ApeRows] | None:
+    return None if ape is None else {device: ape.to(device) for device in lm.devices}

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .config import Decoding, InputError
-from .generation import Answer, Combine, Encoding, Progress, Stream, View, generate
-from .masks import STRATEGIES, dense_mask, density, make_layout, make_mask_mod
+from .confidence import SAMPLE_TEMPERATURE, SAMPLES, confidence_weights, measure_confidence
+from .config import Ape, Decoding, InputError
+from .encoding import Encoding, View, fused_view, prefill
+from .generation import Answer, Combine, Progress, Stream, generate
 from .metrics import answer_text, majority
 from .model import LanguageModel
-from .prompt import POSITIONS, SegmentedPrompt, build_prompt, decode_ids, token_texts, weights_without
+from .prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts, weights_without
+from .prompt_masks import check_encoding, mask_facts
 from .results import Candidate, MethodResult, Result, ViewResult
 
 SEGMENT = Encoding("segment", "aligned")
 CAUSAL = Encoding("causal", "sequential")
 
 
-Streams = Callable[[SegmentedPrompt, Encoding], tuple[Stream, ...]]
+Streams = Callable[[SegmentedPrompt, View], tuple[Stream, ...]]
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to answer: the streams to decode, and which stream's answer speaks for it.
 
-    `streams(prompt, encoding)` gets the encoding chosen for `flex`; the other methods have their own.
+    `streams(prompt, fused)` gets the view chosen for `flex`; the other methods have their own.
     """
 
     name: str
@@ -47,19 +49,19 @@ def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
     return View(name, SEGMENT, one_hot, prompt.suffix_position("aligned", only=i))
 
 
-def _flex(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
-    return (Stream((View("flex", encoding, prompt.weights, prompt.suffix_position(encoding.positions)),)),)
+def _flex(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    return (Stream((fused,)),)
 
 
-def _origin(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+def _origin(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     return (Stream((_alone(prompt, 0, "origin"),)),)
 
 
-def _per_prompt(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+def _per_prompt(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     return tuple(Stream((_alone(prompt, i, s.name),)) for i, s in enumerate(prompt.paraphrases))
 
 
-def _causal(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+def _causal(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     everything = (1.0,) * len(prompt.paraphrases)
     return (Stream((View("causal", CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
 
@@ -85,14 +87,14 @@ def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _combined(combine: Combine) -> Streams:
-    return lambda prompt, encoding: (Stream(_one_by_one(prompt), combine, prompt.weights),)
+    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine, prompt.weights),)
 
 
-def _heaviest(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+def _heaviest(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     return (Stream((_one_by_one(prompt)[prompt.weights.index(max(prompt.weights))],)),)
 
 
-def _leave_one_out(prompt: SegmentedPrompt, encoding: Encoding) -> tuple[Stream, ...]:
+def _leave_one_out(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     n, place, streams = len(prompt.paraphrases), prompt.suffix_position("aligned"), []
     for i, segment in enumerate(prompt.paraphrases):
         # Where only the hidden one had weight, the others share.
@@ -134,48 +136,6 @@ _ALL = (
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
-
-
-def check_encoding(encoding: Encoding) -> None:
-    """Raise InputError for an unknown strategy or position scheme."""
-    for what, name, table in (
-        ("mask strategy", encoding.strategy, STRATEGIES),
-        ("position scheme", encoding.positions, POSITIONS),
-    ):
-        if name not in table:
-            raise InputError(f"unknown {what} {name!r}: choose from {', '.join(table)}")
-
-
-def mask_array(prompt: SegmentedPrompt, strategy: str) -> np.ndarray:
-    """The mask over the packed prompt as booleans (T, T), row = query, True = visible."""
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    return dense_mask(make_mask_mod(strategy, layout), layout)[0].numpy()
-
-
-def mask_facts(prompt: SegmentedPrompt, encoding: Encoding) -> dict[str, Any]:
-    """Strategy, positions and density of the mask over the packed prompt, suffix included, before weights hide any."""
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    visible = density(make_mask_mod(encoding.strategy, layout), layout)
-    return {"strategy": encoding.strategy, "positions": encoding.positions, "density": visible}
-
-
-def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: str | None = None) -> dict[str, Any]:
-    """The JSON of the command `mask` and of `/mask`: rows of 0 and 1 (1 = visible), a row for each query token."""
-    rows = mask_array(prompt, strategy)
-    facts = mask_facts(prompt, Encoding(strategy, positions))
-    out: dict[str, Any] = {"rows": ["".join(map(str, row)) for row in rows.astype(int).tolist()], **facts}
-    out["tokens"] = list(prompt.tokens)
-    out["segment_ids"] = list(prompt.segment_ids)
-    out["position_ids"] = list(prompt.position_ids(positions))
-    if against is not None:
-        other = mask_array(prompt, against)
-        out["against"] = {
-            **mask_facts(prompt, Encoding(against, positions)),
-            "kept": int((rows & other).sum()),
-            "removed": int((~rows & other).sum()),
-            "added": int((rows & ~other).sum()),
-        }
-    return out
 
 
 def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ...]:
@@ -221,6 +181,7 @@ def _method_result(
     streams: Sequence[Stream],
     answers: Mapping[Stream, Answer],
     facts: Mapping[Encoding, Any],
+    spent: float,
 ) -> MethodResult:
     views = tuple(
         _view_result(lm, view, answers[stream], mass)
@@ -238,7 +199,7 @@ def _method_result(
         spoken.tokens,
         spoken.logprobs,
         answer.stopped_by,
-        max(answers[stream].seconds for stream in streams),
+        max(answers[stream].seconds for stream in streams) + spent,
         facts[streams[0].views[0].encoding],
         lm.backend,
         views,
@@ -255,6 +216,10 @@ def stream(
     mask: str = "segment",
     positions: str = "aligned",
     weights: Sequence[float] | str | None = None,
+    samples: int = SAMPLES,
+    sample_temperature: float = SAMPLE_TEMPERATURE,
+    ape_temperature: float = 1.0,
+    ape_scale: float = 1.0,
     prefix: str = "",
     template: str = "auto",
     max_new_tokens: int = 32,
@@ -268,47 +233,65 @@ def stream(
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
     The question is P1 and `paraphrases` are P2..PN; `weights` has one number for each of them, or is "raw" (every
-    weight 1). `candidates` keeps that many of the likeliest tokens at each step. Without `partial` only the finished
-    Result is made. Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
+    weight 1) or "confidence" (share of `samples` answers at `sample_temperature` that agree with the greedy one; equal
+    weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
+    many of the likeliest tokens at each step. Without `partial` only the finished Result is made. Closing the generator
+    stops the work within one token. Raises InputError for what cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
-    encoding = Encoding(mask, positions)
+    encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
     check_encoding(encoding)
-    prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=weights, prefix=prefix, template=template)
-    position_ids = prompt.position_ids(positions)
-    plans = {method: method.streams(prompt, encoding) for method in chosen}
-    distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
-    used = {encoding} | {view.encoding for s in distinct for view in s.views}
-    facts = {each: mask_facts(prompt, each) for each in used}
+    by_confidence = weights == "confidence"
+    given = None if by_confidence else weights
+    prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
+    known = confidence = None
+    spent = 0.0
+    facts = {encoding: mask_facts(prompt, encoding)}
 
-    def result(progress: Progress) -> Result:
-        answers = dict(zip(distinct, progress.answers, strict=True))
-        times = {
-            "load": lm.load_seconds,
-            "encode": progress.encode_seconds,
-            "first_token": progress.first_token_seconds,
-            "decode": max(0.0, progress.total_seconds - progress.first_token_seconds)
-            if progress.first_token_seconds
-            else 0.0,
-            "total": progress.total_seconds,
-        }
-        return Result(
-            lm.name,
-            str(lm.device),
-            lm.dtype,
-            lm.backend,
-            facts[encoding],
-            prompt,
-            position_ids,
-            tuple(_method_result(lm, method, streams, answers, facts) for method, streams in plans.items()),
-            times,
-            all(answer.stopped_by for answer in progress.answers),
+    def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
+        where = (lm.name, str(lm.device), lm.dtype, lm.backend)
+        told = (facts[encoding], prompt, prompt.position_ids(positions), results, seconds, done)
+        return Result(*where, *told, ape, confidence)
+
+    if by_confidence:
+        began = time.perf_counter()
+        known = prefill(lm, [prompt], [SEGMENT])
+        steps = measure_confidence(
+            lm, prompt, decoding, samples=samples, temperature=sample_temperature, view=_alone, known=known
         )
+        for measured in steps:
+            confidence, spent = measured, time.perf_counter() - began
+            if partial:
+                yield result((), _seconds(lm, None, spent), False)
+        assert confidence is not None
+        prompt = prompt.reweighted(confidence_weights(confidence))
 
-    for progress in generate(lm, [prompt], distinct, decoding):
-        if partial or all(answer.stopped_by for answer in progress.answers):
-            yield result(progress)
+    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in chosen}
+    distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
+    facts |= {each: mask_facts(prompt, each) for each in {v.encoding for s in distinct for v in s.views} - set(facts)}
+    for progress in generate(lm, [prompt], distinct, decoding, known=known):
+        done = all(answer.stopped_by for answer in progress.answers)
+        if not (partial or done):
+            continue
+        answers = dict(zip(distinct, progress.answers, strict=True))
+        results = tuple(_method_result(lm, m, streams, answers, facts, spent) for m, streams in plans.items())
+        yield result(results, _seconds(lm, progress, spent), done)
+
+
+def _seconds(lm: LanguageModel, progress: Progress | None, spent: float) -> dict[str, float]:
+    """Times since the request began; `confidence` is the time spent on samples before, part of the others."""
+    encode, first, total = (
+        (progress.encode_seconds, progress.first_token_seconds, progress.total_seconds) if progress else (0.0, 0.0, 0.0)
+    )
+    seconds = {
+        "load": lm.load_seconds,
+        "encode": encode,
+        "first_token": first + spent if first else 0.0,
+        "decode": max(0.0, total - first) if first else 0.0,
+        "total": total + spent,
+    }
+    return seconds | ({"confidence": spent} if spent else {})
 
 
 def ask(lm: LanguageModel, question: str, paraphrases: Sequence[str] = (), **options: Any) -> Result:

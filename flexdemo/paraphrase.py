@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 from .config import Decoding, InputError
-from .generation import Encoding, Stream, View, generate
+from .encoding import Encoding, View
+from .generation import Stream, generate
 from .metrics import answer_text, normalise
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, Template, check_text, decode_ids, encode_text, make_template, pack

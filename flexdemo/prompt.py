@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -60,6 +60,12 @@ class SegmentedPrompt:
     segments: tuple[Segment, ...]
     weights: tuple[float, ...]
     kind: str
+
+    def reweighted(self, weights: Sequence[float]) -> SegmentedPrompt:
+        """The same tokens with other weights of the paraphrases."""
+        prefix, *paraphrases, suffix = self.segments
+        felt = [replace(segment, weight=weight) for segment, weight in zip(paraphrases, weights, strict=True)]
+        return replace(self, segments=(prefix, *felt, suffix), weights=tuple(weights))
 
     @property
     def segment_ids(self) -> tuple[int, ...]:

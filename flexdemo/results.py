@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .config import PLAIN, Ape
 from .prompt import SegmentedPrompt
 
 
@@ -55,6 +56,15 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """Share of each wording's sampled answers that agree with its greedy answer; `temperature` is the samples'."""
+
+    shares: tuple[float, ...]
+    samples: int
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Result:
     """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line."""
 
@@ -68,6 +78,8 @@ class Result:
     results: tuple[MethodResult, ...]
     seconds: Mapping[str, float]
     done: bool
+    ape: Ape = PLAIN
+    confidence: Confidence | None = None
 
     def __getitem__(self, method: str) -> MethodResult:
         return next(result for result in self.results if result.method == method)
@@ -86,6 +98,8 @@ class Result:
             "dtype": self.dtype,
             "backend": self.backend,
             "mask": dict(self.mask),
+            "ape": asdict(self.ape),
+            "confidence": asdict(self.confidence) if self.confidence else None,
             "prompt": prompt,
             "results": [asdict(result) for result in self.results],
             "seconds": dict(self.seconds),

@@ -12,11 +12,13 @@ from typing import Any
 
 from .cells import EXACT_TOKENS, Window, block_size, token_spans
 from .config import InputError, Limits
+from .encoding import Encoding
 from .masks import STRATEGIES
-from .methods import METHODS, Encoding, MethodResult, Result, check_encoding, mask_array, mask_facts
+from .methods import METHODS, MethodResult, Result
 from .model import LanguageModel
 from .plots import mask_figure
 from .prompt import POSITIONS, Segment, SegmentedPrompt, build_prompt
+from .prompt_masks import check_encoding, mask_array, mask_facts
 
 ROWS = 10
 CARDS = ("flex", "causal")  # methods with an answer card of their own; all others are rows of the table

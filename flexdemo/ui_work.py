@@ -13,10 +13,12 @@ from typing import Any
 
 from . import ui_parts as parts
 from .config import Decoding, InputError, Limits
-from .methods import Encoding, Result, ask, check_encoding, mask_dict, stream
+from .encoding import Encoding
+from .methods import Result, ask, stream
 from .model import LanguageModel
 from .paraphrase import paraphrase
 from .prompt import build_prompt
+from .prompt_masks import check_encoding, mask_dict
 from .ui_parts import CARDS, ROWS, Form
 
 FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second

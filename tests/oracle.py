@@ -220,3 +220,51 @@ def expected_views(
     views["weighted_max", f"P{heaviest + 1}"] = (one_hot[heaviest], own[heaviest])
     views["causal", "causal"] = ([1.0] * n, start)
     return views
+
+
+def ape_eager_attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float, *, ape: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention under APE's temperature T and scale S, two softmaxes merged by their log-sum-exps, in plain PyTorch.
+
+    ape = (T, S, log weights (n,), paraphrase keys (n,), fusing queries (n,)); the mask has no weights in it.
+    """
+    temperature, scale, log_weights, context, fusing = ape
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = (query @ key.transpose(2, 3)) * scaling + attention_mask
+    plain = scores.softmax(-1) @ value
+    inside = scores[..., context] / temperature + log_weights[context]
+    outside = scores[..., ~context]
+    inside_lse = temperature * scale * inside.logsumexp(-1, keepdim=True)
+    outside_lse = outside.logsumexp(-1, keepdim=True)
+    total = torch.logaddexp(inside_lse, outside_lse)
+    merged = (inside_lse - total).exp() * (inside.softmax(-1) @ value[:, :, context])
+    merged = merged + (outside_lse - total).exp() * (outside.softmax(-1) @ value[:, :, ~context])
+    out = torch.where(fusing[None, None, :, None], merged, plain)
+    return out.transpose(1, 2).contiguous(), None
+
+
+@torch.no_grad()
+def decode_ape(model: Any, result: Mapping[str, Any], temperature: float, scale: float, new_tokens: int) -> Decoded:
+    """Greedy tokens of the fused view under APE, by a plain model that runs `ape_eager_attention`, uncached."""
+    prompt, facts, view = result["prompt"], result["mask"], result["results"][0]["views"][0]
+    ids, chosen, logprobs = list(prompt["token_ids"]), [], []
+    for t in range(new_tokens):
+        tokens = prompt_tokens(prompt["segments"], answers=t)
+        fusing = torch.tensor([fuses(facts["strategy"], token) for token in tokens])
+        context = torch.tensor([token.role == "paraphrase" for token in tokens])
+        felt = torch.tensor([math.log(view["weights"][k.paraphrase - 1]) if k.paraphrase else 0.0 for k in tokens])
+        places = positions(prompt["segments"], facts["positions"], suffix_position=view["suffix_position"], answers=t)
+        out = model(
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.tensor([places]),
+            attention_mask=bias(facts["strategy"], tokens, [1.0] * len(view["weights"])),
+            use_cache=False,
+            ape=(temperature, scale, felt, context, fusing),
+        )
+        logits = out.logits[0, -1].double()
+        chosen.append(int(logits.argmax()))
+        logprobs.append(float(logits.log_softmax(-1)[chosen[-1]]))
+        ids.append(chosen[-1])
+    return Decoded(chosen, logprobs, [])

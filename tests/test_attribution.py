@@ -12,8 +12,8 @@ import torch
 
 from flexdemo import cli
 from flexdemo.attribution import agreement, attribute
+from flexdemo.encoding import Encoding
 from flexdemo.explain import NEEDED, explain
-from flexdemo.generation import Encoding
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel
 

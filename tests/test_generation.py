@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from flexdemo.config import Decoding, InputError
-from flexdemo.generation import Encoding, Stream, View, choose, generate, stop_reason
+from flexdemo.encoding import Encoding, View
+from flexdemo.generation import Stream, choose, generate, stop_reason
 from flexdemo.methods import ask, stream
 from flexdemo.model import LanguageModel
 from flexdemo.prompt import SegmentedPrompt, build_prompt
@@ -306,7 +307,7 @@ LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 def draws(decoding: Decoding, logits: torch.Tensor = LOGITS, n: int = 400) -> Counter:
     made = torch.Generator().manual_seed(decoding.seed)
-    return Counter(choose(logits, decoding, made) for _ in range(n))
+    return Counter(choose(logits, decoding.temperature, decoding.top_p, made) for _ in range(n))
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(1e-9, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.96, 4), (1.0, 4)])

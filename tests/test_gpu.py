@@ -130,7 +130,8 @@ def test_bfloat16_agrees_but_for_ties(record_property: Any, capsys: pytest.Captu
     A top-1 that differs must be a tie: the two tokens' logits lie closer than the rounding of the two backends.
     """
     from flexdemo.config import Decoding
-    from flexdemo.generation import Encoding, Stream, View, generate
+    from flexdemo.encoding import Encoding, View
+    from flexdemo.generation import Stream, generate
     from flexdemo.prompt import build_prompt
 
     seen: dict[str, list[torch.Tensor]] = {}

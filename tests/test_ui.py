@@ -18,10 +18,11 @@ from flexdemo import ui, ui_work
 from flexdemo import ui_parts as parts
 from flexdemo.config import InputError, Limits
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import METHODS, mask_dict
+from flexdemo.methods import METHODS
 from flexdemo.model import LanguageModel
 from flexdemo.plots import Window
 from flexdemo.prompt import build_prompt
+from flexdemo.prompt_masks import mask_dict
 from flexdemo.ui import START_METHODS
 from flexdemo.ui_parts import ROWS, Form
 from flexdemo.ui_work import Run, Runs

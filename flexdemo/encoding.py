@@ -1,0 +1,195 @@
+"""A prompt's reading: encodings, views of them, slots, masks and biases of each pass. Knows no decoding and no methods.
+
+A prompt is encoded once for each encoding; a view is one row of the decode batch over a copy of that KV cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from .attention import BACKENDS, Plan
+from .config import PLAIN, Ape
+from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
+from .model import LanguageModel
+from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
+from .recorders import ApeRows, Recorder
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Mask strategy + position scheme: one prefill, one KV cache."""
+
+    strategy: str = "segment"
+    positions: str = "aligned"
+
+
+@dataclass(frozen=True)
+class View:
+    """One row: which encoding it reads, the weight of each paraphrase (0 hides it), where its suffix starts."""
+
+    name: str = field(compare=False)  # views that differ only in name are computed once
+    encoding: Encoding
+    weights: tuple[float, ...]
+    suffix_position: int
+    ape: Ape = PLAIN
+
+
+def fused_view(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape = PLAIN) -> View:
+    """The view that sees every paraphrase by its weight."""
+    return View("flex", encoding, prompt.weights, prompt.suffix_position(encoding.positions), ape)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Prompts read once: for each encoding a KV cache of prefix and paraphrases, a row a prompt.
+
+    Views with any weights branch off it; it is never written to.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    caches: Mapping[Encoding, DynamicCache]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where things lie in a row: paraphrases in [0, prompt), suffix in [prompt, answer), answer tokens behind it."""
+
+    layout: Layout
+    prompt: int
+    answer: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What suffix and answer queries of a batch of rows add to their scores, in fp32.
+
+    suffix (rows, 1, suffix, capacity) and answer (rows, 1, 1, capacity): -inf where the mask hides a key, log(weight)
+    on the keys of a paraphrase for queries that fuse, 0 elsewhere. The answer bias is that of the first answer token; a
+    later one also sees the slots before it. The ape_* say where scores are sharpened; None if no row asks for it.
+    """
+
+    suffix: Tensor
+    answer: Tensor
+    ape_suffix: ApeRows | None = None
+    ape_answer: ApeRows | None = None
+
+
+def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> Slots:
+    """Common slots of a batch of prompts: shorter ones are padded between their last paraphrase and the suffix."""
+    suffixes = {len(prompt.segments[-1]) for prompt in prompts}
+    if len(suffixes) != 1 or 0 in suffixes:
+        raise ValueError("prompts of one batch must have the same suffix, of at least one token")
+    start = max(prompt.suffix_start for prompt in prompts)
+    answer = start + suffixes.pop()
+    capacity = -(-(answer + new_tokens) // multiple) * multiple
+    segments, roles = [], []
+    for prompt in prompts:
+        n, pads = prompt.suffix_start, start - prompt.suffix_start
+        last = len(prompt.segments) - 1
+        segments.append([*prompt.segment_ids[:n], *[-1] * pads, *[last] * (capacity - start)])
+        roles.append([*prompt.roles[:n], *[PAD] * pads, *[SUFFIX] * (answer - start), *[ANSWER] * (capacity - answer)])
+    return Slots(Layout(torch.tensor(segments), torch.tensor(roles)), start, answer, capacity)
+
+
+def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: object) -> Tensor:
+    """Logits of the last token, (rows, V) in fp32; fills the cache."""
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.model.forward).parameters else {}
+    ids, positions = ids.to(lm.device), positions.to(lm.device)
+    out = lm.model(
+        input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep
+    )
+    return out.logits[:, -1].float()  # (rows, T or 1, V) -> (rows, V)
+
+
+def encode(
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
+) -> DynamicCache:
+    """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
+    backend = BACKENDS[lm.backend]
+    length = backend.padded(max(prompt.suffix_start for prompt in prompts))
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    segments, roles = torch.full_like(ids, -1), torch.full_like(ids, PAD)
+    for row, prompt in enumerate(prompts):
+        n = prompt.suffix_start
+        ids[row, :n] = torch.tensor(prompt.token_ids[:n])
+        positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
+        segments[row, :n] = torch.tensor(prompt.segment_ids[:n])
+        roles[row, :n] = torch.tensor(prompt.roles[:n])
+    masks = {}
+    for device in lm.devices:
+        layout = Layout(segments.to(device), roles.to(device))
+        masks[device] = backend.prompt_mask(make_mask_mod(encoding.strategy, layout), layout)
+    cache = DynamicCache()
+    forward(lm, ids, positions, Plan(lm.backend, masks, recorder), cache)
+    return cache
+
+
+@torch.no_grad()
+def prefill(
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    encodings: Sequence[Encoding],
+    known: Prefill | None = None,
+) -> Prefill:
+    """Encode prompts under each encoding once; those that `known` holds for the same prompts are taken from it."""
+    began = time.perf_counter()
+    read = tuple(prompt.token_ids[: prompt.suffix_start] for prompt in prompts)
+    if known is not None and known.prompts != read:
+        raise ValueError("a Prefill of other prompts cannot be reused")
+    caches = dict(known.caches) if known else {}
+    for encoding in encodings:
+        if encoding not in caches:
+            caches[encoding] = encode(lm, prompts, encoding)
+    return Prefill(read, caches, time.perf_counter() - began)
+
+
+def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:
+    """Biases of the suffix and answer queries of each view's row; `prompts` says which prompt a row reads."""
+    visible = {
+        encoding: dense_mask(
+            make_mask_mod(encoding.strategy, slots.layout), slots.layout, start=slots.prompt, stop=slots.answer + 1
+        )
+        for encoding in {view.encoding for view in views}
+    }
+    suffix, answer = [], []
+    for view, prompt in zip(views, prompts, strict=True):
+        log_weights = torch.zeros(slots.capacity)
+        is_paraphrase = slots.layout.roles[prompt] == PARAPHRASE
+        owners = slots.layout.segments[prompt][is_paraphrase] - 1
+        log_weights[is_paraphrase] = torch.tensor(view.weights, dtype=torch.float64).log().float()[owners]
+        rows = visible[view.encoding][prompt]  # (suffix + 1, capacity)
+        felt = log_weights if _suffix_fuses(view) else torch.zeros_like(log_weights)
+        suffix.append(felt.where(rows[:-1], -torch.inf)[None])
+        answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
+    ape = _ape_rows(slots, views, prompts, [_suffix_fuses(view) for view in views])
+    return Biases(torch.stack(suffix), torch.stack(answer), ape, _ape_rows(slots, views, prompts, [True] * len(views)))
+
+
+def _suffix_fuses(view: View) -> bool:
+    return STRATEGIES[view.encoding.strategy].fuses_at == SUFFIX
+
+
+def _ape_rows(slots: Slots, views: Sequence[View], prompts: Sequence[int], fuses: Sequence[bool]) -> ApeRows | None:
+    """Sharpening of each row; rows whose queries do not fuse, or that ask for none, have T = S = 1."""
+    asked = [view.ape if fused else PLAIN for view, fused in zip(views, fuses, strict=True)]
+    if all(ape.is_plain for ape in asked):
+        return None
+    keys = (slots.layout.roles[torch.tensor(prompts)] == PARAPHRASE)[:, None, None]  # (rows, 1, 1, capacity)
+    numbers = torch.tensor([(ape.temperature, ape.scale) for ape in asked])[:, :, None, None, None]
+    return ApeRows(keys, numbers[:, 0], numbers[:, 1])
+
+
+def key_groups(slots: Slots, prompts: Sequence[int]) -> Tensor:
+    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase, suffix and own answer."""
+    owner = slots.layout.segments[torch.tensor(prompts)]  # (rows, capacity)
+    return (owner[..., None] == torch.arange(int(owner.max()) + 1)).float()
