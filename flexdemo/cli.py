@@ -9,14 +9,13 @@ import argparse
 import csv
 import json
 import math
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import Decoding, InputError
+from .files import check_output, write_file
 from .prompt import POSITIONS, SegmentedPrompt, build_prompt, check_wordings
 
 if TYPE_CHECKING:
@@ -268,37 +267,6 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, r
         else:
             figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
         path.write_text(plots.figure_html(figure), encoding="utf-8")
-
-
-def check_output(path: Path, suffixes: Sequence[str]) -> None:
-    """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: the folder {folder} does not exist")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
-
-
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        write(scratch)
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:

@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config"},
-    {"prompt", "metrics", "cells"},
-    {"masks", "plots", "cache", "results"},
+    {"prompt", "metrics", "cells", "files"},
+    {"masks", "plots", "cache", "results", "hub", "records", "table", "summary", "plots_results"},
     {"attention"},
     {"model"},
     {"generation"},
