@@ -101,10 +101,15 @@ def _simplemma(language: str) -> Lemmatiser | None:
         return None
     library = importlib.import_module("simplemma")
     try:
-        library.text_lemmatizer("words", lang=language)
+        library.lemmatize("words", lang=language)
     except ValueError:  # a language it does not know
         return None
-    return Lemmatiser(f"simplemma ({language})", lambda text: library.text_lemmatizer(text, lang=language))
+
+    # Word by word: its own way through a text lowers the first word, which loses a German noun.
+    def split(text: str) -> list[str]:
+        return [library.lemmatize(word, lang=language) for word in library.simple_tokenizer(text)]
+
+    return Lemmatiser(f"simplemma ({language})", split)
 
 
 def _spacy(language: str) -> Lemmatiser | None:
