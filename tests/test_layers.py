@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"config"},
     {"prompt", "metrics", "cells", "files"},
-    {"masks", "plots", "cache", "results", "hub", "readers", "records", "table", "summary", "plots_results"},
+    {"masks", "plots", "cache", "results", "hub", "readers", "records", "table", "journal", "summary", "plots_results"},
     {"attention"},
     {"model"},
     {"generation"},
