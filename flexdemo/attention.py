@@ -141,7 +141,13 @@ def _compiled_flex(device_type: str) -> Callable:
 
 
 def attend_flex_compiled(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
 ) -> Tensor:
     if ape is not None and query.device.type == "cpu":
         raise BackendError(
@@ -158,13 +164,25 @@ def attend_flex_compiled(
 
 
 def attend_flex_eager(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
 ) -> Tensor:
     return _attend_flex(flex_attention, query, key, value, mask, scale, softcap, ape)
 
 
 def attend_sdpa(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
 ) -> Tensor:
     if softcap is not None:
         raise BackendError(

@@ -42,7 +42,7 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
     if length > MOST_TOKENS:
         raise InputError(f"attention is shown for at most {MOST_TOKENS} tokens, not for {length}: shorten the prompt")
     view = fused_view(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
-    slots = arrange([prompt], 0, BACKENDS[lm.backend].multiple)
+    slots = arrange([prompt], 1, BACKENDS[lm.backend].multiple)
     biases = row_biases(slots, [view], [0])
 
     reading = HeadRecorder(layer, head)

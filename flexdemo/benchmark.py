@@ -6,10 +6,12 @@ Times are medians of several runs that take turns, so that a noisy machine distu
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,10 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from .attention import BACKENDS
 from .config import Decoding, InputError
-from .encoding import Encoding, View
+from .encoding import Encoding, fused_view
 from .generation import Stream, generate
-from .model import DTYPES, LanguageModel, prepare
-from .prompt import Segment, SegmentedPrompt
+from .methods import resolve_methods
+from .model import DTYPES, LanguageModel, load_model, prepare
+from .prompt import Segment, SegmentedPrompt, build_prompt
 
 SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
     {
@@ -33,6 +36,8 @@ SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
 )
 PARAPHRASES = 5
 THEIRS = "transformers generate"
+BUNDLED = "bundled"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,8 @@ def random_prompt(tokens: int, vocabulary: int, *, seed: int) -> SegmentedPrompt
 
 
 def _run_ours(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
-    encoding = Encoding()
-    view = View("flex", encoding, prompt.weights, prompt.suffix_position(encoding.positions))
-    *_, last = generate(lm, [prompt], [Stream((view,))], Decoding(new_tokens, mass=False))
+    streams = [Stream((fused_view(prompt, Encoding()),))]
+    *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
     return Sample(last.first_token_seconds, last.total_seconds, last.answers[0].token_ids)
 
 
@@ -133,17 +137,80 @@ def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int
     return Sample(first, total, tuple(tokens))
 
 
-def _way(name: str, shape: str, device: str, dtype: str) -> Way:
+def _way(name: str, shape: str, device: str, dtype: str) -> tuple[Way, LanguageModel | None]:
     model = random_model(shape, device=device, dtype=dtype)
     if name == THEIRS:
-        return functools.partial(_run_theirs, model)
-    return functools.partial(_run_ours, prepare(model, _NoText(), name=shape, backend=name))
+        return functools.partial(_run_theirs, model), None
+    lm = prepare(model, _NoText(), name=shape, backend=name)
+    return functools.partial(_run_ours, lm), lm
 
 
 def _timing(name: str, prompt_tokens: int, samples: Sequence[Sample]) -> Timing:
     first = statistics.median(sample.first for sample in samples)
     rate = statistics.median((len(s.token_ids) - 1) / (s.total - s.first) for s in samples)
     return Timing(name, prompt_tokens, first, rate, len(samples))
+
+
+@dataclass(frozen=True)
+class MethodsCost:
+    """Median seconds of one request with `flex` alone and with all methods, over `runs` that take turns."""
+
+    backend: str
+    prompt_tokens: int
+    flex_seconds: float
+    all_seconds: float
+    rows: int
+    runs: int
+
+    @property
+    def ratio(self) -> float:
+        return self.all_seconds / self.flex_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.backend:>22} {self.prompt_tokens:6d} tokens: all methods, {self.rows} rows, take "
+            f"{self.ratio:.2f} x flex alone ({1000 * self.flex_seconds:.1f} ms; median of {self.runs})"
+        )
+
+
+def methods_cost(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int) -> MethodsCost:
+    """What all methods at once cost against `flex` alone, each run over every prompt in turn."""
+
+    def seconds(names: Sequence[str]) -> tuple[float, int]:
+        spent, most = 0.0, 0
+        for prompt in prompts:
+            fused = fused_view(prompt, Encoding())
+            chosen = resolve_methods(names, len(prompt.paraphrases))
+            streams = list(dict.fromkeys(s for method in chosen for s in method.streams(prompt, fused)))
+            *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
+            spent, most = spent + last.total_seconds, max(most, sum(len(stream.views) for stream in streams))
+        return spent, most
+
+    taken = [(seconds(["flex"]), seconds(["all"])) for _ in range(runs + 1)][1:]  # the first run warms up
+    flex, everything = (statistics.median(run[i][0] for run in taken) / len(prompts) for i in range(2))
+    length = round(statistics.mean(len(prompt.token_ids) for prompt in prompts))
+    return MethodsCost(lm.backend, length, flex, everything, taken[0][1][1], runs)
+
+
+def measure_bundled(
+    *, new_tokens: int = 32, runs: int = 5, device: str = "cpu", dtype: str = "float32", log: Callable[[str], None]
+) -> dict[str, Any]:
+    """What all methods cost on the bundled model, over the shipped examples of PARAPHRASES wordings."""
+    lm = load_model(device=device, dtype=dtype)
+    examples = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
+    asked = [each for each in examples if len(each["paraphrases"]) == PARAPHRASES - 1]
+    prompts = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in asked]
+    cost = methods_cost(lm, prompts, new_tokens, runs=runs)
+    log(f"{cost}, {len(prompts)} questions of {PARAPHRASES} wordings")
+    return {**_facts(BUNDLED, device, dtype), "questions": len(prompts), "methods": [cost.to_dict()]}
+
+
+def _facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"shape": shape, "device": device, "dtype": dtype, **versions}
 
 
 def measure(
@@ -162,29 +229,31 @@ def measure(
     All backends must give the same greedy tokens, or the result says how many prompts differ: bf16 ties can.
     """
     if shape not in SHAPES:
-        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
+        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}, {BUNDLED}")
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
-    timings, tokens = [], {}
+    timings, tokens, costs = [], {}, []
     for group in ([name for name in (*backends, THEIRS) if name not in last], last):
         ways = {name: _way(name, shape, device, dtype) for name in group}
         for length in lengths:
             samples: dict[str, list[Sample]] = {name: [] for name in group}
             for seed in range(runs + 1):
                 prompt = random_prompt(length, SHAPES[shape]["vocab"], seed=seed)
-                for name, way in ways.items():
+                for name, (way, _) in ways.items():
                     samples[name].append(way(prompt, new_tokens))
                     if name != THEIRS:
                         tokens.setdefault((length, seed), set()).add(samples[name][-1].token_ids)
             for name in group:
                 timings.append(_timing(name, len(prompt.token_ids), samples[name][1:]))  # the first run warms up
                 log(str(timings[-1]))
+            for _, lm in ways.values():
+                if lm is not None:
+                    costs.append(methods_cost(lm, [prompt], new_tokens, runs=runs))
+                    log(str(costs[-1]))
     differing = sum(len(answers) > 1 for answers in tokens.values())
-    facts = {
-        "shape": shape,
-        "device": device,
-        "dtype": dtype,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+    return {
+        **_facts(shape, device, dtype),
+        "prompts_where_backends_differ": differing,
+        "timings": [asdict(timing) for timing in timings],
+        "methods": [cost.to_dict() for cost in costs],
     }
-    return {**facts, "prompts_where_backends_differ": differing, "timings": [asdict(timing) for timing in timings]}

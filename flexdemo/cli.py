@@ -1,33 +1,22 @@
-"""python -m flexdemo generate | mask | paraphrase | bench. Parses arguments, writes output, works nowhere.
-
-Modules that load torch are imported by the command that needs them, so that help and bad arguments answer at once.
-"""
+"""python -m flexdemo generate | mask | paraphrase | bench. Parses arguments; `commands` does the work."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
-from .config import Decoding, InputError
-from .prompt import POSITIONS, SegmentedPrompt, build_prompt, check_wordings
-
-if TYPE_CHECKING:
-    from .methods import Result
-    from .model import LanguageModel
+from . import commands
+from .config import Ape, Decoding, InputError, Samples
+from .prompt import POSITIONS
 
 STRATEGY_NAMES = (
     "segment, isolated, causal, anchor, late_fusion, bidirectional"  # masks.py loads torch; a test compares
 )
 METHOD_NAMES = "flex, origin, per_prompt, vote, avg, max, weighted_avg, weighted_max, leave_one_out, causal"
-MASK_FORMATS = (".html", ".png", ".csv")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -38,15 +27,22 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def _weights(text: str) -> tuple[float, ...] | str:
-    if text.strip() == "raw":
-        return "raw"
+    if text.strip() in ("raw", "confidence"):
+        return text.strip()
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = (math.nan,)
     if not all(math.isfinite(number) for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,0.5, nor 'raw'")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,0.5, nor raw or confidence")
     return numbers
+
+
+def _head(text: str) -> tuple[int, int]:
+    layer, comma, head = text.partition(",")
+    if not (comma and layer.strip().isdigit() and head.strip().isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a layer and a head such as 0,3")
+    return int(layer), int(head)
 
 
 def _lengths(text: str) -> tuple[int, ...]:
@@ -100,9 +96,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Ask a language model one question in several wordings at once, and see how it fuses them.",
         epilog='example: python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru."',
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    generate = commands.add_parser("generate", help="answer a question from all its wordings")
+    generate = subparsers.add_parser("generate", help="answer a question from all its wordings")
     _add_prompt(generate)
     _add_hardware(generate)
     generate.add_argument(
@@ -112,7 +108,18 @@ def make_parser() -> argparse.ArgumentParser:
         dest="methods",
         help=f"{METHOD_NAMES} or all (default: flex; repeat for several)",
     )
-    generate.add_argument("--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or 'raw'")
+    generate.add_argument(
+        "--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or raw, or confidence"
+    )
+    samples, ape = Samples(), Ape()
+    generate.add_argument(
+        "--samples", type=int, default=samples.count, metavar="K", help="answers sampled a wording, for confidence"
+    )
+    generate.add_argument("--sample-temperature", type=float, default=samples.temperature, help="of those answers")
+    generate.add_argument(
+        "--ape-temperature", type=float, default=ape.temperature, help="APE temperature of flex (default: 1, none)"
+    )
+    generate.add_argument("--ape-scale", type=float, default=ape.scale, help="APE scale of flex (default: 1, none)")
     defaults = Decoding()
     generate.add_argument(
         "--max-new-tokens", type=int, default=defaults.max_new_tokens, metavar="N", help="answer length limit"
@@ -121,30 +128,33 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, default=defaults.top_p, help="nucleus of sampling (default: 1)")
     generate.add_argument("--seed", type=int, default=defaults.seed, help="seed of sampling (default: 0)")
     generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
+    generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help="with --explain: one head's attention")
     generate.add_argument("--json", action="store_true", help="print one JSON object")
-    generate.set_defaults(run=run_generate)
+    generate.set_defaults(run=commands.run_generate)
 
-    mask = commands.add_parser("mask", help="show the attention mask of a prompt (loads the tokenizer only)")
+    mask = subparsers.add_parser("mask", help="show the attention mask of a prompt (loads the tokenizer only)")
     _add_prompt(mask)
     _add_model(mask)
     mask.add_argument("--against", metavar="STRATEGY", help="compare with this strategy's mask")
     form = mask.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
-    form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(MASK_FORMATS)}")
-    mask.set_defaults(run=run_mask)
+    form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(commands.MASK_FORMATS)}")
+    mask.set_defaults(run=commands.run_mask)
 
-    paraphrase = commands.add_parser("paraphrase", help="let the model write paraphrases of a question")
+    paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question")
     paraphrase.add_argument("question", metavar="QUESTION")
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     paraphrase.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
     paraphrase.add_argument("--temperature", type=float, default=0.7, help="of sampling (default: 0.7)")
     _add_hardware(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
-    paraphrase.set_defaults(run=run_paraphrase)
+    paraphrase.set_defaults(run=commands.run_paraphrase)
 
-    bench = commands.add_parser("bench", help="measure speed on random weights of a known shape")
+    bench = subparsers.add_parser("bench", help="measure speed on random weights of a known shape")
     bench.add_argument(
-        "--shape", default="tiny", help="tiny, llama-3.2-1b, llama-3.2-3b or llama-3.1-8b (default: tiny)"
+        "--shape",
+        default="tiny",
+        help="tiny, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, or bundled: the bundled model itself (default: tiny)",
     )
     bench.add_argument(
         "--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help="prompt lengths in tokens"
@@ -154,188 +164,8 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
-    bench.set_defaults(run=run_bench)
+    bench.set_defaults(run=commands.run_bench)
     return parser
-
-
-def _load(args: argparse.Namespace) -> LanguageModel:
-    from .model import load_model
-
-    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
-
-
-def run_generate(args: argparse.Namespace) -> None:
-    check_wordings(args.question, args.paraphrases, args.weights)
-    from .encoding import Encoding
-    from .explain import CANDIDATES, NEEDED, explain
-    from .methods import ask, resolve_methods
-    from .prompt_masks import check_encoding
-
-    methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
-    check_encoding(Encoding(args.mask, args.positions))
-    Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    if args.explain:
-        methods = list(dict.fromkeys([*methods, *NEEDED]))
-    lm = _load(args)
-    result = ask(
-        lm,
-        args.question,
-        args.paraphrases,
-        methods=methods,
-        mask=args.mask,
-        positions=args.positions,
-        weights=args.weights,
-        prefix=args.prefix,
-        template=args.template,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        candidates=CANDIDATES if args.explain else 0,
-    )
-    explanation = explain(lm, result) if args.explain else None
-    if args.json:
-        _print_json(result.to_dict() | ({"explain": explanation.to_dict()} if explanation else {}))
-        return
-    print(describe(result))
-    if explanation:
-        print(explanation.describe())
-
-
-def describe(result: Result) -> str:
-    """A result for reading in a terminal."""
-    from .methods import METHODS
-
-    lines = []
-    for method in result.results:
-        if len(method.views) > 1 and METHODS[method.method].answers_each:
-            lines += [f"{method.method} {view.name}: {view.answer}" for view in method.views]
-        else:
-            lines.append(f"{method.method}: {method.answer}")
-    seconds, facts = result.seconds, result.mask
-    lines.append(
-        f"[{result.model} on {result.device}, {result.dtype}, backend {result.backend}; mask {facts['strategy']}, "
-        f"{facts['positions']}, density {facts['density']:.3f}; {len(result.prompt.token_ids)} prompt tokens; "
-        f"load {seconds['load']:.2f} s, first token {seconds['first_token']:.3f} s, total {seconds['total']:.3f} s]"
-    )
-    return "\n".join(lines)
-
-
-def run_mask(args: argparse.Namespace) -> None:
-    if args.output is not None:
-        check_output(args.output, MASK_FORMATS)
-    check_wordings(args.question, args.paraphrases, None)
-    from .encoding import Encoding
-    from .model import load_tokenizer
-    from .prompt_masks import check_encoding, mask_array, mask_dict
-
-    check_encoding(Encoding(args.mask, args.positions))
-    if args.against is not None:
-        check_encoding(Encoding(args.against, args.positions))
-    tokenizer = load_tokenizer(args.model)
-    prompt = build_prompt(tokenizer, args.question, args.paraphrases, prefix=args.prefix, template=args.template)
-    if args.json:
-        _print_json(mask_dict(prompt, args.mask, args.positions, args.against))
-        return
-    if args.output is None:
-        facts = mask_dict(prompt, args.mask, args.positions, args.against)
-        for token, row in zip(prompt.tokens, facts["rows"], strict=True):
-            print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
-        for key in ("strategy", "positions", "density", "against"):
-            if key in facts:
-                print(f"{key}: {facts[key]}")
-        return
-    rows = mask_array(prompt, args.mask)
-    other = None if args.against is None else mask_array(prompt, args.against)
-    write_file(args.output, lambda path: _write_mask(path, args, prompt, rows, other))
-    print(f"wrote {args.output}")
-
-
-def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
-    from . import plots
-
-    suffix = args.output.suffix.lower()
-    if suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows.astype(int).tolist())
-    elif suffix == ".png":
-        path.write_bytes(plots.mask_png(rows))
-    else:
-        shown = (prompt.tokens, prompt.segments)
-        if other is None:
-            figure = plots.mask_figure(rows, *shown, strategy=args.mask)
-        else:
-            figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
-        path.write_text(plots.figure_html(figure), encoding="utf-8")
-
-
-def check_output(path: Path, suffixes: Sequence[str]) -> None:
-    """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: the folder {folder} does not exist")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
-
-
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        write(scratch)
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def run_paraphrase(args: argparse.Namespace) -> None:
-    from .paraphrase import check_request, paraphrase
-
-    check_request(args.question, args.n, args.temperature)
-    lm = _load(args)
-    texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
-    if args.json:
-        _print_json(texts)
-    else:
-        print("\n".join(texts))
-
-
-def run_bench(args: argparse.Namespace) -> None:
-    from .benchmark import measure
-    from .model import resolve_device, resolve_dtype
-
-    if args.runs < 1 or args.max_new_tokens < 2:
-        raise InputError("bench needs at least 1 run and 2 new tokens")
-    device = resolve_device(args.device)
-    result = measure(
-        shape=args.shape,
-        lengths=args.lengths,
-        new_tokens=args.max_new_tokens,
-        runs=args.runs,
-        device=device,
-        dtype=str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
-        log=lambda text: print(text, file=sys.stderr, flush=True),
-    )
-    if args.json:
-        _print_json(result)
-    else:
-        print(f"{result['prompts_where_backends_differ']} prompts on which backends' greedy tokens differ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

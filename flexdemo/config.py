@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MOST_SAMPLES = 64
+
 
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says in one line what was wrong and what would be right."""
@@ -61,6 +63,20 @@ class Ape:
 
 
 PLAIN = Ape()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How many answers of a wording are drawn, and how, to see how sure it is of its greedy answer."""
+
+    count: int = 8
+    temperature: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MOST_SAMPLES:
+            raise InputError(f"the number of samples must be from 1 to {MOST_SAMPLES}, not {self.count}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"the samples' temperature must be a positive number, not {self.temperature}")
 
 
 @dataclass(frozen=True)

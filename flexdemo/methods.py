@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .confidence import SAMPLE_TEMPERATURE, SAMPLES, confidence_weights, measure_confidence
-from .config import Ape, Decoding, InputError
+from .confidence import confidence_weights, measure_confidence
+from .config import Ape, Decoding, InputError, Samples
 from .encoding import Encoding, View, fused_view, prefill
 from .generation import Answer, Combine, Progress, Stream, generate
 from .metrics import answer_text, majority
@@ -216,8 +216,8 @@ def stream(
     mask: str = "segment",
     positions: str = "aligned",
     weights: Sequence[float] | str | None = None,
-    samples: int = SAMPLES,
-    sample_temperature: float = SAMPLE_TEMPERATURE,
+    samples: int = Samples.count,
+    sample_temperature: float = Samples.temperature,
     ape_temperature: float = 1.0,
     ape_scale: float = 1.0,
     prefix: str = "",
@@ -242,6 +242,7 @@ def stream(
     chosen = resolve_methods(methods, 1 + len(paraphrases))
     encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
     check_encoding(encoding)
+    drawn = Samples(samples, sample_temperature)
     by_confidence = weights == "confidence"
     given = None if by_confidence else weights
     prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
@@ -257,9 +258,7 @@ def stream(
     if by_confidence:
         began = time.perf_counter()
         known = prefill(lm, [prompt], [SEGMENT])
-        steps = measure_confidence(
-            lm, prompt, decoding, samples=samples, temperature=sample_temperature, view=_alone, known=known
-        )
+        steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
         for measured in steps:
             confidence, spent = measured, time.perf_counter() - began
             if partial:

@@ -92,15 +92,17 @@ class Result:
             "position_ids": list(self.position_ids),
             "segments": [asdict(segment) for segment in self.prompt.segments],
         }
+        settings = {} if self.ape.is_plain else {"ape": asdict(self.ape)}
+        if self.confidence:
+            settings["confidence"] = asdict(self.confidence)
         return {
             "model": self.model,
             "device": self.device,
             "dtype": self.dtype,
             "backend": self.backend,
             "mask": dict(self.mask),
-            "ape": asdict(self.ape),
-            "confidence": asdict(self.confidence) if self.confidence else None,
             "prompt": prompt,
             "results": [asdict(result) for result in self.results],
             "seconds": dict(self.seconds),
+            **settings,
         }

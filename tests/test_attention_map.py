@@ -68,12 +68,12 @@ def test_long_prompts_are_refused(lm: LanguageModel) -> None:
 
 
 def test_command_line(capsys: pytest.CaptureFixture) -> None:
-    args = ["generate", "Who wrote Hamlet?", "-p", "hamlet author", "--explain", "--attention", "7,3", "--json"]
+    args = ["generate", "Who wrote Hamlet?", "-p", "hamlet author", "--explain", "--attention", "5,3", "--json"]
     assert cli.main(args) == 0
     told = json.loads(capsys.readouterr().out)
     rows = np.array(told["explain"]["attention"]["rows"])
     length = len(told["prompt"]["token_ids"])
-    assert rows.shape == (length, length) and (told["explain"]["attention"]["layer"], rows[0, 0]) == (7, 1.0)
+    assert rows.shape == (length, length) and (told["explain"]["attention"]["layer"], rows[0, 0]) == (5, 1.0)
     np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-4)
-    assert cli.main([*args[:-2], "8,0", "--json"]) == 2
-    assert "no layer 8" in capsys.readouterr().err
+    assert cli.main([*args[:-2], "6,0", "--json"]) == 2
+    assert "no layer 6" in capsys.readouterr().err

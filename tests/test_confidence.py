@@ -7,10 +7,10 @@ import json
 import pytest
 
 from flexdemo import cli
-from flexdemo.config import InputError
 from flexdemo.confidence import confidence_weights
-from flexdemo.metrics import answer_text, normalise
+from flexdemo.config import InputError
 from flexdemo.methods import ask, stream
+from flexdemo.metrics import answer_text, normalise
 from flexdemo.model import LanguageModel, load_model
 from flexdemo.results import Confidence
 
@@ -74,7 +74,17 @@ def test_impossible_sampling_is_refused(lm: LanguageModel, options: dict, messag
 
 
 def test_command_line(capsys: pytest.CaptureFixture) -> None:
-    args = ["generate", "Who wrote Hamlet?", "-p", "hamlet author", "--weights", "confidence", "--samples", "4", "--json"]
+    args = [
+        "generate",
+        "Who wrote Hamlet?",
+        "-p",
+        "hamlet author",
+        "--weights",
+        "confidence",
+        "--samples",
+        "4",
+        "--json",
+    ]
     assert cli.main(args) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["confidence"]["samples"] == 4 and len(told["confidence"]["shares"]) == 2

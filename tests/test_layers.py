@@ -13,8 +13,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config"},
-    {"prompt", "metrics", "cells"},
+    {"prompt", "metrics", "cells", "files"},
     {"masks", "plots", "cache", "results", "recorders"},
+    {"hub", "readers", "records", "table", "journal", "summary", "plots_results"},
     {"attention"},
     {"model"},
     {"encoding"},
@@ -22,7 +23,9 @@ LAYERS = (
     {"confidence"},
     {"methods", "paraphrase", "attribution", "attention_map"},
     {"explain"},
-    {"cli", "evaluate", "benchmark", "tinyqa"},
+    {"evaluate", "benchmark", "tinyqa"},
+    {"commands"},
+    {"cli"},
     {"ui"},
     {"__main__", "__init__"},
 )

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from types import SimpleNamespace
+
 import pytest
 
-from flexdemo.metrics import answer_text, exact_match, majority, normalise
+from flexdemo.metrics import (
+    answer_text,
+    contains,
+    exact_match,
+    find_lemmatiser,
+    lemma_match,
+    majority,
+    normalise,
+    token_f1,
+)
+
+
+def irregular(text: str) -> list[str]:
+    """A lemmatiser small enough to check by hand."""
+    forms = {"cities": "city", "mice": "mouse", "ran": "run", "running": "run"}
+    return [forms.get(word, word) for word in text.casefold().split()]
 
 
 @pytest.mark.parametrize(
@@ -48,3 +67,90 @@ def test_exact_match_is_of_normal_forms_and_never_of_nothing() -> None:
 )
 def test_majority_of_normal_forms_with_ties_to_the_earliest(answers: list[str], index: int) -> None:
     assert majority(answers) == index
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "right"),
+    [
+        ("It is Lima, Peru.", ["Lima"], True),
+        ("the United States of America", ["America", "USA"], True),
+        ("The Limassol coast", ["Lima"], False),
+        ("Los Angeles", ["Angeles Los"], False),
+        ("a New York city", ["New York City"], True),
+        ("", ["Lima"], False),
+        ("", [""], False),
+        ("Lima", ["", "the", "..."], False),
+        ("Lima", [], False),
+    ],
+)
+def test_contains_whole_words_of_a_right_answer(prediction: str, answers: list[str], right: bool) -> None:
+    assert contains(prediction, answers) is right
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "f1"),
+    [
+        ("Lima", ["Lima"], 1.0),
+        ("Lima Peru", ["Lima"], 2 / 3),  # precision 1/2, recall 1
+        ("the city of Lima", ["Lima city"], 4 / 5),  # precision 2/3, recall 1
+        ("Lima Lima", ["Lima"], 2 / 3),  # a word counts as often as it is said
+        ("Cusco", ["Lima", "Cusco Peru"], 2 / 3),  # the best answer counts
+        ("Cusco", ["Lima"], 0.0),
+        ("", ["Lima"], 0.0),
+        ("the", ["the"], 0.0),
+        ("Lima", [], 0.0),
+    ],
+)
+def test_token_f1_by_hand(prediction: str, answers: list[str], f1: float) -> None:
+    assert token_f1(prediction, answers) == pytest.approx(f1, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "one_way", "both_ways"),
+    [
+        ("old cities ran", ["city run"], True, True),
+        ("cities that ran", ["city run"], False, False),  # not next to each other
+        ("running city", ["city ran"], False, False),  # not in order
+        ("mice", ["three mouse tails"], False, True),
+        ("the mice", ["Mouse!", "cat"], True, True),
+        ("", ["mouse"], False, False),
+        ("the", ["the mouse"], False, False),
+        ("mouse", ["", "..."], False, False),
+    ],
+)
+def test_lemmas_in_a_row(prediction: str, answers: list[str], one_way: bool, both_ways: bool) -> None:
+    assert lemma_match(prediction, answers, lemmatise=irregular) is one_way
+    assert lemma_match(prediction, answers, lemmatise=irregular, both_ways=True) is both_ways
+
+
+def test_simplemma_is_found_and_knows_irregular_plurals_whatever_the_case() -> None:
+    lemmatise = find_lemmatiser()
+    assert lemmatise is not None and "simplemma" in lemmatise.name
+    assert lemma_match("Wild MICE and Tigers", ["mouse"], lemmatise=lemmatise)
+    assert lemma_match("lions and Tigers", ["tiger"], lemmatise=lemmatise)
+    assert not lemma_match("rats", ["mouse"], lemmatise=lemmatise)
+    german = find_lemmatiser("de")
+    assert german is not None and lemma_match("zwei Häuser", ["Haus"], lemmatise=german)
+
+
+def test_no_lemmatiser_is_none_and_never_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_lemmatiser("no such language") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert find_lemmatiser() is None
+
+
+def test_spacy_serves_where_simplemma_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load(name: str):
+        loaded.append(name)
+        return lambda text: [SimpleNamespace(lemma_=lemma) for lemma in irregular(text)]
+
+    models = ["de_core_news_sm", "en_core_web_lg", "en_core_web_sm"]
+    spacy = SimpleNamespace(load=load, util=SimpleNamespace(get_installed_models=lambda: models))
+    monkeypatch.setitem(sys.modules, "spacy", spacy)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spacy if name == "spacy" else None)
+    lemmatise = find_lemmatiser()
+    assert lemmatise is not None and lemmatise("two mice") == ["two", "mouse"]
+    assert loaded == ["en_core_web_sm"] and "en_core_web_sm" in lemmatise.name
+    assert find_lemmatiser("fr") is None

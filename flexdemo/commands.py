@@ -1,0 +1,194 @@
+"""What each command does with its parsed arguments: check, load, run, print or write. Knows no argument parser.
+
+Modules that load torch are imported by the command that needs them, so that help and bad arguments answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Ape, Decoding, InputError, Samples
+from .files import check_output, write_file
+from .prompt import SegmentedPrompt, build_prompt, check_wordings
+
+if TYPE_CHECKING:
+    from .methods import Result
+    from .model import LanguageModel
+
+MASK_FORMATS = (".html", ".png", ".csv")
+
+
+def _load(args: argparse.Namespace) -> LanguageModel:
+    from .model import load_model
+
+    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    check_wordings(args.question, args.paraphrases, None if args.weights == "confidence" else args.weights)
+    from .encoding import Encoding
+    from .explain import CANDIDATES, NEEDED, explain
+    from .methods import ask, resolve_methods
+    from .prompt_masks import check_encoding
+
+    methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
+    check_encoding(Encoding(args.mask, args.positions))
+    Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    Samples(args.samples, args.sample_temperature)
+    Ape(args.ape_temperature, args.ape_scale)
+    if args.attention and not (args.explain and args.json):
+        raise InputError("--attention is part of the explanation's JSON: add --explain --json")
+    if args.explain:
+        methods = list(dict.fromkeys([*methods, *NEEDED]))
+    lm = _load(args)
+    if args.attention:
+        from .attention_map import attention_map, check_head
+
+        check_head(lm, *args.attention)
+    result = ask(
+        lm,
+        args.question,
+        args.paraphrases,
+        methods=methods,
+        mask=args.mask,
+        positions=args.positions,
+        weights=args.weights,
+        samples=args.samples,
+        sample_temperature=args.sample_temperature,
+        ape_temperature=args.ape_temperature,
+        ape_scale=args.ape_scale,
+        prefix=args.prefix,
+        template=args.template,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        candidates=CANDIDATES if args.explain else 0,
+    )
+    explanation = explain(lm, result) if args.explain else None
+    if args.json:
+        explained = explanation.to_dict() if explanation else {}
+        if args.attention:
+            layer, head = args.attention
+            rows = attention_map(lm, result, layer, head).tolist()
+            explained["attention"] = {"layer": layer, "head": head, "rows": rows}
+        _print_json(result.to_dict() | ({"explain": explained} if explained else {}))
+        return
+    print(describe(result))
+    if explanation:
+        print(explanation.describe())
+
+
+def describe(result: Result) -> str:
+    """A result for reading in a terminal."""
+    from .methods import METHODS
+
+    lines = []
+    for method in result.results:
+        if len(method.views) > 1 and METHODS[method.method].answers_each:
+            lines += [f"{method.method} {view.name}: {view.answer}" for view in method.views]
+        else:
+            lines.append(f"{method.method}: {method.answer}")
+    if result.confidence:
+        shares = ", ".join(f"P{i} {share:.2f}" for i, share in enumerate(result.confidence.shares, start=1))
+        lines.append(f"confidence, share of {result.confidence.samples} samples that agree: {shares}")
+    seconds, facts = result.seconds, result.mask
+    lines.append(
+        f"[{result.model} on {result.device}, {result.dtype}, backend {result.backend}; mask {facts['strategy']}, "
+        f"{facts['positions']}, density {facts['density']:.3f}; {len(result.prompt.token_ids)} prompt tokens; "
+        f"load {seconds['load']:.2f} s, first token {seconds['first_token']:.3f} s, total {seconds['total']:.3f} s]"
+    )
+    return "\n".join(lines)
+
+
+def run_mask(args: argparse.Namespace) -> None:
+    if args.output is not None:
+        check_output(args.output, MASK_FORMATS)
+    check_wordings(args.question, args.paraphrases, None)
+    from .encoding import Encoding
+    from .model import load_tokenizer
+    from .prompt_masks import check_encoding, mask_array, mask_dict
+
+    check_encoding(Encoding(args.mask, args.positions))
+    if args.against is not None:
+        check_encoding(Encoding(args.against, args.positions))
+    tokenizer = load_tokenizer(args.model)
+    prompt = build_prompt(tokenizer, args.question, args.paraphrases, prefix=args.prefix, template=args.template)
+    if args.json:
+        _print_json(mask_dict(prompt, args.mask, args.positions, args.against))
+        return
+    if args.output is None:
+        facts = mask_dict(prompt, args.mask, args.positions, args.against)
+        for token, row in zip(prompt.tokens, facts["rows"], strict=True):
+            print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
+        for key in ("strategy", "positions", "density", "against"):
+            if key in facts:
+                print(f"{key}: {facts[key]}")
+        return
+    rows = mask_array(prompt, args.mask)
+    other = None if args.against is None else mask_array(prompt, args.against)
+    write_file(args.output, lambda path: _write_mask(path, args, prompt, rows, other))
+    print(f"wrote {args.output}")
+
+
+def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
+    from . import plots
+
+    suffix = args.output.suffix.lower()
+    if suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows.astype(int).tolist())
+    elif suffix == ".png":
+        path.write_bytes(plots.mask_png(rows))
+    else:
+        shown = (prompt.tokens, prompt.segments)
+        if other is None:
+            figure = plots.mask_figure(rows, *shown, strategy=args.mask)
+        else:
+            figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
+        path.write_text(plots.figure_html(figure), encoding="utf-8")
+
+
+def run_paraphrase(args: argparse.Namespace) -> None:
+    from .paraphrase import check_request, paraphrase
+
+    check_request(args.question, args.n, args.temperature)
+    lm = _load(args)
+    texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
+    if args.json:
+        _print_json(texts)
+    else:
+        print("\n".join(texts))
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    from .benchmark import BUNDLED, measure, measure_bundled
+    from .model import resolve_device, resolve_dtype
+
+    if args.runs < 1 or args.max_new_tokens < 2:
+        raise InputError("bench needs at least 1 run and 2 new tokens")
+    device = resolve_device(args.device)
+    options = {
+        "new_tokens": args.max_new_tokens,
+        "runs": args.runs,
+        "device": device,
+        "dtype": str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
+        "log": lambda text: print(text, file=sys.stderr, flush=True),
+    }
+    if args.shape == BUNDLED:
+        result = measure_bundled(**options)
+    else:
+        result = measure(shape=args.shape, lengths=args.lengths, **options)
+    if args.json:
+        _print_json(result)
+    elif args.shape != BUNDLED:
+        print(f"{result['prompts_where_backends_differ']} prompts on which backends' greedy tokens differ")

@@ -1,0 +1,41 @@
+"""Files written whole or not at all. Knows paths and bytes, not what is in them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .config import InputError
+
+
+def check_output(path: Path, suffixes: Sequence[str]) -> None:
+    """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):
+        raise InputError(f"cannot write {path}: the folder {folder} does not exist")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all: beside its place first, then moved there."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        write(scratch)
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
