@@ -87,7 +87,13 @@ def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _combined(combine: Combine) -> Streams:
-    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine, prompt.weights),)
+    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine),)
+
+
+def _weighted(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    if len(set(prompt.weights)) == 1:  # the plain mean, whose rows it then shares
+        return (Stream(_one_by_one(prompt), mean_logits),)
+    return (Stream(_one_by_one(prompt), weighted_mean_logits, prompt.weights),)
 
 
 def _heaviest(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
@@ -121,7 +127,7 @@ _ALL = (
         "One token for all wordings, from their highest probability.",
         _combined(max_probability),
     ),
-    Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _combined(weighted_mean_logits)),
+    Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _weighted),
     Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
     Method(
         "leave_one_out",
