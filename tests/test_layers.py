@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config"},
+    {"config", "versions"},
     {"prompt", "metrics", "cells", "files", "bootstrap"},
     {"masks", "plots", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
@@ -32,6 +32,7 @@ LAYERS = (
 )
 LEAVES = {
     "config": set(),
+    "versions": {"__version__"},
     "metrics": set(),
     "cells": set(),
     "plots": {"cells"},
