@@ -21,7 +21,7 @@ LETTERED_TOKENS = 10  # up to here segments are named inside their bars
 TICK_CHARACTERS, WORDING_CHARACTERS = 12, 52
 ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
 EDGE = "rgba(255,255,255,0.55)"  # thin, between neighbours in a stack
-SHADES = ((0.0, HIDDEN), (0.02, "rgba(0,114,178,0.16)"), (1.0, "rgba(0,114,178,1)"))
+SHADES = ((0.0, HIDDEN), (0.02, "rgba(30,136,229,0.20)"), (1.0, "rgba(30,136,229,1)"))
 MARKS = (0.01, 0.1, 0.3, 0.6, 1.0)  # probabilities named beside the colours
 
 
@@ -85,7 +85,7 @@ def mass_figure(
         bargap=0.25 if lettered else 0.1,
         showlegend=legend,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        uniformtext={"minsize": 9, "mode": "hide"},
+        uniformtext={"minsize": 10, "mode": "hide"},
         dragmode=False,
     )
     ticks: dict[str, Any] = {"tickformat": "d"}
@@ -116,7 +116,7 @@ def effect_figure(
         orientation="h",
         width=0.42,
         marker={"color": [segment_colour(name, "paraphrase") for name in names]},
-        text=[f"{effect:+.3f}" for effect in effects],
+        text=[f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects],
         textposition="outside",
         cliponaxis=False,
         customdata=[f"<b>{_label(n)}</b> {_label(w)}" for n, w in zip(names, wordings, strict=True)],
@@ -125,16 +125,18 @@ def effect_figure(
     figure = base_figure(bars, height=height or MARGIN + ROW * len(names))
     captions = [
         {
-            "xref": "paper", "x": 0, "xanchor": "left", "y": place, "yshift": 18, "showarrow": False, "align": "left",
+            "xref": "paper", "x": 0, "xanchor": "left", "y": place, "yshift": 20, "showarrow": False, "align": "left",
             "text": f"<b>{_label(name)}</b> {_shortened(_sentence(wording), WORDING_CHARACTERS) if wording else ''}",
         }
         for place, name, wording in zip(places, names, wordings, strict=True)
     ]  # fmt: skip
     low, high = min(0.0, *effects), max(0.0, *effects)
     room = 0.16 * (high - low) or 1.0  # for the numbers beside the bars
-    axis = {"automargin": True, "title_standoff": 8}
-    figure.update_xaxes(**axis, range=[low - room * (low < 0), high + room * (high > 0 or low == 0)], gridcolor=GRID)
-    figure.update_xaxes(zeroline=True, zerolinecolor=LINE, zerolinewidth=1.5)
+    # The line of no effect stands beside the bars only: between them it would cross their captions.
+    line = {"type": "line", "x0": 0, "x1": 0, "line": {"color": LINE, "width": 1.5}}
+    figure.update_layout(shapes=[{**line, "y0": place - 0.21, "y1": place + 0.21} for place in places])
+    axis = {"automargin": True, "title_standoff": 8, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(**axis, range=[low - room * (low < 0), high + room * (high > 0 or low == 0)])
     figure.update_xaxes(title_text="log-probability lost without it (nats)")
     figure.update_yaxes(visible=False, range=[len(names) - 0.5, -0.75])
     return figure.update_layout(annotations=captions, showlegend=False, dragmode=False)
@@ -163,10 +165,14 @@ def attention_figure(
         colorbar={
             "tickvals": np.sqrt(MARKS).tolist(),
             "ticktext": [f"{mark:g}" for mark in MARKS],
+            "orientation": "h",
             "thickness": 8,
             "len": 0.5,
             "outlinewidth": 0,
-            "x": 1.01,
+            "x": 0,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "bottom",
             "tickfont": {"color": INK},
         },
         hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",

@@ -54,9 +54,10 @@ def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: in
     with gr.Accordion("Weights, sampling and prefix", open=False, elem_id="more"):
         weighing = _weighing(start)
         with gr.Row():
-            temperature = number(0, 2, start.temperature, 0.05, "Temperature (0: greedy)", "temperature")
+            temperature = number(0, 2, start.temperature, 0.05, "Temperature", "temperature")
             top_p = number(0.05, 1, start.top_p, 0.05, "Top-p", "top-p")
             seed = gr.Number(start.seed, precision=0, label="Seed", elem_id="seed", min_width=110)
+        _help("Temperature 0 is greedy: always the likeliest token. Top-p and seed act above 0.")
         label = "Prefix: instruction or examples that every wording sees"
         prefix = gr.Textbox(start.prefix, label=label, elem_id="prefix", lines=2, max_lines=8)
     gallery = gr.Dataset(
@@ -99,16 +100,21 @@ def _weighing(start: Form) -> list[Any]:
         elem_id="weights-from",
     )
     with gr.Row():
-        info = {"info": "Answers drawn from each wording."}
-        samples = number(1, MOST_SAMPLES, start.samples or 1, 1, "Samples", "samples", **info)
-        info = {"info": "Higher: samples differ more."}
-        warmth = number(0.1, 2, start.sample_temperature or 1, 0.05, "Their temperature", "sample-temperature", **info)
+        samples = number(1, MOST_SAMPLES, start.samples or 1, 1, "Samples", "samples")
+        warmth = number(0.1, 2, start.sample_temperature or 1, 0.05, "Their temperature", "sample-temperature")
+    _help("Samples: answers drawn from each wording. A higher temperature makes them differ more.")
     with gr.Row():
-        info = {"info": "Below 1: attention to the wordings gets sharper. 1: plain."}
-        ape = number(0.1, 2, start.ape_temperature or 1, 0.05, "Attention temperature T", "ape-temperature", **info)
-        info = {"info": "Below 1: wordings weigh less against prefix and answer. 1: plain."}
-        scale = number(0.1, 2, start.ape_scale or 1, 0.05, "Attention scale S", "ape-scale", **info)
+        ape = number(0.1, 2, start.ape_temperature or 1, 0.05, "Attention T", "ape-temperature")
+        scale = number(0.1, 2, start.ape_scale or 1, 0.05, "Attention S", "ape-scale")
+    _help(
+        "T below 1 sharpens the fused answer's attention to the wordings. S below 1 usually gives them less weight "
+        "against prefix and answer. With both at 1 attention is plain."
+    )
     return [source, samples, warmth, ape, scale]
+
+
+def _help(text: str) -> None:
+    gr.HTML(f"<p>{parts.escape(text)}</p>", elem_classes="help")
 
 
 def _wording(label: str, name: str, value: str, *, focus: bool = False) -> gr.Textbox:

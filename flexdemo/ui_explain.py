@@ -44,7 +44,7 @@ SAID = {
     "candidates": "✓ is the token that a method chose. ≠ marks a step at which methods part ways, and there each "
     "method that leaves the first one. From then on each goes on from its own answer.",
     "attention": "Choose a layer and a head. The prompt is read once more, as the fused answer read it; each row of "
-    "the picture sums to 1.",
+    "the picture sums to 1. Colours follow the square root of the share.",
 }
 
 
@@ -232,7 +232,8 @@ def methods_html(last: LastRun) -> str:
             + f"<td>{escape(encoding)}</td></tr>"
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    head = "".join(f'<th scope="col"{' class="number"' if 1 < i < 7 else ""}>{t}</th>' for i, t in enumerate(titles))
+    kinds = [' class="number"' if 1 < i < 7 else "" for i in range(len(titles))]
+    head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
     suffix = len(prompt.segments[-1])
     costs = (
         "<b>Mean log-prob.</b>: of the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
