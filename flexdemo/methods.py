@@ -243,7 +243,7 @@ def stream(
     encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
     check_encoding(encoding)
     drawn = Samples(samples, sample_temperature)
-    by_confidence = weights == "confidence"
+    by_confidence = isinstance(weights, str) and weights == "confidence"
     given = None if by_confidence else weights
     prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
     request = Request(
