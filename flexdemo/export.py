@@ -34,9 +34,13 @@ AUTO = {"cpu": ("float32", "sdpa"), "cuda": ("bfloat16", "flex")}  # what "auto"
 LONGEST_NAME = 60
 SHOWN_CANDIDATES = 3
 MORE_STYLE = """
-td, th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
+td, th { text-align: left; }
+td { min-width: 6rem; white-space: normal; overflow-wrap: anywhere; }
+td.number, th.number { min-width: 0; text-align: right; white-space: nowrap; }
 p { max-width: 46rem; }
+.js-plotly-plot :is(.xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .annotation-text) {
+  fill: var(--soft) !important; }
+#leave-one-out .bartext { fill: var(--soft) !important; }
 details { margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 1rem; }
 summary { cursor: pointer; }
 pre { overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -208,14 +212,15 @@ def _answers(result: Result) -> str:
     rows = []
     for answer in result.results:
         known = METHODS.get(answer.method)
-        label = f"{escape(known.label)} ({answer.method})" if known else escape(answer.method)
+        label = escape(known.label if known else answer.method)
         each = known is not None and known.answers_each and len(answer.views) > 1
         for view in answer.views if each else (answer,):
-            name = f"{label}: {escape(view.name)}" if each else label
-            logprob = sum(view.logprobs) / max(1, len(view.logprobs))
-            rows.append([name, _text(view.answer), str(len(view.token_ids)), f"{logprob:.3f}", f"{answer.seconds:.3f}"])
-    header = ["Method", "Answer", "Tokens", "Mean log-probability", "Seconds"]
-    return _table(header, rows, numbers=(2, 3, 4))
+            name = f"{answer.method} {view.name}" if each else answer.method
+            mean = sum(view.logprobs) / max(1, len(view.logprobs))
+            numbers = [str(len(view.token_ids)), f"{round(mean, 3) + 0.0:.3f}", f"{answer.seconds:.3f}"]
+            rows.append([label, escape(name), _text(view.answer), *numbers])
+    header = ["Method", "Name", "Answer", "Tokens", "Mean log-probability", "Seconds"]
+    return _table(header, rows, numbers=(3, 4, 5))
 
 
 def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str, str, Any]]:

@@ -308,11 +308,11 @@ def test_the_report_is_one_offline_page_of_escaped_texts(
 
 def test_the_report_has_every_answer_and_what_ran(result: Result, explanation: Explanation) -> None:
     html = report_html(result, explanation, title="t", ran={"torch": "9.9", "flexdemo": "8.8"})
-    rows = re.findall(r"<tr><td>(.*?)</td>", html)
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td>", html)
     for method in METHODS.values():
-        assert sum(method.label in row and f"({method.name})" in row for row in rows) == (
-            3 if method.answers_each else 1
-        )
+        views = [view.name for view in result[method.name].views] if method.answers_each else []
+        names = [f"{method.name} {view}" for view in views] or [method.name]
+        assert [name for label, name in rows if label == method.label] == names
     for fact in ("llama", "cpu, float32, sdpa", "torch 9.9, flexdemo 8.8", "greedy, at most 4 tokens, seed 0"):
         assert f"<bdi>{fact}</bdi>" in html
     assert "0.500" in html and "P3" in html
