@@ -110,17 +110,18 @@ def effect_figure(
     if not len(names) == len(effects) == len(wordings):
         raise ValueError(f"{len(names)} names, {len(effects)} effects and {len(wordings)} wordings do not fit together")
     places = list(range(len(names)))
+    told = [f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects]
     bars = go.Bar(
         x=list(effects),
         y=places,
         orientation="h",
         width=0.42,
         marker={"color": [segment_colour(name, "paraphrase") for name in names]},
-        text=[f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects],
+        text=told,
         textposition="outside",
         cliponaxis=False,
         customdata=[f"<b>{_label(n)}</b> {_label(w)}" for n, w in zip(names, wordings, strict=True)],
-        hovertemplate="%{customdata}<br>hidden: log-probability falls by %{x:+.4f}<extra></extra>",
+        hovertemplate="%{customdata}<br>effect %{text}<extra></extra>",
     )
     figure = base_figure(bars, height=height or MARGIN + ROW * len(names))
     captions = [
