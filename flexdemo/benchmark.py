@@ -35,6 +35,7 @@ SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
     }
 )
 PARAPHRASES = 5
+BATCH, BATCH_BACKEND = 32, "sdpa"  # the backend that needs no compilation for a new shape
 THEIRS = "transformers generate"
 BUNDLED = "bundled"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -195,6 +196,53 @@ def methods_cost(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_toke
     return MethodsCost(lm.backend, length, flex, everything, taken[0][1][1], runs)
 
 
+@dataclass(frozen=True)
+class BatchSpeed:
+    """Tokens per second of `flex` over the same prompts, one at a time and in one batch; medians over `runs`."""
+
+    backend: str
+    prompts: int
+    longest_prompt: int
+    alone_per_second: float
+    batched_per_second: float
+    differing: int  # prompts whose greedy tokens differ between the two: bf16 ties can
+    runs: int
+
+    @property
+    def ratio(self) -> float:
+        return self.batched_per_second / self.alone_per_second
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.backend:>22} {self.prompts:6d} prompts in a batch, up to {self.longest_prompt} tokens: "
+            f"{self.batched_per_second:.0f} tokens/s, {self.ratio:.1f} x one by one ({self.alone_per_second:.0f}); "
+            f"{self.differing} answers differ (median of {self.runs})"
+        )
+
+
+def batch_speed(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int) -> BatchSpeed:
+    """Speed of a batch of prompts of different lengths against the same prompts one by one, prefill included."""
+
+    def answered(batch: Sequence[SegmentedPrompt]) -> tuple[float, list[tuple[int, ...]]]:
+        streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(batch)]
+        *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False))
+        return last.total_seconds, [answer.token_ids for answer in last.answers]
+
+    rates: dict[str, list[float]] = {"alone": [], "batched": []}
+    for _ in range(runs + 1):
+        singles = [answered([prompt]) for prompt in prompts]
+        alone = [tokens for _, (tokens,) in singles]
+        seconds, together = answered(prompts)
+        rates["alone"].append(sum(map(len, alone)) / sum(spent for spent, _ in singles))
+        rates["batched"].append(sum(map(len, together)) / seconds)
+    differing = sum(a != b for a, b in zip(alone, together, strict=True))
+    one, many = (statistics.median(values[1:]) for values in rates.values())  # the first run warms up
+    return BatchSpeed(lm.backend, len(prompts), max(len(p.token_ids) for p in prompts), one, many, differing, runs)
+
+
 def measure_bundled(
     *, new_tokens: int = 32, runs: int = 5, device: str = "cpu", dtype: str = "float32", log: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -205,7 +253,11 @@ def measure_bundled(
     prompts = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in asked]
     cost = methods_cost(lm, prompts, new_tokens, runs=runs)
     log(f"{cost}, {len(prompts)} questions of {PARAPHRASES} wordings")
-    return {**_facts(BUNDLED, device, dtype), "questions": len(prompts), "methods": [cost.to_dict()]}
+    every = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in examples]
+    batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3))
+    log(str(batch))
+    measured = {"questions": len(prompts), "methods": [cost.to_dict()], "batches": [batch.to_dict()]}
+    return {**_facts(BUNDLED, device, dtype), **measured}
 
 
 def _facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
@@ -232,7 +284,7 @@ def measure(
         raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}, {BUNDLED}")
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
-    timings, tokens, costs = [], {}, []
+    timings, tokens, costs, batches = [], {}, [], []
     for group in ([name for name in (*backends, THEIRS) if name not in last], last):
         ways = {name: _way(name, shape, device, dtype) for name in group}
         for length in lengths:
@@ -250,10 +302,16 @@ def measure(
                 if lm is not None:
                     costs.append(methods_cost(lm, [prompt], new_tokens, runs=runs))
                     log(str(costs[-1]))
+                if lm is not None and lm.backend == BATCH_BACKEND:
+                    sizes = [length // 2 + i * (length - length // 2) // BATCH for i in range(BATCH)]
+                    batch = [random_prompt(size, SHAPES[shape]["vocab"], seed=i) for i, size in enumerate(sizes)]
+                    batches.append(batch_speed(lm, batch, new_tokens, runs=min(runs, 3)))
+                    log(str(batches[-1]))
     differing = sum(len(answers) > 1 for answers in tokens.values())
     return {
         **_facts(shape, device, dtype),
         "prompts_where_backends_differ": differing,
         "timings": [asdict(timing) for timing in timings],
         "methods": [cost.to_dict() for cost in costs],
+        "batches": [batch.to_dict() for batch in batches],
     }

@@ -1,4 +1,4 @@
-"""python -m flexdemo generate | mask | paraphrase | bench. Parses arguments; `commands` does the work."""
+"""python -m flexdemo generate | mask | paraphrase | evaluate | bench. Parses arguments; `commands` does the work."""
 
 from __future__ import annotations
 
@@ -66,6 +66,10 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         dest="paraphrases",
         help="another wording (repeat)",
     )
+    _add_scheme(parser)
+
+
+def _add_scheme(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask", metavar="STRATEGY", default="segment", help=f"mask strategy: {STRATEGY_NAMES} (default: segment)"
     )
@@ -77,6 +81,22 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prefix", metavar="TEXT", default="", help="instruction or shots before the question")
     parser.add_argument("--template", default="auto", help="auto, plain (Q: ... A:) or chat (the model's own)")
+
+
+def _add_ape(parser: argparse.ArgumentParser) -> None:
+    plain = Ape()
+    parser.add_argument(
+        "--ape-temperature", type=float, default=plain.temperature, help="APE temperature of flex (default: 1, none)"
+    )
+    parser.add_argument("--ape-scale", type=float, default=plain.scale, help="APE scale of flex (default: 1, none)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N records of a data set")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="records a batch (default: 8)")
+    parser.add_argument("--resume", action="store_true", help="go on with an output that is not finished")
+    parser.add_argument("--overwrite", action="store_true", help="start again where the output exists")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad records out, naming them")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -111,15 +131,12 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or raw, or confidence"
     )
-    samples, ape = Samples(), Ape()
+    samples = Samples()
     generate.add_argument(
         "--samples", type=int, default=samples.count, metavar="K", help="answers sampled a wording, for confidence"
     )
     generate.add_argument("--sample-temperature", type=float, default=samples.temperature, help="of those answers")
-    generate.add_argument(
-        "--ape-temperature", type=float, default=ape.temperature, help="APE temperature of flex (default: 1, none)"
-    )
-    generate.add_argument("--ape-scale", type=float, default=ape.scale, help="APE scale of flex (default: 1, none)")
+    _add_ape(generate)
     defaults = Decoding()
     generate.add_argument(
         "--max-new-tokens", type=int, default=defaults.max_new_tokens, metavar="N", help="answer length limit"
@@ -141,14 +158,47 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(commands.MASK_FORMATS)}")
     mask.set_defaults(run=commands.run_mask)
 
-    paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question")
-    paraphrase.add_argument("question", metavar="QUESTION")
+    paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question or a data set")
+    paraphrase.add_argument("question", metavar="QUESTION", help="a question; with --output a data set")
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     paraphrase.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
     paraphrase.add_argument("--temperature", type=float, default=0.7, help="of sampling (default: 0.7)")
     _add_hardware(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
+    paraphrase.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write a data set with its paraphrases")
+    _add_run(paraphrase)
     paraphrase.set_defaults(run=commands.run_paraphrase)
+
+    evaluate = subparsers.add_parser("evaluate", help="run a data set through methods: a results table, its summary")
+    evaluate.add_argument(
+        "data",
+        metavar="DATA",
+        help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
+    )
+    evaluate.add_argument(
+        "--method", metavar="NAME", action="append", dest="methods", help="as for generate (default: flex and causal)"
+    )
+    _add_scheme(evaluate)
+    _add_hardware(evaluate)
+    evaluate.add_argument("--weights", choices=["raw"], help="raw: every weight 1 (default: 1/N, or the record's own)")
+    _add_ape(evaluate)
+    evaluate.add_argument(
+        "--paraphrases", type=int, metavar="N", help="use at most N; generate N where there are none (default: 5)"
+    )
+    evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
+    evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")
+    evaluate.add_argument("--seed", type=int, default=0, help="of shots, paraphrases and intervals (default: 0)")
+    evaluate.add_argument("--temperature", type=float, default=0.7, help="of generated paraphrases (default: 0.7)")
+    evaluate.add_argument(
+        "--max-new-tokens", type=int, default=Decoding.max_new_tokens, metavar="N", help="answer length limit"
+    )
+    evaluate.add_argument("--output", type=Path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
+    evaluate.add_argument(
+        "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
+    )
+    _add_run(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    evaluate.set_defaults(run=commands.run_evaluate)
 
     bench = subparsers.add_parser("bench", help="measure speed on random weights of a known shape")
     bench.add_argument(

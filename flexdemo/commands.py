@@ -159,6 +159,11 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, r
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:
+    if args.output is not None:
+        from .data_commands import run_paraphrase as paraphrase_data
+
+        paraphrase_data(args)
+        return
     from .paraphrase import check_request, paraphrase
 
     check_request(args.question, args.n, args.temperature)
@@ -168,6 +173,12 @@ def run_paraphrase(args: argparse.Namespace) -> None:
         _print_json(texts)
     else:
         print("\n".join(texts))
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    from .data_commands import run_evaluate as evaluate
+
+    evaluate(args)
 
 
 def run_bench(args: argparse.Namespace) -> None:

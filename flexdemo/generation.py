@@ -33,6 +33,7 @@ class Stream:
     prompt: int = 0
     seed: int = 0  # added to the request's seed, so that samples of one view differ
     temperature: float | None = None  # instead of the request's
+    limit: int | None = None  # tokens, instead of the request's and below it
     forced: tuple[int, ...] = ()  # tokens to feed instead of choosing: their log-probabilities are what is wanted
 
 
@@ -119,14 +120,9 @@ def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[
     return "length" if len(token_ids) >= limit else None
 
 
-def _check_room(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], streams: Sequence[Stream], decoding: Decoding
-) -> None:
-    need = 0
-    for stream in streams:
-        suffix = len(prompts[stream.prompt].segments[-1])
-        need = max(need, *(view.suffix_position + suffix + decoding.max_new_tokens for view in stream.views))
-    need = max(need, *(len(prompt.token_ids) + decoding.max_new_tokens for prompt in prompts))
+def check_room(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> None:
+    """Raise InputError if the model cannot hold a prompt and its answer."""
+    need = len(prompt.token_ids) + new_tokens
     if lm.context_length is not None and need > lm.context_length:
         raise InputError(
             f"prompt and answer need {need} tokens and {lm.name} holds {lm.context_length}: "
@@ -154,7 +150,8 @@ def generate(
     model cannot hold prompt and answer.
     """
     began = time.perf_counter()
-    _check_room(lm, prompts, streams, decoding)
+    for prompt in prompts:
+        check_room(lm, prompt, decoding.max_new_tokens)
 
     # 1. Encode: one prefill for each distinct encoding.
     backend = BACKENDS[lm.backend]
@@ -212,7 +209,7 @@ def generate(
                     history.append(tuple(means[row]))
             if mass is not None and attention is not None:
                 state.detail.append((mass[:, rows[0]], attention[rows[0]]))
-            limit = len(stream.forced) or decoding.max_new_tokens
+            limit = len(stream.forced) or stream.limit or decoding.max_new_tokens
             state.stopped_by = stop_reason(lm, prompts[stream.prompt], state.token_ids, limit)
             state.seconds = time.perf_counter() - began
         total = time.perf_counter() - began

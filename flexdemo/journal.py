@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,23 +31,46 @@ ABSENT = object()
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a journal holds: instances of a dataclass `kind`, which `write` puts into a file of one of `formats`."""
+
+    formats: tuple[str, ...]
+    kind: type
+    write: Callable[[Sequence[Any], Path], None]
+
+    def make(self, columns: Mapping[str, Any]) -> Any:
+        """An instance from its fields as JSON has them: lists were tuples."""
+        return self.kind(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in columns.items()}
+        )
+
+
+TABLE = Form(FORMATS, Row, write_table)
+
+
+@dataclass(frozen=True)
 class Partial:
     """What one process has written: its settings and the rows of each record it finished."""
 
     path: Path
     settings: Any
-    rows: Mapping[int, tuple[Row, ...]]
+    rows: Mapping[int, tuple[Any, ...]]
     size: int  # bytes that count; what follows them is torn
 
 
 def check_run(
-    output: Path, settings: Mapping[str, Any] | None = None, *, resume: bool = False, overwrite: bool = False
+    output: Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    form: Form = TABLE,
 ) -> bool:
     """Raise InputError if a run that writes `output` may not start; whether it is there, finished, already.
 
     Reads only: call it before a model loads. Settings are compared if given; Journal.open checks again with them.
     """
-    check_output(output, FORMATS)
+    check_output(output, form.formats)
     if resume and overwrite:
         raise InputError("choose one of --resume and --overwrite")
     meta, partials = _meta_path(output), _partial_paths(output)
@@ -68,7 +91,7 @@ def check_run(
     if output.exists() and not partials:
         raise InputError(f"{output} has no {meta.name}, so nothing says what it holds: --overwrite starts again")
     if settings is not None:
-        _read_partials(output, settings)
+        _read_partials(output, settings, form)
     return False
 
 
@@ -93,6 +116,7 @@ class Journal:
         overwrite: bool = False,
         rank: int = 0,
         world: int = 1,
+        form: Form = TABLE,
     ) -> Journal:
         """Begin or go on with the run that writes `output`; InputError where that would mix or lose results.
 
@@ -109,7 +133,7 @@ class Journal:
                 return cls(path, _finished_indices(output), handle=None, finished=True)
             if 0 not in _partial_paths(output):
                 raise InputError(f"{output} was not begun: process 0 must open it before the others")
-        elif check_run(output, settings, resume=resume, overwrite=overwrite):
+        elif check_run(output, settings, resume=resume, overwrite=overwrite, form=form):
             _remove(_partial_paths(output).values())  # left by a run that ended between its last two steps
             return cls(path, _finished_indices(output), handle=None, finished=True)
         elif overwrite:
@@ -117,7 +141,7 @@ class Journal:
             _remove([_meta_path(output), output, *_partial_paths(output).values()])
         else:
             _remove([_meta_path(output)])  # a description whose table somebody took away
-        partials = _read_partials(output, settings)
+        partials = _read_partials(output, settings, form)
         own = next((partial for partial in partials if partial.path == path), None)
         done = frozenset(index for partial in partials for index in partial.rows)
         try:
@@ -130,7 +154,7 @@ class Journal:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         return cls(path, done, handle=handle, finished=False)
 
-    def append(self, indices: Sequence[int], rows_by_index: Mapping[int, Sequence[Row]]) -> None:
+    def append(self, indices: Sequence[int], rows_by_index: Mapping[int, Sequence[Any]]) -> None:
         """Write one batch, the rows of the records at `indices`, and return once it is on the disk."""
         if self._handle is None:
             raise ValueError("this journal is closed")
@@ -156,7 +180,7 @@ class Journal:
         self.close()
 
 
-def finish(output: Path, settings: Mapping[str, Any], total: int) -> None:
+def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Form = TABLE) -> None:
     """Merge all processes' files, in the records' order, into `output`, describe it, and remove them.
 
     For one process, after all have closed their journals. Raises InputError if one of the `total` records lacks its
@@ -168,8 +192,8 @@ def finish(output: Path, settings: Mapping[str, Any], total: int) -> None:
         _compare(meta, _read_meta(meta).get("settings"), settings)
         _remove(_partial_paths(output).values())
         return
-    rows: dict[int, tuple[Row, ...]] = {}
-    for partial in _read_partials(output, settings):
+    rows: dict[int, tuple[Any, ...]] = {}
+    for partial in _read_partials(output, settings, form):
         rows = {**partial.rows, **rows}
     missing = [index for index in range(total) if index not in rows]
     if missing or len(rows) != total:
@@ -177,7 +201,7 @@ def finish(output: Path, settings: Mapping[str, Any], total: int) -> None:
             f"{len(missing)} of {total} records have no results" if missing else f"it holds more than {total} records"
         )
         raise InputError(f"{output} cannot be finished: {what}; {HINT}")
-    write_table([row for index in range(total) for row in rows[index]], output)
+    form.write([row for index in range(total) for row in rows[index]], output)
     facts = {"settings": settings, "total": total, "rows": sum(map(len, rows.values())), "versions": versions()}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
@@ -218,16 +242,16 @@ def _partial_paths(output: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _read_partials(output: Path, settings: Mapping[str, Any]) -> list[Partial]:
+def _read_partials(output: Path, settings: Mapping[str, Any], form: Form) -> list[Partial]:
     """Every partial file that has begun, all of these settings."""
-    partials = [_read_partial(path) for path in _partial_paths(output).values()]
+    partials = [_read_partial(path, form) for path in _partial_paths(output).values()]
     begun = [partial for partial in partials if partial is not None]
     for partial in begun:
         _compare(partial.path, partial.settings, settings)
     return begun
 
 
-def _read_partial(path: Path) -> Partial | None:
+def _read_partial(path: Path, form: Form) -> Partial | None:
     """A partial file up to its last whole line; None where even the header is torn."""
     try:
         data = path.read_bytes()
@@ -236,7 +260,7 @@ def _read_partial(path: Path) -> Partial | None:
     whole = data[: data.rfind(b"\n") + 1]
     if not whole:
         return None
-    rows: dict[int, tuple[Row, ...]] = {}
+    rows: dict[int, tuple[Any, ...]] = {}
     number = 0
     try:
         for number, line in enumerate(whole.splitlines(), start=1):
@@ -245,14 +269,10 @@ def _read_partial(path: Path) -> Partial | None:
                 settings = value["settings"]
                 continue
             for index, dicts in zip(value["indices"], value["rows"], strict=True):
-                rows.setdefault(index, tuple(map(_row, dicts)))
+                rows.setdefault(index, tuple(map(form.make, dicts)))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged at line {number}: --overwrite starts again") from error
     return Partial(path, settings, rows, len(whole))
-
-
-def _row(columns: dict[str, Any]) -> Row:
-    return Row(**{name: tuple(value) if isinstance(value, list) else value for name, value in columns.items()})
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

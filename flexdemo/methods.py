@@ -175,6 +175,20 @@ def _candidates(lm: LanguageModel, step: Sequence[tuple[int, float]]) -> tuple[C
     return tuple(Candidate(token, text, p) for (token, p), text in zip(step, texts, strict=True))
 
 
+def told(
+    lm: LanguageModel, method: Method, streams: Sequence[Stream], answers: Mapping[Stream, Answer]
+) -> tuple[tuple[ViewResult, ...], ViewResult, Stream]:
+    """What every view of a method answered, which of them speaks for the method, and the stream it is of."""
+    views = tuple(
+        _view_result(lm, view, answers[stream], mass)
+        for stream in streams
+        for view, mass in zip(stream.views, answers[stream].masses, strict=True)
+    )
+    firsts = [sum(len(s.views) for s in streams[:i]) for i in range(len(streams))]
+    index = method.spokesman([views[first].answer for first in firsts])
+    return views, views[firsts[index]], streams[index]
+
+
 def _method_result(
     lm: LanguageModel,
     method: Method,
@@ -183,14 +197,7 @@ def _method_result(
     facts: Mapping[Encoding, Any],
     spent: float,
 ) -> MethodResult:
-    views = tuple(
-        _view_result(lm, view, answers[stream], mass)
-        for stream in streams
-        for view, mass in zip(stream.views, answers[stream].masses, strict=True)
-    )
-    spokesmen = [views[sum(len(s.views) for s in streams[:i])] for i in range(len(streams))]
-    index = method.spokesman([view.answer for view in spokesmen])
-    spoken, answer = spokesmen[index], answers[streams[index]]
+    views, spoken, chosen = told(lm, method, streams, answers)
     return MethodResult(
         method.name,
         spoken.answer,
@@ -198,12 +205,12 @@ def _method_result(
         spoken.token_ids,
         spoken.tokens,
         spoken.logprobs,
-        answer.stopped_by,
+        answers[chosen].stopped_by,
         max(answers[stream].seconds for stream in streams) + spent,
         facts[streams[0].views[0].encoding],
         lm.backend,
         views,
-        tuple(_candidates(lm, step) for step in answer.candidates),
+        tuple(_candidates(lm, step) for step in answers[chosen].candidates),
     )
 
 

@@ -55,19 +55,22 @@ class LanguageModel:
 
 
 def resolve_device(device: str) -> str:
-    """ "cpu" or "cuda"; raises InputError for a device that is not there."""
-    if device not in DEVICES:
+    """ "cpu", "cuda" or "cuda:N" for one GPU of several; raises InputError for a device that is not there."""
+    kind, colon, number = device.partition(":")
+    if kind not in DEVICES or (colon and not (kind == "cuda" and number.isdecimal())):
         raise InputError(f"unknown device {device!r}: choose from {', '.join(DEVICES)}")
     available = torch.cuda.is_available()
-    if device == "cuda" and not available:
+    if kind == "cuda" and not available:
         raise InputError("no CUDA device is available here: use --device cpu")
+    if colon and int(number) >= torch.cuda.device_count():
+        raise InputError(f"there is no device {device}: the last one is cuda:{torch.cuda.device_count() - 1}")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """The torch dtype; "auto" is bfloat16 on a GPU and float32 on the CPU."""
     if dtype == "auto":
-        return torch.bfloat16 if device == "cuda" else torch.float32
+        return torch.float32 if device == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from .config import Decoding, InputError
 from .encoding import Encoding, View
@@ -47,14 +48,6 @@ def _names(question: str) -> set[str]:
     }
 
 
-def _sample(lm: LanguageModel, prompt: SegmentedPrompt, count: int, decoding: Decoding, first_seed: int) -> list[str]:
-    view = View("paraphrase", Encoding(), (1.0,), prompt.suffix_position("aligned", only=0))
-    streams = [Stream((view,), seed=first_seed + i) for i in range(count)]
-    *_, last = generate(lm, [prompt], streams, decoding)
-    finished = [answer.token_ids for answer in last.answers if answer.stopped_by != "length"]
-    return [answer_text(decode_ids(lm.tokenizer, ids, skip_special=True)) for ids in finished]
-
-
 def check_request(question: str, n: int, temperature: float) -> str:
     """The question to rewrite; InputError for what cannot be asked of any model."""
     if not 1 <= n <= 100:
@@ -64,26 +57,68 @@ def check_request(question: str, n: int, temperature: float) -> str:
     return check_text(question, "the question")
 
 
+@dataclass
+class _Asked:
+    """One question and the paraphrases kept so far, by their normal form."""
+
+    question: str
+    seed: int
+    prompt: SegmentedPrompt
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def streams(self, place: int, lacking: int, attempt: int) -> list[Stream]:
+        """Samples to draw: each has a seed of its own, and a length that does not depend on the batch."""
+        view = View("paraphrase", Encoding(), (1.0,), self.prompt.suffix_position("aligned", only=0))
+        seeds = range(self.seed + 1000 * attempt, self.seed + 1000 * attempt + min(32, 2 * lacking + 2))
+        return [Stream((view,), prompt=place, seed=seed, limit=self.length) for seed in seeds]
+
+    @property
+    def length(self) -> int:
+        return 2 * len(self.prompt.paraphrases[0]) + 24
+
+    def keep(self, text: str) -> None:
+        """Keep a paraphrase unless it is a duplicate, the question, or lost one of its names and numbers."""
+        form = normalise(text)
+        words = {word.casefold() for word in re.findall(r"\w+", text)}
+        if form and form != normalise(self.question) and _names(self.question) <= words:
+            self.kept.setdefault(form, text)
+
+
 def paraphrase(
     lm: LanguageModel, question: str, n: int = 5, *, seed: int = 0, temperature: float = 0.7, top_p: float = 0.9
 ) -> list[str]:
-    """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer.
+    """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer."""
+    return paraphrase_all(lm, [question], n, seeds=[seed], temperature=temperature, top_p=top_p)[0]
 
-    Samples of one prompt decode as rows of one batch. Duplicates, copies of the question and texts that lose one of
-    its names or numbers are dropped and drawn again.
+
+def paraphrase_all(
+    lm: LanguageModel,
+    questions: Sequence[str],
+    n: int = 5,
+    *,
+    seeds: Sequence[int],
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+) -> list[list[str]]:
+    """Up to n distinct paraphrases of each question, all samples decoding as rows of one batch.
+
+    Duplicates, copies of the question and texts that lose one of its names or numbers are dropped and drawn again.
+    What a question gets depends on its seed, not on the others in the batch.
     """
-    question = check_request(question, n, temperature)
-    prompt = pack(lm.tokenizer, [question], (1.0,), _template(lm))
-    length = 2 * len(prompt.paraphrases[0]) + 24
-    decoding = Decoding(length, temperature, top_p, seed, mass=False)
-    kept: dict[str, str] = {}
-    names, asked = _names(question), normalise(question)
+    template = _template(lm)
+    asked = []
+    for question, seed in zip(questions, seeds, strict=True):
+        text = check_request(question, n, temperature)
+        asked.append(_Asked(text, seed, pack(lm.tokenizer, [text], (1.0,), template)))
     for attempt in range(ROUNDS):
-        count = min(32, 2 * (n - len(kept)) + 2)
-        for text in _sample(lm, prompt, count, decoding, 1000 * attempt):
-            form = normalise(text)
-            if form and form != asked and names <= {w.casefold() for w in re.findall(r"\w+", text)}:
-                kept.setdefault(form, text)
-        if len(kept) >= n:
+        open_ones = [each for each in asked if len(each.kept) < n]
+        if not open_ones:
             break
-    return list(kept.values())[:n]
+        streams = [s for i, each in enumerate(open_ones) for s in each.streams(i, n - len(each.kept), attempt)]
+        decoding = Decoding(max(each.length for each in open_ones), temperature, top_p, mass=False)
+        *_, last = generate(lm, [each.prompt for each in open_ones], streams, decoding)
+        for stream, answer in zip(streams, last.answers, strict=True):
+            if answer.stopped_by != "length":
+                text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
+                open_ones[stream.prompt].keep(answer_text(text))
+    return [list(each.kept.values())[:n] for each in asked]

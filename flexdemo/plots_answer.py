@@ -18,11 +18,11 @@ from .plots import HIDDEN, INK, LINE, base_figure, segment_axes, token_labels
 GRID = "rgba(128,136,148,0.25)"
 NAMED_TOKENS = 32  # up to here bars are named by their tokens, above by their numbers
 LETTERED_TOKENS = 10  # up to here segments are named inside their bars
-TICK_CHARACTERS, WORDING_CHARACTERS = 12, 52
+TICK_CHARACTERS, WORDING_CHARACTERS = 12, 44
 ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
 EDGE = "rgba(255,255,255,0.55)"  # thin, between neighbours in a stack
 SHADES = ((0.0, HIDDEN), (0.02, "rgba(30,136,229,0.20)"), (1.0, "rgba(30,136,229,1)"))
-MARKS = (0.01, 0.1, 0.3, 0.6, 1.0)  # probabilities named beside the colours
+MARKS = (0.01, 0.1, 0.4, 1.0)  # probabilities named beside the colours
 
 
 def _sentence(text: str) -> str:
@@ -110,17 +110,18 @@ def effect_figure(
     if not len(names) == len(effects) == len(wordings):
         raise ValueError(f"{len(names)} names, {len(effects)} effects and {len(wordings)} wordings do not fit together")
     places = list(range(len(names)))
+    told = [f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects]
     bars = go.Bar(
         x=list(effects),
         y=places,
         orientation="h",
         width=0.42,
         marker={"color": [segment_colour(name, "paraphrase") for name in names]},
-        text=[f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects],
+        text=told,
         textposition="outside",
         cliponaxis=False,
         customdata=[f"<b>{_label(n)}</b> {_label(w)}" for n, w in zip(names, wordings, strict=True)],
-        hovertemplate="%{customdata}<br>hidden: log-probability falls by %{x:+.4f}<extra></extra>",
+        hovertemplate="%{customdata}<br>effect %{text}<extra></extra>",
     )
     figure = base_figure(bars, height=height or MARGIN + ROW * len(names))
     captions = [
@@ -167,7 +168,8 @@ def attention_figure(
             "ticktext": [f"{mark:g}" for mark in MARKS],
             "orientation": "h",
             "thickness": 8,
-            "len": 0.5,
+            "len": 0.6,
+            "tickangle": 0,
             "outlinewidth": 0,
             "x": 0,
             "xanchor": "left",

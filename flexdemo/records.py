@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import InputError
+from .files import write_file
 from .hub import find_hub_parquet, read_hub_file
 from .metrics import normalise
 from .prompt import normalise_weights
@@ -223,6 +224,19 @@ def fingerprint(records: Sequence[Record]) -> str:
     """SHA-256 of the records, in order: equal for equal data sets, whatever file they came from."""
     canonical = json.dumps([asdict(record) for record in records], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """Write records as .jsonl, whole or not at all, in the form that read_records reads."""
+    lines = []
+    for record in records:
+        fields = {name: value for name, value in asdict(record).items() if value is not None}
+        lines.append(f"{json.dumps(fields, ensure_ascii=False)}\n")
+
+    def write(scratch: Path) -> None:
+        scratch.write_text("".join(lines), encoding="utf-8")
+
+    write_file(path, write)
 
 
 def few_shot_prefix(records: Sequence[Record], k: int, *, seed: int, exclude: Iterable[str] = ()) -> str:

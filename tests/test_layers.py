@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config", "versions"},
-    {"prompt", "metrics", "cells", "files", "bootstrap"},
+    {"prompt", "metrics", "cells", "files", "bootstrap", "workers"},
     {"masks", "plots", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
@@ -25,6 +25,7 @@ LAYERS = (
     {"explain", "share"},
     {"export", "proof", "recording"},
     {"evaluate", "benchmark", "tinyqa"},
+    {"batches", "data_commands"},
     {"commands"},
     {"cli"},
     {"ui"},

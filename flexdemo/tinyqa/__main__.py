@@ -1,4 +1,4 @@
-"""Boundary: `python -m flexdemo.tinyqa train | evaluate | check`; parses arguments, prints, decides nothing else."""
+"""Boundary: `python -m flexdemo.tinyqa train | evaluate | questions | check`; parses arguments and prints."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--dense", action="store_true", help="use a dense mask of its own, not the engine")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    questions = commands.add_parser(
+        "questions", help="write held-out questions as a data set", description="For `python -m flexdemo evaluate`."
+    )
+    questions.add_argument("--output", type=Path, required=True, help="a .jsonl file")
+    questions.add_argument("--questions", type=int, default=1000)
+    questions.add_argument("--paraphrases", type=int, default=5, help="wordings of each question, the question counted")
+    questions.add_argument("--seed", type=int, default=0)
+    questions.add_argument("--style", choices=STYLES, default="clean", help="spelling of the wordings (default: clean)")
     commands.add_parser(
         "check", help="check facts and templates", description="Checks the facts and templates on disk."
     )
@@ -99,6 +107,18 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_questions(args: argparse.Namespace) -> int:
+    from flexdemo.records import Record, write_records
+    from flexdemo.tinyqa.data import load_world
+    from flexdemo.tinyqa.questions import styled_questions
+
+    made = styled_questions(load_world(), args.questions, args.paraphrases, args.seed, args.style)
+    records = [Record(r["id"], r["question"], tuple(r["answers"]), tuple(r["paraphrases"])) for r in made]
+    write_records(records, args.output)
+    print(f"wrote {args.output}: {len(records)} records")
+    return 0
+
+
 def run_check() -> int:
     from flexdemo.tinyqa.data import check, load_world
 
@@ -110,13 +130,9 @@ def run_check() -> int:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return (
-            run_train(args)
-            if args.command == "train"
-            else run_evaluate(args)
-            if args.command == "evaluate"
-            else run_check()
-        )
+        if args.command == "check":
+            return run_check()
+        return {"train": run_train, "evaluate": run_evaluate, "questions": run_questions}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,103 @@
+"""Work on many records: in batches, in one process of several, kept in a journal. Knows no models and no methods."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .config import InputError
+from .journal import TABLE, Form, Journal, finish
+from .workers import Workers
+
+Made = Mapping[int, Sequence[Any]]
+Work = Callable[[Sequence[int]], Made]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the GPU's or the CPU's allocator gave up."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def in_batches(
+    indices: Sequence[int], size: int, work: Work, *, log: Callable[[str], None]
+) -> Iterator[tuple[Sequence[int], Made]]:
+    """Yield each batch with what `work` made of it; one that does not fit in memory is halved, so are later ones."""
+    start = 0
+    while start < len(indices):
+        batch = indices[start : start + size]
+        made = _unless_out_of_memory(work, batch)
+        if made is not None:
+            yield batch, made
+            start += len(batch)
+            continue
+        if len(batch) == 1:
+            raise InputError(
+                f"record {batch[0] + 1} does not fit in memory even alone: use fewer methods, fewer or shorter "
+                "paraphrases, or a smaller model"
+            )
+        size = len(batch) // 2
+        log(f"out of memory: going on with {size} records a batch")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _unless_out_of_memory(work: Work, batch: Sequence[int]) -> Made | None:
+    try:
+        return work(batch)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None  # only here has the failed attempt let go of its tensors
+
+
+def work_through(
+    total: int,
+    work: Work,
+    *,
+    size: int,
+    what: str,
+    workers: Workers,
+    output: Path | None,
+    settings: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+    form: Form = TABLE,
+) -> list[Any] | None:
+    """Do `work` on records 0 <= i < total, this process's share of them, a batch at a time.
+
+    With `output` every batch is on the disk when it is done and the finished whole is written there by process 0; the
+    result is then None. Without, it is everything that `work` made, in the records' order.
+    """
+    kept: dict[int, Sequence[Any]] = {}
+    journal = None
+    if output is not None:
+        journal = workers.first_then_others(
+            lambda: Journal.open(
+                output, settings, resume=resume, overwrite=overwrite, rank=workers.rank, world=workers.world, form=form
+            )
+        )
+    done = journal.done if journal else frozenset()
+    mine = [i for i in workers.share(total) if i not in done]
+    # A bar for each process of a machine would be a mess: the first speaks for all, which do alike.
+    with tqdm(
+        total=len(mine), desc=what, unit="record", file=sys.stderr, disable=not (workers.is_first and mine)
+    ) as bar:
+        for batch, made in in_batches(mine, size, work, log=bar.write):
+            if journal is None:
+                kept |= made
+            else:
+                journal.append(batch, made)
+            bar.update(len(batch))
+    if output is None:
+        return [each for i in range(total) for each in kept[i]]
+    journal.close()
+    workers.wait()
+    if workers.is_first:
+        finish(output, settings, total, form=form)
+    workers.wait()
+    return None

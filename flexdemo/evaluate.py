@@ -1,0 +1,194 @@
+"""Data sets through methods: a results table. Knows records and methods; prints nothing and parses nothing."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .config import PLAIN, Ape, Decoding, InputError
+from .encoding import Encoding, View, fused_view
+from .generation import Answer, Stream, check_room, generate
+from .journal import Form
+from .methods import METHODS, Method, told
+from .metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
+from .model import LanguageModel
+from .paraphrase import paraphrase_all
+from .prompt import SegmentedPrompt, build_prompt
+from .records import Record, write_records
+from .results import ViewResult
+from .table import Row
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every record is asked: the same methods, prompt and stop rule for all of them."""
+
+    methods: tuple[str, ...] = ("flex", "causal")
+    mask: str = "segment"
+    positions: str = "aligned"
+    weights: str | None = None
+    ape: Ape = PLAIN
+    prefix: str = ""
+    template: str = "auto"
+    max_new_tokens: int = 32
+
+
+@dataclass(frozen=True)
+class Question:
+    """A record and its packed prompt."""
+
+    record: Record
+    prompt: SegmentedPrompt
+
+
+RECORDS = Form((".jsonl",), Record, write_records)
+
+
+def rewrite(
+    lm: LanguageModel, records: Sequence[Record], n: int, *, seed: int = 0, temperature: float = 0.7
+) -> list[Record]:
+    """Records with up to `n` paraphrases by the model, for those that have none; each has a seed of its own.
+
+    A record's paraphrases depend on its id and the seed, not on the records beside it.
+    """
+    bare = [record for record in records if not record.paraphrases]
+    seeds = [zlib.crc32(f"{seed}:{record.id}".encode()) for record in bare]
+    written = paraphrase_all(lm, [record.question for record in bare], n, seeds=seeds, temperature=temperature)
+    made = {record.id: tuple(texts) for record, texts in zip(bare, written, strict=True)}
+    return [replace(r, paraphrases=made[r.id], weights=None) if r.id in made else r for r in records]
+
+
+def shorten(record: Record, n: int) -> Record:
+    """The record with its first `n` paraphrases only."""
+    weights = None if record.weights is None else record.weights[: n + 1]
+    return replace(record, paraphrases=record.paraphrases[:n], weights=weights)
+
+
+def prepare_questions(
+    lm: LanguageModel, records: Sequence[Record], settings: Settings
+) -> tuple[list[Question | None], list[str]]:
+    """The records' prompts; None, and a line that says why, for a record that cannot be asked."""
+    asked: list[Question | None] = []
+    problems = []
+    for record in records:
+        try:
+            prompt = build_prompt(
+                lm.tokenizer,
+                record.question,
+                record.paraphrases,
+                weights=record.weights or settings.weights,
+                prefix=settings.prefix,
+                template=settings.template,
+            )
+            check_room(lm, prompt, settings.max_new_tokens)
+        except InputError as error:
+            asked.append(None)
+            problems.append(f"record {record.id!r}: {error}")
+        else:
+            asked.append(Question(record, prompt))
+    return asked, problems
+
+
+def answer(
+    lm: LanguageModel, asked: Sequence[Question], settings: Settings, *, lemmatise: Lemmatiser | None = None
+) -> list[tuple[Row, ...]]:
+    """Rows of each question, all methods and questions decoding as rows of one batch.
+
+    What a question is answered does not depend on the others in the batch. Seconds are shares of the batch's time.
+    """
+    began = time.perf_counter()
+    encoding = Encoding(settings.mask, settings.positions)
+    plans = [_plan(i, question.prompt, encoding, settings) for i, question in enumerate(asked)]
+    streams = list(dict.fromkeys(s for plan in plans for each in plan.values() for s in each))
+    decoding = Decoding(settings.max_new_tokens, mass=False)
+    *_, last = generate(lm, [question.prompt for question in asked], streams, decoding)
+    answers = dict(zip(streams, last.answers, strict=True))
+    seconds = time.perf_counter() - began
+    rows = [_rows(lm, q, plan, answers, lemmatise) for q, plan in zip(asked, plans, strict=True)]
+    share = seconds / max(1, sum(row.rows for each in rows for row in each))
+    return [tuple(replace(row, seconds=share * row.rows) for row in each) for each in rows]
+
+
+def _plan(
+    place: int, prompt: SegmentedPrompt, encoding: Encoding, settings: Settings
+) -> dict[Method, tuple[Stream, ...]]:
+    fused = fused_view(prompt, encoding, settings.ape)
+    methods = [METHODS[name] for name in settings.methods]
+    return {m: tuple(replace(stream, prompt=place) for stream in m.streams(prompt, fused)) for m in methods}
+
+
+def _rows(
+    lm: LanguageModel,
+    question: Question,
+    plan: Mapping[Method, tuple[Stream, ...]],
+    answers: Mapping[Stream, Answer],
+    lemmatise: Lemmatiser | None,
+) -> list[Row]:
+    """One row for a method, or one for each view of a method that answers each wording."""
+    alone: list[str] | None = None
+    spoken: list[tuple[Method, str, ViewResult, list[View]]] = []
+    for method, streams in plan.items():
+        views, spokesman, _ = told(lm, method, streams, answers)
+        asked = [view for stream in streams for view in stream.views]
+        if method.name in ("per_prompt", "vote"):
+            alone = [normalise(view.answer) for view in views]
+        if method.answers_each:
+            spoken += [(method, view.name, view, [one]) for view, one in zip(views, asked, strict=True)]
+        else:
+            spoken.append((method, method.name, spokesman, asked))
+    record, many = question.record, len(question.prompt.paraphrases) > 1
+    rows = []
+    for method, name, view, asked in spoken:
+        agree = None if alone is None or not many else alone.count(normalise(view.answer)) / len(alone)
+        rows.append(
+            Row(
+                record.id,
+                record.question,
+                record.paraphrases,
+                record.answers,
+                method.name,
+                name,
+                view.answer,
+                view.generation,
+                len(view.token_ids),
+                exact_match(view.answer, record.answers),
+                contains(view.answer, record.answers),
+                token_f1(view.answer, record.answers),
+                *_lemma_matches(view.answer, record.answers, lemmatise),
+                agree,
+                sum(_tokens_read(question.prompt, each) for each in asked),
+                len(asked),
+                0.0,
+            )
+        )
+    return rows
+
+
+def _lemma_matches(
+    prediction: str, answers: Sequence[str], lemmatise: Lemmatiser | None
+) -> tuple[bool | None, bool | None]:
+    if lemmatise is None:
+        return None, None
+    one_way = lemma_match(prediction, answers, lemmatise=lemmatise)
+    return one_way, lemma_match(prediction, answers, lemmatise=lemmatise, both_ways=True)
+
+
+def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
+    """Tokens of the prompt that a view reads: prefix, the paraphrases that have weight, suffix."""
+    prefix, *paraphrases, suffix = prompt.segments
+    return len(prefix) + len(suffix) + sum(len(s) for s, w in zip(paraphrases, view.weights, strict=True) if w)
+
+
+def settings_dict(settings: Settings, lm: LanguageModel, **others: Any) -> dict[str, Any]:
+    """What must be equal for results to belong into one table; JSON-able."""
+    ran = {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
+    return {**others, **ran, **asdict(settings)}
+
+
+def paraphrases_path(output: Path) -> Path:
+    """Where a run that writes `output` keeps its records with the paraphrases it generated: a data set of its own."""
+    return output.with_name(f"{output.name}.paraphrases.jsonl")

@@ -1,0 +1,321 @@
+"""Data sets through methods: batches, resuming, memory, processes, and the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+
+from flexdemo import cli, evaluate
+from flexdemo.batches import in_batches
+from flexdemo.config import Ape, InputError
+from flexdemo.evaluate import Settings, answer, prepare_questions, rewrite
+from flexdemo.methods import METHODS, ask
+from flexdemo.model import LanguageModel, load_model
+from flexdemo.records import Record, read_records
+from flexdemo.table import read_table
+
+RECORDS = [
+    Record("a", "What is the capital of Peru?", ("Lima",), ("Name it.", "Which city is Peru's capital?")),
+    Record("b", "Who wrote Hamlet?", ("Shakespeare",), ("hamlet author please, I would very much like to know it",)),
+    Record("c", "Is it far?", ("no",), ("far?", "Far, is it?", "How far is it then?"), (1.0, 0.0, 2.0, 1.0)),
+    Record("d", "What?", ("this",), ("What is this thing called, and who was the first to see it?",)),
+]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def without_seconds(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    return json.loads(table.drop(columns="seconds").to_json(orient="records"))
+
+
+def write_data(path: Path, records: Sequence[Record] = RECORDS) -> Path:
+    evaluate.RECORDS.write(records, path)
+    return path
+
+
+def test_each_row_is_what_asking_alone_gives(lm: LanguageModel) -> None:
+    """All methods, questions of different lengths and numbers of wordings in one batch, against one request each."""
+    settings = Settings(tuple(METHODS), max_new_tokens=6)
+    asked, problems = prepare_questions(lm, RECORDS, settings)
+    assert problems == []
+    for record, rows in zip(RECORDS, answer(lm, asked, settings), strict=True):
+        alone = ask(lm, record.question, record.paraphrases, methods=["all"], weights=record.weights, max_new_tokens=6)
+        expected = []
+        for method in alone.results:
+            if method.method in ("per_prompt", "leave_one_out"):
+                expected += [(method.method, v.name, v.answer, v.generation, len(v.token_ids)) for v in method.views]
+            else:
+                answered = (method.answer, method.generation, len(method.token_ids))
+                expected.append((method.method, method.method, *answered))
+        assert [(r.method, r.view, r.prediction, r.generation, r.tokens) for r in rows] == expected
+        single = [view.answer for view in alone["per_prompt"].views]
+        for row in rows:
+            said = [r.prediction for r in rows if r.method == "per_prompt"]
+            assert said == single and row.agreement == sum(s == row.prediction for s in single) / len(single)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mask": "causal", "positions": "sequential"}, {"ape": Ape(0.7, 1.2)}], ids=str
+)
+def test_answers_do_not_depend_on_the_batch(lm: LanguageModel, options: dict) -> None:
+    settings = Settings(("flex", "avg", "causal"), max_new_tokens=8, prefix="Answer briefly.", **options)
+    asked, _ = prepare_questions(lm, RECORDS, settings)
+    together = answer(lm, asked, settings)
+    turned = answer(lm, asked[::-1], settings)[::-1]
+    for i, question in enumerate(asked):
+        (alone,) = answer(lm, [question], settings)
+        for rows in (together[i], turned[i]):
+            assert [row.generation for row in rows] == [row.generation for row in alone]
+
+
+def test_costs_count_what_each_view_reads(lm: LanguageModel) -> None:
+    asked, _ = prepare_questions(lm, RECORDS[:1], Settings(("flex", "per_prompt", "avg")))
+    (rows,) = answer(lm, asked, Settings(("flex", "per_prompt", "avg")))
+    prefix, *paraphrases, suffix = (len(segment) for segment in asked[0].prompt.segments)
+    own = [prefix + each + suffix for each in paraphrases]
+    assert [row.prompt_tokens for row in rows] == [prefix + sum(paraphrases) + suffix, *own, sum(own)]
+    assert [row.rows for row in rows] == [1, 1, 1, 1, 3]
+    assert all(row.seconds > 0 for row in rows)
+
+
+def test_records_that_cannot_be_asked_are_named(lm: LanguageModel) -> None:
+    long = Record("long", "why? " * 3000, ("x",))
+    asked, problems = prepare_questions(lm, [RECORDS[0], long], Settings())
+    assert asked[0] is not None and asked[1] is None
+    assert len(problems) == 1 and "record 'long': prompt and answer need" in problems[0]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+    tried: list[int] = []
+
+    def work(batch: Sequence[int]) -> dict[int, tuple]:
+        tried.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return {i: (i,) for i in batch}
+
+    said: list[str] = []
+    made = [i for batch, _ in in_batches(range(10), 8, work, log=said.append) for i in batch]
+    assert made == list(range(10))
+    assert tried == [8, 4, 2, 2, 2, 2, 2]
+    assert said == ["out of memory: going on with 4 records a batch", "out of memory: going on with 2 records a batch"]
+
+
+def test_one_record_that_does_not_fit_and_other_errors_are_told() -> None:
+    def full(batch: Sequence[int]) -> dict[int, tuple]:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(InputError, match="record 1 does not fit in memory even alone"):
+        list(in_batches(range(2), 2, full, log=lambda text: None))
+
+    def broken(batch: Sequence[int]) -> dict[int, tuple]:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(in_batches(range(2), 2, broken, log=lambda text: None))
+
+
+def test_written_paraphrases_do_not_depend_on_the_batch() -> None:
+    lm = load_model()
+    bare = [
+        Record(str(i), f"What is the capital of {name}?", ("x",)) for i, name in enumerate(("Peru", "Chile", "Mali"))
+    ]
+    together = rewrite(lm, [*bare, RECORDS[0]], 3, seed=5)
+    assert together[3] == RECORDS[0]
+    for i, record in enumerate(bare):
+        assert rewrite(lm, [record], 3, seed=5) == [together[i]]
+        texts = together[i].paraphrases
+        assert len(texts) == 3 and len({*texts, record.question}) == 4
+        assert all(record.question.split()[-1].rstrip("?") in text for text in texts)
+    assert rewrite(lm, bare, 3, seed=6) != together[:3]
+
+
+def run(*arguments: str | Path, launcher: Sequence[str] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-m", *launcher, "flexdemo", *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve records without paraphrases."""
+    names = ("Peru", "Chile", "Mali", "Japan", "Cuba", "Iran", "Fiji", "Kenya", "Oman", "Togo", "Laos", "Niger")
+    records = [Record(name, f"What is the capital of {name}?", ("Lima",)) for name in names]
+    return write_data(tmp_path_factory.mktemp("data") / "data.jsonl", records)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path) -> list[dict[str, Any]]:
+    output = data.with_name("whole.feather")
+    assert cli.main(["evaluate", str(data), "--method", "all", "--output", str(output), *OPTIONS]) == 0
+    return without_seconds(read_table(output))
+
+
+OPTIONS = ("--paraphrases", "2", "--batch-size", "2", "--max-new-tokens", "8")
+
+
+def test_table_has_every_method_of_every_record(uninterrupted: list[dict[str, Any]], data: Path) -> None:
+    names = [record.id for record in read_records(str(data))[0]]
+    assert list(dict.fromkeys(row["id"] for row in uninterrupted)) == names
+    for name in names:
+        rows = [row for row in uninterrupted if row["id"] == name]
+        assert {row["method"] for row in rows} == set(METHODS)
+        assert [row["view"] for row in rows if row["method"] == "per_prompt"] == ["P1", "P2", "P3"]
+    assert [row["exact_match"] for row in uninterrupted if row["id"] == "Peru" and row["method"] == "flex"] == [True]
+    kept = read_records(str(data.with_name("whole.feather.paraphrases.jsonl")))[0]
+    assert [record.id for record in kept] == names and all(len(record.paraphrases) == 2 for record in kept)
+
+
+def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Killed hard, also while it paraphrases; what resumes must end with the same table."""
+    output, made = tmp_path / "cut.feather", random.Random(3)
+    arguments = ("evaluate", data, "--method", "all", "--output", output, *OPTIONS, "--resume")
+    for _ in range(3):
+        process = run(*arguments)
+        partials = [tmp_path / f"cut.feather{kind}.partial-0.jsonl" for kind in ("", ".paraphrases.jsonl")]
+        before = sum(path.stat().st_size for path in partials if path.exists())
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            if sum(path.stat().st_size for path in partials if path.exists()) > before:
+                time.sleep(made.random())
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finished(run(*arguments))
+    assert without_seconds(read_table(output)) == uninterrupted
+    assert not list(tmp_path.glob("*.partial-*"))
+
+
+def test_two_processes_equal_one(data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "-m")
+    output = tmp_path / "two.parquet"
+    out = finished(run("evaluate", data, "--method", "all", "--output", output, *OPTIONS, launcher=launcher))
+    assert without_seconds(read_table(output)) == uninterrupted
+    assert out.count("wrote") == 1
+    assert not list(tmp_path.glob("*.partial-*"))
+
+
+def test_other_settings_and_other_data_are_not_mixed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "3", "--output", str(output)]
+    assert cli.main(asked) == 0
+    capsys.readouterr()
+    assert cli.main([*asked, "--resume"]) == 0  # nothing left to do, and told again
+    assert "| flex | 3 |" in capsys.readouterr().out
+    before = output.read_bytes()
+    for extra, message in (
+        ([], "exists: --resume goes on, --overwrite starts again"),
+        (["--resume", "--max-new-tokens", "7"], "its max_new_tokens is 32, not 7"),
+        (["--resume", "--method", "causal"], "its methods is"),
+        (["--resume", "--limit", "2"], "its data is"),
+    ):
+        assert cli.main([*asked, *extra]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.strip().count("\n") == 0, error
+        assert output.read_bytes() == before
+    assert cli.main([*asked, "--overwrite", "--max-new-tokens", "7"]) == 0
+
+
+def test_what_is_wrong_is_said_before_the_model_loads(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **options: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("flexdemo.model.load_model", never)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"question": "What?", "answers": ["x"]}\n{"question": "", "answers": ["x"]}\n{"question"\n')
+    good = str(data)
+    for arguments, message in (
+        ([str(bad)], "line 2"),
+        ([str(tmp_path / "none.jsonl")], "none.jsonl"),
+        ([good, "--output", str(tmp_path / "no" / "x.feather")], "does not exist"),
+        ([good, "--output", str(tmp_path / "x.txt")], "must end in"),
+        ([good, "--report", str(tmp_path / "x.pdf")], "must end in .md, .html"),
+        ([good, "--method", "magic"], "unknown method"),
+        ([good, "--mask", "magic"], "unknown mask strategy"),
+        ([good, "--batch-size", "0"], "batch size"),
+        ([good, "--paraphrases", "-1"], "number of paraphrases"),
+        ([good, "--shots", "2"], "--shots needs --shots-from"),
+        ([good, "--resume"], "--resume goes on with an --output"),
+        ([good, "--max-new-tokens", "0"], "answer length"),
+        ([good, "--ape-scale", "0"], "APE scale"),
+    ):
+        assert cli.main(["evaluate", *arguments]) == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error and error.strip().count("\n") == 0, error
+
+
+def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bad = tmp_path / "bad.jsonl"
+    lines = [json.dumps({"question": "Who wrote Hamlet?", "answers": ["William Shakespeare"]})] * 3
+    lines[1] = '{"question": "What?", "answers": "x"}'
+    bad.write_text("\n".join(lines))
+    assert cli.main(["evaluate", str(bad), "--paraphrases", "0", "--skip-bad", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "skipped line 2" in told.err and "skipped 1 bad records, 2 are left" in told.err
+    assert json.loads(told.out)["questions"] == 2
+
+
+def test_shots_are_the_prefix_and_never_a_question_that_is_asked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shots = write_data(tmp_path / "shots.jsonl", [*read_records(str(data))[0], RECORDS[1]])
+    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "12", "--shots-from", str(shots), "--json"]
+    assert cli.main([*asked, "--shots", "1"]) == 0
+    told = json.loads(capsys.readouterr().out)["settings"]
+    assert told["prefix"] == "Q: Who wrote Hamlet?\nA: Shakespeare\n"
+    assert cli.main([*asked, "--shots", "2"]) == 2
+    assert "cannot draw 2 shots" in capsys.readouterr().err
+
+
+def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    reports = [tmp_path / "r.md", tmp_path / "r.html"]
+    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "2", "--report", str(reports[0])]
+    assert cli.main([*asked, "--report", str(reports[1])]) == 0
+    printed = capsys.readouterr().out
+    markdown, page = (path.read_text(encoding="utf-8") for path in reports)
+    line = next(line for line in printed.splitlines() if line.startswith("| flex"))
+    assert line in markdown and '- model: "tinyqa"' in markdown
+    assert "<h1>flexdemo on data.jsonl</h1>" in page and "<script src" not in page
+
+
+def test_a_data_set_is_paraphrased(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "more.jsonl"
+    asked = ["paraphrase", str(data), "-n", "2", "--limit", "3", "--output", str(output)]
+    assert cli.main(asked) == 0
+    made, _ = read_records(str(output))
+    assert [record.id for record in made] == ["Peru", "Chile", "Mali"]
+    assert all(len(record.paraphrases) == 2 for record in made)
+    capsys.readouterr()
+    assert cli.main(asked) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_all_leaves_out_what_a_single_wording_does_not_allow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    single = write_data(tmp_path / "single.jsonl", [Record("x", "Who wrote Hamlet?", ("x",)), RECORDS[0]])
+    assert cli.main(["evaluate", str(single), "--paraphrases", "0", "--method", "all", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "leave_one_out" not in told["settings"]["methods"] and "flex" in told["settings"]["methods"]
+    assert cli.main(["evaluate", str(single), "--paraphrases", "0", "--method", "leave_one_out"]) == 2
+    assert "leave_one_out needs at least 2 wordings" in capsys.readouterr().err
