@@ -46,7 +46,7 @@ INK = "#6B7280"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
 
 
-def _labels(indices: np.ndarray, tokens: Sequence[str], segments: Sequence[Any]) -> list[str]:
+def token_labels(indices: np.ndarray, tokens: Sequence[str], segments: Sequence[Any]) -> list[str]:
     """One label for each token, told apart by its index: `17 ·city (P2)`."""
     owners = owners_of(segments, len(tokens))
     return [f"{i} <b>{plot_text(tokens[i])}</b> ({plot_text(segments[owners[i]].name)})" for i in indices]
@@ -67,7 +67,7 @@ def _axis(first: int, last: int, segments: Sequence[Any], block: int) -> tuple[d
     return {"tickmode": "array", "tickvals": middles, "ticktext": names, "ticks": ""}, bounds
 
 
-def _axes(
+def segment_axes(
     figure: go.Figure, rows: tuple[int, int], columns: tuple[int, int], segments: Sequence[Any], *, block: int = 1
 ) -> go.Figure:
     """Segment bounds as lines and names as ticks on both axes; square cells, queries downwards."""
@@ -85,8 +85,9 @@ def _axes(
     return figure.update_layout(shapes=shapes)
 
 
-def _figure(trace: go.Heatmap, *, title: str, height: int | None) -> go.Figure:
-    figure = go.Figure(trace)
+def base_figure(traces: Any, *, title: str = "", height: int | None = None) -> go.Figure:
+    """Traces in the look that all figures share: transparent, readable on light and dark pages."""
+    figure = go.Figure(traces)
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -128,8 +129,8 @@ def _cells(
     gap = 1 if len(z) <= GRID_TOKENS else 0
     trace = go.Heatmap(
         z=z,
-        x=_labels(columns, tokens, segments),
-        y=_labels(rows, tokens, segments),
+        x=token_labels(columns, tokens, segments),
+        y=token_labels(rows, tokens, segments),
         text=why,
         colorscale=_stepped(colours),
         zmin=-0.5,
@@ -140,7 +141,7 @@ def _cells(
         hovertemplate="query %{y}<br>key   %{x}<br>%{text}<extra></extra>",
     )
     spans = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-    return _axes(_figure(trace, title=title, height=height), *spans, segments)
+    return segment_axes(base_figure(trace, title=title, height=height), *spans, segments)
 
 
 def mask_figure(
@@ -197,7 +198,7 @@ def _overview(mask: np.ndarray, segments: Sequence[Any], *, title: str, height: 
         hovertemplate="queries %{y}<br>keys    %{x}<br>%{z:.1%} of the pairs visible<extra></extra>",
     )
     title = f"{title}: {note}" if title else note
-    return _axes(_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
+    return segment_axes(base_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
 
 
 def difference_figure(
@@ -232,7 +233,9 @@ def difference_figure(
             hovertemplate="queries %{y}<br>keys    %{x}<br>added minus removed %{z:.1%}<extra></extra>",
         )
         title += f" (block means, {block} x {block} tokens a cell)"
-        return _axes(_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
+        return segment_axes(
+            base_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block
+        )
     rows, columns = ranges_of(window, length)
     part, before = mask[np.ix_(rows, columns)], other[np.ix_(rows, columns)]
     z = np.select([part & before, before, part], [1, 2, 3], 0).astype(np.uint8)

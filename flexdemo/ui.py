@@ -11,14 +11,15 @@ import gradio as gr
 
 from . import ui_parts as parts
 from . import ui_work as work
-from .cells import EXACT_TOKENS, Window
+from .cells import Window
 from .config import Decoding, InputError, Limits
-from .masks import STRATEGIES
-from .methods import METHODS
+from .methods import METHODS, resolve_methods
 from .model import LanguageModel
-from .prompt import POSITIONS
-from .ui_parts import CARDS, ROWS, Drawing, Form
-from .ui_style import CHIPS, COLOURS, FONTS, KEYS, MONO, THEME
+from .ui_ask import ask_side, note_of
+from .ui_form import ROWS, Form
+from .ui_parts import CARDS, Drawing
+from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
+from .ui_tabs import Tabs
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -96,7 +97,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         )
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
-                asked = _ask_side(start, drawn, examples=offered, count=count, limits=limits)
+                asked = ask_side(start, drawn, examples=offered, count=count, limits=limits)
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
         _wire(lm, limits, offered, asked, seen, demo)
@@ -110,86 +111,12 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
     return demo
 
 
-def _ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits) -> dict[str, Any]:
-    """Left: the question, the pool of rows, Run and Stop, settings, examples."""
-    used = gr.State((count, 0))  # rows in use, and a number that grows with each edit of them
-    with gr.Row(elem_classes=["wording-row", "is-P1"]):
-        question = _wording("Question (P1)", "question", start.question, focus=True)
-        weights = [_weight(0, "Weight of the question")]
-    rows, boxes, removers = [], [], []
-    for i in range(ROWS):
-        with gr.Row(visible=i < count, elem_classes=["wording-row", f"is-P{i + 2}"]) as row:
-            boxes.append(_wording(f"Paraphrase {i + 1} (P{i + 2})", f"paraphrase-{i + 1}", start.paraphrases[i]))
-            weights.append(_weight(i + 1, f"Weight of paraphrase {i + 1}"))
-            removers.append(gr.Button("✕", size="sm", elem_id=f"remove-{i + 1}", elem_classes="remove", min_width=28))
-        rows.append(row)
-    with gr.Row(elem_id="row-tools"):
-        add = gr.Button("Add paraphrase", size="sm", elem_id="add-paraphrase", min_width=90)
-        write = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=90)
-        equal = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
-    shares = gr.HTML(drawn.shares, elem_id="shares")
-    with gr.Row(elem_id="actions"):
-        run = gr.Button("Run", variant="primary", elem_id="run", min_width=90, scale=3)
-        stop = gr.Button("Stop", elem_id="stop", min_width=90)
-    message = gr.HTML("", elem_id="message")
-    strategies = [(strategy.label, strategy.name) for strategy in STRATEGIES.values()]
-    schemes = [(name.replace("_", " ").capitalize(), name) for name in POSITIONS]
-    with gr.Row(elem_id="settings"):
-        strategy = gr.Dropdown(
-            strategies, value=start.strategy, label="Mask strategy", elem_id="strategy", min_width=130
-        )
-        positions = gr.Dropdown(schemes, value=start.positions, label="Positions", elem_id="positions", min_width=130)
-        length = _number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length", "max-new-tokens")
-    methods = gr.CheckboxGroup(
-        [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
-    )
-    with gr.Accordion("Sampling and prefix", open=False, elem_id="more"):
-        with gr.Row():
-            temperature = _number(0, 2, start.temperature, 0.05, "Temperature (0: greedy)", "temperature")
-            top_p = _number(0.05, 1, start.top_p, 0.05, "Top-p", "top-p")
-            seed = gr.Number(start.seed, precision=0, label="Seed", elem_id="seed", min_width=110)
-        label = "Prefix: instruction or examples that every wording sees"
-        prefix = gr.Textbox(start.prefix, label=label, elem_id="prefix", lines=2, max_lines=8)
-    gallery = gr.Dataset(
-        components=[gr.Textbox(visible=False)],
-        samples=[[example["question"]] for example in examples],
-        type="index",
-        label="Examples",
-        elem_id="examples",
-        samples_per_page=12,
-    )
-    note = gr.HTML(_note(examples[0]), elem_id="example-note")
-    form = [question, *boxes, *weights, strategy, positions, methods, length, temperature, top_p, seed, prefix]
-    return {
-        "form": form, "question": question, "boxes": boxes, "weights": weights, "rows": rows, "removers": removers,
-        "used": used, "add": add, "write": write, "equal": equal, "shares": shares, "run": run,
-        "stop": stop, "message": message, "gallery": gallery, "note": note, "seed": seed,
-    }  # fmt: skip
-
-
-def _wording(label: str, name: str, value: str, *, focus: bool = False) -> gr.Textbox:
-    return gr.Textbox(value, label=label, elem_id=name, lines=1, max_lines=6, autofocus=focus, scale=5, min_width=120)
-
-
-def _number(low: float, high: float, value: float, step: float, label: str, name: str) -> gr.Slider:
-    return gr.Slider(low, high, value, step=step, label=label, elem_id=name, min_width=110, buttons=[])
-
-
-def _weight(i: int, label: str) -> gr.Slider:
-    return gr.Slider(
-        0, 10, 1, step=0.1, label=label, elem_id=f"weight-{i}", elem_classes="weight", scale=0, min_width=96, buttons=[]
-    )
-
-
-def _note(example: dict) -> str:
-    return parts.escape(example.get("note") or "")
-
-
 def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) -> dict[str, Any]:
-    """Right: status, the two answers, every wording alone, the mask, the tokens."""
+    """Right: status, the two answers, every wording alone, the tabs with the mask first."""
     with gr.Column(elem_id="status"):
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
+        weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
     cards = []
     with gr.Row(elem_id="answers"):
         for name in CARDS:
@@ -203,23 +130,8 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         elem_id="stats-note",
     )
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
-    gr.HTML("<h2>Attention mask</h2>", elem_classes="heading")
-    caption = gr.HTML(drawn.caption, elem_id="mask-caption")
-    with gr.Row(visible=drawn.is_long, elem_id="mask-window") as window:
-        exact = gr.Checkbox(False, label=f"Exact window, {EXACT_TOKENS} tokens", elem_id="mask-exact", min_width=140)
-        query = _number(0, limits.prompt_tokens, 0, 1, "Queries from token", "mask-query")
-        key = _number(0, limits.prompt_tokens, 0, 1, "Keys from token", "mask-key")
-    plot = gr.Plot(drawn.figure, show_label=False, container=False, elem_id="mask-plot")
-    gr.HTML("<h2>Tokens</h2>", elem_classes="heading")
-    legend = gr.HTML(drawn.legend, elem_id="token-legend")
-    tokens = gr.HighlightedText(
-        drawn.spans, color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
-        elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
-    )  # fmt: skip
-    return {
-        "model": model, "state": state, "cards": cards, "table": table, "caption": caption, "window": window,
-        "window_inputs": [exact, query, key], "plot": plot, "legend": legend, "tokens": tokens,
-    }  # fmt: skip
+    tabs = Tabs(lm, limits, drawn)
+    return {"model": model, "state": state, "weights": weights, "cards": cards, "table": table, "tabs": tabs}
 
 
 def _wire(
@@ -248,9 +160,10 @@ def _wire(
         visible = gr.update(visible=drawn.is_long)
         return drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, ""
 
-    drawn_parts = [seen["plot"], seen["tokens"], seen["legend"], seen["caption"], asked["shares"], seen["window"]]
+    tabs: Tabs = seen["tabs"]
+    drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
     drawn_parts += [seen["model"], asked["message"]]
-    draw_inputs = [*seen["window_inputs"], *asked["form"]]
+    draw_inputs = [*tabs.window_inputs, *asked["form"]]
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
@@ -260,13 +173,22 @@ def _wire(
         current = runs.start(session)
         try:
             for frame in work.answers(lm, limits, Form.from_values(values), current):
-                yield tuple(map(shown, frame))
+                said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights)
+                yield (*map(shown, said), *tabs.filled(frame.last))
         finally:
             runs.end(session, current)
 
-    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"]]
+    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"], seen["weights"], *tabs.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, asked["form"], outputs, trigger_mode="once", **running)
+
+    def tick(*values: Any) -> list[str]:
+        wordings = len(Form.from_values(values).wordings)
+        return [method.name for method in resolve_methods(["all"], wordings)]
+
+    ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
+    events = [event, ticked.then(run, asked["form"], outputs, trigger_mode="once", **running)]
+    tabs.wire(lm, events, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
         return shown(runs.stop(request.session_hash or ""))
@@ -276,8 +198,9 @@ def _wire(
 
     # The flag ends the work within one token; `cancels` also takes a run out of the queue that has not begun. A picture
     # may be on its way to the browser while Stop is pressed, so the last word is said when the run is over.
-    asked["stop"].click(stop, None, seen["state"], cancels=[event], queue=False, **private)
-    event.then(conclude, None, seen["state"], queue=False, **private)
+    asked["stop"].click(stop, None, seen["state"], cancels=events, queue=False, **private)
+    for each in events:
+        each.then(conclude, None, seen["state"], queue=False, **private)
 
     def forget(request: gr.Request) -> None:
         runs.forget(request.session_hash or "")
@@ -310,13 +233,15 @@ def _wire(
         example = examples[index]
         texts = tuple(example["paraphrases"][:ROWS])
         rows = work.Rows(texts, (1,) * (len(texts) + 1))
-        return [example["question"], _note(example), *as_updates(rows, used[1])]
+        return [example["question"], note_of(example), *as_updates(rows, used[1])]
 
     row_inputs = [asked["used"], *pool]
     asked["add"].click(add, row_inputs, row_outputs, **drawing)
     for i, button in enumerate(asked["removers"]):
         button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
     asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
+    for box in (asked["question"], *asked["boxes"]):  # the note tells of the example as it was
+        box.input(None, None, asked["note"], js="() => ''", **private)
     gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
     gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
     write_inputs = [asked["question"], asked["seed"], *row_inputs]

@@ -6,137 +6,22 @@ Text of users and models is data: every piece of HTML made here escapes it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from .cells import EXACT_TOKENS, Window, block_size, token_spans
-from .config import InputError, Limits
+from .config import Limits
 from .encoding import Encoding
 from .masks import STRATEGIES
 from .methods import METHODS, MethodResult, Result
 from .model import LanguageModel
 from .plots import mask_figure
-from .prompt import POSITIONS, Segment, SegmentedPrompt, build_prompt
-from .prompt_masks import check_encoding, mask_array, mask_facts
+from .prompt import POSITIONS, Segment
+from .prompt_masks import mask_array, mask_facts
+from .ui_form import Form, compose, token_limit
 
-ROWS = 10
 CARDS = ("flex", "causal")  # methods with an answer card of their own; all others are rows of the table
-
-
-@dataclass(frozen=True)
-class Form:
-    """What one visitor entered. Row k of `paraphrases` is called P(k + 2); blank rows are left out of the prompt."""
-
-    question: str
-    paraphrases: tuple[str, ...]
-    weights: tuple[float | None, ...]
-    strategy: str
-    positions: str
-    methods: tuple[str, ...]
-    max_new_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    seed: int | None
-    prefix: str
-
-    @classmethod
-    def from_values(cls, values: Sequence[Any]) -> Form:
-        """From the widgets' values: question, rows, weights (the question's first), then the settings in order."""
-        question, rows, weights = values[0], values[1 : 1 + ROWS], values[1 + ROWS : 2 + 2 * ROWS]
-        strategy, positions, methods, *numbers, prefix = values[2 + 2 * ROWS :]
-        texts = tuple(row or "" for row in rows)
-        return cls(question or "", texts, tuple(weights), strategy, positions, tuple(methods), *numbers, prefix or "")
-
-    @property
-    def filled(self) -> tuple[int, ...]:
-        """Rows that hold text, as indices."""
-        return tuple(i for i, text in enumerate(self.paraphrases) if text.strip())
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the wordings as the page shows them, the question's first."""
-        return ("P1", *(f"P{i + 2}" for i in self.filled))
-
-    @property
-    def wordings(self) -> tuple[tuple[str, str], ...]:
-        """(name, text) of the wordings that go into the prompt."""
-        return tuple(zip(self.names, (self.question, *(self.paraphrases[i] for i in self.filled)), strict=True))
-
-    @property
-    def used_weights(self) -> tuple[float, ...]:
-        chosen = [self.weights[0], *(self.weights[i + 1] for i in self.filled)]
-        for name, weight in zip(self.names, chosen, strict=True):
-            if weight is None:
-                raise InputError(f"the weight of {name} is empty: give a number, 0 or more")
-        return tuple(float(weight) for weight in chosen if weight is not None)
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `flexdemo.stream`."""
-        numbers = {
-            "max_new_tokens": ("the answer length", self.max_new_tokens, int),
-            "temperature": ("the temperature", self.temperature, float),
-            "top_p": ("top-p", self.top_p, float),
-            "seed": ("the seed", self.seed, int),
-        }
-        for what, value, _ in numbers.values():
-            if value is None:
-                raise InputError(f"{what} is empty: give a number")
-        return {
-            "question": self.question,
-            "paraphrases": [self.paraphrases[i] for i in self.filled],
-            "methods": self.methods,
-            "mask": self.strategy,
-            "positions": self.positions,
-            "weights": self.used_weights,
-            "prefix": self.prefix,
-            **{name: convert(value) for name, (_, value, convert) in numbers.items() if value is not None},
-        }
-
-
-def check_request(
-    limits: Limits, question: str, paraphrases: Sequence[str], *, prefix: str = "", max_new_tokens: int = 1
-) -> None:
-    """Raise InputError for what the page does not take, before any tokenising."""
-    if len(paraphrases) > limits.paraphrases:
-        raise InputError(f"{len(paraphrases)} paraphrases are too many: give at most {limits.paraphrases}")
-    named = [("the question", question), ("the prefix", prefix)]
-    named += [(f"paraphrase {i}", text) for i, text in enumerate(paraphrases, start=1)]
-    for what, text in named:
-        if len(text) > limits.characters:
-            raise InputError(
-                f"{what} is too long: it has {len(text):,} characters, the limit is {limits.characters:,}; shorten it"
-            )
-    if max_new_tokens > limits.new_tokens:
-        raise InputError(f"an answer of {max_new_tokens} tokens is too long: ask for at most {limits.new_tokens}")
-
-
-def token_limit(lm: LanguageModel, limits: Limits) -> int:
-    """Tokens that prompt and answer may have together."""
-    return min(limits.prompt_tokens, lm.context_length or limits.prompt_tokens)
-
-
-def check_room(lm: LanguageModel, limits: Limits, prompt: SegmentedPrompt, max_new_tokens: int) -> None:
-    need, limit = len(prompt.token_ids) + max_new_tokens, token_limit(lm, limits)
-    if need > limit:
-        raise InputError(
-            f"prompt and answer need {need:,} tokens and the limit is {limit:,}: "
-            "use fewer or shorter paraphrases, or a shorter answer"
-        )
-
-
-def compose(lm: LanguageModel, limits: Limits, form: Form) -> SegmentedPrompt:
-    """The prompt that a run of this form would pack, its segments named as the page names them."""
-    arguments = form.arguments()
-    check_encoding(Encoding(form.strategy, form.positions))
-    length = arguments["max_new_tokens"]
-    check_request(limits, form.question, arguments["paraphrases"], prefix=form.prefix, max_new_tokens=length)
-    prompt = build_prompt(
-        lm.tokenizer, form.question, arguments["paraphrases"], weights=form.used_weights, prefix=form.prefix
-    )
-    check_room(lm, limits, prompt, length)
-    middle = [replace(segment, name=name) for segment, name in zip(prompt.paraphrases, form.names, strict=True)]
-    return replace(prompt, segments=(prompt.segments[0], *middle, prompt.segments[-1]))
 
 
 @dataclass(frozen=True)
@@ -168,7 +53,7 @@ def draw(lm: LanguageModel, limits: Limits, form: Form, *, window: Window | None
         token_spans(prompt.tokens, prompt.segments),
         legend_html(prompt.segments),
         caption_html(form, facts, length, exact=window is not None),
-        shares_html(prompt.paraphrases),
+        shares_html(form, prompt.paraphrases),
         length,
         length > EXACT_TOKENS,
     )
@@ -202,13 +87,34 @@ def legend_html(segments: Sequence[Segment]) -> str:
     return " ".join(f"<span>{chip(segment.name)} {len(segment)}</span>" for segment in segments)
 
 
-def shares_html(wordings: Sequence[Segment]) -> str:
-    """The weights as shares of 1, as the model feels them."""
+def shares_html(form: Form, wordings: Sequence[Segment]) -> str:
+    """The weights as shares of 1, as the model feels them, or how the run will find them."""
+    if form.by_confidence:
+        return (
+            f"Shares come from the run: how many of {escape(str(form.samples))} samples of a wording agree with its "
+            "greedy answer. The weights above do not act."
+        )
     shares = [segment.weight or 0.0 for segment in wordings]
-    said = " ".join(f"<span>{chip(s.name)} {share:.3f}</span>" for s, share in zip(wordings, shares, strict=True))
     equal = max(shares) - min(shares) < 1e-9
     note = f"Equal shares, 1/{len(shares)} each" if equal else "Shares, normalised to sum to 1"
-    return f'{note}: <span class="shares">{said}</span>'
+    return f'{note}: <span class="shares">{_chips(wordings, shares)}</span>'
+
+
+def _chips(wordings: Sequence[Segment], shares: Sequence[float]) -> str:
+    return " ".join(f"<span>{chip(s.name)} {share:.3f}</span>" for s, share in zip(wordings, shares, strict=True))
+
+
+def weights_html(result: Result | None) -> str:
+    """The weights that ran, in one line, and where they came from; `result` has the page's names of wordings."""
+    if result is None or not result.done:
+        return "Weights that ran: –"
+    chips, source = _chips(result.prompt.paraphrases, result.prompt.weights), ""
+    if result.confidence is not None:
+        sampled = result.confidence
+        source = f" by confidence, {sampled.samples} samples each at temperature {sampled.temperature:g}"
+        if not any(sampled.shares):
+            source += " (none agreed with its greedy answer, so all weigh the same)"
+    return f"Weights that ran{source}: {chips}"
 
 
 def rate(result: MethodResult, first_token: float) -> float | None:
@@ -298,6 +204,8 @@ def model_html(lm: LanguageModel, limits: Limits, tokens: int | None, max_new_to
 
 def progress_html(result: Result, *, state: str = "") -> str:
     """One line on a run: what it has done so far, or did."""
+    if not result.results and not state:
+        return f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
     views = sum(len(answered.views) for answered in result.results)
     tokens = max((len(v.token_ids) for answered in result.results for v in answered.views), default=0)
     state = state or ("Done" if result.done else "Running")

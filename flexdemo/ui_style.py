@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .cells import segment_colour
-from .ui_parts import ROWS
+from .ui_form import ROWS
 
 NAMES = ("prefix", *(f"P{i}" for i in range(1, ROWS + 2)), "suffix")
 COLOURS = {name: segment_colour(name, name if name in ("prefix", "suffix") else "paraphrase") for name in NAMES}

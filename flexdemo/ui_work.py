@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ui_parts as parts
-from .config import Decoding, InputError, Limits
+from .config import Ape, Decoding, InputError, Limits, Samples
 from .encoding import Encoding
 from .methods import Result, ask, stream
 from .model import LanguageModel
 from .paraphrase import paraphrase
 from .prompt import build_prompt
 from .prompt_masks import check_encoding, mask_dict
-from .ui_parts import CARDS, ROWS, Form
+from .ui_explain import CANDIDATES, LastRun, finish, with_names
+from .ui_form import CONFIDENCE, ROWS, Form, check_request, check_room, compose
+from .ui_parts import CARDS
 
 FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second
 WRITTEN = 4  # paraphrases that one click asks the model for
@@ -54,7 +56,10 @@ class Runs:
                 del self._runs[session]
 
     def stop(self, session: str) -> str | None:
-        """Stop what runs in a session, within one token; a line that says what was stopped, None if nothing was."""
+        """Stop what runs in a session, within one token; a line that says what was stopped, None if nothing was.
+
+        An answer that is complete stays so: then only its explanation is given up.
+        """
         with self._lock:
             run = self._runs.get(session)
             if run is None:
@@ -62,7 +67,7 @@ class Runs:
             run.flag.set()
             line = "Stopped before the first token"
             if run.last is not None:
-                line = parts.progress_html(run.last, state="Stopped")
+                line = parts.progress_html(run.last, state="Done, not explained" if run.last.done else "Stopped")
             self._said[session] = line
         return line
 
@@ -77,16 +82,28 @@ class Runs:
         self.last_word(session)
 
 
-def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator[tuple[str | None, ...]]:
-    """What the answer side shows while a form runs; None leaves a part as it is.
+@dataclass(frozen=True)
+class Frame:
+    """What the answer side shows next; None leaves a part as it is."""
 
-    First the cards, then the table, the run line and the message. Ends within one token of
-    the stop flag, whether or not anybody still takes what it yields.
+    cards: tuple[str | None, ...] = (None,) * len(CARDS)
+    table: str | None = None
+    line: str | None = None
+    message: str | None = None
+    weights: str | None = None
+    last: LastRun | None = None
+
+
+def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator[Frame]:
+    """What is shown while a form runs: the answers as they grow, and at the end what explains them.
+
+    Ends within one token of the stop flag, whether or not anybody still takes what it yields.
     """
     try:
-        parts.compose(lm, limits, form)
-        frames = stream(lm, **form.arguments(), mass=False)
-        yield (*_cards(form, None), parts.table_html(form, None), "Reading the prompt", "")
+        compose(lm, limits, form)
+        frames = stream(lm, **form.arguments(), mass=False, candidates=CANDIDATES)
+        waiting = parts.weights_html(None)
+        yield Frame(_cards(form, None), parts.table_html(form, None), "Reading the prompt", "", waiting)
         shown = 0.0
         for run.last in frames:
             if run.flag.is_set():
@@ -94,9 +111,18 @@ def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator
                 return
             if run.last.done or time.monotonic() - shown >= FRAME_SECONDS:
                 shown = time.monotonic()
-                yield (*_cards(form, run.last), parts.table_html(form, run.last), parts.progress_html(run.last), "")
+                yield _frame(form, run.last)
+        if run.last is not None and not run.flag.is_set():
+            last = finish(lm, form, run.last)
+            if not run.flag.is_set():
+                yield Frame(last=last)
     except InputError as error:
-        yield (*[None] * len(CARDS), None, "Not run", parts.alert_html(str(error)))
+        yield Frame(line="Not run", message=parts.alert_html(str(error)))
+
+
+def _frame(form: Form, result: Result) -> Frame:
+    weights = parts.weights_html(with_names(form, result)) if result.done else None
+    return Frame(_cards(form, result), parts.table_html(form, result), parts.progress_html(result), "", weights)
 
 
 def _cards(form: Form, result: Result | None) -> tuple[str, ...]:
@@ -116,12 +142,16 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         methods: list[str] | None = None,
         mask: str = "segment",
         positions: str = "aligned",
-        weights: list[float] | None = None,
+        weights: list[float] | str | None = None,
         prefix: str = "",
         max_new_tokens: int = plain.max_new_tokens,
         temperature: float = plain.temperature,
         top_p: float = plain.top_p,
         seed: int = plain.seed,
+        samples: int = Samples.count,
+        sample_temperature: float = Samples.temperature,
+        ape_temperature: float = Ape.temperature,
+        ape_scale: float = Ape.scale,
     ) -> dict:
         """Answer a question from all its wordings at once.
 
@@ -131,23 +161,32 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
             methods: names of methods, or ["all"]; the fused answer alone by default.
             mask: mask strategy of the fused answer.
             positions: position scheme of the fused answer.
-            weights: one number for the question and one for each paraphrase; equal by default.
+            weights: one number for the question and one for each paraphrase, "raw" or "confidence"; equal by default.
             prefix: instruction or examples before the question.
             max_new_tokens: limit of the answer's length.
             temperature: 0 is greedy.
             top_p: nucleus of sampling.
             seed: seed of sampling.
+            samples: answers sampled from each wording, for the weights by confidence.
+            sample_temperature: temperature of those samples.
+            ape_temperature: APE temperature T of the fused answer; 1 is plain attention.
+            ape_scale: APE scale S of the fused answer; 1 is plain attention.
 
         Returns:
             The JSON object that `python -m flexdemo generate --json` prints.
         """
         others = paraphrases or []
-        parts.check_request(limits, question, others, prefix=prefix, max_new_tokens=max_new_tokens)
-        prompt = build_prompt(lm.tokenizer, question, others, weights=weights, prefix=prefix)
-        parts.check_room(lm, limits, prompt, max_new_tokens)
-        options = {"mask": mask, "positions": positions, "weights": weights, "prefix": prefix}
+        lengths = {"max_new_tokens": max_new_tokens, "samples": samples}
+        check_request(limits, question, others, prefix=prefix, **lengths)
+        given = None if weights == CONFIDENCE else weights
+        prompt = build_prompt(lm.tokenizer, question, others, weights=given, prefix=prefix)
+        check_room(lm, limits, prompt, max_new_tokens)
+        options: dict[str, Any] = {"mask": mask, "positions": positions, "weights": weights, "prefix": prefix}
         decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-        return ask(lm, question, others, methods=methods or ["flex"], **options, **decoding).to_dict()
+        sampling = {"samples": samples, "sample_temperature": sample_temperature}
+        ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
+        options |= {"methods": methods or ["flex"], **decoding, **sampling, **ape}
+        return ask(lm, question, others, **options).to_dict()
 
     return generate
 
@@ -177,11 +216,11 @@ def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
             The JSON object that `python -m flexdemo mask --json` prints.
         """
         others = paraphrases or []
-        parts.check_request(limits, question, others, prefix=prefix)
+        check_request(limits, question, others, prefix=prefix)
         for strategy in (mask, against or mask):
             check_encoding(Encoding(strategy, positions))
         prompt = build_prompt(lm.tokenizer, question, others, prefix=prefix)
-        parts.check_room(lm, limits, prompt, 0)
+        check_room(lm, limits, prompt, 0)
         return mask_dict(prompt, mask, positions, against)
 
     return mask
@@ -214,7 +253,7 @@ class Rows:
         room = min(WRITTEN, len(blanks) + ROWS - len(self.texts))
         if not room:
             raise InputError(f"all {ROWS} rows hold a paraphrase: remove one first")
-        parts.check_request(limits, question, [])
+        check_request(limits, question, [])
         known = {text.strip().casefold() for text in self.texts}
         offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed)
         fresh = [text for text in offered if text.casefold() not in known][:room]

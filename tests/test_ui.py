@@ -24,7 +24,7 @@ from flexdemo.plots import Window
 from flexdemo.prompt import build_prompt
 from flexdemo.prompt_masks import mask_dict
 from flexdemo.ui import START_METHODS
-from flexdemo.ui_parts import ROWS, Form
+from flexdemo.ui_form import ROWS, Form, check_request
 from flexdemo.ui_work import Run, Runs
 
 QUESTION = "What is the capital of Peru?"
@@ -45,10 +45,17 @@ def form(*paraphrases: str, question: str = QUESTION, **changes: Any) -> Form:
 
 def test_form_reads_the_widgets_in_order() -> None:
     rows, weights = [f"row {i}" for i in range(ROWS)], list(range(ROWS + 1))
-    read = Form.from_values(["q", *rows, *weights, "causal", "sequential", ["flex"], 7, 0.5, 0.9, 3, None])
+    read = Form.from_values(
+        ["q", *rows, *weights, "causal", "sequential", ["flex"], 7, 0.5, 0.9, 3, None, "confidence", 4, 0.8, 0.9, 1.1]
+    )
     assert (read.question, read.paraphrases, read.weights) == ("q", tuple(rows), tuple(weights))
     assert (read.strategy, read.positions, read.methods) == ("causal", "sequential", ("flex",))
     assert (read.max_new_tokens, read.temperature, read.top_p, read.seed, read.prefix) == (7, 0.5, 0.9, 3, "")
+    given = read.arguments()
+    assert {name: given[name] for name in ("weights", "samples", "sample_temperature")} == {
+        "weights": "confidence", "samples": 4, "sample_temperature": 0.8,
+    }  # fmt: skip
+    assert (given["ape_temperature"], given["ape_scale"]) == (0.9, 1.1)
 
 
 def test_blank_rows_are_left_out_and_names_stay() -> None:
@@ -75,6 +82,10 @@ def test_names_of_the_page_reach_mask_tokens_and_shares(lm: LanguageModel) -> No
         (form(max_new_tokens=None), "the answer length is empty"),
         (form("a", weights=(1.0, None, *[1.0] * 9)), "the weight of P2 is empty"),
         (form(weights=(0.0, *[1.0] * 10)), "at least one weight must be above 0"),
+        (form(samples=33), "33 samples of each wording are too many: draw at most 32"),
+        (form(samples=None), "the number of samples is empty"),
+        (form(ape_temperature=0.0), "the APE temperature must be a positive number"),
+        (form(sample_temperature=0.0), "the samples' temperature must be a positive number"),
         (form(strategy="odd"), "unknown mask strategy 'odd'"),
         (form(positions="odd"), "unknown position scheme 'odd'"),
     ],
@@ -83,14 +94,13 @@ def test_forms_that_cannot_run_say_why_and_clear_nothing(lm: LanguageModel, give
     with pytest.raises(InputError, match=said):
         parts.draw(lm, Limits(), given)
     (frame,) = ui_work.answers(lm, Limits(), given, Run(threading.Event()))
-    *cards, table, line, message = frame
-    assert cards == [None, None] and table is None and line == "Not run"
-    assert 'role="alert"' in message and said.casefold() in message.casefold().replace("&#x27;", "'")
+    assert frame.cards == (None, None) and frame.table is None and frame.line == "Not run" and frame.last is None
+    assert 'role="alert"' in frame.message and said.casefold() in frame.message.casefold().replace("&#x27;", "'")
 
 
 def test_too_many_paraphrases_are_refused() -> None:
     with pytest.raises(InputError, match="11 paraphrases are too many: give at most 10"):
-        parts.check_request(Limits(), QUESTION, ["x"] * 11)
+        check_request(Limits(), QUESTION, ["x"] * 11)
 
 
 # Drawings
@@ -121,6 +131,11 @@ def test_long_prompts_are_drawn_as_blocks_or_as_a_window(prepared: Any) -> None:
     assert drawn.is_long and "Overview" in drawn.caption and max(drawn.figure.data[0].z.shape) <= 256
     exact = parts.draw(lm, Limits(), given, window=Window(10, 10))
     assert exact.figure.data[0].z.shape == (512, 512) and "Exact window" in exact.caption
+
+
+def test_weights_of_the_run_are_not_guessed(lm: LanguageModel) -> None:
+    drawn = parts.draw(lm, Limits(), form("Name it.", weights_from="confidence", samples=5))
+    assert "Shares come from the run" in drawn.shares and "5 samples" in drawn.shares and "is-P1" not in drawn.shares
 
 
 # HTML
@@ -179,10 +194,11 @@ def test_answers_grow_and_end_with_the_result_of_ask(lm: LanguageModel, monkeypa
     frames = list(ui_work.answers(lm, Limits(), given, Run(threading.Event())))
     result = flexdemo.ask(lm, **given.arguments())
     assert len(frames) >= 3
-    first, last = frames[1], frames[-1]
-    assert f">{parts.escape(result['flex'].answer)}</div>" in last[0]
-    assert f">{parts.escape(result['causal'].answer)}</div>" in last[1]
-    assert "Done" in last[-2] and "Running" in first[-2]
+    first, last = frames[1], frames[-2]
+    assert f">{parts.escape(result['flex'].answer)}</div>" in last.cards[0]
+    assert f">{parts.escape(result['causal'].answer)}</div>" in last.cards[1]
+    assert "Done" in last.line and "Running" in first.line
+    assert frames[-1].last is not None and [frame.last for frame in frames[:-1]] == [None] * (len(frames) - 1)
 
 
 def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +213,15 @@ def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pyt
     assert list(frames) == []
     assert len(run.last["flex"].token_ids) <= seen + 1
     assert "Stopped" in runs.last_word("a") and runs.last_word("a") is None
+
+
+def test_stop_after_the_answer_gives_up_the_explanation_only(lm: LanguageModel) -> None:
+    runs = Runs()
+    run = runs.start("a")
+    frames = ui_work.answers(lm, Limits(), form("Name it."), run)
+    assert any("Done" in (frame.line or "") for frame in frames)
+    assert runs.stop("a").count("Done, not explained") == 1
+    assert list(frames) == []
 
 
 def test_sessions_stop_their_own_run_only() -> None:
@@ -260,6 +285,21 @@ def test_generate_endpoint_gives_the_json_of_the_command_line(client: Client, lm
     assert [r["token_ids"] for r in got["results"]] == [list(r["token_ids"]) for r in want["results"]]
 
 
+def test_generate_endpoint_takes_the_weighting_of_the_page(client: Client, lm: LanguageModel) -> None:
+    options = {
+        "weights": "confidence",
+        "samples": 3,
+        "sample_temperature": 0.9,
+        "ape_temperature": 0.8,
+        "ape_scale": 1.2,
+    }
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], max_new_tokens=4, **options, api_name="/generate")
+    want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=4, **options).to_dict()
+    assert got["ape"] == want["ape"] == {"temperature": 0.8, "scale": 1.2}
+    assert got["confidence"] == {**want["confidence"], "shares": list(want["confidence"]["shares"])}
+    assert got["results"][0]["token_ids"] == list(want["results"][0]["token_ids"])
+
+
 def test_endpoints_have_defaults(client: Client) -> None:
     assert client.predict(question=QUESTION, api_name="/generate")["results"][0]["method"] == "flex"
 
@@ -279,6 +319,9 @@ def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: La
         ("/generate", {"question": QUESTION, "paraphrases": ["x"] * 11}, "give at most 10"),
         ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
         ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
+        ("/generate", {"question": QUESTION, "weights": "confidence", "samples": 40}, "draw at most 32"),
+        ("/generate", {"question": QUESTION, "weights": "odd"}, "weights must be numbers"),
+        ("/generate", {"question": QUESTION, "ape_scale": -1}, "the APE scale must be a positive number"),
         ("/mask", {"question": "x" * 3000}, "shorten it"),
         ("/mask", {"question": QUESTION, "against": "odd"}, "unknown mask strategy 'odd'"),
     ],
@@ -296,7 +339,8 @@ def test_contract_of_element_ids(lm: LanguageModel) -> None:
     ids = {block.elem_id for block in demo.blocks.values()}
     wanted = {f"paraphrase-{i}" for i in range(1, 11)} | {f"weight-{i}" for i in range(11)}
     wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "mask-plot", "token-view", "status"}
-    wanted |= {"strategy", "positions", "max-new-tokens"}
+    wanted |= {"strategy", "positions", "max-new-tokens", "compare-all", "weights-from", "samples"}
+    wanted |= {"sample-temperature", "ape-temperature", "ape-scale", "mass-plot", "effect-plot", "attention-plot"}
     assert wanted <= ids
     inner = "".join(str(block.value) for block in demo.blocks.values() if isinstance(block, gr.HTML))
     assert 'id="answer-flex"' in inner and 'id="answer-causal"' in inner

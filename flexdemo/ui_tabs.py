@@ -1,0 +1,145 @@
+"""The tabs beside the mask: their widgets and events. What they say is made in `ui_explain`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from . import ui_explain as told
+from . import ui_parts as parts
+from .attention_map import heads_of
+from .cells import EXACT_TOKENS
+from .config import InputError, Limits
+from .model import LanguageModel
+from .ui_explain import LastRun
+from .ui_parts import Drawing
+from .ui_style import COLOURS
+
+MEAN = -1  # "mean over all", in place of the number of a layer or head
+
+
+def number(low: float, high: float, value: float, step: float, label: str, name: str, **more: Any) -> gr.Slider:
+    return gr.Slider(low, high, value, step=step, label=label, elem_id=name, min_width=110, buttons=[], **more)
+
+
+def _which(what: str, count: int, name: str) -> gr.Dropdown:
+    choices = [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
+    return gr.Dropdown(choices, value=MEAN, label=what, elem_id=name, min_width=110)
+
+
+def _plot(name: str, figure: Any = None) -> gr.Plot:
+    classes = ["figure"]
+    visible = figure is not None
+    return gr.Plot(figure, show_label=False, container=False, elem_id=name, elem_classes=classes, visible=visible)
+
+
+class Tabs:
+    """The tabs of one page: built inside a Blocks context, wired afterwards. Holds widgets, nothing of a visitor."""
+
+    def __init__(self, lm: LanguageModel, limits: Limits, drawn: Drawing) -> None:
+        self.last = gr.State(None)
+        layers, heads = heads_of(lm)
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+            with gr.Tab("Mask", elem_id="tab-mask"):
+                self._mask(limits, drawn)
+            with gr.Tab("Attention mass", elem_id="tab-mass"):
+                self._mass(layers, heads)
+            with gr.Tab("Leave-one-out", elem_id="tab-effect"):
+                self.effect_note = gr.HTML(told.note_html("effect", None), elem_id="effect-note")
+                self.effect = _plot("effect-plot")
+            with gr.Tab("Candidates", elem_id="tab-candidates"):
+                self.candidates_note = gr.HTML(told.note_html("candidates", None), elem_id="candidates-note")
+                self.step = number(1, 2, 1, 1, "From step", "candidates-step", visible=False)
+                self.candidates = gr.HTML("", elem_id="candidates")
+            with gr.Tab("Methods", elem_id="tab-methods"):
+                self.methods = gr.HTML(told.note_html("methods", None), elem_id="methods-table")
+            with gr.Tab("Attention of a head", elem_id="tab-attention"):
+                self._attention(layers, heads)
+        self.outputs = [
+            self.last, self.mass_note, self.mass_settings, self.effect_note, self.effect, self.candidates_note,
+            self.step, self.candidates, self.methods, self.attention_note, self.attention, self.attention_message,
+        ]  # fmt: skip
+
+    def _mask(self, limits: Limits, drawn: Drawing) -> None:
+        self.caption = gr.HTML(drawn.caption, elem_id="mask-caption")
+        with gr.Row(visible=drawn.is_long, elem_id="mask-window") as self.window:
+            label = f"Exact window, {EXACT_TOKENS} tokens"
+            exact = gr.Checkbox(False, label=label, elem_id="mask-exact", min_width=140)
+            query = number(0, limits.prompt_tokens, 0, 1, "Queries from token", "mask-query")
+            key = number(0, limits.prompt_tokens, 0, 1, "Keys from token", "mask-key")
+        self.window_inputs = [exact, query, key]
+        self.plot = _plot("mask-plot", drawn.figure)
+        gr.HTML("<h2>Tokens</h2>", elem_classes="heading")
+        self.legend = gr.HTML(drawn.legend, elem_id="token-legend")
+        self.tokens = gr.HighlightedText(
+            drawn.spans, color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
+            elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
+        )  # fmt: skip
+
+    def _mass(self, layers: int, heads: int) -> None:
+        self.mass_note = gr.HTML(told.note_html("mass", None), elem_id="mass-note")
+        with gr.Row(visible=False, elem_classes="choices") as self.mass_settings:
+            self.layer = _which("Layer", layers, "mass-layer")
+            self.head = _which("Head", heads, "mass-head")
+            label = "Per token of the segment"
+            self.per_token = gr.Checkbox(False, label=label, elem_id="mass-per-token", min_width=140)
+        self.mass = _plot("mass-plot")
+
+    def _attention(self, layers: int, heads: int) -> None:
+        self.attention_note = gr.HTML(told.note_html("attention", None), elem_id="attention-note")
+        with gr.Row(elem_classes="choices"):
+            options = {"precision": 0, "min_width": 110}
+            first = f"Layer, 0 to {layers - 1}", f"Head, 0 to {heads - 1}"
+            self.which = [
+                gr.Number(0, label=first[0], elem_id="attention-layer", **options),
+                gr.Number(0, label=first[1], elem_id="attention-head", **options),
+            ]
+            self.show = gr.Button("Show attention", elem_id="attention-show", min_width=120)
+        self.attention_message = gr.HTML("", elem_id="attention-message", elem_classes="message")
+        self.attention = _plot("attention-plot")
+
+    def filled(self, last: LastRun | None) -> list[Any]:
+        """Values of `outputs` after a run; all as they are while there is none."""
+        if last is None:
+            return [gr.skip()] * len(self.outputs)
+        explained = last.explanation is not None
+        mass = told.note_html("mass", last) + (told.mass_legend_html(last) if explained else "")
+        effect, steps = told.effect_plot(last), told.step_count(last)
+        step = gr.update(value=1, maximum=max(2, steps - told.STEPS + 1), visible=steps > told.STEPS)
+        effect_shown = gr.update(value=effect, visible=effect is not None)
+        gone = gr.update(value=None, visible=False)  # the picture of a head belongs to an earlier prompt
+        return [
+            last, mass, gr.update(visible=explained), told.note_html("effect", last), effect_shown,
+            told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
+            told.note_html("attention", last), gone, "",
+        ]  # fmt: skip
+
+    def wire(self, lm: LanguageModel, runs: list[Any], *, drawing: dict[str, Any], running: dict[str, Any]) -> None:
+        """Events of the tabs; `runs` are the events that answer, after which the settings of the mass still hold."""
+
+        def mass(last: LastRun | None, layer: int, head: int, per_token: bool) -> Any:
+            if last is None or last.explanation is None:
+                return gr.update(value=None, visible=False)
+            chosen = {"layer": None if layer == MEAN else layer, "head": None if head == MEAN else head}
+            return gr.update(value=told.mass_plot(last, **chosen, per_token=per_token), visible=True)
+
+        settings = [self.layer, self.head, self.per_token]
+        gr.on([each.change for each in settings], mass, [self.last, *settings], self.mass, **drawing)
+        for event in runs:
+            event.then(mass, [self.last, *settings], self.mass, **drawing)
+
+        def candidates(last: LastRun | None, step: float | None) -> Any:
+            return gr.skip() if last is None else told.candidates_html(last, int(step or 1))
+
+        self.step.change(candidates, [self.last, self.step], self.candidates, trigger_mode="always_last", **drawing)
+
+        def attention(last: LastRun | None, layer: float | None, head: float | None) -> tuple[Any, str]:
+            try:
+                return gr.update(value=told.attention_plot(lm, last, layer, head), visible=True), ""
+            except InputError as error:
+                return gr.update(value=None, visible=False), parts.alert_html(str(error))
+
+        outputs = [self.attention, self.attention_message]
+        waiting = {**running, "show_progress": "minimal", "show_progress_on": self.show}
+        self.show.click(attention, [self.last, *self.which], outputs, **waiting)

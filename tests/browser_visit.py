@@ -1,0 +1,136 @@
+"""A visitor's page in Chromium and the servers it visits, for the browser tests. No tests here.
+
+playwright is imported where it is used, so that the other tests run without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import browser_support
+import models
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
+TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
+Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        executable = browser_support.find_chromium(playwright)
+        if executable is None:
+            pytest.skip("no Chromium is installed (chromium, chromium-browser, google-chrome or playwright's own)")
+        opened = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def slow_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server over a random model that answers at length and slowly: for streaming, stopping and long prompts."""
+    folder = tmp_path_factory.mktemp("model")
+    model, tokenizer = models.random_model(num_hidden_layers=12, max_position_embeddings=4096), models.tokenizer()
+    with torch.no_grad():
+        for i in range(len(tokenizer)):  # only plain text: no end tokens, no ends of lines, no halves of characters
+            if not re.fullmatch("[!-~]+", tokenizer.decode([i])) or i in tokenizer.all_special_ids:
+                model.lm_head.weight[i] = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with browser_support.serve("--model", str(folder)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def bundled_url(browser: Browser) -> Iterator[str]:
+    """A server as a newcomer starts it."""
+    assert browser_support.BUNDLED.is_dir(), "the bundled model is missing from assets/"
+    with browser_support.serve() as url:
+        yield url
+
+
+class Visit:
+    """One page with everything it asked for and complained about."""
+
+    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **context})
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.url, self.requests, self.problems = url, [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
+        self.page.goto(url)
+        self.page.locator("#mask-plot .nsewdrag").wait_for()
+        # Handlers of the first change events must be through before a test counts redraws.
+        self.page.wait_for_timeout(300)
+
+    def fill(self, name: str, text: str) -> None:
+        self.page.locator(f"#{name} textarea").fill(text)
+
+    def number(self, name: str, value: float) -> None:
+        box = self.page.locator(f"#{name} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+
+    def rows(self, texts: list[str]) -> None:
+        """Exactly these paraphrases, whatever the first example had."""
+        from playwright.sync_api import expect
+
+        rows = self.page.locator("[id^=paraphrase-]")
+        while (count := rows.count()) != len(texts):
+            self.page.locator(f"#remove-{count}" if count > len(texts) else "#add-paraphrase").click()
+            expect(rows).to_have_count(count - 1 if count > len(texts) else count + 1)
+        for i, text in enumerate(texts, start=1):
+            self.fill(f"paraphrase-{i}", text)
+
+    def text(self, name: str) -> str:
+        return self.page.locator(f"#{name}").text_content() or ""
+
+    def cells(self) -> str:
+        return self.page.evaluate(Z)
+
+    def run(self) -> None:
+        from playwright.sync_api import expect
+
+        line = self.page.locator("#status-run .prose")
+        before = line.text_content() or ""
+        self.page.locator("#run").click()
+        expect(line).not_to_have_text(before)  # it tells times: two runs that say the same are no worry
+        self.done()
+
+    def done(self) -> None:
+        from playwright.sync_api import expect
+
+        expect(self.page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
+
+    def example(self, question: str) -> None:
+        """Fill in one of the examples."""
+        from playwright.sync_api import expect
+
+        self.page.locator("#examples button", has_text=question).click()
+        expect(self.page.locator("#question textarea")).to_have_value(question)
+        self.page.wait_for_timeout(300)
+
+    def open(self, tab: str) -> None:
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+
+    def plot(self, name: str, what: str) -> Any:
+        """A value inside the figure `name`, once it is drawn: `what` is a path from its element, such as `data`."""
+        self.page.locator(f"#{name} .nsewdrag").wait_for(state="attached")
+        return self.page.evaluate(f"() => document.querySelector('#{name} .js-plotly-plot').{what}")
+
+
+def clean(visit: Visit) -> None:
+    """No complaint in the console and no request to anywhere else."""
+    assert visit.problems == []
+    assert [url for url in visit.requests if not url.startswith((visit.url, "data:", "blob:"))] == []

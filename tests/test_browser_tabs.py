@@ -1,0 +1,283 @@
+"""The tabs beside the mask in a real Chromium, against `ask` and `explain` run here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import browser_support
+import numpy as np
+import pytest
+from browser_visit import NASTY, Visit, clean
+from playwright.sync_api import Browser, expect
+
+import flexdemo
+from flexdemo.attention_map import attention_map
+from flexdemo.explain import explain
+from flexdemo.methods import METHODS
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+TABS = ("Mask", "Attention mass", "Leave-one-out", "Candidates", "Methods", "Attention of a head")
+PEOPLE = "Who painted Water Lilies?"
+MONEY = "currency do i ask bank if i travel madagascar?"
+PLAIN = ("flex", "origin", "per_prompt", "causal")
+
+
+@pytest.fixture(scope="module")
+def tinyqa() -> Any:
+    return flexdemo.load_model(str(browser_support.BUNDLED), device="cpu")
+
+
+@pytest.fixture
+def visit(browser: Browser, bundled_url: str) -> Iterator[Visit]:
+    made = Visit(browser, bundled_url)
+    yield made
+    made.context.close()
+
+
+def asked(lm: Any, visit: Visit, methods: tuple[str, ...] = PLAIN) -> Any:
+    """What `ask` says to the form as it stands."""
+    boxes = visit.page.locator("[id^=paraphrase-] textarea").all()
+    question = visit.page.locator("#question textarea").input_value()
+    return flexdemo.ask(lm, question, [box.input_value() for box in boxes], methods=methods, candidates=5)
+
+
+def bars(visit: Visit) -> np.ndarray:
+    return np.array(visit.plot("mass-plot", "_fullData.map(bar => Array.from(bar.y))"))
+
+
+def test_before_a_run_every_tab_says_what_will_be_there(visit: Visit) -> None:
+    assert visit.page.get_by_role("tab").all_text_contents() == list(TABS)
+    expect(visit.page.locator("#mask-plot")).to_be_visible()
+    for tab in TABS[1:]:
+        visit.open(tab)
+        expect(visit.page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("After a run:")
+    visit.page.locator("#attention-show").click()
+    expect(visit.page.locator("#attention-message")).to_contain_text("Nothing has run yet: press Run")
+    clean(visit)
+
+
+def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
+    visit.example(PEOPLE)
+    result = asked(tinyqa, visit)
+    attribution = explain(tinyqa, result).attribution
+    visit.run()
+    visit.open("Attention mass")
+    expect(visit.page.locator("#mass-note")).to_contain_text(PEOPLE)
+    got = bars(visit)
+    assert np.allclose(got, attribution.mean_mass.T, atol=1e-4)
+    assert np.allclose(got.sum(axis=0), 1, atol=1e-4)
+    visit.page.locator("#mass-per-token input").check()
+    expect(visit.page.locator("#mass-plot .ytitle")).to_have_text("attention per token of the segment")
+    assert np.allclose(bars(visit), attribution.mass_per_token.T, atol=1e-4)
+    visit.page.locator("#mass-per-token input").uncheck()
+    expect(visit.page.locator("#mass-plot .ytitle")).to_have_text("share of attention")
+    for name, option in (("mass-layer", "2"), ("mass-head", "3")):
+        before = bars(visit).tolist()
+        visit.page.locator(f"#{name} input").click()
+        visit.page.get_by_role("option", name=option, exact=True).click()
+        for _ in range(50):
+            if bars(visit).tolist() != before:
+                break
+            visit.page.wait_for_timeout(100)
+    assert np.allclose(bars(visit), attribution.mass[:, 2, 3].T, atol=1e-4)
+    clean(visit)
+
+
+def test_leave_one_out_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
+    visit.example(MONEY)
+    result = asked(tinyqa, visit)
+    effects = explain(tinyqa, result).attribution.effects
+    visit.run()
+    visit.open("Leave-one-out")
+    expect(visit.page.locator("#effect-note")).to_contain_text("leaves a gap before the suffix")
+    expect(visit.page.locator("#effect-plot .annotation")).to_have_count(5)
+    assert np.allclose(
+        visit.plot("effect-plot", "_fullData.map(t => Array.from(t.x))")[0], [e.effect for e in effects], atol=1e-3
+    )
+    visit.page.locator("#effect-plot").scroll_into_view_if_needed()
+    bar = visit.page.locator("#effect-plot .bars path").last.bounding_box()
+    visit.page.mouse.move(bar["x"] + bar["width"] / 2, bar["y"] + bar["height"] / 2)
+    hover = visit.page.locator("#effect-plot .hovertext")
+    expect(hover).to_contain_text("HELLO, I HAVE A QUESTION")
+    expect(hover).to_contain_text(f"effect {effects[-1].effect:+.1f}")
+    clean(visit)
+
+
+def test_candidates_and_where_methods_part_ways(visit: Visit, tinyqa: Any) -> None:
+    visit.example(MONEY)
+    result = asked(tinyqa, visit)
+    visit.run()
+    visit.open("Candidates")
+    bodies = visit.page.locator("#candidates tbody")
+    expect(bodies).to_have_count(max(len(r.token_ids) for r in result.results))
+    fused, causal = result["flex"], result["causal"]
+    parts = [i for i, pair in enumerate(zip(fused.token_ids, causal.token_ids, strict=False)) if pair[0] != pair[1]]
+    assert parts, "the example is one where methods part ways"
+    for i, body in enumerate(bodies.all()):
+        assert ("≠" in (body.locator(".step").text_content() or "")) == (i in parts or i >= len(fused.token_ids))
+    first = bodies.nth(parts[0]).locator("tr")
+    assert "≠" not in first.first.locator("th").last.text_content()
+    assert "≠" in first.last.locator("th").last.text_content()
+    cells = first.first.locator("td").all_text_contents()
+    for text, candidate in zip(cells, fused.candidates[parts[0]], strict=True):
+        probability = float(re.search(r"[\d.]+$", text).group())
+        assert candidate.token.replace(" ", "·") in text and abs(probability - candidate.probability) < 0.002
+    assert cells[0].startswith("✓")
+    clean(visit)
+
+
+def test_compare_all_ticks_and_shows_every_method(visit: Visit, tinyqa: Any) -> None:
+    visit.example(MONEY)
+    result = asked(tinyqa, visit, tuple(METHODS))
+    ticked = visit.page.locator("#methods input:checked")
+    expect(ticked).to_have_count(4)
+    visit.page.locator("#compare-all").click()
+    expect(ticked).to_have_count(10)
+    visit.done()
+    visit.open("Methods")
+    lines = visit.page.locator("#methods-table tbody tr")
+    expect(lines).to_have_count(10)
+    answers = [view.answer for view in result["per_prompt"].views]
+    for line, method in zip(lines.all(), METHODS, strict=True):
+        label, answer, tokens, mean, agreement, cost, rows, encoding = line.locator("th, td").all_text_contents()
+        told = result[method]
+        assert label.startswith(METHODS[method].label) and answer == told.answer and int(tokens) == len(told.token_ids)
+        assert abs(float(mean) - np.mean(told.logprobs)) < 0.002
+        assert float(agreement) == pytest.approx(answers.count(told.answer) / 5)
+        assert int(cost) == result.prompt.suffix_start and int(rows) == len(told.views)
+        assert encoding == ("causal, sequential" if method == "causal" else "segment, aligned")
+    said = visit.text("methods-table")
+    agreed = [f"P{i}" for i, answer in enumerate(answers, 1) if answer == result["flex"].answer]
+    assert f"{len(set(answers))} distinct answers" in said and f"({len(agreed)} of 5)" in said
+    assert visit.page.locator("#methods-table .agreement .chip").all_text_contents() == agreed
+    clean(visit)
+
+
+def test_one_wording_is_compared_by_what_it_allows(visit: Visit) -> None:
+    visit.rows([])
+    visit.page.locator("#compare-all").click()
+    visit.done()
+    expect(visit.page.locator("#methods input:checked")).to_have_count(9)
+    visit.open("Methods")
+    expect(visit.page.locator("#methods-table tbody tr")).to_have_count(9)
+    visit.open("Leave-one-out")
+    expect(visit.page.locator("#effect-note")).to_contain_text("Only one wording has weight")
+    clean(visit)
+
+
+def test_attention_of_a_head_is_that_of_the_engine(visit: Visit, tinyqa: Any) -> None:
+    visit.example(PEOPLE)
+    rows = attention_map(tinyqa, asked(tinyqa, visit), 1, 2)
+    visit.run()
+    visit.open("Attention of a head")
+    expect(visit.page.locator("#attention-note")).to_contain_text(PEOPLE)
+    visit.number("attention-layer", 1)
+    visit.number("attention-head", 2)
+    visit.page.locator("#attention-show").click()
+    got = visit.plot("attention-plot", "_fullData.map(t => t.z.map(row => Array.from(row)))")
+    assert np.allclose(np.square(got[0]), rows, atol=1e-3)
+    visit.number("attention-layer", 99)
+    visit.page.locator("#attention-show").click()
+    expect(visit.page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 0 to")
+    expect(visit.page.locator("#attention-plot")).to_have_count(0)
+    clean(visit)
+
+
+def test_tabs_say_what_they_need_and_whose_run_they_show(visit: Visit) -> None:
+    visit.page.locator("#methods label", has_text="Each paraphrase alone").click()
+    visit.fill("question", "Which city is Peru's capital?")
+    visit.run()
+    for tab, name in (("Attention mass", "mass"), ("Leave-one-out", "effect")):
+        visit.open(tab)
+        need = visit.page.locator(f"#{name}-note")
+        expect(need).to_contain_text("choose Fused (flex) and Each paraphrase alone under Methods")
+        expect(visit.page.locator(f"#{name}-plot")).to_have_count(0)
+    visit.open("Methods")
+    expect(visit.page.locator("#methods-table tbody tr").first.locator("td").nth(3)).to_have_text("–")
+    visit.fill("question", "Something else?")
+    visit.page.wait_for_timeout(500)
+    assert "Which city is Peru's capital?" in visit.text("methods-table")
+    assert visit.problems == [], "the mask was redrawn in a closed tab"
+    visit.open("Mask")
+    expect(visit.page.locator("#token-view")).to_contain_text("ometh")
+    clean(visit)
+
+
+def test_text_stays_text_in_every_tab(visit: Visit) -> None:
+    visit.number("max-new-tokens", 3)
+    visit.fill("question", NASTY)
+    visit.rows([NASTY])
+    expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d"))
+    visit.page.locator("#compare-all").click()
+    visit.done()
+    for tab in TABS:
+        visit.open(tab)
+        if tab == "Attention of a head":
+            visit.page.locator("#attention-show").click()
+            visit.plot("attention-plot", "data.length")
+        panel = visit.page.get_by_role("tabpanel").filter(visible=True)
+        if tab != "Mask":
+            expect(panel.locator(".belongs q")).to_have_text(NASTY)
+        assert panel.locator("b, script", has_text=re.compile("^x$|hacked")).count() == 0
+    visit.open("Leave-one-out")
+    assert "<b>x</b>" in "".join(visit.page.locator("#effect-plot .annotation-text").all_text_contents())
+    assert visit.page.title() == "flexdemo"
+    clean(visit)
+
+
+def test_weights_by_confidence_run_and_are_shown(visit: Visit, tinyqa: Any) -> None:
+    visit.example(MONEY)
+    visit.page.locator("#more button").first.click()
+    visit.page.locator("#weights-from label", has_text="Confidence").click()
+    visit.number("samples", 4)
+    expect(visit.page.locator("#shares")).to_contain_text("how many of 4 samples")
+    visit.run()
+    boxes = [box.input_value() for box in visit.page.locator("[id^=paraphrase-] textarea").all()]
+    want = flexdemo.ask(tinyqa, MONEY, boxes, weights="confidence", samples=4)
+    said = visit.text("status-weights")
+    assert "by confidence, 4 samples each at temperature 0.7" in said
+    assert [float(number) for number in re.findall(r"P\d ([\d.]+)", said)] == pytest.approx(
+        want.prompt.weights, abs=6e-4
+    )
+    clean(visit)
+
+
+def test_the_note_of_an_example_goes_when_its_text_is_edited(visit: Visit) -> None:
+    note = visit.page.locator("#example-note")
+    visit.example(PEOPLE)
+    expect(note).to_contain_text("Claude Debussy")
+    visit.page.locator("#paraphrase-2 textarea").press_sequentially(" who")
+    expect(note).not_to_contain_text("Claude")
+    visit.example(PEOPLE)
+    expect(note).to_contain_text("Claude Debussy")
+    clean(visit)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tabs_fit_a_phone(browser: Browser, bundled_url: str, scheme: str) -> None:
+    visit = Visit(browser, bundled_url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    visit.page.locator("#compare-all").click()
+    visit.done()
+    for tab in TABS:
+        visit.open(tab)
+        visit.page.wait_for_timeout(200)
+        assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
+    clean(visit)
+    visit.context.close()
+
+
+def test_long_answers_are_told_in_parts(browser: Browser, slow_url: str) -> None:
+    visit = Visit(browser, slow_url)
+    visit.number("max-new-tokens", 60)
+    visit.run()
+    visit.open("Candidates")
+    steps = visit.page.locator("#candidates .step")
+    expect(steps).to_have_count(24)
+    visit.number("candidates-step", 30)
+    expect(steps.first).to_contain_text("30")
+    expect(steps.last).to_contain_text("53")
+    clean(visit)
+    visit.context.close()

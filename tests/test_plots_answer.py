@@ -1,0 +1,98 @@
+"""Figures about one answer against values computed by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flexdemo.cells import segment_colour
+from flexdemo.plots_answer import attention_figure, effect_figure, mass_figure
+
+NASTY = "<b>x</b>&lt;\u202e\n"
+NAMES = ("prefix", "P1", "P3", "suffix + answer")
+MASS = np.array([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]])
+SEGMENTS = [
+    SimpleNamespace(name="prefix", role="prefix", start=0, end=1),
+    SimpleNamespace(name="P1", role="paraphrase", start=1, end=2),
+    SimpleNamespace(name="suffix", role="suffix", start=2, end=3),
+]
+
+
+def test_a_bar_of_mass_for_each_segment_in_its_colour() -> None:
+    figure = mass_figure(MASS, [" Lima", "</s>"], NAMES)
+    assert [bar.name for bar in figure.data] == list(NAMES)
+    assert np.array_equal(np.stack([bar.y for bar in figure.data], axis=1), MASS)
+    roles = ("prefix", "paraphrase", "paraphrase", "suffix")
+    assert [bar.marker.color for bar in figure.data] == [
+        segment_colour(n, r) for n, r in zip(NAMES, roles, strict=True)
+    ]
+    assert figure.layout.barmode == "stack" and tuple(figure.layout.yaxis.range) == (0, 1)
+    assert figure.layout.xaxis.ticktext == ("·Lima", "&lt;/s&gt;")
+    assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_mass_per_token_has_an_axis_of_its_own() -> None:
+    figure = mass_figure(MASS / 4, ["a", "b"], NAMES, per_token=True, legend=False)
+    assert figure.layout.yaxis.range is None and "per token" in figure.layout.yaxis.title.text
+    assert figure.layout.showlegend is False
+
+
+def test_long_answers_are_numbered() -> None:
+    figure = mass_figure(np.full((200, 4), 0.25), ["x"] * 200, NAMES)
+    assert figure.layout.xaxis.ticktext is None and figure.data[0].text is None
+    assert figure.data[1].customdata[199] == "200 <b>x</b>"
+
+
+def test_effects_keep_their_sign_and_their_wordings() -> None:
+    figure = effect_figure(["P1", "P3"], [0.5, -0.25], ["Who painted it?", NASTY])
+    (bars,) = figure.data
+    assert list(bars.x) == [0.5, -0.25] and list(bars.text) == ["+0.500", "-0.250"]
+    assert list(bars.marker.color) == [segment_colour(name, "paraphrase") for name in ("P1", "P3")]
+    assert "Who painted it?" in bars.customdata[0] and "<b>P3</b>" in bars.customdata[1]
+    assert [re.sub("<.*?>", "", note.text).split(" ")[0] for note in figure.layout.annotations] == ["P1", "P3"]
+    top, bottom = figure.layout.yaxis.range[1], figure.layout.yaxis.range[0]
+    assert top < 0 < 1 < bottom, "the first paraphrase is on top"
+    low, high = figure.layout.xaxis.range
+    assert low < -0.25 and high > 0.5
+
+
+@pytest.mark.parametrize("effects", [[0.0], [0.2, 0.3], [-0.1, -0.4]])
+def test_the_line_of_no_effect_is_always_in_sight(effects: list[float]) -> None:
+    low, high = effect_figure([f"P{i + 1}" for i in range(len(effects))], effects).layout.xaxis.range
+    assert low <= 0 <= high and low < high
+
+
+def test_attention_cells_are_told_exactly() -> None:
+    rows = np.array([[1, 0, 0], [0.75, 0.25, 0], [0.25, 0.25, 0.5]])
+    figure = attention_figure(rows, ["a", "b", "c"], SEGMENTS, title="layer 0")
+    (trace,) = figure.data
+    assert np.allclose(trace.customdata, rows) and np.allclose(
+        trace.z, [[1, 0, 0], [3**0.5 / 2, 0.5, 0], [0.5, 0.5, 0.5**0.5]]
+    )
+    assert [re.sub("<.*?>|■", "", name).strip() for name in figure.layout.xaxis.ticktext] == ["prefix", "P1", "suffix"]
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "queries go down"
+
+
+def test_text_cannot_be_markup() -> None:
+    figures = [
+        mass_figure(MASS[:1], [NASTY], NAMES),
+        effect_figure(["P1"], [1.0], [NASTY]),
+        attention_figure(np.eye(3), [NASTY] * 3, SEGMENTS, title="<b>x"),
+    ]
+    for figure in figures:
+        made = figure.to_json().replace("\\u003c", "<").replace("\\u003e", ">")
+        assert "<b>x" not in made.replace("<b>&lt;", "") and "&lt;b&gt;x" in made
+        assert "\u202e" not in json.dumps(figure.to_dict(), default=str, ensure_ascii=False)
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not fit 3 tokens"):
+        mass_figure(MASS, ["a", "b", "c"], NAMES)
+    with pytest.raises(ValueError, match="do not fit together"):
+        effect_figure(["P1"], [1.0, 2.0])
+    with pytest.raises(ValueError, match="does not fit"):
+        attention_figure(MASS, ["a", "b"], SEGMENTS)
