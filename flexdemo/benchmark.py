@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from .attention import BACKENDS
 from .config import Decoding, InputError
 from .encoding import Encoding, fused_view
-from .generation import Stream, generate
+from .generation import Answer, Stream, generate
 from .methods import resolve_methods
 from .model import DTYPES, LanguageModel, load_model, prepare
 from .prompt import Segment, SegmentedPrompt, build_prompt
@@ -35,6 +36,7 @@ SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
     }
 )
 PARAPHRASES = 5
+TIE = 0.05  # nats: what rounding in bf16 moves the log-probabilities of a random model
 BATCH, BATCH_BACKEND = 32, "sdpa"  # the backend that needs no compilation for a new shape
 THEIRS = "transformers generate"
 BUNDLED = "bundled"
@@ -205,7 +207,8 @@ class BatchSpeed:
     longest_prompt: int
     alone_per_second: float
     batched_per_second: float
-    differing: int  # prompts whose greedy tokens differ between the two: bf16 ties can
+    differing: int  # prompts whose greedy tokens differ between the two
+    ties: int  # of these, prompts whose first difference is between tokens that were likely alike, within TIE nats
     runs: int
 
     @property
@@ -219,28 +222,40 @@ class BatchSpeed:
         return (
             f"{self.backend:>22} {self.prompts:6d} prompts in a batch, up to {self.longest_prompt} tokens: "
             f"{self.batched_per_second:.0f} tokens/s, {self.ratio:.1f} x one by one ({self.alone_per_second:.0f}); "
-            f"{self.differing} answers differ (median of {self.runs})"
+            f"{self.differing} answers differ, {self.ties} of them from a tie on (median of {self.runs})"
         )
 
 
 def batch_speed(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int) -> BatchSpeed:
     """Speed of a batch of prompts of different lengths against the same prompts one by one, prefill included."""
 
-    def answered(batch: Sequence[SegmentedPrompt]) -> tuple[float, list[tuple[int, ...]]]:
+    def answered(batch: Sequence[SegmentedPrompt]) -> tuple[float, tuple[Answer, ...]]:
         streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(batch)]
-        *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False))
-        return last.total_seconds, [answer.token_ids for answer in last.answers]
+        *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False, candidates=2))
+        return last.total_seconds, last.answers
+
+    def count(answers: Sequence[Answer]) -> int:
+        return sum(len(answer.token_ids) for answer in answers)
 
     rates: dict[str, list[float]] = {"alone": [], "batched": []}
     for _ in range(runs + 1):
         singles = [answered([prompt]) for prompt in prompts]
-        alone = [tokens for _, (tokens,) in singles]
+        alone = [answer for _, (answer,) in singles]
         seconds, together = answered(prompts)
-        rates["alone"].append(sum(map(len, alone)) / sum(spent for spent, _ in singles))
-        rates["batched"].append(sum(map(len, together)) / seconds)
-    differing = sum(a != b for a, b in zip(alone, together, strict=True))
+        rates["alone"].append(count(alone) / sum(spent for spent, _ in singles))
+        rates["batched"].append(count(together) / seconds)
+    differing = [(a, b) for a, b in zip(alone, together, strict=True) if a.token_ids != b.token_ids]
+    ties = sum(_parts_at_a_tie(a, b) for a, b in differing)
     one, many = (statistics.median(values[1:]) for values in rates.values())  # the first run warms up
-    return BatchSpeed(lm.backend, len(prompts), max(len(p.token_ids) for p in prompts), one, many, differing, runs)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    return BatchSpeed(lm.backend, len(prompts), longest, one, many, len(differing), ties, runs)
+
+
+def _parts_at_a_tie(answer: Answer, other: Answer) -> bool:
+    """Whether two answers first differ where one's two likeliest tokens, of which the other took one, are a tie."""
+    step = next(t for t, (a, b) in enumerate(zip(answer.token_ids, other.token_ids, strict=False)) if a != b)
+    (_, first), (second_token, second) = answer.candidates[step]
+    return other.token_ids[step] == second_token and math.log(first / second) < TIE
 
 
 def measure_bundled(

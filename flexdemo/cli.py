@@ -211,6 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
+    bench.add_argument("--backend", default="all", help="flex, flex-eager, sdpa or all of them (default: all)")
     bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")

@@ -182,11 +182,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
+    from .attention import BACKENDS
     from .benchmark import BUNDLED, measure, measure_bundled
     from .model import resolve_device, resolve_dtype
 
     if args.runs < 1 or args.max_new_tokens < 2:
         raise InputError("bench needs at least 1 run and 2 new tokens")
+    if args.backend not in ("all", *BACKENDS):
+        raise InputError(f"unknown backend {args.backend!r}: choose from all, {', '.join(BACKENDS)}")
     device = resolve_device(args.device)
     options = {
         "new_tokens": args.max_new_tokens,
@@ -198,7 +201,8 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.shape == BUNDLED:
         result = measure_bundled(**options)
     else:
-        result = measure(shape=args.shape, lengths=args.lengths, **options)
+        backends = tuple(BACKENDS) if args.backend == "all" else (args.backend,)
+        result = measure(shape=args.shape, lengths=args.lengths, backends=backends, **options)
     if args.json:
         _print_json(result)
     elif args.shape != BUNDLED:

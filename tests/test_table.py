@@ -360,10 +360,10 @@ def test_death_between_the_last_steps_loses_nothing(
     def die(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    for step in ("write_table", "write_file", "_remove"):
+    for owner, step in ((table, "write_file"), (journal, "write_file"), (journal, "_remove")):
         work(output)
         with monkeypatch.context() as patch:
-            patch.setattr(journal, step, die)
+            patch.setattr(owner, step, die)
             with pytest.raises(KeyboardInterrupt):
                 finish(output, SETTINGS, TOTAL)
         assert work(output, resume=True) == [], step
