@@ -18,7 +18,7 @@ from .plots import HIDDEN, INK, LINE, base_figure, segment_axes, token_labels
 GRID = "rgba(128,136,148,0.25)"
 NAMED_TOKENS = 32  # up to here bars are named by their tokens, above by their numbers
 LETTERED_TOKENS = 10  # up to here segments are named inside their bars
-TICK_CHARACTERS, WORDING_CHARACTERS = 12, 44
+TICK_CHARACTERS, WORDING_CHARACTERS = 12, 64
 ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
 EDGE = "rgba(255,255,255,0.55)"  # thin, between neighbours in a stack
 SHADES = ((0.0, HIDDEN), (0.02, "rgba(30,136,229,0.20)"), (1.0, "rgba(30,136,229,1)"))

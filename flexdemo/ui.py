@@ -240,8 +240,9 @@ def _wire(
     for i, button in enumerate(asked["removers"]):
         button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
     asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
-    for box in (asked["question"], *asked["boxes"]):  # the note tells of the example as it was
-        box.input(None, None, asked["note"], js="() => ''", **private)
+    edits = [box.input for box in (asked["question"], *asked["boxes"])]
+    edits += [button.click for button in (*asked["removers"], asked["write"])]
+    gr.on(edits, None, None, asked["note"], js="() => ''", **private)  # it tells of the example as it was
     gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
     gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
     write_inputs = [asked["question"], asked["seed"], *row_inputs]

@@ -10,26 +10,64 @@ from typing import Any
 import browser_support
 from playwright.sync_api import expect, sync_playwright
 
-LIMIT = 400_000  # bytes a picture may have
+LIMIT = 300_000  # bytes a picture may have
 SHOTS = {"light": (1400, "light"), "dark": (1400, "dark"), "phone": (390, "light")}
+TABS = {  # the page's right side with a tab open, as NAME.png
+    "tab-mass": "Attention mass",
+    "tab-effect": "Leave-one-out",
+    "tab-candidates": "Candidates",
+    "tab-methods": "Methods",
+    "tab-attention": "Attention of a head",
+}
+TABS_EXAMPLE = "currency do i ask bank if i travel madagascar?"  # wordings and methods part ways there
 EXAMPLE = "Who painted Water Lilies?"  # one wording alone goes wrong there, the fused answer is right
+
+
+def answered(browser: Any, url: str, example: str, button: str, width: int, scheme: str) -> Any:
+    """A page on which an example has run."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(url)
+    page.locator("#mask-plot .nsewdrag").wait_for()
+    page.locator("#examples button", has_text=example).click()
+    expect(page.locator("#question textarea")).to_have_value(example)
+    page.wait_for_timeout(500)  # the mask is redrawn
+    page.locator(button).click()
+    expect(page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
+    settle(page)
+    return page
+
+
+def settle(page: Any) -> None:
+    """Until the last redraw and transitions are over, with nothing focused or hovered."""
+    page.evaluate("() => document.activeElement.blur()")
+    page.mouse.move(1, 1)
+    page.wait_for_timeout(800)
 
 
 def take(browser: Any, url: str, path: Path, width: int, scheme: str) -> None:
     """One picture of the whole page after a run."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(url)
-    page.locator("#mask-plot .nsewdrag").wait_for()
-    page.locator("#examples button", has_text=EXAMPLE).click()
-    expect(page.locator("#question textarea")).to_have_value(EXAMPLE)
-    page.locator("#run").click()
-    expect(page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
-    page.evaluate("() => document.activeElement.blur()")
-    page.mouse.move(1, 1)
-    page.wait_for_timeout(800)  # the last redraw of the mask, and transitions
+    page = answered(browser, url, EXAMPLE, "#run", width, scheme)
     page.screenshot(path=path, full_page=True)
-    context.close()
+    page.close()
+    check_size(path)
+
+
+def take_tabs(browser: Any, url: str, folder: Path) -> None:
+    """One picture of each tab after all methods have run."""
+    page = answered(browser, url, TABS_EXAMPLE, "#compare-all", 1400, "light")
+    for name, tab in TABS.items():
+        page.get_by_role("tab", name=tab, exact=True).click()
+        if name == "tab-attention":
+            page.locator("#attention-show").click()
+            page.locator("#attention-plot .nsewdrag").wait_for()
+        settle(page)
+        path = folder / f"{name}.png"
+        page.locator("#tabs").screenshot(path=path)
+        check_size(path)
+    page.close()
+
+
+def check_size(path: Path) -> None:
     size = path.stat().st_size
     print(f"{path}: {size:,} bytes")
     if size > LIMIT:
@@ -51,6 +89,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
         for name, (width, scheme) in SHOTS.items():
             take(browser, url, args.out / f"{name}.png", width, scheme)
+        take_tabs(browser, url, args.out)
         browser.close()
     return 0
 

@@ -210,7 +210,7 @@ def test_text_stays_text_in_every_tab(visit: Visit) -> None:
     visit.number("max-new-tokens", 3)
     visit.fill("question", NASTY)
     visit.rows([NASTY])
-    expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d"))
+    expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d\s+P2 [4-9]\d\s+suffix"))
     visit.page.locator("#compare-all").click()
     visit.done()
     for tab in TABS:
@@ -253,6 +253,8 @@ def test_the_note_of_an_example_goes_when_its_text_is_edited(visit: Visit) -> No
     expect(note).not_to_contain_text("Claude")
     visit.example(PEOPLE)
     expect(note).to_contain_text("Claude Debussy")
+    visit.page.locator("#remove-1").click()
+    expect(note).not_to_contain_text("Claude")
     clean(visit)
 
 
