@@ -209,8 +209,8 @@ def attend_sdpa(
 class Backend:
     """One way to compute the same attention.
 
-    `blocks`: its prompt mask is a BlockMask, not a dense one; `captures`: a CUDA graph can hold it. Lengths are padded to a `multiple`, so that a compiled
-    kernel meets few shapes.
+    `blocks`: its prompt mask is a BlockMask, not a dense one; `captures`: a CUDA graph can hold it. Lengths are padded
+    to a `multiple`, so that a compiled kernel meets few shapes.
     """
 
     name: str

@@ -245,7 +245,8 @@ def load_model(
     """Load a Hub id or local folder; the bundled model without one. Never runs code from the Hub.
 
     device "auto" is the GPU if there is one, over several through accelerate's device map, else the CPU. dtype "auto"
-    is bfloat16 on a GPU and float32 on the CPU. `captures` is that of `prepare`. Raises ModelError, UnsupportedModelError or InputError.
+    is bfloat16 on a GPU and float32 on the CPU. `captures` is that of `prepare`. Raises ModelError,
+    UnsupportedModelError or InputError.
     """
     began = time.perf_counter()
     source = str(BUNDLED if path is None else path)
