@@ -13,11 +13,14 @@ from . import ui_parts as parts
 from . import ui_work as work
 from .cells import Window
 from .config import Decoding, InputError, Limits
-from .methods import METHODS, resolve_methods
+from .methods import resolve_methods
 from .model import LanguageModel
+from .reading import Readings
 from .ui_ask import ask_side, note_of
+from .ui_compare import Pair
 from .ui_form import ROWS, Form
-from .ui_parts import CARDS, Drawing
+from .ui_pair import PairWidgets
+from .ui_parts import Drawing
 from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
 from .ui_tabs import Tabs
 
@@ -117,21 +120,10 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
-    cards = []
-    with gr.Row(elem_id="answers"):
-        for name in CARDS:
-            method = METHODS[name]
-            with gr.Column(elem_classes="card", min_width=240):
-                gr.HTML(f"<h2>{parts.escape(method.label)}</h2><p>{parts.escape(method.summary)}</p>")
-                cards.append(gr.HTML(parts.card_html(name), elem_classes="card-body"))
-    gr.HTML(
-        "<b>First token</b>: from Run to the first token, reading the prompt included. <b>Tokens/s</b>: tokens after "
-        "the first, over the time since it. All chosen methods decode together as rows of one batch, in that time.",
-        elem_id="stats-note",
-    )
+    pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
     tabs = Tabs(lm, limits, drawn)
-    return {"model": model, "state": state, "weights": weights, "cards": cards, "table": table, "tabs": tabs}
+    return {"model": model, "state": state, "weights": weights, "pair": pair, "table": table, "tabs": tabs}
 
 
 def _wire(
@@ -143,7 +135,7 @@ def _wire(
     demo: gr.Blocks,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-    runs = work.Runs()
+    runs, readings = work.Runs(), Readings()
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
@@ -168,26 +160,43 @@ def _wire(
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
 
+    pair: PairWidgets = seen["pair"]
+
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
-        current = runs.start(session)
+        current, reading = runs.start(session), readings.of(session)
+        chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         try:
-            for frame in work.answers(lm, limits, Form.from_values(values), current):
+            for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights)
                 yield (*map(shown, said), *tabs.filled(frame.last))
         finally:
             runs.end(session, current)
 
-    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"], seen["weights"], *tabs.outputs]
+    run_inputs = [*pair.choices, *asked["form"]]
+    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], *tabs.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
-    event = gr.on(triggers, run, asked["form"], outputs, trigger_mode="once", **running)
+    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
+    pair.wire(asked["form"], drawing)
+
+    def ladder(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        session = request.session_hash or ""
+        current, reading = runs.start(session), readings.of(session)
+        try:
+            for frame in work.ladder(lm, limits, Form.from_values(values), current, reading=reading):
+                yield tuple(map(shown, frame))
+        finally:
+            runs.end(session, current)
+
+    said = [pair.ladder, seen["state"], asked["message"]]
+    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **running)
 
     def tick(*values: Any) -> list[str]:
         wordings = len(Form.from_values(values).wordings)
         return [method.name for method in resolve_methods(["all"], wordings)]
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
-    events = [event, ticked.then(run, asked["form"], outputs, trigger_mode="once", **running)]
+    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
     tabs.wire(lm, events, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
@@ -198,12 +207,13 @@ def _wire(
 
     # The flag ends the work within one token; `cancels` also takes a run out of the queue that has not begun. A picture
     # may be on its way to the browser while Stop is pressed, so the last word is said when the run is over.
-    asked["stop"].click(stop, None, seen["state"], cancels=events, queue=False, **private)
-    for each in events:
+    asked["stop"].click(stop, None, seen["state"], cancels=[*events, climbed], queue=False, **private)
+    for each in (*events, climbed):
         each.then(conclude, None, seen["state"], queue=False, **private)
 
     def forget(request: gr.Request) -> None:
         runs.forget(request.session_hash or "")
+        readings.forget(request.session_hash or "")
 
     demo.unload(forget)
 

@@ -139,20 +139,27 @@ def stats_html(result: MethodResult, first_token: float) -> str:
     return " · ".join(parts)
 
 
-def card_html(method: str, answered: MethodResult | None = None, first_token: float = 0.0, *, note: str = "") -> str:
-    """A card's answer, whose text content is exactly the answer, and its numbers."""
-    text = "" if answered is None else escape(answered.answer)
+def card_html(
+    method: str,
+    answered: MethodResult | None = None,
+    first_token: float = 0.0,
+    *,
+    note: str = "",
+    marked: str | None = None,
+) -> str:
+    """A card's answer, whose text content is exactly the answer, and its numbers; `marked` is the answer as HTML."""
+    text = marked if marked is not None else "" if answered is None else escape(answered.answer)
     stats = note if answered is None else stats_html(answered, first_token)
     return f'<div id="answer-{method}" class="answer">{text}</div><div id="stats-{method}" class="stats">{stats}</div>'
 
 
-def _table_rows(form: Form, result: Result | None) -> list[tuple[str, str, str, str | None]]:
+def _table_rows(form: Form, result: Result | None, carded: Sequence[str]) -> list[tuple[str, str, str, str | None]]:
     """(chip, label, text, answer) for each answer that has no card: every wording alone, and other methods."""
     given = {} if result is None else {answered.method: answered for answered in result.results}
     rows: list[tuple[str, str, str, str | None]] = []
     for method in form.methods:
         answered = given.get(method)
-        if method in CARDS:
+        if method in carded:
             continue
         if method not in ("origin", "per_prompt"):
             label = METHODS[method].label
@@ -172,13 +179,13 @@ def _table_rows(form: Form, result: Result | None) -> list[tuple[str, str, str, 
     return rows
 
 
-def table_html(form: Form, result: Result | None) -> str:
+def table_html(form: Form, result: Result | None, carded: Sequence[str] = CARDS) -> str:
     """The answers that have no card, and whether each is the fused answer; before a run, the rows they will fill."""
     fused = None
     if result is not None and result.done:
         fused = next((answered.answer for answered in result.results if answered.method == "flex"), None)
     lines = []
-    for mark, label, text, answer in _table_rows(form, result):
+    for mark, label, text, answer in _table_rows(form, result, carded):
         same = "" if fused is None else ("same" if answer == fused else "differs")
         lines.append(
             f'<tr><th scope="row">{mark} {escape(label)}</th><td class="wording">{escape(text)}</td>'
@@ -206,8 +213,9 @@ def progress_html(result: Result, *, state: str = "") -> str:
     """One line on a run: what it has done so far, or did."""
     if not result.results and not state:
         return f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
-    views = sum(len(answered.views) for answered in result.results)
-    tokens = max((len(v.token_ids) for answered in result.results for v in answered.views), default=0)
+    answered = (*result.results, *result.sides)
+    views = sum(len(each.views) for each in answered)
+    tokens = max((len(view.token_ids) for each in answered for view in each.views), default=0)
     state = state or ("Done" if result.done else "Running")
     rows = f"{views} answer{'' if views == 1 else 's'}"
     told = (
