@@ -41,6 +41,7 @@ REASONS = (
     "visible: earlier paraphrase",
     "visible: later token of the same paraphrase",
     "visible: later token",
+    "visible: earlier answer token",
 )
 _CODE = {phrase: code for code, phrase in enumerate(REASONS)}
 _SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
@@ -123,6 +124,7 @@ def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | 
             later & same,
             later,
             np.broadcast_to(k_role == "prefix", part.shape),
+            same & (q_role == "answer"),
             same & asks,
             same,
             (q_role == "suffix") & sees_all,
@@ -133,6 +135,7 @@ def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | 
             _CODE["visible: later token of the same paraphrase"],
             _CODE["visible: later token"],
             _CODE["visible: prefix"],
+            _CODE["visible: earlier answer token"],
             _CODE["visible: own suffix"],
             _CODE["visible: own paraphrase"],
             _CODE["visible: fused (suffix sees all)"],

@@ -44,6 +44,7 @@ def launch_options() -> dict[str, Any]:
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
         "js": KEYS,
+        "head": f"<script defer>{(ASSETS / 'views.js').read_text(encoding='utf-8')}</script>",
         "footer_links": ["api", "settings"],
         "ssr_mode": False,
         "show_error": True,
@@ -140,11 +141,13 @@ def _wire(
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
 
-    def redraw(exact: bool, query: float | None, key: float | None, *values: Any) -> tuple[Any, ...]:
-        form = Form.from_values(values)
+    pair: PairWidgets = seen["pair"]
+
+    def redraw(show: str, exact: bool, query: float | None, key: float | None, *values: Any) -> tuple[Any, ...]:
+        chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         window = Window(int(query or 0), int(key or 0)) if exact else None
         try:
-            drawn = parts.draw(lm, limits, form, window=window)
+            drawn = parts.draw(lm, limits, form, window=window, schemes=chosen.both(form), show=show)
         except InputError as error:
             model = parts.model_html(lm, limits, None, None)
             return (*[gr.skip()] * 6, model, parts.alert_html(str(error)))
@@ -155,12 +158,10 @@ def _wire(
     tabs: Tabs = seen["tabs"]
     drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
     drawn_parts += [seen["model"], asked["message"]]
-    draw_inputs = [*tabs.window_inputs, *asked["form"]]
+    draw_inputs = [*tabs.window_inputs, *pair.choices, *asked["form"]]
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
-
-    pair: PairWidgets = seen["pair"]
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
@@ -168,13 +169,13 @@ def _wire(
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         try:
             for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
-                said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights)
+                said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
                 yield (*map(shown, said), *tabs.filled(frame.last))
         finally:
             runs.end(session, current)
 
     run_inputs = [*pair.choices, *asked["form"]]
-    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], *tabs.outputs]
+    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live, *tabs.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
     pair.wire(asked["form"], drawing)

@@ -18,7 +18,7 @@ from .methods import METHODS, MethodResult, Result
 from .prompt import POSITIONS
 from .schemes import STANDARD, Scheme
 from .ui_form import Form
-from .ui_parts import card_html
+from .ui_parts import card_html, scheme_label
 
 FORM = "form"  # in place of a mask strategy: this side is what the form asks for
 SIDES = ("left", "right")
@@ -75,6 +75,10 @@ class Pair:
         """What has to be decoded beside the methods."""
         return tuple(dict.fromkeys(side.own for side in self.sides if side.own and not side.method))
 
+    def both(self, form: Form) -> tuple[Scheme, Scheme]:
+        """What the two sides stand for under a form."""
+        return self.left.scheme(form), self.right.scheme(form)
+
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods that have a card."""
@@ -88,11 +92,6 @@ class Pair:
 
 
 PAIR = Pair()
-
-
-def scheme_label(scheme: Scheme) -> str:
-    weights = "weights on" if scheme.weighted else "raw weights"
-    return f"{STRATEGIES[scheme.strategy].label}, {scheme.positions.replace('_', ' ')}, {weights}"
 
 
 def head_html(side: Side) -> str:
@@ -141,7 +140,7 @@ def ladder_html(rungs: Sequence[Rung]) -> str:
             f'<td class="rung-answer">{escape(rung.answer)}</td><td class="rung-tokens">{tokens}</td>'
             f'<td class="number">{len(rung.token_ids)}</td><td class="number">{mean}</td><td>{change}</td></tr>'
         )
-    titles = ("Step", "Answer", "Tokens", "Count", "Mean log-prob.", "Against the step before")
+    titles = ("Step", "Answer", "Tokens", "Count", "Mean log-prob.", "Changed")
     kinds = [' class="number"' if title in ("Count", "Mean log-prob.") else "" for title in titles]
     head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
     table = f'<table class="facts ladder"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'

@@ -25,6 +25,7 @@ from .reading import Reading
 from .ui_compare import PAIR, Pair
 from .ui_explain import CANDIDATES, LastRun, finish, with_names
 from .ui_form import CONFIDENCE, ROWS, Form, check_request, check_room, compose
+from .ui_links import live_html
 
 FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second
 WRITTEN = 4  # paraphrases that one click asks the model for
@@ -96,6 +97,7 @@ class Frame:
     message: str | None = None
     weights: str | None = None
     last: LastRun | None = None
+    live: str | None = None
 
 
 def answers(
@@ -139,7 +141,7 @@ def answers(
 def _frame(form: Form, pair: Pair, result: Result) -> Frame:
     weights = parts.weights_html(with_names(form, result)) if result.done else None
     cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
-    return Frame(cards, table, parts.progress_html(result), "", weights)
+    return Frame(cards, table, parts.progress_html(result), "", weights, live=live_html(form, pair, result))
 
 
 def ladder(

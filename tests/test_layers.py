@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"config", "versions"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
-    {"masks", "plots", "cache", "results", "recorders"},
+    {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},

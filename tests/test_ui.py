@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -122,7 +123,9 @@ def test_weight_zero_is_drawn_hidden(lm: LanguageModel) -> None:
     prompt = build_prompt(lm.tokenizer, QUESTION, ["Name it."])
     first, suffix = prompt.segments[1], prompt.segments[-1]
     assert not drawn.figure.data[0].z[suffix.start, first.start : first.end].any()
-    assert drawn.figure.data[0].text[suffix.start, first.start] == "hidden: weight 0"
+    meta = drawn.figure.layout.meta
+    rules = np.array(meta["rules"]).reshape(5, 5, 2)  # prefix, P1, P2, suffix, answer
+    assert [meta["reasons"][rules[asks, 1, 0]] for asks in (3, 4)] == ["hidden: weight 0"] * 2
 
 
 def test_long_prompts_are_drawn_as_blocks_or_as_a_window(prepared: Any) -> None:
