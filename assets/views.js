@@ -282,6 +282,15 @@
       { type: 'rect', x0: -0.5, x1: far, y0: -0.5, y1: far, line }];
   }
 
+  // A weight moved by keys is let go of a little after the last key: then the answer is decoded again, as after a drag.
+
+  let letGo = 0;
+  document.addEventListener('keyup', (event) => {
+    if (!event.target.matches?.('.weight input[type=range]') || !/^(Arrow|Home|End|Page)/.test(event.key)) return;
+    clearTimeout(letGo);
+    letGo = setTimeout(() => event.target.dispatchEvent(new PointerEvent('pointerup', { bubbles: true })), REDRAW_MS);
+  });
+
   // New figures, tokens and legends come from the program at any time.
 
   function bind() {

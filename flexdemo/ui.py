@@ -178,7 +178,13 @@ def _wire(
     outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live, *tabs.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
-    pair.wire(asked["form"], drawing)
+
+    def rerun(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
+        if work.has_read(lm, limits, Form.from_values(values[6:]), readings.of(request.session_hash or "")):
+            yield from run(request, *values)
+        else:
+            yield tuple(gr.skip() for _ in outputs)
 
     def ladder(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
@@ -198,6 +204,11 @@ def _wire(
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    again: dict[str, Any] = {"trigger_mode": "always_last", **running}
+    events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
+    equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
+    events.append(equalled.then(rerun, run_inputs, outputs, **again))
+    events += [changed.then(rerun, run_inputs, outputs, **again) for changed in pair.wire(asked["form"], drawing)]
     tabs.wire(lm, events, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
@@ -250,7 +261,6 @@ def _wire(
     asked["add"].click(add, row_inputs, row_outputs, **drawing)
     for i, button in enumerate(asked["removers"]):
         button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
-    asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
     edits = [box.input for box in (asked["question"], *asked["boxes"])]
     edits += [button.click for button in (*asked["removers"], asked["write"])]
     gr.on(edits, None, None, asked["note"], js="() => ''", **private)  # it tells of the example as it was

@@ -45,12 +45,15 @@ class PairWidgets:
             )
         self.ladder = gr.HTML("", elem_id="ladder")
 
-    def wire(self, form: list[Any], drawing: dict[str, Any]) -> None:
-        """A changed side shows its name at once, and no answer until it has run."""
+    def wire(self, form: list[Any], drawing: dict[str, Any]) -> list[Any]:
+        """A changed side shows its name at once, and no answer until it has run. Returns an event for each side."""
+        events = []
         for i in range(len(SIDES)):
             mine = self.choices[3 * i : 3 * i + 3]
             outputs = [self.heads[i], *mine[1:], *self.bodies]
-            gr.on([each.change for each in mine], _changed(i), [*self.choices, *form], outputs, **drawing)
+            changes = [each.change for each in mine]
+            events.append(gr.on(changes, _changed(i), [*self.choices, *form], outputs, **drawing))
+        return events
 
 
 def _choices(name: str, side: Side) -> list[Any]:

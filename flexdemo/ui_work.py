@@ -138,6 +138,14 @@ def answers(
         yield Frame(line="Not run", message=parts.alert_html(str(error)))
 
 
+def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) -> bool:
+    """Whether `reading` holds a form's prompt and its weights are the visitor's: then only the decode is to be done."""
+    try:
+        return not form.by_confidence and reading.known(compose(lm, limits, form)) is not None
+    except InputError:  # the redraw says why
+        return False
+
+
 def _frame(form: Form, pair: Pair, result: Result) -> Frame:
     weights = parts.weights_html(with_names(form, result)) if result.done else None
     cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
