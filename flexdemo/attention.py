@@ -209,8 +209,8 @@ def attend_sdpa(
 class Backend:
     """One way to compute the same attention.
 
-    `blocks`: its prompt mask is a BlockMask, not a dense one. Lengths are padded to a `multiple`, so that a compiled
-    kernel meets few shapes.
+    `blocks`: its prompt mask is a BlockMask, not a dense one; `captures`: a CUDA graph can hold it. Lengths are padded
+    to a `multiple`, so that a compiled kernel meets few shapes.
     """
 
     name: str
@@ -218,6 +218,7 @@ class Backend:
     attend: Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
     blocks: bool
     multiple: int = 1
+    captures: bool = True
 
     def padded(self, length: int) -> int:
         return -(-length // self.multiple) * self.multiple
@@ -232,7 +233,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         backend.name: backend
         for backend in (
             Backend("flex", "FlexAttention, compiled", attend_flex_compiled, True, multiple=128),
-            Backend("flex-eager", "FlexAttention, uncompiled", attend_flex_eager, True),
+            Backend("flex-eager", "FlexAttention, uncompiled", attend_flex_eager, True, captures=False),
             Backend("sdpa", "PyTorch scaled dot product attention with a dense mask", attend_sdpa, False),
         )
     }

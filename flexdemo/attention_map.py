@@ -47,6 +47,7 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
 
     reading = HeadRecorder(layer, head)
     cache = branch([encode(lm, [prompt], view.encoding, reading)], [(0, 0)], length=start, capacity=slots.capacity)
+    cache.point(start, length)
     fusing = HeadRecorder(layer, head)
     ids = torch.tensor([prompt.token_ids[start:]])
     positions = view.suffix_position + torch.arange(length - start)[None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,27 +11,48 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
+class Cursor:
+    """The slots that the next forward pass fills, as a tensor on each device, changed in place from step to step."""
+
+    def __init__(self) -> None:
+        self.filled = 0
+        self._slots: dict[torch.device, Tensor] = {}
+
+    def point(self, start: int, stop: int, devices: Iterable[torch.device]) -> None:
+        """Let the next pass fill slots start <= i < stop."""
+        for device in devices:
+            held = self._slots.get(device)
+            slots = torch.arange(start, stop)
+            if held is None or len(held) != len(slots):
+                self._slots[device] = slots.to(device)
+            else:
+                held.copy_(slots)
+        self.filled = start
+
+    def on(self, device: torch.device) -> Tensor:
+        return self._slots[device]
+
+
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer in slots allocated once; `update` fills the next slots and returns all of them.
+    """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
 
     Slots not filled yet hold zeros and are for the mask to hide.
     """
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, cursor: Cursor) -> None:
         super().__init__()
-        self.keys, self.values, self.filled = keys, values, filled
+        self.keys, self.values, self.cursor = keys, values, cursor
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise RuntimeError("a SlotLayer is made from an encoding's cache")
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        stop = self.filled + key_states.shape[-2]
-        self.keys[:, :, self.filled : stop] = key_states
-        self.values[:, :, self.filled : stop] = value_states
-        self.filled = stop
+        slots = self.cursor.on(self.keys.device)
+        self.keys.index_copy_(2, slots, key_states)
+        self.values.index_copy_(2, slots, value_states)
         return self.keys, self.values
 
     def select(self, rows: Tensor) -> None:
@@ -40,7 +61,7 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = self.keys[rows], self.values[rows]
 
     def get_seq_length(self) -> int:
-        return self.filled
+        return self.cursor.filled
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.keys.shape[2], 0
@@ -52,26 +73,47 @@ class SlotLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
-def branch(encoded: Sequence[DynamicCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int) -> Cache:
+class SlotCache(Cache):
+    """Rows of a decode batch; all layers fill the slots under one cursor."""
+
+    def __init__(self, layers: Sequence[SlotLayer], cursor: Cursor) -> None:
+        super().__init__(layers=list(layers))
+        self.cursor = cursor
+
+    def point(self, start: int, stop: int) -> None:
+        """Let the next forward pass fill slots start <= i < stop."""
+        self.cursor.point(start, stop, {layer.keys.device for layer in self.layers})
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows of every layer, in this order."""
+        index = torch.tensor(rows)
+        for layer in self.layers:
+            layer.select(index)
+
+
+def branch(
+    encoded: Sequence[DynamicCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
+) -> SlotCache:
     """A cache of rows, row r starting as the first `length` slots of prompt p of encoding e, (e, p) = sources[r].
 
     Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs.
     """
-    layers = []
+    cursor, layers = Cursor(), []
+    prompts = encoded[0].layers[0].keys.shape[0]
+    index = torch.tensor([encoding * prompts + prompt for encoding, prompt in sources])
     for per_encoding in zip(*(cache.layers for cache in encoded), strict=True):
-        first = per_encoding[0]
-        heads = first.keys.shape[1]
-        keys = first.keys.new_zeros(len(sources), heads, capacity, first.keys.shape[3])
-        values = first.values.new_zeros(len(sources), heads, capacity, first.values.shape[3])
-        for row, (encoding, prompt) in enumerate(sources):
-            keys[row, :, :length] = per_encoding[encoding].keys[prompt, :, :length]
-            values[row, :, :length] = per_encoding[encoding].values[prompt, :, :length]
-        layers.append(SlotLayer(keys, values, length))
-    return Cache(layers=layers)
+        rows = index.to(per_encoding[0].keys.device)
+        keys, values = (
+            _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], rows, capacity)
+            for name in ("keys", "values")
+        )
+        layers.append(SlotLayer(keys, values, cursor))
+    return SlotCache(layers, cursor)
 
 
-def select_rows(cache: Cache, rows: Sequence[int]) -> None:
-    """Keep these rows of every layer, in this order."""
-    index = torch.tensor(rows)
-    for layer in cache.layers:
-        layer.select(index)
+def _copied(parts: Sequence[Tensor], rows: Tensor, capacity: int) -> Tensor:
+    """Rows of several (prompts, heads, length, width) one after the other, with room behind them."""
+    together = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    out = together.new_zeros(len(rows), together.shape[1], capacity, together.shape[3])
+    out[:, :, : together.shape[2]] = together[rows]
+    return out

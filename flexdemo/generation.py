@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .attention import BACKENDS, Plan, UnsupportedModelError
-from .cache import branch, select_rows
+from .cache import branch
 from .config import Decoding, InputError
 from .encoding import Prefill, View, arrange, forward, key_groups, prefill, row_biases
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, decode_ids
 from .recorders import ApeRows, MassRecorder
+from .steps import Steps
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
 
@@ -70,6 +71,7 @@ class _Decoding:
     """Mutable state of one stream while it runs."""
 
     stream: Stream
+    generator: torch.Generator
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     masses: list[list[tuple[float, ...]]] = field(default_factory=list)
@@ -78,14 +80,15 @@ class _Decoding:
     detail: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     candidates: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
-    def take(self, token: int, logits: Tensor, candidates: int) -> None:
-        """Append a token chosen from logits (V,)."""
-        logprobs = torch.log_softmax(logits, dim=-1)
+    def __post_init__(self) -> None:
+        self.masses = [[] for _ in self.stream.views]
+
+    def take(self, token: int, logprob: float, candidates: Sequence[tuple[int, float]] | None) -> None:
+        """Append a chosen token, its log-probability and the likeliest tokens in its place."""
         self.token_ids.append(token)
-        self.logprobs.append(float(logprobs[token]))
-        if candidates:
-            top = logprobs.exp().topk(candidates)
-            self.candidates.append(tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+        self.logprobs.append(logprob)
+        if candidates is not None:
+            self.candidates.append(tuple(candidates))
 
     def snapshot(self) -> Answer:
         masses = tuple(tuple(view) for view in self.masses)
@@ -174,8 +177,7 @@ def generate(
     if decoding.mass or decoding.detail:
         groups = key_groups(slots, row_prompts)
         recorder = MassRecorder({device: groups.to(device) for device in lm.devices}, decoding.detail)
-    states = [_Decoding(stream, masses=[[] for _ in stream.views]) for stream in streams]
-    generators = [torch.Generator().manual_seed(decoding.seed + stream.seed) for stream in streams]
+    states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
     encoded = time.perf_counter() - began
     yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
 
@@ -184,33 +186,31 @@ def generate(
     starts = torch.tensor([view.suffix_position for view in views])
     positions = starts[:, None] + torch.arange(suffix_ids.shape[1])  # (rows,) -> (rows, suffix)
     masks = {device: biases.suffix.to(device) for device in lm.devices}
+    cache.point(slots.prompt, slots.answer)
     plan = Plan(lm.backend, masks, recorder, _on_devices(lm, biases.ape_suffix))
-    logits = forward(lm, suffix_ids, positions, plan, cache)
+    out = (forward(lm, suffix_ids, positions, plan, cache), *(recorder.take() if recorder else (None, None)))
+    steps = Steps(lm, cache, positions[:, -1:] + 1, bias, ape, recorder, slot=slots.answer, capture=lm.captures)
     first = 0.0
 
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
-    positions = positions[:, -1:] + 1
-    for step in range(decoding.max_new_tokens):
-        mass, attention = recorder.take() if recorder else (None, None)  # (layers, rows, heads, S), (rows, slots)
+    while True:
+        logits, mass, attention = out  # (rows, V), (layers, rows, heads, S), (rows, slots)
         means = None if mass is None else mass.mean(dim=(0, 2)).tolist()  # (rows, S)
-        chosen: dict[int, int] = {}
-        for i in dict.fromkeys(owners):
-            rows = [row for row, owner in enumerate(owners) if owner == i]
-            state, stream = states[i], states[i].stream
-            if state.stopped_by is not None:
-                continue
-            combined = logits[rows[0]] if stream.combine is None else stream.combine(logits[rows], stream.weights)
-            forced = stream.forced[len(state.token_ids)] if stream.forced else None
-            heat = decoding.temperature if stream.temperature is None else stream.temperature
-            chosen[i] = choose(combined, heat, decoding.top_p, generators[i]) if forced is None else forced
-            state.take(chosen[i], combined, decoding.candidates)
+        going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
+        places = {i: [row for row, owner in enumerate(owners) if owner == i] for i in going}
+        scores = _combined(logits, [(states[i].stream, places[i]) for i in going])
+        chosen = dict(zip(going, _choose_all(scores, [states[i] for i in going], decoding), strict=True))
+        logprobs, candidates = _described(scores, list(chosen.values()), decoding.candidates)
+        for place, i in enumerate(going):
+            state, rows = states[i], places[i]
+            state.take(chosen[i], logprobs[place], candidates[place] if candidates else None)
             if means is not None:
                 for history, row in zip(state.masses, rows, strict=True):
                     history.append(tuple(means[row]))
             if mass is not None and attention is not None:
-                state.detail.append((mass[:, rows[0]], attention[rows[0]]))
-            limit = len(stream.forced) or stream.limit or decoding.max_new_tokens
-            state.stopped_by = stop_reason(lm, prompts[stream.prompt], state.token_ids, limit)
+                state.detail.append((mass[:, rows[0]].cpu(), attention[rows[0]].cpu()))
+            limit = len(state.stream.forced) or state.stream.limit or decoding.max_new_tokens
+            state.stopped_by = stop_reason(lm, prompts[state.stream.prompt], state.token_ids, limit)
             state.seconds = time.perf_counter() - began
         total = time.perf_counter() - began
         first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
@@ -219,19 +219,49 @@ def generate(
         alive = [row for row, owner in enumerate(owners) if states[owner].stopped_by is None]
         if not alive:
             return
-        if len(alive) < len(owners) and backend.multiple == 1:  # a compiled kernel keeps its shapes
+        # Compiled and captured steps keep their shapes, until half of their rows are done.
+        if len(alive) <= len(owners) * (0.5 if backend.multiple > 1 or lm.captures else 1) and len(alive) < len(owners):
             owners = [owners[row] for row in alive]
-            select_rows(cache, alive)
-            positions = positions[alive]
-            bias = {device: each[alive] for device, each in bias.items()}
-            ape = ape and {device: each.select(alive) for device, each in ape.items()}
-            if recorder:
-                recorder.groups = {device: group[alive] for device, group in recorder.groups.items()}
-        for each in bias.values():
-            each[..., slots.answer + step] = 0.0
-        tokens = torch.tensor([[chosen.get(owner, 0)] for owner in owners])
-        logits = forward(lm, tokens, positions, Plan(lm.backend, bias, recorder, ape), cache)
-        positions = positions + 1
+            steps.select(alive)
+        out = steps.run(torch.tensor([[chosen.get(owner, 0)] for owner in owners]))
+
+
+def _combined(logits: Tensor, streams: Sequence[tuple[Stream, list[int]]]) -> Tensor:
+    """What each stream chooses from, (rows, V) -> (streams, V)."""
+    if all(stream.combine is None for stream, _ in streams):
+        return logits[[rows[0] for _, rows in streams]]
+    return torch.stack(
+        [
+            logits[rows[0]] if stream.combine is None else stream.combine(logits[rows], stream.weights)
+            for stream, rows in streams
+        ]
+    )
+
+
+def _choose_all(scores: Tensor, states: Sequence[_Decoding], decoding: Decoding) -> list[int]:
+    """The next token of each stream from scores (streams, V): forced, greedy or sampled."""
+    chosen = scores.argmax(dim=-1).tolist()
+    for place, state in enumerate(states):
+        stream = state.stream
+        heat = decoding.temperature if stream.temperature is None else stream.temperature
+        if stream.forced:
+            chosen[place] = stream.forced[len(state.token_ids)]
+        elif heat:
+            chosen[place] = choose(scores[place], heat, decoding.top_p, state.generator)
+    return chosen
+
+
+def _described(
+    scores: Tensor, chosen: Sequence[int], candidates: int
+) -> tuple[list[float], list[list[tuple[int, float]]] | None]:
+    """Log-probabilities of the chosen tokens, and the likeliest tokens of each stream, from scores (streams, V)."""
+    logprobs = torch.log_softmax(scores, dim=-1)
+    picked = logprobs.gather(1, torch.tensor(chosen, device=scores.device)[:, None])[:, 0].tolist()
+    if not candidates:
+        return picked, None
+    top = logprobs.topk(candidates)
+    pairs = zip(top.indices.tolist(), top.values.exp().tolist(), strict=True)
+    return picked, [list(zip(ids, shares, strict=True)) for ids, shares in pairs]
 
 
 def _on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, ApeRows] | None:

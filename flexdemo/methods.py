@@ -19,7 +19,7 @@ from .metrics import answer_text, majority
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts, weights_without
 from .prompt_masks import check_encoding, mask_facts
-from .results import Candidate, MethodResult, Result, ViewResult
+from .results import Candidate, MethodResult, Request, Result, ViewResult
 
 SEGMENT = Encoding("segment", "aligned")
 CAUSAL = Encoding("causal", "sequential")
@@ -87,7 +87,13 @@ def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _combined(combine: Combine) -> Streams:
-    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine, prompt.weights),)
+    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine),)
+
+
+def _weighted(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    if len(set(prompt.weights)) == 1:  # the plain mean, whose rows it then shares
+        return (Stream(_one_by_one(prompt), mean_logits),)
+    return (Stream(_one_by_one(prompt), weighted_mean_logits, prompt.weights),)
 
 
 def _heaviest(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
@@ -121,7 +127,7 @@ _ALL = (
         "One token for all wordings, from their highest probability.",
         _combined(max_probability),
     ),
-    Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _combined(weighted_mean_logits)),
+    Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _weighted),
     Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
     Method(
         "leave_one_out",
@@ -250,9 +256,29 @@ def stream(
     encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
     check_encoding(encoding)
     drawn = Samples(samples, sample_temperature)
-    by_confidence = weights == "confidence"
+    by_confidence = isinstance(weights, str) and weights == "confidence"
     given = None if by_confidence else weights
     prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
+    request = Request(
+        question,
+        tuple(paraphrases),
+        methods=tuple(methods),
+        weights=weights if weights is None or isinstance(weights, str) else tuple(map(float, weights)),
+        mask=mask,
+        positions=positions,
+        samples=samples,
+        sample_temperature=sample_temperature,
+        ape_temperature=ape_temperature,
+        ape_scale=ape_scale,
+        prefix=prefix,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        mass=mass,
+        candidates=candidates,
+    )
     known = confidence = None
     spent = 0.0
     facts = {encoding: mask_facts(prompt, encoding)}
@@ -260,7 +286,7 @@ def stream(
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         told = (facts[encoding], prompt, prompt.position_ids(positions), results, seconds, done)
-        return Result(*where, *told, ape, confidence)
+        return Result(*where, *told, ape, confidence, request)
 
     if by_confidence:
         began = time.perf_counter()

@@ -43,6 +43,7 @@ class LanguageModel:
     window: int | None  # tokens that a sliding layer sees, None without such layers
     end_ids: frozenset[int]
     load_seconds: float = 0.0
+    captures: bool = False  # whether decode steps are replayed as a CUDA graph
 
     @property
     def device(self) -> torch.device:
@@ -170,9 +171,18 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
 
 
 def prepare(
-    model: PreTrainedModel, tokenizer: Any, *, name: str, backend: str = "auto", load_seconds: float = 0.0
+    model: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    name: str,
+    backend: str = "auto",
+    load_seconds: float = 0.0,
+    captures: bool | None = None,
 ) -> LanguageModel:
-    """Route a loaded model's attention through ours and check that it obeys; raises UnsupportedModelError otherwise."""
+    """Route a loaded model's attention through ours and check that it obeys; raises UnsupportedModelError otherwise.
+
+    `captures`: replay decode steps as a CUDA graph; None where that can work.
+    """
     config = model.config
     refuse_unsupported(config)
     if not model._can_set_attn_implementation():
@@ -199,7 +209,19 @@ def prepare(
         window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
         end_ids=frozenset(flat),
         load_seconds=load_seconds,
+        captures=BACKENDS[chosen].captures and can_capture(text, devices) if captures is None else captures,
     )
+
+
+def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:
+    """Whether a decode step can be replayed as a CUDA graph: one GPU, and nothing that depends on values."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = {rope.get("rope_type", "default")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
+    looks_at_positions = bool(kinds & {"dynamic", "longrope"})
+    routes_tokens = any(
+        getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")
+    )
+    return len(devices) == 1 and devices[0].type == "cuda" and not looks_at_positions and not routes_tokens
 
 
 def load_tokenizer(path: str | Path | None = None) -> Any:
@@ -213,12 +235,18 @@ def load_tokenizer(path: str | Path | None = None) -> Any:
 
 
 def load_model(
-    path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+    path: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    captures: bool | None = None,
 ) -> LanguageModel:
     """Load a Hub id or local folder; the bundled model without one. Never runs code from the Hub.
 
     device "auto" is the GPU if there is one, over several through accelerate's device map, else the CPU. dtype "auto"
-    is bfloat16 on a GPU and float32 on the CPU. Raises ModelError, UnsupportedModelError or InputError.
+    is bfloat16 on a GPU and float32 on the CPU. `captures` is that of `prepare`. Raises ModelError,
+    UnsupportedModelError or InputError.
     """
     began = time.perf_counter()
     source = str(BUNDLED if path is None else path)
@@ -244,4 +272,5 @@ def load_model(
         if bars:
             transformers.logging.enable_progress_bar()
     name = "tinyqa" if path is None else str(path)
-    return prepare(model, tokenizer, name=name, backend=backend, load_seconds=time.perf_counter() - began)
+    spent = time.perf_counter() - began
+    return prepare(model, tokenizer, name=name, backend=backend, load_seconds=spent, captures=captures)

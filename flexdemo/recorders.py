@@ -53,13 +53,14 @@ class MassRecorder:
         probabilities = attention_probabilities(query[:, :, -1:], key, mask[:, :, -1:], scale, softcap, ape)[:, :, 0]
         self._layers.append(probabilities @ self.groups[probabilities.device])  # (rows, heads, kv) -> (rows, heads, S)
         if self.detail:
-            mean = probabilities.mean(dim=1).cpu()
-            self._keys = mean if self._keys is None else self._keys + mean
+            mean = probabilities.mean(dim=1)
+            self._keys = mean if self._keys is None else self._keys.to(mean.device) + mean
 
     def take(self) -> tuple[Tensor, Tensor | None]:
         """Of the pass just run: masses (layers, rows, heads, S), each summing to 1, and mean attention (rows, kv)."""
         (layers, self._layers), (keys, self._keys) = (self._layers, []), (self._keys, None)
-        return torch.stack([layer.cpu() for layer in layers]), None if keys is None else keys / len(layers)
+        one = layers[-1].device
+        return torch.stack([layer.to(one) for layer in layers]), None if keys is None else keys / len(layers)
 
 
 @dataclass

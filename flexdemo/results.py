@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .config import PLAIN, Ape
+from .config import PLAIN, Ape, Samples
 from .prompt import SegmentedPrompt
 
 
@@ -65,8 +65,35 @@ class Confidence:
 
 
 @dataclass(frozen=True)
+class Request:
+    """The arguments of `methods.stream` as they were given, with its defaults: enough to ask the same again."""
+
+    question: str
+    paraphrases: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("flex",)
+    mask: str = "segment"
+    positions: str = "aligned"
+    weights: tuple[float, ...] | str | None = None
+    samples: int = Samples.count
+    sample_temperature: float = Samples.temperature
+    ape_temperature: float = 1.0
+    ape_scale: float = 1.0
+    prefix: str = ""
+    template: str = "auto"
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    mass: bool = True
+    candidates: int = 0
+
+
+@dataclass(frozen=True)
 class Result:
-    """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line."""
+    """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line.
+
+    `request` is what was asked; the JSON does not repeat it.
+    """
 
     model: str
     device: str
@@ -80,6 +107,7 @@ class Result:
     done: bool
     ape: Ape = PLAIN
     confidence: Confidence | None = None
+    request: Request | None = None
 
     def __getitem__(self, method: str) -> MethodResult:
         return next(result for result in self.results if result.method == method)

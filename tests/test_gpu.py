@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import models
+import numpy as np
 import oracle
 import pytest
 import torch
 
+from flexdemo.config import Decoding
+from flexdemo.encoding import Encoding, View, fused_view
+from flexdemo.generation import Stream, generate
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, load_model, prepare
+from flexdemo.prompt import build_prompt
 
 pytestmark = [
     pytest.mark.gpu,
@@ -106,6 +112,31 @@ def test_property_10_all_methods_on_compiled_flex(in_fp32: dict[str, LanguageMod
         assert list(view["token_ids"]) == reference.token_ids, name
 
 
+@pytest.mark.parametrize("backend", ["flex", "sdpa"])
+def test_replayed_steps_are_the_eager_ones(in_fp32: dict[str, LanguageModel], backend: str) -> None:
+    """Decode steps replayed as a CUDA graph against the same steps launched one by one, also as rows leave."""
+    captured = in_fp32[backend]
+    eager = replace(captured, captures=False)
+    assert captured.captures
+    for options in ({"mass": True}, {"mass": False}, {"ape_temperature": 0.7}, {"weights": "confidence", "samples": 2}):
+        for new_tokens in (1, 2, 12):
+            asked = {"methods": ("all",), "max_new_tokens": new_tokens, "candidates": 3, **options}
+            ours, theirs = (ask(lm, QUESTION, OTHERS, **asked) for lm in (captured, eager))
+            for mine, their in zip(ours.results, theirs.results, strict=True):
+                for a, b in zip(mine.views, their.views, strict=True):
+                    assert a.token_ids == b.token_ids
+                    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+                    np.testing.assert_allclose(a.segment_mass, b.segment_mass, atol=1e-4)
+    prompts = [build_prompt(captured.tokenizer, QUESTION * k, OTHERS[: k - 1]) for k in (1, 2, 3, 4)]
+    limits = (16, 3, 5, 9)
+    streams = [Stream((fused_view(p, Encoding()),), prompt=i, limit=limits[i]) for i, p in enumerate(prompts)]
+    ends = []
+    for lm in (captured, eager):
+        *_, last = generate(lm, prompts, streams, Decoding(16))
+        ends.append([answer.token_ids for answer in last.answers])
+    assert ends[0] == ends[1] and len({len(ids) for ids in ends[0]}) > 2
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2", "olmo2", "phi3"])
 def test_property_15_some_of_the_zoo_on_compiled_flex(kind: str) -> None:
     changes = {"query_pre_attn_scalar": 32} if kind == "gemma2" else {}
@@ -129,11 +160,6 @@ def test_bfloat16_agrees_but_for_ties(record_property: Any, capsys: pytest.Captu
 
     A top-1 that differs must be a tie: the two tokens' logits lie closer than the rounding of the two backends.
     """
-    from flexdemo.config import Decoding
-    from flexdemo.encoding import Encoding, View
-    from flexdemo.generation import Stream, generate
-    from flexdemo.prompt import build_prompt
-
     seen: dict[str, list[torch.Tensor]] = {}
 
     def keep(name: str) -> Any:

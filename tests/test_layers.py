@@ -12,17 +12,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config"},
+    {"config", "versions"},
     {"prompt", "metrics", "cells", "files", "bootstrap", "workers"},
     {"masks", "plots", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},
     {"encoding"},
-    {"generation", "prompt_masks"},
+    {"steps", "prompt_masks"},
+    {"generation"},
     {"confidence"},
     {"methods", "paraphrase", "attribution", "attention_map"},
-    {"explain"},
+    {"explain", "share"},
+    {"export", "proof", "recording"},
     {"evaluate", "benchmark", "tinyqa"},
     {"batches", "data_commands"},
     {"commands"},
@@ -32,6 +34,7 @@ LAYERS = (
 )
 LEAVES = {
     "config": set(),
+    "versions": {"__version__"},
     "metrics": set(),
     "cells": set(),
     "plots": {"cells"},

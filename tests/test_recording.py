@@ -1,0 +1,250 @@
+"""A recording holds exactly what was recorded, is small, and a damaged one is refused in one line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flexdemo import recording
+from flexdemo.config import InputError
+from flexdemo.explain import CANDIDATES, Explanation, explain
+from flexdemo.methods import METHODS, ask
+from flexdemo.model import BUNDLED, LanguageModel, load_model
+from flexdemo.recording import MOST_BYTES, Recorded, dumps, load_recorded, record
+from flexdemo.results import Result
+
+A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
+EXAMPLES = (
+    {"question": A, "paraphrases": [B, C], "note": "<b>two</b> more wordings"},
+    {
+        "question": "¿Qué?\u2028'\"\\",
+        "paraphrases": [B],
+        "mask": "anchor",
+        "positions": "sequential",
+        "weights": [1, 3],
+    },
+    {"question": A, "weights": "raw", "prefix": "Be brief.", "max_new_tokens": 3},
+    {"question": A, "paraphrases": [B, C], "weights": "confidence", "max_new_tokens": 2},
+)
+DATE = "2026-01-31"
+
+
+def options(example: dict) -> dict:
+    return {k: v for k, v in example.items() if k not in ("question", "paraphrases", "note")}
+
+
+def same(ours: Explanation, theirs: Explanation) -> bool:
+    a, b = ours.attribution, theirs.attribution
+    arrays = [(getattr(a, n), getattr(b, n)) for n in ("mass", "token_attention", "mass_per_token")]
+    return (
+        all(x.dtype == y.dtype and x.shape == y.shape and (x == y).all() for x, y in arrays)
+        and a.effects == b.effects
+        and ours.agreement == theirs.agreement
+        and ours.steps == theirs.steps
+        and ours.to_dict() == theirs.to_dict()
+    )
+
+
+def without_clock(result: Result) -> Result:
+    """Times differ from run to run."""
+    results = tuple(replace(answer, seconds=0.0) for answer in result.results)
+    return replace(result, seconds=dict.fromkeys(result.seconds, 0.0), results=results)
+
+
+@pytest.fixture(scope="module")
+def made(lm: LanguageModel) -> list[tuple[Result, Explanation]]:
+    return [
+        (r, explain(lm, r))
+        for r in (
+            ask(lm, e["question"], e.get("paraphrases", ()), methods=("all",), candidates=CANDIDATES, **options(e))
+            for e in EXAMPLES
+        )
+    ]
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch, made: list[tuple[Result, Explanation]]) -> None:
+    """`record` gets these very results, so that equality can be exact, times included."""
+    results = iter(made)
+    current: list[Any] = []
+
+    def ask_again(*args: Any, **kwargs: Any) -> Result:
+        current[:] = next(results)
+        return current[0]
+
+    monkeypatch.setattr(recording, "ask", ask_again)
+    monkeypatch.setattr(recording, "explain", lambda lm, result: current[1])
+
+
+def written(tmp_path: Path, told: Any) -> Path:
+    path = tmp_path / "recorded.json"
+    path.write_text(told if isinstance(told, str) else dumps(told), encoding="utf-8")
+    return path
+
+
+def test_what_is_read_equals_what_was_recorded(
+    lm: LanguageModel, made: list[tuple[Result, Explanation]], replayed: None, tmp_path: Path
+) -> None:
+    read = load_recorded(written(tmp_path, record(lm, EXAMPLES, date=DATE)))
+    assert len(read) == len(EXAMPLES)
+    for each, (result, explanation), example in zip(read, made, EXAMPLES, strict=True):
+        assert each.result == result and each.result.to_dict() == result.to_dict()
+        assert type(each.result.prompt) is type(result.prompt) and each.result.request == result.request
+        assert same(each.explanation, explanation)
+        assert (each.note, each.date, each.by_head) == (example.get("note", ""), DATE, True)
+        assert each.model["name"] == "llama" and each.model["layers"] == 3 and each.model["heads"] == 4
+        assert set(each.versions) == {"flexdemo", "python", "torch", "transformers"}
+
+
+def test_record_asks_every_method_with_the_examples_options(
+    lm: LanguageModel, made: list[tuple[Result, Explanation]], tmp_path: Path
+) -> None:
+    read = load_recorded(written(tmp_path, record(lm, EXAMPLES, date=DATE)))
+    for each, (result, explanation) in zip(read, made, strict=True):
+        assert without_clock(each.result) == without_clock(result)
+        assert same(each.explanation, explanation)
+    assert [answer.method for answer in read[0].result.results] == list(METHODS)
+
+
+def test_a_too_large_recording_keeps_means_over_heads_and_says_so(
+    lm: LanguageModel,
+    made: list[tuple[Result, Explanation]],
+    replayed: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = len(dumps(record(lm, EXAMPLES[:1], date=DATE)).encode())
+    monkeypatch.setattr(recording, "ask", lambda *args, **kwargs: made[0][0])
+    monkeypatch.setattr(recording, "explain", lambda *args: made[0][1])
+    monkeypatch.setattr(recording, "MOST_BYTES", whole - 1)
+    text = dumps(record(lm, EXAMPLES[:1], date=DATE))
+    assert len(text.encode()) < whole - 1
+    (read,) = load_recorded(written(tmp_path, text))
+    result, explanation = made[0]
+    mass = read.explanation.attribution.mass
+    assert read.by_head is False and mass.shape == (len(result["flex"].token_ids), 1, 1, 5)
+    np.testing.assert_allclose(mass[:, 0, 0], explanation.attribution.mass.mean(axis=(1, 2)), atol=1e-7)
+    assert read.result == result and read.explanation.attribution.effects == explanation.attribution.effects
+
+    monkeypatch.setattr(recording, "MOST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"1 examples make a recording of \d+ bytes: at most 1000; record fewer"):
+        record(lm, EXAMPLES[:1], date=DATE)
+
+
+def test_the_bundled_examples_fit(tmp_path: Path) -> None:
+    """The page's own examples by the bundled model: with every head, below the bound."""
+    examples = json.loads((BUNDLED.parent / "examples.json").read_text(encoding="utf-8"))
+    text = dumps(record(load_model(device="cpu"), examples, date=DATE))
+    assert len(text.encode()) < MOST_BYTES == 1_000_000
+    read = load_recorded(written(tmp_path, text))
+    assert [each.result.prompt.paraphrases[0].text for each in read] == [f"Q: {e['question']}\n" for e in examples]
+    assert all(each.by_head and each.explanation.attribution.mass.shape[1:3] == (6, 10) for each in read)
+    assert read[0].result["flex"].answer == "Lima"
+
+
+def test_numbers_are_short_and_exact() -> None:
+    rng = np.random.default_rng(0)
+    for value in [*rng.normal(size=2000).astype(np.float32) ** 9, np.float32(0.1), np.float32(1e-40), np.float32(-0.0)]:
+        stored = json.loads(json.dumps(recording._short(float(value))))
+        assert np.float32(stored) == value and len(json.dumps(stored)) <= 17
+    with pytest.raises(ValueError, match="no float32"):
+        recording._short(0.1)
+
+
+@pytest.mark.parametrize(
+    ("examples", "date", "message"),
+    [
+        (({"paraphrases": [B]},), DATE, "example 1 must be an object with a question"),
+        (("What?",), DATE, "example 1 must be an object with a question"),
+        (({"question": A}, {"question": " "}), DATE, "example 2: the question is empty"),
+        (({"question": A, "seed": 1},), DATE, "example 1 has 'seed': an example may have question, paraphrases"),
+        (({"question": A, "mask": "x"},), DATE, "example 1: unknown mask strategy 'x'"),
+        ((), "today", "the date must look like 2026-01-31, not 'today'"),
+    ],
+)
+def test_bad_examples_are_named(lm: LanguageModel, examples: Any, date: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        record(lm, examples, date=date)
+
+
+@pytest.fixture(scope="module")
+def told(lm: LanguageModel) -> dict[str, Any]:
+    small = {"question": A, "paraphrases": [B], "max_new_tokens": 1}
+    return json.loads(dumps(record(lm, [small], date=DATE)))
+
+
+def every_place(value: Any, path: tuple = ()) -> list[tuple]:
+    """Paths to the values of a JSON tree; of long lists the first two."""
+    inner = value.items() if isinstance(value, dict) else list(enumerate(value))[:2] if isinstance(value, list) else ()
+    return [path, *(place for key, each in inner for place in every_place(each, (*path, key)))]
+
+
+def put(tree: Any, path: tuple, change: Callable[[Any, Any], None]) -> Any:
+    tree = copy.deepcopy(tree)
+    holder = tree
+    for key in path[:-1]:
+        holder = holder[key]
+    change(holder, path[-1])
+    return tree
+
+
+# Free texts and facts for display, in which any value of their type is as good as another.
+LOOSE = ("model", "versions", "mask", "seconds")
+
+
+def another(value: Any) -> Any:
+    """A value of another type than this one."""
+    return "x" if isinstance(value, int | float) else True
+
+
+def test_damage_anywhere_is_refused(told: dict[str, Any], tmp_path: Path) -> None:
+    """Each value replaced by ones of other types, and each field removed."""
+    path = tmp_path / "recorded.json"
+    refused = 0
+    for place in every_place(told)[1:]:
+        if any(key in LOOSE for key in place):
+            continue
+        for spoil in (
+            lambda holder, key: holder.__setitem__(key, {"x": []}),
+            lambda holder, key: holder.__setitem__(key, another(holder[key])),
+            lambda holder, key: holder.__delitem__(key) if isinstance(holder, dict) else holder.__setitem__(key, None),
+        ):
+            path.write_text(json.dumps(put(told, place, spoil)), encoding="utf-8")
+            with pytest.raises(InputError, match=f"^cannot read {path}: it is no recording") as caught:
+                load_recorded(path)
+            assert "\n" not in str(caught.value)
+            refused += 1
+    assert refused > 300
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', "[" * 100_000, '"\ud800"', "9" * 9000], ids=len)
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match=f"^cannot read {path}: it is no ") as caught:
+        load_recorded(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*No such file"):
+        load_recorded(tmp_path / "nothing.json")
+    (tmp_path / "x.json").write_text(" " * 100)
+    monkeypatch.setattr(recording, "MOST_BYTES_READ", 99)
+    with pytest.raises(InputError, match="at most 99 bytes"):
+        load_recorded(tmp_path / "x.json")
+
+
+def test_every_field_of_a_result_is_stored(told: dict[str, Any]) -> None:
+    (example,) = told["examples"]
+    assert set(example["result"]) == {field.name for field in fields(Result)}
+    assert {f.name for f in fields(Recorded)} == {
+        "result", "explanation", "note", "by_head", "model", "versions", "date",
+    }  # fmt: skip

@@ -1,0 +1,279 @@
+"""A link holds the page's state: exact round trips, and what is malformed is an InputError that names the parameter."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import random
+import tracemalloc
+import zlib
+from dataclasses import fields
+from urllib.parse import parse_qs, urlencode
+
+import pytest
+from starlette.datastructures import QueryParams
+
+from flexdemo.config import InputError
+from flexdemo.masks import STRATEGIES
+from flexdemo.methods import METHODS, stream
+from flexdemo.prompt import POSITIONS
+from flexdemo.results import Request
+from flexdemo.share import LONGEST, READABLE, UNPACKED, State, from_query, to_query
+
+# What breaks encodings: separators of queries, escapes, spaces, direction marks, astral and combining characters.
+PIECES = (
+    *"&=+%#?;,/\\'\"<>\n\r\t abcXYZ019", "%41", "%zz", "&amp;", "\x01", "\x7f", "é", "日本", "\u2028", "\u202e", "😀",
+    "e\u0301", "\ufeff", "\uffff", "z=", "&q=", "<script>",
+)  # fmt: skip
+
+
+def packed(told: object) -> str:
+    """A `z` made by hand."""
+    raw = told if isinstance(told, bytes) else json.dumps(told).encode()
+    return "z=" + base64.urlsafe_b64encode(zlib.compress(raw)).decode().rstrip("=")
+
+
+def random_text(rng: random.Random, longest: int) -> str:
+    def char() -> str:
+        if rng.random() < 0.7:
+            return rng.choice(PIECES)
+        while 0xD800 <= (point := rng.randrange(1, 0x110000)) <= 0xDFFF:
+            pass
+        return chr(point)
+
+    return "".join(char() for _ in range(rng.randrange(longest)))
+
+
+def random_state(rng: random.Random, longest: int = 40) -> State:
+    wordings = 1 + rng.randrange(11)
+
+    def number() -> float:
+        return rng.choice([1.0, 1e-7, 0.1 + 0.2, rng.uniform(0.01, 3), rng.uniform(1, 9) * 10 ** rng.randrange(20)])
+
+    choices = {
+        "paraphrases": tuple(random_text(rng, longest) for _ in range(wordings - 1)),
+        "weights": tuple([*(rng.choice([0.0, number()]) for _ in range(wordings - 1)), number()]),
+        "weights_from": "confidence",
+        "mask": rng.choice(list(STRATEGIES)),
+        "positions": rng.choice(list(POSITIONS)),
+        "methods": tuple(rng.sample([*METHODS, "all"], rng.randrange(1, 5))),
+        "max_new_tokens": rng.randrange(1, 257),
+        "temperature": number(),
+        "top_p": rng.uniform(1e-9, 1),
+        "seed": rng.randrange(2**32),
+        "prefix": random_text(rng, longest),
+        "samples": rng.randrange(1, 65),
+        "sample_temperature": number(),
+        "ape_temperature": number(),
+        "ape_scale": number(),
+        "against": rng.choice(list(STRATEGIES)),
+    }
+    kept = {name: value for name, value in choices.items() if rng.random() < 0.6}
+    if len(kept.get("weights", ())) != 1 + len(kept.get("paraphrases", ())):
+        kept.pop("weights", None)
+    return State(random_text(rng, longest), **kept)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_states_come_back_exactly(seed: int) -> None:
+    rng = random.Random(seed)
+    state = random_state(rng, rng.choice([5, 40, 400]))
+    query = to_query(state)
+    assert query.isascii() and not set(query) - set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%+=&"
+    )
+    assert len(query) <= READABLE or query.startswith("z=")
+    decoded = parse_qs(query, keep_blank_values=True)
+    for form in (query, f"?{query}", decoded, QueryParams(query), f"utm_source=a&{query}&fbclid=%ff%&&=&x"):
+        assert from_query(form, characters=4000) == state
+
+
+def test_both_forms_are_met_by_the_random_states() -> None:
+    forms = {to_query(random_state(random.Random(seed), 40)).startswith("z=") for seed in range(60)}
+    assert forms == {True, False}
+
+
+def test_defaults_are_those_of_stream() -> None:
+    given = {name: each.default for name, each in inspect.signature(stream).parameters.items()}
+    ours = {"weights_from", "against"}  # what stream does not take
+    for holder, extra in ((State, ours), (Request, set())):
+        for field in fields(holder):
+            if field.name != "question" and field.name not in extra:
+                assert field.default == given[field.name], field.name
+    assert {f.name for f in fields(Request)} == set(given) - {"lm", "partial"}
+
+
+def test_a_short_state_is_readable() -> None:
+    state = State("What is Peru's capital?", ("Name it.", "a&b"), weights=(1, 2.5, 0), mask="anchor", seed=7)
+    assert to_query(state) == "q=What+is+Peru%27s+capital%3F&p=Name+it.&p=a%26b&w=1,2.5,0&mask=anchor&seed=7".replace(
+        ",", "%2C"
+    )
+    assert to_query(State("Hi")) == "q=Hi"
+    assert from_query("w=1,2&p=x&q=y").weights == (1.0, 2.0), "commas need no escape when typed by hand"
+
+
+def test_the_form_changes_where_the_link_gets_long() -> None:
+    assert to_query(State("x" * (READABLE - 2))) == "q=" + "x" * (READABLE - 2)
+    assert to_query(State("x" * (READABLE - 1))).startswith("z=")
+
+
+def test_a_link_without_our_parameters_is_an_empty_page() -> None:
+    assert from_query("") == from_query({}) == from_query("?utm_source=x&ref=%ff") == State("")
+    assert from_query("mask=anchor") == State("", mask="anchor")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("q=a&q=b", "q in the link"),
+        ("q=%ff", "q in the link.*UTF-8"),
+        ("q=%e3%81", "q in the link.*cut"),
+        ("q=%4", "q in the link.*cut"),
+        ("q=a%00b", "q in the link.*NUL"),
+        ("q=a&p=%ed%a0%80", "p in the link"),
+        ("q=a&p=b&p=%00", "p in the link.*NUL"),
+        ("q=a&w=1,2", "w in the link.*2 weights for 1"),
+        ("q=a&w=-1", "w in the link.*0 or more"),
+        ("q=a&w=1e999", "w in the link"),
+        ("q=a&w=nan", "w in the link.*'nan'"),
+        ("q=a&w=1,", "w in the link.*''"),
+        ("q=a&w=0", "w in the link.*above 0"),
+        ("q=a&weights=yours", "weights in the link.*mine or confidence"),
+        ("q=a&mask=diagonal", "mask in the link.*diagonal.*segment"),
+        ("q=a&positions=left", "positions in the link.*left.*aligned"),
+        ("q=a&methods=flex,magic", "methods in the link.*magic"),
+        ("q=a&methods=", "methods in the link"),
+        ("q=a&max_new_tokens=0", "max_new_tokens in the link.*at least 1"),
+        ("q=a&max_new_tokens=257", "max_new_tokens in the link.*at most 256"),
+        ("q=a&max_new_tokens=1_0", "max_new_tokens in the link.*whole number"),
+        ("q=a&max_new_tokens=%D9%A1", "max_new_tokens in the link.*whole number"),
+        ("q=a&max_new_tokens=" + "9" * 5000, "max_new_tokens in the link.*whole number"),
+        ("q=a&temperature=-0.5", "temperature in the link.*greedy"),
+        ("q=a&temperature=inf", "temperature in the link.*no number"),
+        ("q=a&temperature=1e400", "temperature in the link"),
+        ("q=a&top_p=0", "top_p in the link.*above 0"),
+        ("q=a&seed=4294967296", "seed in the link.*4294967295"),
+        ("q=a&seed=-1", "seed in the link"),
+        ("q=a&seed=1&seed=1", "seed in the link.*once"),
+        ("q=a&seed=", "seed in the link"),
+        ("q=a&prefix=%00", "prefix in the link"),
+        ("q=a&samples=65", "samples in the link.*64"),
+        ("q=a&sample_temperature=0", "sample_temperature in the link"),
+        ("q=a&ape_temperature=0", "ape_temperature in the link"),
+        ("q=a&ape_scale=-1", "ape_scale in the link"),
+        ("q=a&against=nothing", "against in the link.*nothing"),
+        ("q=a" + "&p=b" * 11, "p in the link.*11.*at most 10"),
+        ("q=" + "a" * 2001, "q in the link has 2001 characters: at most 2000"),
+        ("q=a&p=" + "b" * 2001, "p in the link has 2001"),
+        ("q=a&prefix=" + "b" * 2001, "prefix in the link has 2001"),
+        ("z=&q=a", "z in the link.*q cannot stand beside"),
+        ("z=", "z in the link"),
+        ("z=a b", "z in the link"),
+        ("z=AAAA", "z in the link.*unpacked"),
+        ("z=A", "z in the link"),
+        ("z=AAAA&z=AAAA", "z in the link.*once"),
+        (packed({"q": "a"}), "z in the link.*q is no list"),
+        (packed({"q": []}), "q in the link.*once, not 0"),
+        (packed({"q": [1]}), "z in the link.*q is no list"),
+        (packed({"q": ["\ud800"]}), "q in the link.*surrogate"),
+        (packed({"q": ["a"], "new": ["b"]}), "z in the link.*'new'.*does not know"),
+        (packed({"q": ["a"], "z": ["b"]}), "z in the link.*'z'"),
+        (packed({"q": ["a"], "seed": ["1.5"]}), "seed in the link"),
+        (packed(["q"]), "z in the link.*no JSON of a link"),
+        (packed(b"\xff"), "z in the link.*no JSON"),
+        (packed(b"{"), "z in the link.*no JSON"),
+        (packed(b"[" * 60_000), "z in the link.*no JSON"),
+        (packed(b"9" * 60_000), "z in the link.*no JSON"),
+        ("q=" + "a" * LONGEST, "the link has"),
+    ],
+    ids=lambda text: text[:30],
+)  # fmt: skip
+def test_malformed_parameters_are_named(query: str, named: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){named}") as caught:
+        from_query(query)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_limits_are_arguments() -> None:
+    query = to_query(State("abcdef", ("a", "b"), max_new_tokens=40))
+    for limits in ({"characters": 5}, {"paraphrases": 1}, {"new_tokens": 39}):
+        with pytest.raises(InputError):
+            from_query(query, **limits)
+    assert from_query(query, characters=6, paraphrases=2, new_tokens=40).question == "abcdef"
+
+
+@pytest.mark.parametrize("size", [UNPACKED + 1, 30_000_000])
+def test_a_bomb_is_refused_before_it_is_unpacked(size: int) -> None:
+    bomb = packed(b" " * size)
+    assert len(bomb) <= LONGEST
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"z in the link: it unpacks to more than 65536 bytes"):
+            from_query(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_bytes_after_the_packed_text_are_refused() -> None:
+    raw = zlib.compress(b'{"q":["a"]}')
+    assert from_query("z=" + base64.urlsafe_b64encode(raw).decode().rstrip("=")) == State("a")
+    with pytest.raises(InputError, match="z in the link"):
+        from_query("z=" + base64.urlsafe_b64encode(raw + b"xxx").decode().rstrip("="))
+
+
+def test_a_long_link_cut_anywhere_is_refused() -> None:
+    rng = random.Random(5)
+    query = to_query(State(random_text(rng, 900), tuple(random_text(rng, 300) for _ in range(4))))
+    assert query.startswith("z=") and len(query) > 1000
+    for end in range(2, len(query) - 1):  # the last character may hold bits that no byte needs
+        with pytest.raises(InputError, match="z in the link"):
+            from_query(query[:end])
+
+
+def test_a_readable_link_cut_anywhere_is_a_state_or_refused() -> None:
+    state = random_state(random.Random(11), 30)
+    query = to_query(state)
+    assert not query.startswith("z=")
+    outcomes = set()
+    for end in range(len(query)):
+        try:
+            outcomes.add(type(from_query(query[:end])))
+        except InputError as error:
+            assert " in the link" in str(error)
+            outcomes.add(InputError)
+    assert outcomes == {State, InputError}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_links_raise_nothing_else(seed: int) -> None:
+    rng = random.Random(seed)
+    query = to_query(random_state(rng, rng.choice([10, 200])))
+    for _ in range(100):
+        at = rng.randrange(len(query))
+        broken = query[:at] + rng.choice("&=%+zqpw0A-_\xe9\ud800,") + query[at + rng.randrange(3) :]
+        try:
+            from_query(broken)
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_state_too_long_for_a_link_is_refused() -> None:
+    rng = random.Random(0)
+    texts = ["".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(2000)) for _ in range(11)]
+    with pytest.raises(InputError, match="too long for a link"):
+        to_query(State(texts[0], tuple(texts[1:])))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"mask": "x"}, {"top_p": 2}, {"paraphrases": ("\ud800",)}, {"weights": (1, 1)}], ids=str
+)
+def test_a_state_that_cannot_be_asked_cannot_be_made(bad: dict) -> None:
+    with pytest.raises(InputError, match=f"^{next(iter(bad))}: "):
+        State("q", **bad)
+
+
+def test_a_mapping_of_single_texts_holds_one_of_each() -> None:
+    assert from_query({"q": "a b", "p": "c", "seed": "3", "utm": "x"}) == State("a b", ("c",), seed=3)
+    assert from_query(urlencode({"q": "a b", "p": ["c", "d"]}, doseq=True)) == State("a b", ("c", "d"))
