@@ -12,7 +12,7 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import cli, generation
+from flexdemo import cli, encoding
 from flexdemo.attention import BACKENDS, Plan
 from flexdemo.masks import Layout, dense_mask, make_layout, make_mask_mod
 from flexdemo.methods import ask
@@ -234,7 +234,7 @@ def test_exceptions_are_not_turned_into_causal_attention(lm: LanguageModel, monk
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no mask today")
 
-    monkeypatch.setattr(generation, "make_mask_mod", broken)
+    monkeypatch.setattr(encoding, "make_mask_mod", broken)
     with pytest.raises(RuntimeError, match=r"no mask today"):
         ask(lm, QUESTION, OTHERS, max_new_tokens=1)
 
@@ -258,8 +258,8 @@ def test_no_kv_cache(lm: LanguageModel) -> None:
 
 def test_mask_is_not_made_for_every_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    original = generation.make_mask_mod
-    monkeypatch.setattr(generation, "make_mask_mod", lambda name, layout: made.append(name) or original(name, layout))
+    original = encoding.make_mask_mod
+    monkeypatch.setattr(encoding, "make_mask_mod", lambda name, layout: made.append(name) or original(name, layout))
     counts = []
     for tokens in (1, 6):
         made.clear()
