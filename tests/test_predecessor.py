@@ -160,7 +160,8 @@ def test_tensors_on_different_devices_mask_mod(strategy: str) -> None:
     index = torch.zeros(1, dtype=torch.long, device="meta")
     assert mask_mod(index, index, index, index).device.type == "meta"
     assert dense_mask(mask_mod, layout).device.type == "meta"
-    assert BACKENDS["sdpa"].prompt_mask(mask_mod, layout).device.type == "meta"
+    assert BACKENDS["sdpa"].prompt_mask(strategy, layout).device.type == "meta"
+    assert BACKENDS["flex"].prompt_mask(strategy, layout).kv_indices.device.type == "meta"
 
 
 def test_tensors_on_different_devices_plans(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
