@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .cells import (
+    CHANGES,
     EXACT_TOKENS,
     REASONS,
     Window,
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 GRID_TOKENS = 96  # up to here cells stand apart
-KEPT, REMOVED, ADDED = "#8A93A0", "#D55E00", "#0072B2"
+KEPT, REMOVED, ADDED = CHANGES.values()
 HIDDEN = "rgba(128,136,148,0.10)"
 LINE = "rgba(128,136,148,0.75)"
 INK = "#6B7280"

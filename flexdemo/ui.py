@@ -19,6 +19,7 @@ from .reading import Readings
 from .ui_ask import ask_side, note_of
 from .ui_compare import Pair
 from .ui_form import ROWS, Form
+from .ui_links import SAVE, png_html
 from .ui_pair import PairWidgets
 from .ui_parts import Drawing
 from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
@@ -162,6 +163,16 @@ def _wire(
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
+
+    def png(show: str, *values: Any) -> Any:
+        try:
+            form = Form.from_values(values[6:])
+            return png_html(lm, limits, form, Pair.from_values(values[:6]), show)
+        except InputError:  # the redraw says why
+            return ""
+
+    saved = tabs.png.click(png, [tabs.window_inputs[0], *pair.choices, *asked["form"]], tabs.png_link, **drawing)
+    saved.then(None, None, None, js=SAVE, **private)
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""

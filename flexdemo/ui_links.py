@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from html import escape
 
 from .cells import visible_text
+from .config import Limits
 from .methods import Result
+from .model import LanguageModel
 from .ui_compare import SIDES, Pair
-from .ui_form import Form
-from .ui_mask import signature
+from .ui_form import Form, compose
+from .ui_mask import signature, whole_png
 
 # Filled by views.js. It works without the program, so that a highlight costs no round trip.
 LINKS = (
@@ -21,6 +24,18 @@ LINKS = (
     "</span></div>"
     '<div id="link-words" role="status" aria-live="polite"></div>'
 )
+
+
+SAVE = "() => document.querySelector('#mask-png-link a')?.click()"
+
+
+def png_html(lm: LanguageModel, limits: Limits, form: Form, pair: Pair, show: str) -> str:
+    """A link that holds the whole picture as a PNG: nothing is written to disk. InputError as `compose`."""
+    prompt = compose(lm, limits, form)
+    data = base64.b64encode(whole_png(prompt, pair.both(form), show=show)).decode("ascii")
+    side = pair.right if show == "right" else pair.left
+    name = f"{'difference' if show == 'difference' else side.scheme(form).strategy}-{len(prompt.token_ids)}.png"
+    return f'<a download="mask-{name}" href="data:image/png;base64,{data}" tabindex="-1">PNG</a>'
 
 
 def live_html(form: Form, pair: Pair, result: Result) -> str:

@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .cells import EXACT_TOKENS, REASONS, Window, block_size, difference_densities, segment_colour, visible_text
+from .cells import (
+    EXACT_TOKENS,
+    REASONS,
+    Window,
+    block_size,
+    difference_densities,
+    difference_png,
+    mask_png,
+    segment_colour,
+    visible_text,
+)
 from .masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
 from .plots import difference_figure, mask_figure
 from .prompt import SUFFIX, Segment, SegmentedPrompt
@@ -112,6 +122,14 @@ def picture(
         "exact": EXACT_TOKENS,
     }
     return Picture(figure, seen.scheme, seen.density, shares)
+
+
+def whole_png(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme], *, show: str = "left") -> bytes:
+    """What `picture` shows, all of it, as a PNG with a pixel for each cell."""
+    seen = seen_by(prompt, schemes[show == "right"])
+    if show == "difference":
+        return difference_png(seen.mask, seen_by(prompt, schemes[1]).mask)
+    return mask_png(seen.mask, seen.segments)
 
 
 def _steps(segments: Sequence[Segment]) -> list[int]:

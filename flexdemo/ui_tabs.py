@@ -64,7 +64,10 @@ class Tabs:
 
     def _mask(self, limits: Limits, drawn: Drawing) -> None:
         choices = [("Left answer's mask", "left"), ("Right answer's mask", "right"), ("Difference", "difference")]
-        show = gr.Radio(choices, value="left", label="Show", elem_id="mask-show", container=False)
+        with gr.Row(elem_id="mask-tools"):
+            show = gr.Radio(choices, value="left", label="Show", elem_id="mask-show", container=False, scale=1)
+            self.png = gr.Button("PNG", size="sm", elem_id="mask-png", min_width=60, scale=0)
+        self.png_link = gr.HTML("", elem_id="mask-png-link")
         self.caption = gr.HTML(drawn.caption, elem_id="mask-caption")
         with gr.Row(visible=drawn.is_long, elem_id="mask-window") as self.window:
             label = f"Exact window, {EXACT_TOKENS} tokens"
