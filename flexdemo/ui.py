@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from .config import Decoding, InputError, Limits
 from .methods import METHODS, resolve_methods
 from .model import LanguageModel
 from .ui_ask import ask_side, note_of
-from .ui_form import ROWS, Form
+from .ui_form import ROWS, Form, token_limit
 from .ui_parts import CARDS, Drawing
+from .ui_rows import RowPool, budget_of
 from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
 from .ui_tabs import Tabs
 
@@ -97,7 +98,9 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         )
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
-                asked = ask_side(start, drawn, examples=offered, count=count, limits=limits)
+                asked = ask_side(
+                    start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
+                )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
         _wire(lm, limits, offered, asked, seen, demo)
@@ -155,14 +158,15 @@ def _wire(
             drawn = parts.draw(lm, limits, form, window=window)
         except InputError as error:
             model = parts.model_html(lm, limits, None, None)
-            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)))
+            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)), budget_of(lm, limits, form))
         model = parts.model_html(lm, limits, drawn.tokens, form.max_new_tokens)
         visible = gr.update(visible=drawn.is_long)
-        return drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, ""
+        shown_parts = (drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, "")
+        return (*shown_parts, budget_of(lm, limits, form, drawn.tokens))
 
     tabs: Tabs = seen["tabs"]
     drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
-    drawn_parts += [seen["model"], asked["message"]]
+    drawn_parts += [seen["model"], asked["message"], asked["budget"]]
     draw_inputs = [*tabs.window_inputs, *asked["form"]]
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
@@ -207,44 +211,5 @@ def _wire(
 
     demo.unload(forget)
 
-    pool = [*asked["boxes"], *asked["weights"]]
-    row_outputs = [*pool, *asked["rows"], asked["used"]]
-
-    def as_updates(rows: work.Rows, serial: int) -> list[Any]:
-        count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (ROWS - count)]
-        weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
-
-    def add(used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).added(""), used[1])
-
-    def remove(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).removed(index), used[1])
-
-    def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
-        try:
-            rows = work.Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
-        except InputError as error:
-            return [*[gr.skip()] * len(row_outputs), parts.alert_html(str(error))]
-        return [*as_updates(rows, used[1]), ""]
-
-    def load_example(index: int, used: tuple[int, int]) -> list[Any]:
-        example = examples[index]
-        texts = tuple(example["paraphrases"][:ROWS])
-        rows = work.Rows(texts, (1,) * (len(texts) + 1))
-        return [example["question"], note_of(example), *as_updates(rows, used[1])]
-
-    row_inputs = [asked["used"], *pool]
-    asked["add"].click(add, row_inputs, row_outputs, **drawing)
-    for i, button in enumerate(asked["removers"]):
-        button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
-    asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
-    edits = [box.input for box in (asked["question"], *asked["boxes"])]
-    edits += [button.click for button in (*asked["removers"], asked["write"])]
-    gr.on(edits, None, None, asked["note"], js="() => ''", **private)  # it tells of the example as it was
-    gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
-    gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
-    write_inputs = [asked["question"], asked["seed"], *row_inputs]
-    waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
-    asked["write"].click(write, write_inputs, [*row_outputs, asked["message"]], **waiting)
+    rows = RowPool(asked)
+    rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
