@@ -1,4 +1,4 @@
-"""python -m flexdemo generate | mask | paraphrase | evaluate | record | bench. Parses arguments; `commands` does the work."""
+"""python -m flexdemo generate | mask | paraphrase | evaluate | record | bench: arguments. `commands` does the work."""
 
 from __future__ import annotations
 

@@ -186,11 +186,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def run_record(args: argparse.Namespace) -> None:
     check_output(args.output, (".json",))
     examples = _examples(args.examples or EXAMPLES)
+    from .methods import ask
     from .recording import check_date, dumps, record
 
     date = args.date or datetime.date.today().isoformat()
     check_date(date)
-    text = dumps(record(_load(args), examples, date=date))
+    lm = _load(args)
+    ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
+    text = dumps(record(lm, examples, date=date))
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"wrote {args.output}: {len(examples)} examples, {len(text.encode()):,} bytes")
 

@@ -15,6 +15,7 @@ from .prompt import POSITIONS
 from .ui_form import CONFIDENCE, GIVEN, MOST_SAMPLES, ROWS, Form
 from .ui_parts import Drawing
 from .ui_rows import budget_html
+from .ui_share import Share
 from .ui_tabs import number
 
 HINT = "Another wording; several pasted lines become several rows"
@@ -27,6 +28,7 @@ def ask_side(
 
     `room` is how many tokens prompt and answer may have together.
     """
+    link_message = gr.HTML("", elem_id="link-message", elem_classes="message")
     used = gr.State((count, 0))  # rows in use, and a number that grows with each edit of them
     with gr.Row(elem_classes=["wording-row", "is-P1"]):
         question = _wording("Question (P1)", "question", start.question, focus=True)
@@ -74,6 +76,7 @@ def ask_side(
         _help("Temperature 0 is greedy: always the likeliest token. Top-p and seed act above 0.")
         label = "Prefix: instruction or examples that every wording sees"
         prefix = gr.Textbox(start.prefix, label=label, elem_id="prefix", lines=2, max_lines=8)
+    share = Share()
     gallery = gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[example["question"]] for example in examples],
@@ -100,6 +103,7 @@ def ask_side(
     return {
         "form": form, "question": question, "boxes": boxes, "weights": weights, "rows": rows, "removers": removers,
         "lifters": lifters, "copiers": copiers, "lowerers": lowerers, "rows_message": rows_message, "budget": budget,
+        "share": share, "link_message": link_message,
         "used": used, "add": add, "write": write, "equal": equal, "shares": shares, "run": run, "methods": methods,
         "stop": stop, "compare": compare, "message": message, "gallery": gallery, "note": note, "seed": seed,
     }  # fmt: skip
