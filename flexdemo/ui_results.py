@@ -49,13 +49,13 @@ def open_results(path: Path, limits: Limits) -> Opened:
     size = path.stat().st_size
     if size > limits.file_bytes:
         raise InputError(
-            f"{path.name} has {size / 1e6:.1f} MB: at most {limits.file_bytes / 1e6:g} MB can be opened here; "
+            f"the file {path.name} has {size / 1e6:.1f} MB: at most {limits.file_bytes / 1e6:g} MB can be opened here; "
             "`python -m flexdemo evaluate --report` makes a page of any size"
         )
     try:
         table = read_table(path)
         if len(table) > limits.file_rows:
-            raise InputError(f"{path.name} has {len(table):,} rows: at most {limits.file_rows:,} can be opened here")
+            raise InputError(f"the file {path.name} has {len(table):,} rows: at most {limits.file_rows:,} can be opened here")
         return Opened(path.name, summarise(table), tuple(disagreements(table, MOST_LISTED)))
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error

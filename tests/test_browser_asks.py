@@ -391,7 +391,7 @@ def row_of(record: str, method: str, prediction: str, right: bool, **changes: An
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three records: both right; flex right and causal wrong; one wording, both wrong and alike."""
-    path = tmp_path_factory.mktemp("results") / "<b>my results.csv"
+    path = tmp_path_factory.mktemp("results") / "my results.csv"
     rows = [
         row_of("1", "flex", "Lima", True), row_of("1", "causal", "Lima", True),
         row_of("2", "flex", "Lima", True), row_of("2", "causal", NASTY, False),
@@ -413,9 +413,7 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
     assert lines[1][2].startswith("0.667 [") and lines[2][2].startswith("0.333 [")
     assert lines[1][3].startswith("+0.333 [")
     shares = visit.plot("accuracy-plot", "_fullData[0].x")
-    assert [round(share, 3) for share in shares.values() if isinstance(share, float)][:2] == [0.667, 0.333] or list(
-        shares
-    ) == pytest.approx([2 / 3, 1 / 3])
+    assert shares == pytest.approx([2 / 3, 1 / 3])
     assert visit.plot("wordings-plot", "_fullData.length") == 2
     listed = page.locator("#results-records tbody tr")
     expect(listed).to_have_count(1)
@@ -426,7 +424,7 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
     page.get_by_role("button", name="Fill in record 2").click()
     expect(page.locator("#question textarea")).to_have_value("Question 2?")
     assert texts(visit) == ["first wording", NASTY] and weights(visit) == ["1", "1", "1"]
-    expect(page.locator("#example-note")).to_contain_text("Record 2 of <b>my results.csv, right: Lima")
+    expect(page.locator("#example-note")).to_contain_text("Record 2 of my results.csv, right: Lima")
     page.wait_for_function("() => document.activeElement.id === 'run'")
     assert visit.text("status-run") == before, "nothing runs by itself"
     page.keyboard.press("Enter")
@@ -445,5 +443,5 @@ def test_what_is_no_results_file_is_told_of(visit: Visit, results: Path, tmp_pat
     expect(alert).to_have_count(0)
     (tmp_path / "large.jsonl").write_bytes(b"x" * 20_000_001)
     page.locator("#results-file input[type=file]").set_input_files(tmp_path / "large.jsonl")
-    expect(alert).to_contain_text("large.jsonl has 20.0 MB: at most 20 MB can be opened here")
+    expect(alert).to_contain_text("The file large.jsonl has 20.0 MB: at most 20 MB can be opened here")
     clean(visit)
