@@ -55,7 +55,9 @@ def open_results(path: Path, limits: Limits) -> Opened:
     try:
         table = read_table(path)
         if len(table) > limits.file_rows:
-            raise InputError(f"the file {path.name} has {len(table):,} rows: at most {limits.file_rows:,} can be opened here")
+            raise InputError(
+                f"the file {path.name} has {len(table):,} rows: at most {limits.file_rows:,} can be opened here"
+            )
         return Opened(path.name, summarise(table), tuple(disagreements(table, MOST_LISTED)))
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error

@@ -94,7 +94,7 @@ class Share:
                 "The link holds the question, the paraphrases, the weights and all settings.", elem_id="link-said"
             )
         self.link = gr.Textbox(
-            visible=False, label="Link to what the page holds now", elem_id="link", lines=1, max_lines=3
+            visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
         )
         self.query = gr.Textbox(visible=False)
 
