@@ -105,9 +105,9 @@ class ResultTools:
         self.file = gr.DownloadButton(visible=False)
         self.message = gr.HTML("", elem_id="tools-message", elem_classes="message")
         self.badge = gr.HTML(NOT_CHECKED, elem_id="proof")
-        with gr.Accordion("Python program that asks this again", open=False, elem_id="program-box"):
+        with gr.Accordion("Python program that asks this again", open=False, elem_id="repeat-box"):
             self.program = gr.Code(
-                "", language="python", show_label=False, wrap_lines=True, elem_id="program", interactive=False
+                "", language="python", show_label=False, wrap_lines=True, elem_id="repeat", interactive=False
             )
         self.outputs = [self.note, *self.buttons.values(), self.check, self.message, self.badge, self.program]
 

@@ -286,10 +286,10 @@ def test_one_click_saves_what_ran(browser: Browser, visit: Visit, tmp_path: Path
 def test_the_program_repeats_the_answer(visit: Visit, tmp_path: Path) -> None:
     visit.example("Who painted Water Lilies?")
     visit.run()
-    visit.page.locator("#program-box button").first.click()
-    program = visit.page.locator("#program .cm-content")
+    visit.page.locator("#repeat-box button").first.click()
+    program = visit.page.locator("#repeat .cm-content")
     expect(program).to_contain_text("flexdemo.ask(")
-    text = "\n".join(visit.page.locator("#program .cm-line").all_text_contents())
+    text = "\n".join(visit.page.locator("#repeat .cm-line").all_text_contents())
     environment = {**os.environ, "PYTHONPATH": str(browser_support.ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110

@@ -373,6 +373,9 @@ def test_contract_of_element_ids(lm: LanguageModel) -> None:
     wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "mask-plot", "token-view", "status"}
     wanted |= {"strategy", "positions", "max-new-tokens", "compare-all", "weights-from", "samples"}
     wanted |= {"sample-temperature", "ape-temperature", "ape-scale", "mass-plot", "effect-plot", "attention-plot"}
+    wanted |= {f"{name}-{i}" for name in ("up", "down", "copy", "remove") for i in range(1, 11)}
+    wanted |= {"budget", "copy-link", "link", "link-message", "save-json", "save-csv", "save-png", "save-report"}
+    wanted |= {"check", "proof", "repeat", "results", "results-file", "results-summary", "results-records"}
     assert wanted <= ids
     inner = "".join(str(block.value) for block in demo.blocks.values() if isinstance(block, gr.HTML))
     assert 'id="answer-flex"' in inner and 'id="answer-causal"' in inner
