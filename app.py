@@ -12,7 +12,8 @@ from pathlib import Path
 
 from flexdemo.cli import OneLineParser
 
-EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples.json"
+ASSETS = Path(__file__).resolve().parent / "assets"
+EXAMPLES, RECORDED = ASSETS / "examples.json", ASSETS / "recorded.json"
 PROFILES = ("local",)
 
 
@@ -66,10 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
+    from flexdemo.recording import load_recorded
     from flexdemo.ui import build_demo, launch_options
 
+    try:
+        recordings = load_recorded(RECORDED) if RECORDED.is_file() else []
+    except InputError as error:
+        print(f"no recorded examples: {error}", file=sys.stderr)
+        recordings = []
+
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
-    demo = build_demo(lm, examples=examples)
+    demo = build_demo(lm, examples=examples, recordings=recordings)
     demo.queue(max_size=64)
     demo.launch(server_name=host, server_port=port, **launch_options())
     return 0

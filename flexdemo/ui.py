@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,20 @@ from .cells import Window
 from .config import Decoding, InputError, Limits
 from .methods import METHODS, resolve_methods
 from .model import LanguageModel
+from .recording import Recorded
 from .ui_ask import ask_side, note_of
-from .ui_form import ROWS, Form
+from .ui_export import ResultTools
+from .ui_form import ROWS, Form, token_limit
 from .ui_parts import CARDS, Drawing
+from .ui_recorded import cards_html, line_html, recorded_of, recorded_run
+from .ui_results import ResultsFile
+from .ui_rows import RowPool, budget_of
 from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
 from .ui_tabs import Tabs
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
+UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
+KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 FALLBACK_EXAMPLE = {
     "question": "What is the capital of Peru?",
@@ -42,6 +49,7 @@ def launch_options() -> dict[str, Any]:
         "css_paths": [ASSETS / "style.css"],
         "js": KEYS,
         "footer_links": ["api", "settings"],
+        "max_file_size": Limits().file_bytes + UPLOAD_MARGIN,
         "ssr_mode": False,
         "show_error": True,
     }
@@ -65,10 +73,17 @@ def for_clients(endpoint: Callable[..., dict]) -> Callable[..., dict]:
     return call
 
 
-def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Sequence[dict] = ()) -> gr.Blocks:
+def build_demo(
+    lm: LanguageModel,
+    *,
+    limits: Limits | None = None,
+    examples: Sequence[dict] = (),
+    recordings: Sequence[Recorded] = (),
+) -> gr.Blocks:
     """The page over a loaded model; launch it with `launch_options()`.
 
-    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start.
+    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
+    of `recordings` asked the same, its result is shown until the first run.
     """
     limits = limits or Limits()
     offered = list(examples) or [FALLBACK_EXAMPLE]
@@ -89,7 +104,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         "",
     )
     drawn = parts.draw(lm, limits, start)
-    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         gr.HTML(
             "<h1>flexdemo</h1><p>One question, several wordings, one pass. The mask keeps the wordings apart; "
             "the answer is fused from all of them.</p>",
@@ -97,10 +112,13 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         )
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
-                asked = ask_side(start, drawn, examples=offered, count=count, limits=limits)
+                asked = ask_side(
+                    start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
+                )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
-        _wire(lm, limits, offered, asked, seen, demo)
+        results = ResultsFile(limits)
+        _wire(lm, limits, offered, recordings, asked, seen, results, demo)
         gr.api(
             for_clients(work.generate_endpoint(lm, limits)),
             api_name="generate",
@@ -130,16 +148,27 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         elem_id="stats-note",
     )
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
+    tools = ResultTools(lm)
     tabs = Tabs(lm, limits, drawn)
-    return {"model": model, "state": state, "weights": weights, "cards": cards, "table": table, "tabs": tabs}
+    return {
+        "tools": tools,
+        "model": model,
+        "state": state,
+        "weights": weights,
+        "cards": cards,
+        "table": table,
+        "tabs": tabs,
+    }
 
 
 def _wire(
     lm: LanguageModel,
     limits: Limits,
     examples: Sequence[dict],
+    recordings: Sequence[Recorded],
     asked: dict[str, Any],
     seen: dict[str, Any],
+    results: ResultsFile,
     demo: gr.Blocks,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
@@ -155,14 +184,16 @@ def _wire(
             drawn = parts.draw(lm, limits, form, window=window)
         except InputError as error:
             model = parts.model_html(lm, limits, None, None)
-            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)))
+            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)), budget_of(lm, limits, form))
         model = parts.model_html(lm, limits, drawn.tokens, form.max_new_tokens)
         visible = gr.update(visible=drawn.is_long)
-        return drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, ""
+        shown_parts = (drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, "")
+        return (*shown_parts, budget_of(lm, limits, form, drawn.tokens))
 
     tabs: Tabs = seen["tabs"]
+    tools: ResultTools = seen["tools"]
     drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
-    drawn_parts += [seen["model"], asked["message"]]
+    drawn_parts += [seen["model"], asked["message"], asked["budget"]]
     draw_inputs = [*tabs.window_inputs, *asked["form"]]
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
@@ -174,11 +205,12 @@ def _wire(
         try:
             for frame in work.answers(lm, limits, Form.from_values(values), current):
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights)
-                yield (*map(shown, said), *tabs.filled(frame.last))
+                yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
         finally:
             runs.end(session, current)
 
-    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"], seen["weights"], *tabs.outputs]
+    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"], seen["weights"]]
+    outputs += [*tabs.outputs, *tools.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, asked["form"], outputs, trigger_mode="once", **running)
 
@@ -188,7 +220,7 @@ def _wire(
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, asked["form"], outputs, trigger_mode="once", **running)]
-    tabs.wire(lm, events, drawing=drawing, running=running)
+    tools.wire(tabs.last, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
         return shown(runs.stop(request.session_hash or ""))
@@ -207,44 +239,28 @@ def _wire(
 
     demo.unload(forget)
 
-    pool = [*asked["boxes"], *asked["weights"]]
-    row_outputs = [*pool, *asked["rows"], asked["used"]]
+    rows, share = RowPool(asked), asked["share"]
+    rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
+    share.wire(rows, asked["form"], asked["message"], drawing=drawing)
+    results.wire(rows, asked["note"], drawing=drawing)
 
-    def as_updates(rows: work.Rows, serial: int) -> list[Any]:
-        count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (ROWS - count)]
-        weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
+    def recorded(index: int) -> list[Any]:
+        """What a recording of an example shows in the places of `outputs`; all as it is where there is none."""
+        found = recorded_of(recordings, examples[index])
+        if found is None:
+            return [gr.skip()] * len(outputs)
+        last = recorded_run(found, START_METHODS)
+        said = (*cards_html(last), parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
+        return [*said, parts.weights_html(last.result), *tabs.filled(last), *tools.filled(last)]
 
-    def add(used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).added(""), used[1])
+    def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
+        values, alert = share.opened(request, rows, used, limits)
+        if values is None:
+            return [*[gr.skip()] * len(filled), alert, *recorded(0)]
+        return [*values, alert, *[gr.skip()] * len(outputs)]
 
-    def remove(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).removed(index), used[1])
-
-    def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
-        try:
-            rows = work.Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
-        except InputError as error:
-            return [*[gr.skip()] * len(row_outputs), parts.alert_html(str(error))]
-        return [*as_updates(rows, used[1]), ""]
-
-    def load_example(index: int, used: tuple[int, int]) -> list[Any]:
-        example = examples[index]
-        texts = tuple(example["paraphrases"][:ROWS])
-        rows = work.Rows(texts, (1,) * (len(texts) + 1))
-        return [example["question"], note_of(example), *as_updates(rows, used[1])]
-
-    row_inputs = [asked["used"], *pool]
-    asked["add"].click(add, row_inputs, row_outputs, **drawing)
-    for i, button in enumerate(asked["removers"]):
-        button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
-    asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
-    edits = [box.input for box in (asked["question"], *asked["boxes"])]
-    edits += [button.click for button in (*asked["removers"], asked["write"])]
-    gr.on(edits, None, None, asked["note"], js="() => ''", **private)  # it tells of the example as it was
-    gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
-    gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
-    write_inputs = [asked["question"], asked["seed"], *row_inputs]
-    waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
-    asked["write"].click(write, write_inputs, [*row_outputs, asked["message"]], **waiting)
+    filled = share.outputs(rows, asked["form"])
+    begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
+    chosen = asked["gallery"].click(recorded, asked["gallery"], outputs, **drawing)
+    gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
+    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)

@@ -139,10 +139,12 @@ def stats_html(result: MethodResult, first_token: float) -> str:
     return " · ".join(parts)
 
 
-def card_html(method: str, answered: MethodResult | None = None, first_token: float = 0.0, *, note: str = "") -> str:
-    """A card's answer, whose text content is exactly the answer, and its numbers."""
+def card_html(
+    method: str, answered: MethodResult | None = None, first_token: float = 0.0, *, note: str = "", tail: str = ""
+) -> str:
+    """A card's answer, whose text content is exactly the answer, and its numbers, with `tail` behind them."""
     text = "" if answered is None else escape(answered.answer)
-    stats = note if answered is None else stats_html(answered, first_token)
+    stats = note if answered is None else stats_html(answered, first_token) + (f" · {tail}" if tail else "")
     return f'<div id="answer-{method}" class="answer">{text}</div><div id="stats-{method}" class="stats">{stats}</div>'
 
 

@@ -39,7 +39,7 @@ class Tabs:
 
     def __init__(self, lm: LanguageModel, limits: Limits, drawn: Drawing) -> None:
         self.last = gr.State(None)
-        layers, heads = heads_of(lm)
+        self.heads = layers, heads = heads_of(lm)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Mask", elem_id="tab-mask"):
                 self._mask(limits, drawn)
@@ -105,12 +105,13 @@ class Tabs:
             return [gr.skip()] * len(self.outputs)
         explained = last.explanation is not None
         mass = told.note_html("mass", last) + (told.mass_legend_html(last) if explained else "")
+        single = gr.update(visible=told.has_heads(last, *self.heads))
         effect, steps = told.effect_plot(last), told.step_count(last)
         step = gr.update(value=1, maximum=max(2, steps - told.STEPS + 1), visible=steps > told.STEPS)
         effect_shown = gr.update(value=effect, visible=effect is not None)
         gone = gr.update(value=None, visible=False)  # the picture of a head belongs to an earlier prompt
         return [
-            last, mass, gr.update(visible=explained), told.note_html("effect", last), effect_shown,
+            last, mass, single, told.note_html("effect", last), effect_shown,
             told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
             told.note_html("attention", last), gone, "",
         ]  # fmt: skip
@@ -121,6 +122,8 @@ class Tabs:
         def mass(last: LastRun | None, layer: int, head: int, per_token: bool) -> Any:
             if last is None or last.explanation is None:
                 return gr.update(value=None, visible=False)
+            if not told.has_heads(last, *self.heads):  # a recording of another model, or of means alone
+                layer = head = MEAN
             chosen = {"layer": None if layer == MEAN else layer, "head": None if head == MEAN else head}
             return gr.update(value=told.mass_plot(last, **chosen, per_token=per_token), visible=True)
 

@@ -247,6 +247,41 @@ class Rows:
         """Without one row; those below move up with their texts and weights."""
         return Rows(self.texts[:index] + self.texts[index + 1 :], self.weights[: index + 1] + self.weights[index + 2 :])
 
+    def moved(self, index: int, by: int) -> Rows:
+        """With one row `by` places further down, with its weight; as it is where there is no such place."""
+        place = index + by
+        if not (0 <= index < len(self.texts) and 0 <= place < len(self.texts)):
+            return self
+        order = list(range(len(self.texts)))
+        order.insert(place, order.pop(index))
+        weights = (self.weights[0], *(self.weights[i + 1] for i in order))
+        return Rows(tuple(self.texts[i] for i in order), weights)
+
+    def duplicated(self, index: int) -> Rows:
+        """With a copy of one row below it, its weight included, as far as the pool goes."""
+        if not 0 <= index < len(self.texts) < ROWS:
+            return self
+        cut = index + 1
+        texts = (*self.texts[:cut], self.texts[index], *self.texts[cut:])
+        return Rows(texts, (*self.weights[: cut + 1], self.weights[cut], *self.weights[cut + 1 :]))
+
+    def pasted(self, index: int, lines: Sequence[str]) -> tuple[Rows, int]:
+        """With `lines` in place of one row and in new rows below it, and how many lines the pool had no room for.
+
+        Blank rows make room if there is no other; a row that holds text stays.
+        """
+        texts, weights = list(self.texts), list(self.weights)
+        texts[index] = lines[0]
+        room = ROWS - len(texts)
+        blanks = [i for i, text in enumerate(texts) if not text.strip()]
+        for i in reversed(blanks[: max(0, len(lines) - 1 - room)]):
+            del texts[i], weights[i + 1]
+            index -= i < index
+        fresh = list(lines[1 : 1 + ROWS - len(texts)])
+        texts[index + 1 : index + 1] = fresh
+        weights[index + 2 : index + 2] = [1.0] * len(fresh)
+        return Rows(tuple(texts), tuple(weights)), len(lines) - 1 - len(fresh)
+
     def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
         """With paraphrases by the model in blank and new rows; what is there stays."""
         blanks = [i for i, text in enumerate(self.texts) if not text.strip()]

@@ -106,7 +106,7 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("gradio", {"ui.py", "ui_ask.py", "ui_tabs.py"}),
+        ("gradio", {f"ui{part}.py" for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs")}),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
     ],
 )
