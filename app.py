@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import socket
@@ -25,7 +26,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+    parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as MCP tools (gradio[mcp])")
     return parser
+
+
+def check_mcp() -> None:
+    """ValueError if the package is missing that makes MCP tools of the endpoints."""
+    if importlib.util.find_spec("mcp") is None:
+        raise ValueError("--mcp needs the package mcp: install it with pip install 'gradio[mcp]'")
 
 
 def resolve_address(host: str | None, port: int | None) -> tuple[str, int]:
@@ -52,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         host, port = resolve_address(args.host, args.port)
+        if args.mcp:
+            check_mcp()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     demo = build_demo(lm, examples=examples)
     demo.queue(max_size=64)
-    demo.launch(server_name=host, server_port=port, **launch_options())
+    demo.launch(server_name=host, server_port=port, mcp_server=args.mcp, **launch_options())
     return 0
 
 

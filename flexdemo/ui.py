@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .model import LanguageModel
 from .ui_ask import ask_side, note_of
 from .ui_form import ROWS, Form
 from .ui_parts import CARDS, Drawing
+from .ui_program import add_endpoints, program_section
 from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
 from .ui_tabs import Tabs
 
@@ -50,19 +51,6 @@ def launch_options() -> dict[str, Any]:
 def shown(part: Any) -> Any:
     """None, which leaves a part of the page as it is, in gradio's words."""
     return gr.skip() if part is None else part
-
-
-def for_clients(endpoint: Callable[..., dict]) -> Callable[..., dict]:
-    """An endpoint whose InputError reaches the client as its message."""
-
-    @wraps(endpoint)
-    def call(*args: Any, **options: Any) -> dict:
-        try:
-            return endpoint(*args, **options)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return call
 
 
 def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Sequence[dict] = ()) -> gr.Blocks:
@@ -101,13 +89,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
         _wire(lm, limits, offered, asked, seen, demo)
-        gr.api(
-            for_clients(work.generate_endpoint(lm, limits)),
-            api_name="generate",
-            concurrency_id="model",
-            concurrency_limit=1,
-        )
-        gr.api(for_clients(work.mask_endpoint(lm, limits)), api_name="mask", concurrency_id="draw", concurrency_limit=4)
+        add_endpoints(lm, limits)
     return demo
 
 
@@ -131,6 +113,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
     )
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
     tabs = Tabs(lm, limits, drawn)
+    program_section()
     return {"model": model, "state": state, "weights": weights, "cards": cards, "table": table, "tabs": tabs}
 
 

@@ -47,4 +47,5 @@ KEYS = """() => {
     event.stopPropagation();
     document.querySelector('#run')?.click();
   }, true);
+  for (const each of document.querySelectorAll('#program .address')) each.textContent = location.origin;
 }"""

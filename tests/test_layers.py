@@ -106,7 +106,7 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("gradio", {"ui.py", "ui_ask.py", "ui_tabs.py"}),
+        ("gradio", {"ui.py", "ui_ask.py", "ui_program.py", "ui_tabs.py"}),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
     ],
 )
