@@ -15,11 +15,12 @@ from .cells import Window
 from .config import Decoding, InputError, Limits
 from .methods import METHODS, resolve_methods
 from .model import LanguageModel
+from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
 from .ui_form import ROWS, Form
 from .ui_parts import CARDS, Drawing
 from .ui_program import add_endpoints, program_section
-from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
+from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
@@ -41,7 +42,7 @@ def launch_options() -> dict[str, Any]:
         "theme": theme,
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
-        "js": KEYS,
+        "js": SCRIPT,
         "footer_links": ["api", "settings"],
         "ssr_mode": False,
         "show_error": True,

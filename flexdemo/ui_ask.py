@@ -15,6 +15,7 @@ from .prompt import POSITIONS
 from .ui_form import CONFIDENCE, GIVEN, MOST_SAMPLES, ROWS, Form
 from .ui_parts import Drawing
 from .ui_tabs import number
+from .ui_terms import terms_html
 
 
 def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: in
         write = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=90)
         equal = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
     shares = gr.HTML(drawn.shares, elem_id="shares")
+    gr.HTML(terms_html("Weights"), elem_classes="terms")
     with gr.Row(elem_id="actions"):
         run = gr.Button("Run", variant="primary", elem_id="run", min_width=90, scale=3)
         stop = gr.Button("Stop", elem_id="stop", min_width=70)
@@ -48,6 +50,7 @@ def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: in
         )
         positions = gr.Dropdown(schemes, value=start.positions, label="Positions", elem_id="positions", min_width=130)
         length = number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length", "max-new-tokens")
+    gr.HTML(terms_html("Segment mask", "Aligned positions"), elem_classes="terms")
     methods = gr.CheckboxGroup(
         [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
     )
@@ -103,6 +106,7 @@ def _weighing(start: Form) -> list[Any]:
         samples = number(1, MOST_SAMPLES, start.samples or 1, 1, "Samples", "samples")
         warmth = number(0.1, 2, start.sample_temperature or 1, 0.05, "Their temperature", "sample-temperature")
     _help("Samples: answers drawn from each wording. A higher temperature makes them differ more.")
+    gr.HTML(terms_html("Confidence"), elem_classes="terms")
     with gr.Row():
         ape = number(0.1, 2, start.ape_temperature or 1, 0.05, "Attention T", "ape-temperature")
         scale = number(0.1, 2, start.ape_scale or 1, 0.05, "Attention S", "ape-scale")
@@ -110,6 +114,7 @@ def _weighing(start: Form) -> list[Any]:
         "T below 1 sharpens the fused answer's attention to the wordings. S below 1 usually gives them less weight "
         "against prefix and answer. With both at 1 attention is plain."
     )
+    gr.HTML(terms_html("APE (attention T and S)"), elem_classes="terms")
     return [source, samples, warmth, ape, scale]
 
 
