@@ -18,7 +18,7 @@ LAYERS = (
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},
-    {"encoding"},
+    {"encoding", "threads"},
     {"steps", "prompt_masks"},
     {"generation"},
     {"confidence"},
