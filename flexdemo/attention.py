@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from .config import InputError
-from .masks import Layout, MaskMod, block_mask, dense_mask
+from .masks import Layout, block_mask, dense_mask, make_mask_mod
 from .recorders import ApeRows, Recorder, attention_probabilities
 
 NAME = "flexdemo_segments"
@@ -223,9 +223,11 @@ class Backend:
     def padded(self, length: int) -> int:
         return -(-length // self.multiple) * self.multiple
 
-    def prompt_mask(self, mask_mod: MaskMod, layout: Layout) -> BlockMask | Tensor:
+    def prompt_mask(self, strategy: str, layout: Layout) -> BlockMask | Tensor:
         """The mask over a whole layout in the form that `attend` takes."""
-        return block_mask(mask_mod, layout) if self.blocks else dense_mask(mask_mod, layout)[:, None]
+        if self.blocks:
+            return block_mask(strategy, layout)
+        return dense_mask(make_mask_mod(strategy, layout), layout)[:, None]
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(

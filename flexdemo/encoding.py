@@ -128,7 +128,7 @@ def encode(
     masks = {}
     for device in lm.devices:
         layout = Layout(segments.to(device), roles.to(device))
-        masks[device] = backend.prompt_mask(make_mask_mod(encoding.strategy, layout), layout)
+        masks[device] = backend.prompt_mask(encoding.strategy, layout)
     cache = DynamicCache()
     forward(lm, ids, positions, Plan(lm.backend, masks, recorder), cache)
     return cache

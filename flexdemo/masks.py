@@ -8,11 +8,12 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 from .config import InputError
 from .prompt import ANSWER, PAD, PARAPHRASE, PREFIX, SUFFIX
 
+BLOCK = 128  # tokens: FlexAttention's own block size
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -104,19 +105,41 @@ def _owners(strategy: Strategy, layout: Layout) -> Tensor:
     return torch.where(layout.roles == PAD, alone, torch.where(joins_last, last, layout.segments))
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """A strategy over a layout as properties of tokens, each (B, T): all that its mask_mod reads."""
+
+    owner: Tensor
+    real: Tensor
+    shared: Tensor
+    fuses: Tensor
+    both_ways: Tensor
+
+
+def _rule(name: str, layout: Layout) -> _Rule:
+    if name not in STRATEGIES:
+        raise InputError(f"unknown mask strategy {name!r}: choose from {', '.join(STRATEGIES)}")
+    strategy = STRATEGIES[name]
+    real = layout.roles != PAD
+    return _Rule(
+        _owners(strategy, layout),
+        real,
+        strategy.shared(layout) & real,
+        (layout.roles >= strategy.fuses_at) & real,
+        (layout.roles == PARAPHRASE) & strategy.both_ways,
+    )
+
+
 def make_mask_mod(name: str, layout: Layout) -> MaskMod:
     """The one mask_mod of a strategy over a layout; True = visible. Every view of the mask comes from it.
 
     All strategies share one closure and differ only in the vectors it reads, so a kernel compiled for one serves all.
     """
-    if name not in STRATEGIES:
-        raise InputError(f"unknown mask strategy {name!r}: choose from {', '.join(STRATEGIES)}")
-    strategy = STRATEGIES[name]
-    owner = _owners(strategy, layout)  # (B, T)
-    real = layout.roles != PAD
-    shared = strategy.shared(layout) & real
-    fuses = (layout.roles >= strategy.fuses_at) & real
-    both_ways = (layout.roles == PARAPHRASE) & strategy.both_ways
+    return _mask_mod(_rule(name, layout))
+
+
+def _mask_mod(rule: _Rule) -> MaskMod:
+    owner, real, shared, fuses, both_ways = rule.owner, rule.real, rule.shared, rule.fuses, rule.both_ways
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         earlier = kv <= q
@@ -129,10 +152,67 @@ def make_mask_mod(name: str, layout: Layout) -> MaskMod:
     return mask_mod
 
 
-def block_mask(mask_mod: MaskMod, layout: Layout) -> BlockMask:
-    """The BlockMask (B, 1, T, T) that FlexAttention runs, on the layout's device."""
-    batch, length = layout.segments.shape
-    return create_block_mask(mask_mod, batch, None, length, length, device=layout.segments.device)
+def block_mask(name: str, layout: Layout) -> BlockMask:
+    """The BlockMask (B, 1, T, T) that FlexAttention runs, on the layout's device.
+
+    Which blocks are empty, partial or full follows from the tokens' properties alone, as a row's segments stand in
+    order: no (T, T) tensor is made. Partial blocks are left to the mask_mod, which stays the only rule.
+    """
+    rule = _rule(name, layout)
+    length = layout.segments.shape[1]
+    some, full = _block_kinds(rule, -(-length // BLOCK))
+    partial = some & ~full
+    counts = [kind.sum(dim=-1, dtype=torch.int32)[:, None] for kind in (partial, full)]
+    # Indices of the blocks of a kind come first, in order; what follows them is not read.
+    places = [
+        kind.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)[:, None]
+        for kind in (partial, full)
+    ]
+    return BlockMask.from_kv_blocks(
+        counts[0], places[0], counts[1], places[1], BLOCK, _mask_mod(rule), (length, length), compute_q_blocks=False
+    )
+
+
+def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:
+    """Blocks (B, blocks, blocks) of queries x keys in which some cell is visible, and in which all are."""
+
+    def grouped(tokens: Tensor, fill: int | bool) -> Tensor:
+        rows, length = tokens.shape
+        padded = torch.full((rows, blocks * BLOCK), fill, dtype=tokens.dtype, device=tokens.device)
+        padded[:, :length] = tokens
+        return padded.view(rows, blocks, BLOCK)
+
+    def span(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last segment among a block's chosen tokens; above all others and -1 where there is none."""
+        return owner.where(chosen, rule.owner.shape[1]).amin(-1), owner.where(chosen, -1).amax(-1)
+
+    owner, real = grouped(rule.owner, -1), grouped(rule.real, False)
+    shared, fuses = grouped(rule.shared, False), grouped(rule.fuses, False)
+    ahead = grouped(rule.both_ways, False)
+
+    index = torch.arange(blocks, device=owner.device)
+    before, same = index[None, :] < index[:, None], index[None, :] == index[:, None]
+    (first, last), whole = span(real), real.all(-1)
+
+    def meets(low: Tensor, high: Tensor) -> Tensor:
+        """Whether segments low to high of the queries are among those of the keys."""
+        return torch.maximum(low[:, :, None], first[:, None]) <= torch.minimum(high[:, :, None], last[:, None])
+
+    to_shared = real.any(-1)[:, :, None] & shared.any(-1)[:, None]
+    to_all = fuses.any(-1)[:, :, None] & real.any(-1)[:, None]
+    some = (before & (meets(first, last) | to_shared | to_all)) | same | meets(*span(ahead))
+
+    # All cells of an earlier block: its keys that are not shared, if any, are of the one segment of all queries that
+    # do not fuse, if any.
+    key_first, key_last = span(real & ~shared)
+    query_first, query_last = span(real & ~fuses)
+    one_key, one_query = key_first == key_last, query_first == query_last
+    same_segment = one_key[:, None] & one_query[:, :, None] & (key_first[:, None] == query_first[:, :, None])
+    no_key, no_query = (key_last < 0)[:, None], (query_last < 0)[:, :, None]
+    all_real = whole[:, :, None] & whole[:, None]
+    one_segment = (first == last)[:, :, None] & (first == last)[:, None] & (first[:, :, None] == first[:, None])
+    full = all_real & ((before & (same_segment | no_key | no_query)) | (ahead.all(-1)[:, :, None] & one_segment))
+    return some, full
 
 
 def dense_mask(mask_mod: MaskMod, layout: Layout, *, start: int = 0, stop: int | None = None) -> Tensor:

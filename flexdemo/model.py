@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from . import attention
 from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
 from .config import InputError
-from .masks import make_layout, make_mask_mod
+from .masks import make_layout
 from .prompt import PARAPHRASE, PREFIX
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tinyqa"
@@ -135,7 +135,7 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
     length = runs.padded(5)
     layout = make_layout((0, 1, 1, 2, 2), (PREFIX, *[PARAPHRASE] * 4), pads=length - 5)
     placed = {device: layout.to(device) for device in devices}
-    masks = {device: runs.prompt_mask(make_mask_mod("segment", at), at) for device, at in placed.items()}
+    masks = {device: runs.prompt_mask("segment", at) for device, at in placed.items()}
     entry = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
     tokens = [(3 + i) % vocabulary for i in range(5)] + [0] * (length - 5)

@@ -236,11 +236,10 @@ def methods_html(last: LastRun) -> str:
     head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
     suffix = len(prompt.segments[-1])
     costs = (
-        "<b>Mean log-prob.</b> is that of the tokens of the method's own answer. <b>Agreement</b>: share of the "
-        "wordings alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the "
-        "same encoding share one prefill and its cost. <b>Rows</b>: views that decode as rows of the batch, each "
-        f"reading the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are "
-        "computed once."
+        "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
+        "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same "
+        "encoding share one prefill and its cost. <b>Rows</b>: views that decode as rows of the batch, each reading "
+        f"the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are computed once."
     )
     table = f'<table class="facts methods"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     box = f'<div class="scroll wide" tabindex="0">{table}</div>'

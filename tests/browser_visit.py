@@ -5,6 +5,7 @@ playwright is imported where it is used, so that the other tests run without it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -125,9 +126,15 @@ class Visit:
         self.page.get_by_role("tab", name=tab, exact=True).click()
 
     def plot(self, name: str, what: str) -> Any:
-        """A value inside the figure `name`, once it is drawn: `what` is a path from its element, such as `data`."""
-        self.page.locator(f"#{name} .nsewdrag").wait_for(state="attached")
-        return self.page.evaluate(f"() => document.querySelector('#{name} .js-plotly-plot').{what}")
+        """A value inside the figure `name`, once it is drawn: `what` is a path from its element, such as `data`.
+
+        The page has a new element for each new figure, so that there may be none for a moment.
+        """
+        script = f"""() => {{
+            const plot = document.querySelector('#{name} .js-plotly-plot');
+            return plot?._fullData?.length && plot.querySelector('.nsewdrag') ? JSON.stringify(plot.{what}) : null;
+        }}"""
+        return json.loads(self.page.wait_for_function(script).json_value())
 
 
 def clean(visit: Visit) -> None:

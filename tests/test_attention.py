@@ -21,7 +21,7 @@ from flexdemo.attention import (
     attention_probabilities,
     segment_attention,
 )
-from flexdemo.masks import make_layout, make_mask_mod
+from flexdemo.masks import make_layout
 from flexdemo.methods import ask
 from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
 
@@ -71,7 +71,7 @@ def test_property_11_backends_equal_a_softmax_written_out_over_a_prompt(backend:
     bias = oracle.bias("segment", [*tokens, oracle.Token("suffix")], [1.0, 1.0]).expand(2, 1, 8, 8)
     layout = make_layout(SEGMENT_IDS, ROLES)
     layout = type(layout)(layout.segments.expand(2, -1), layout.roles.expand(2, -1))
-    plan = Plan(backend, {q.device: BACKENDS[backend].prompt_mask(make_mask_mod("segment", layout), layout)})
+    plan = Plan(backend, {q.device: BACKENDS[backend].prompt_mask("segment", layout)})
     out, _ = segment_attention(module(), q, k, v, None, scaling=0.3, segment_plan=plan)
     expected, _ = softmax_attention(q, k, v, bias, 0.3)
     torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)

@@ -85,7 +85,7 @@ def test_property_11_logits_of_a_packed_prompt_agree_in_fp32(in_fp32: dict[str, 
     """Every token's logits, over a prompt of several blocks of 128 tokens, within 1e-4."""
     from flexdemo.attention import BACKENDS as TABLE
     from flexdemo.attention import Plan
-    from flexdemo.masks import make_layout, make_mask_mod
+    from flexdemo.masks import make_layout
     from flexdemo.prompt import build_prompt
 
     prompt = build_prompt(models.tokenizer(), QUESTION * 12, [QUESTION * 9, "Name it.", QUESTION * 15])
@@ -94,7 +94,7 @@ def test_property_11_logits_of_a_packed_prompt_agree_in_fp32(in_fp32: dict[str, 
         length = TABLE[backend].padded(len(prompt.token_ids))
         pads = length - len(prompt.token_ids)
         layout = make_layout(prompt.segment_ids, prompt.roles, pads=pads).to(lm.device)
-        mask = TABLE[backend].prompt_mask(make_mask_mod(strategy, layout), layout)
+        mask = TABLE[backend].prompt_mask(strategy, layout)
         ids = torch.tensor([[*prompt.token_ids, *[0] * pads]], device=lm.device)
         positions = torch.tensor([[*prompt.position_ids("aligned"), *[0] * pads]], device=lm.device)
         plan = Plan(backend, {lm.device: mask})

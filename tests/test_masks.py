@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from flexdemo.config import InputError
-from flexdemo.masks import STRATEGIES, Layout, block_mask, dense_mask, density, make_layout, make_mask_mod
+from flexdemo.masks import (
+    STRATEGIES,
+    Layout,
+    _block_kinds,
+    _rule,
+    block_mask,
+    dense_mask,
+    density,
+    make_layout,
+    make_mask_mod,
+)
 from flexdemo.prompt import ANSWER, PAD, PARAPHRASE, PREFIX, SUFFIX
 
 ROLES = {"prefix": PREFIX, "paraphrase": PARAPHRASE, "suffix": SUFFIX, "answer": ANSWER, "pad": PAD}
@@ -69,7 +79,7 @@ def test_the_block_mask_that_runs_is_the_dense_mask(strategy: str) -> None:
     tokens = random_tokens(rng, padding=True)
     layout = layout_of(tokens)
     mask_mod = make_mask_mod(strategy, layout)
-    blocks = block_mask(mask_mod, layout)
+    blocks = block_mask(strategy, layout)
     n = len(tokens)
     index = torch.arange(n)
     zero = torch.zeros((), dtype=torch.long)
@@ -88,7 +98,7 @@ def test_block_masks_hide_no_visible_block(strategy: str) -> None:
     tokens += [oracle.Token("suffix")] * 3
     layout = layout_of(tokens)
     mask_mod = make_mask_mod(strategy, layout)
-    blocks, dense = block_mask(mask_mod, layout), dense_mask(mask_mod, layout)[0]
+    blocks, dense = block_mask(strategy, layout), dense_mask(mask_mod, layout)[0]
     assert torch.equal(dense, torch.tensor(oracle.mask(strategy, tokens)))
 
     def grid(counts: torch.Tensor | None, indices: torch.Tensor | None) -> torch.Tensor:
@@ -153,3 +163,29 @@ def test_unknown_strategies_are_named() -> None:
     layout = make_layout((0, 1, 2), (PREFIX, PARAPHRASE, SUFFIX))
     with pytest.raises(InputError, match=r"unknown mask strategy 'diagonal': choose from segment, isolated"):
         make_mask_mod("diagonal", layout)
+
+
+@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+def test_kinds_of_blocks_are_those_of_their_cells(strategy: str) -> None:
+    """Empty, partial and full for random batches with padding between and behind, against the dense mask."""
+    rng = random.Random(strategy)
+    for _ in range(12):
+        batch, length = [], rng.choice((384, 600, 1024))
+        for _ in range(3):
+            tokens = [oracle.Token("prefix")] * rng.choice((0, 1, 60, 128, 200))
+            for i in range(1, rng.randint(1, 5) + 1):
+                tokens += [oracle.Token("paraphrase", i)] * rng.choice((1, 7, 64, 128, 150, 256))
+            tokens = tokens[: length - 10]
+            pads = rng.choice((0, 3, length - 10 - len(tokens)))
+            tokens += [oracle.Token("pad")] * max(0, min(pads, length - 10 - len(tokens)))
+            tokens += [oracle.Token("suffix")] * 3 + [oracle.Token("answer")] * rng.randint(0, 5)
+            batch.append(tokens + [oracle.Token("pad")] * (length - len(tokens)))
+        layouts = [layout_of(tokens) for tokens in batch]
+        layout = Layout(torch.cat([x.segments for x in layouts]), torch.cat([x.roles for x in layouts]))
+        some, full = _block_kinds(_rule(strategy, layout), -(-length // 128))
+        cells = torch.zeros(3, some.shape[1] * 128, some.shape[1] * 128, dtype=torch.bool)
+        cells[:, :length, :length] = dense_mask(make_mask_mod(strategy, layout), layout)
+        blocks = cells.view(3, some.shape[1], 128, some.shape[1], 128)
+        assert torch.equal(full, blocks.all(dim=4).all(dim=2))
+        assert torch.equal(some & blocks.any(dim=4).any(dim=2), blocks.any(dim=4).any(dim=2))
+        assert torch.equal(some[:, :-1], blocks.any(dim=4).any(dim=2)[:, :-1])

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from flexdemo import model as model_module
 from flexdemo.attention import BACKENDS, BackendError, Plan, UnsupportedModelError
 from flexdemo.config import InputError
-from flexdemo.masks import make_layout, make_mask_mod
+from flexdemo.masks import make_layout
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, ModelError, load_model, prepare, refuse_unsupported
 from flexdemo.prompt import PARAPHRASE, PREFIX, ROLE_NAMES, SegmentedPrompt, build_prompt
@@ -29,7 +29,7 @@ def packed_logits(
 ) -> torch.Tensor:
     """Logits (T, V) of every token of a packed prompt, by the engine's attention and mask."""
     layout = make_layout(prompt.segment_ids, prompt.roles)
-    mask = BACKENDS[lm.backend].prompt_mask(make_mask_mod(strategy, layout), layout)
+    mask = BACKENDS[lm.backend].prompt_mask(strategy, layout)
     ids = torch.tensor([prompt.token_ids])
     position_ids = torch.tensor([prompt.position_ids(positions)]) + shift
     plan = Plan(lm.backend, {ids.device: mask})
@@ -39,7 +39,7 @@ def packed_logits(
 @torch.no_grad()
 def packed_hidden_states(lm: LanguageModel, prompt: SegmentedPrompt, strategy: str) -> tuple[torch.Tensor, ...]:
     layout = make_layout(prompt.segment_ids, prompt.roles)
-    mask = BACKENDS[lm.backend].prompt_mask(make_mask_mod(strategy, layout), layout)
+    mask = BACKENDS[lm.backend].prompt_mask(strategy, layout)
     ids, position_ids = torch.tensor([prompt.token_ids]), torch.tensor([prompt.position_ids("aligned")])
     plan = Plan(lm.backend, {ids.device: mask})
     out = lm.model(

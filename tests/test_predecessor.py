@@ -12,7 +12,7 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import cli, generation
+from flexdemo import cli, encoding, masks
 from flexdemo.attention import BACKENDS, Plan
 from flexdemo.masks import Layout, dense_mask, make_layout, make_mask_mod
 from flexdemo.methods import ask
@@ -160,7 +160,8 @@ def test_tensors_on_different_devices_mask_mod(strategy: str) -> None:
     index = torch.zeros(1, dtype=torch.long, device="meta")
     assert mask_mod(index, index, index, index).device.type == "meta"
     assert dense_mask(mask_mod, layout).device.type == "meta"
-    assert BACKENDS["sdpa"].prompt_mask(mask_mod, layout).device.type == "meta"
+    assert BACKENDS["sdpa"].prompt_mask(strategy, layout).device.type == "meta"
+    assert BACKENDS["flex"].prompt_mask(strategy, layout).kv_indices.device.type == "meta"
 
 
 def test_tensors_on_different_devices_plans(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_exceptions_are_not_turned_into_causal_attention(lm: LanguageModel, monk
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no mask today")
 
-    monkeypatch.setattr(generation, "make_mask_mod", broken)
+    monkeypatch.setattr(encoding, "make_mask_mod", broken)
     with pytest.raises(RuntimeError, match=r"no mask today"):
         ask(lm, QUESTION, OTHERS, max_new_tokens=1)
 
@@ -258,14 +259,14 @@ def test_no_kv_cache(lm: LanguageModel) -> None:
 
 def test_mask_is_not_made_for_every_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    original = generation.make_mask_mod
-    monkeypatch.setattr(generation, "make_mask_mod", lambda name, layout: made.append(name) or original(name, layout))
+    original = masks._rule
+    monkeypatch.setattr(masks, "_rule", lambda name, layout: made.append(name) or original(name, layout))
     counts = []
     for tokens in (1, 6):
         made.clear()
         ask(lm, QUESTION, OTHERS, max_new_tokens=tokens)
         counts.append(len(made))
-    assert counts[0] == counts[1] == 2  # the prompt's mask, and the rows of suffix and answer
+    assert counts[0] == counts[1] == 3  # the prompt's mask, the rows of suffix and answer, and the density that is told
 
 
 def test_models_of_two_requests_do_not_share_their_attention_setting(tokenizer: Any) -> None:
