@@ -43,7 +43,7 @@ def imported(*arguments: str) -> int:
 
 
 def test_gradio_is_imported_without_its_type_stubs() -> None:
-    assert imported("left") == 0
+    assert imported("left") <= 1, "of Blocks, which is no component"
     assert imported() > 20, "gradio no longer reads its stubs: app.without_stubs is of no use"
 
 
