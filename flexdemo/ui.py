@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,16 @@ from .config import Decoding, InputError, Limits
 from .methods import METHODS, resolve_methods
 from .model import LanguageModel
 from .recording import Recorded
+from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
 from .ui_export import ResultTools
 from .ui_form import ROWS, Form, token_limit
 from .ui_parts import CARDS, Drawing
+from .ui_program import add_endpoints, program_section
 from .ui_recorded import cards_html, line_html, recorded_of, recorded_run
 from .ui_results import ResultsFile
 from .ui_rows import RowPool, budget_of
-from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
+from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
@@ -47,7 +48,7 @@ def launch_options() -> dict[str, Any]:
         "theme": theme,
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
-        "js": KEYS,
+        "js": SCRIPT,
         "footer_links": ["api", "settings"],
         "max_file_size": Limits().file_bytes + UPLOAD_MARGIN,
         "ssr_mode": False,
@@ -58,19 +59,6 @@ def launch_options() -> dict[str, Any]:
 def shown(part: Any) -> Any:
     """None, which leaves a part of the page as it is, in gradio's words."""
     return gr.skip() if part is None else part
-
-
-def for_clients(endpoint: Callable[..., dict]) -> Callable[..., dict]:
-    """An endpoint whose InputError reaches the client as its message."""
-
-    @wraps(endpoint)
-    def call(*args: Any, **options: Any) -> dict:
-        try:
-            return endpoint(*args, **options)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return call
 
 
 def build_demo(
@@ -119,13 +107,7 @@ def build_demo(
                 seen = _see_side(lm, limits, start, drawn)
         results = ResultsFile(limits)
         _wire(lm, limits, offered, recordings, asked, seen, results, demo)
-        gr.api(
-            for_clients(work.generate_endpoint(lm, limits)),
-            api_name="generate",
-            concurrency_id="model",
-            concurrency_limit=1,
-        )
-        gr.api(for_clients(work.mask_endpoint(lm, limits)), api_name="mask", concurrency_id="draw", concurrency_limit=4)
+        add_endpoints(lm, limits)
     return demo
 
 
@@ -150,6 +132,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
     tools = ResultTools(lm)
     tabs = Tabs(lm, limits, drawn)
+    program_section()
     return {
         "tools": tools,
         "model": model,

@@ -17,6 +17,7 @@ from .ui_parts import Drawing
 from .ui_rows import budget_html
 from .ui_share import Share
 from .ui_tabs import number
+from .ui_terms import terms_html
 
 HINT = "Another wording; several pasted lines become several rows"
 
@@ -51,6 +52,7 @@ def ask_side(
     rows_message = gr.HTML("", elem_id="rows-message", elem_classes="message")
     budget = gr.HTML(budget_html(drawn.tokens, start.max_new_tokens, room), elem_id="budget")
     shares = gr.HTML(drawn.shares, elem_id="shares")
+    gr.HTML(terms_html("Weights"), elem_classes="terms")
     with gr.Row(elem_id="actions"):
         run = gr.Button("Run", variant="primary", elem_id="run", min_width=90, scale=3)
         stop = gr.Button("Stop", elem_id="stop", min_width=70)
@@ -64,6 +66,7 @@ def ask_side(
         )
         positions = gr.Dropdown(schemes, value=start.positions, label="Positions", elem_id="positions", min_width=130)
         length = number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length", "max-new-tokens")
+    gr.HTML(terms_html("Segment mask", "Aligned positions"), elem_classes="terms")
     methods = gr.CheckboxGroup(
         [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
     )
@@ -122,6 +125,7 @@ def _weighing(start: Form) -> list[Any]:
         samples = number(1, MOST_SAMPLES, start.samples or 1, 1, "Samples", "samples")
         warmth = number(0.1, 2, start.sample_temperature or 1, 0.05, "Their temperature", "sample-temperature")
     _help("Samples: answers drawn from each wording. A higher temperature makes them differ more.")
+    gr.HTML(terms_html("Confidence"), elem_classes="terms")
     with gr.Row():
         ape = number(0.1, 2, start.ape_temperature or 1, 0.05, "Attention T", "ape-temperature")
         scale = number(0.1, 2, start.ape_scale or 1, 0.05, "Attention S", "ape-scale")
@@ -129,6 +133,7 @@ def _weighing(start: Form) -> list[Any]:
         "T below 1 sharpens the fused answer's attention to the wordings. S below 1 usually gives them less weight "
         "against prefix and answer. With both at 1 attention is plain."
     )
+    gr.HTML(terms_html("APE (attention T and S)"), elem_classes="terms")
     return [source, samples, warmth, ape, scale]
 
 

@@ -12,9 +12,11 @@ from .attention_map import heads_of
 from .cells import EXACT_TOKENS
 from .config import InputError, Limits
 from .model import LanguageModel
+from .ui_access import effect_words, mass_words
 from .ui_explain import LastRun
 from .ui_parts import Drawing
 from .ui_style import COLOURS
+from .ui_terms import terms_html
 
 MEAN = -1  # "mean over all", in place of the number of a layer or head
 
@@ -47,6 +49,7 @@ class Tabs:
                 self._mass(layers, heads)
             with gr.Tab("Leave-one-out", elem_id="tab-effect"):
                 self.effect_note = gr.HTML(told.note_html("effect", None), elem_id="effect-note")
+                gr.HTML(terms_html("Leave-one-out"), elem_classes="terms")
                 self.effect = _plot("effect-plot")
             with gr.Tab("Candidates", elem_id="tab-candidates"):
                 self.candidates_note = gr.HTML(told.note_html("candidates", None), elem_id="candidates-note")
@@ -79,6 +82,7 @@ class Tabs:
 
     def _mass(self, layers: int, heads: int) -> None:
         self.mass_note = gr.HTML(told.note_html("mass", None), elem_id="mass-note")
+        gr.HTML(terms_html("Attention mass"), elem_classes="terms")
         with gr.Row(visible=False, elem_classes="choices") as self.mass_settings:
             self.layer = _which("Layer", layers, "mass-layer")
             self.head = _which("Head", heads, "mass-head")
@@ -104,14 +108,15 @@ class Tabs:
         if last is None:
             return [gr.skip()] * len(self.outputs)
         explained = last.explanation is not None
-        mass = told.note_html("mass", last) + (told.mass_legend_html(last) if explained else "")
+        mass = told.note_html("mass", last) + mass_words(last) + (told.mass_legend_html(last) if explained else "")
         single = gr.update(visible=told.has_heads(last, *self.heads))
-        effect, steps = told.effect_plot(last), told.step_count(last)
+        effect = told.note_html("effect", last) + effect_words(last)
+        bars, steps = told.effect_plot(last), told.step_count(last)
         step = gr.update(value=1, maximum=max(2, steps - told.STEPS + 1), visible=steps > told.STEPS)
-        effect_shown = gr.update(value=effect, visible=effect is not None)
+        effect_shown = gr.update(value=bars, visible=bars is not None)
         gone = gr.update(value=None, visible=False)  # the picture of a head belongs to an earlier prompt
         return [
-            last, mass, single, told.note_html("effect", last), effect_shown,
+            last, mass, single, effect, effect_shown,
             told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
             told.note_html("attention", last), gone, "",
         ]  # fmt: skip

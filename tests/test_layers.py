@@ -18,7 +18,7 @@ LAYERS = (
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},
-    {"encoding"},
+    {"encoding", "threads"},
     {"steps", "prompt_masks"},
     {"generation"},
     {"confidence"},
@@ -106,7 +106,10 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("gradio", {f"ui{part}.py" for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs")}),
+        (
+            "gradio",
+            {f"ui{part}.py" for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs", "_program")},
+        ),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
     ],
 )

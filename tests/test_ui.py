@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
-from gradio_client import Client
-from gradio_client.exceptions import AppError
 
 import flexdemo
 from flexdemo import ui, ui_rows, ui_work
@@ -288,79 +285,6 @@ def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monke
     monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: [])
     with pytest.raises(InputError, match="nothing new"):
         rows.written(lm, Limits(), QUESTION, 0)
-
-
-# Endpoints
-
-
-@pytest.fixture(scope="module")
-def client(lm: LanguageModel) -> Iterator[Client]:
-    demo = ui.build_demo(lm)
-    demo.queue()
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield Client(url, verbose=False)
-    demo.close()
-
-
-def test_only_the_two_endpoints_are_public(client: Client) -> None:
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/mask"}
-
-
-def test_generate_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
-    options = {"methods": ["all"], "mask": "anchor", "weights": [1, 3], "max_new_tokens": 5}
-    got = client.predict(question=QUESTION, paraphrases=["Name it."], **options, api_name="/generate")
-    want = flexdemo.ask(lm, QUESTION, ["Name it."], **options).to_dict()
-    assert got.keys() == want.keys() and got["seconds"].keys() == want["seconds"].keys()
-    for key in ("model", "device", "dtype", "backend", "mask"):
-        assert got[key] == want[key]
-    assert got["prompt"] == want["prompt"]
-    assert [r["token_ids"] for r in got["results"]] == [list(r["token_ids"]) for r in want["results"]]
-
-
-def test_generate_endpoint_takes_the_weighting_of_the_page(client: Client, lm: LanguageModel) -> None:
-    options = {
-        "weights": "confidence",
-        "samples": 3,
-        "sample_temperature": 0.9,
-        "ape_temperature": 0.8,
-        "ape_scale": 1.2,
-    }
-    got = client.predict(question=QUESTION, paraphrases=["Name it."], max_new_tokens=4, **options, api_name="/generate")
-    want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=4, **options).to_dict()
-    assert got["ape"] == want["ape"] == {"temperature": 0.8, "scale": 1.2}
-    assert got["confidence"] == {**want["confidence"], "shares": list(want["confidence"]["shares"])}
-    assert got["results"][0]["token_ids"] == list(want["results"][0]["token_ids"])
-
-
-def test_endpoints_have_defaults(client: Client) -> None:
-    assert client.predict(question=QUESTION, api_name="/generate")["results"][0]["method"] == "flex"
-
-
-def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
-    got = client.predict(question=QUESTION, paraphrases=["Name it."], mask="isolated", api_name="/mask")
-    want = mask_dict(build_prompt(lm.tokenizer, QUESTION, ["Name it."]), "isolated", "aligned")
-    assert got == want
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "arguments", "said"),
-    [
-        ("/generate", {"question": ""}, "the question is empty"),
-        ("/generate", {"question": QUESTION, "mask": "odd"}, "unknown mask strategy 'odd'"),
-        ("/generate", {"question": QUESTION, "methods": ["odd"]}, "unknown method 'odd'"),
-        ("/generate", {"question": QUESTION, "paraphrases": ["x"] * 11}, "give at most 10"),
-        ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
-        ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
-        ("/generate", {"question": QUESTION, "weights": "confidence", "samples": 40}, "draw at most 32"),
-        ("/generate", {"question": QUESTION, "weights": "odd"}, "weights must be numbers"),
-        ("/generate", {"question": QUESTION, "ape_scale": -1}, "the APE scale must be a positive number"),
-        ("/mask", {"question": "x" * 3000}, "shorten it"),
-        ("/mask", {"question": QUESTION, "against": "odd"}, "unknown mask strategy 'odd'"),
-    ],
-)
-def test_endpoints_explain_bad_input(client: Client, endpoint: str, arguments: dict, said: str) -> None:
-    with pytest.raises(AppError, match=said):
-        client.predict(**arguments, api_name=endpoint)
 
 
 # Page
