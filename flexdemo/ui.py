@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,25 @@ from .config import Decoding, InputError, Limits
 from .methods import resolve_methods
 from .model import LanguageModel
 from .reading import Readings
+from .recording import Recorded
+from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
-from .ui_compare import Pair
-from .ui_form import ROWS, Form
+from .ui_compare import PAIR, Pair
+from .ui_export import ResultTools
+from .ui_form import ROWS, Form, token_limit
 from .ui_links import SAVE, png_html
 from .ui_pair import PairWidgets
 from .ui_parts import Drawing
-from .ui_style import CHIPS, FONTS, KEYS, MONO, THEME
+from .ui_program import add_endpoints, program_section
+from .ui_recorded import cards_html, line_html, recorded_of, recorded_run
+from .ui_results import ResultsFile
+from .ui_rows import RowPool, budget_of
+from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
+UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
+KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 FALLBACK_EXAMPLE = {
     "question": "What is the capital of Peru?",
@@ -44,9 +52,10 @@ def launch_options() -> dict[str, Any]:
         "theme": theme,
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
-        "js": KEYS,
+        "js": SCRIPT,
         "head": f"<script defer>{(ASSETS / 'views.js').read_text(encoding='utf-8')}</script>",
         "footer_links": ["api", "settings"],
+        "max_file_size": Limits().file_bytes + UPLOAD_MARGIN,
         "ssr_mode": False,
         "show_error": True,
     }
@@ -57,23 +66,17 @@ def shown(part: Any) -> Any:
     return gr.skip() if part is None else part
 
 
-def for_clients(endpoint: Callable[..., dict]) -> Callable[..., dict]:
-    """An endpoint whose InputError reaches the client as its message."""
-
-    @wraps(endpoint)
-    def call(*args: Any, **options: Any) -> dict:
-        try:
-            return endpoint(*args, **options)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return call
-
-
-def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Sequence[dict] = ()) -> gr.Blocks:
+def build_demo(
+    lm: LanguageModel,
+    *,
+    limits: Limits | None = None,
+    examples: Sequence[dict] = (),
+    recordings: Sequence[Recorded] = (),
+) -> gr.Blocks:
     """The page over a loaded model; launch it with `launch_options()`.
 
-    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start.
+    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
+    of `recordings` asked the same, its result is shown until the first run.
     """
     limits = limits or Limits()
     offered = list(examples) or [FALLBACK_EXAMPLE]
@@ -94,7 +97,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         "",
     )
     drawn = parts.draw(lm, limits, start)
-    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         gr.HTML(
             "<h1>flexdemo</h1><p>One question, several wordings, one pass. The mask keeps the wordings apart; "
             "the answer is fused from all of them.</p>",
@@ -102,17 +105,14 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         )
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
-                asked = ask_side(start, drawn, examples=offered, count=count, limits=limits)
+                asked = ask_side(
+                    start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
+                )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
-        _wire(lm, limits, offered, asked, seen, demo)
-        gr.api(
-            for_clients(work.generate_endpoint(lm, limits)),
-            api_name="generate",
-            concurrency_id="model",
-            concurrency_limit=1,
-        )
-        gr.api(for_clients(work.mask_endpoint(lm, limits)), api_name="mask", concurrency_id="draw", concurrency_limit=4)
+        results = ResultsFile(limits)
+        _wire(lm, limits, offered, recordings, asked, seen, results, demo)
+        add_endpoints(lm, limits)
     return demo
 
 
@@ -124,16 +124,28 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
+    tools = ResultTools(lm)
     tabs = Tabs(lm, limits, drawn)
-    return {"model": model, "state": state, "weights": weights, "pair": pair, "table": table, "tabs": tabs}
+    program_section()
+    return {
+        "tools": tools,
+        "model": model,
+        "state": state,
+        "weights": weights,
+        "pair": pair,
+        "table": table,
+        "tabs": tabs,
+    }
 
 
 def _wire(
     lm: LanguageModel,
     limits: Limits,
     examples: Sequence[dict],
+    recordings: Sequence[Recorded],
     asked: dict[str, Any],
     seen: dict[str, Any],
+    results: ResultsFile,
     demo: gr.Blocks,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
@@ -151,14 +163,16 @@ def _wire(
             drawn = parts.draw(lm, limits, form, window=window, schemes=chosen.both(form), show=show)
         except InputError as error:
             model = parts.model_html(lm, limits, None, None)
-            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)))
+            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)), budget_of(lm, limits, form))
         model = parts.model_html(lm, limits, drawn.tokens, form.max_new_tokens)
         visible = gr.update(visible=drawn.is_long)
-        return drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, ""
+        shown_parts = (drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, "")
+        return (*shown_parts, budget_of(lm, limits, form, drawn.tokens))
 
     tabs: Tabs = seen["tabs"]
+    tools: ResultTools = seen["tools"]
     drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
-    drawn_parts += [seen["model"], asked["message"]]
+    drawn_parts += [seen["model"], asked["message"], asked["budget"]]
     draw_inputs = [*tabs.window_inputs, *pair.choices, *asked["form"]]
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
@@ -181,12 +195,13 @@ def _wire(
         try:
             for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
-                yield (*map(shown, said), *tabs.filled(frame.last))
+                yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
         finally:
             runs.end(session, current)
 
     run_inputs = [*pair.choices, *asked["form"]]
-    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live, *tabs.outputs]
+    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live]
+    outputs += [*tabs.outputs, *tools.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
 
@@ -215,12 +230,14 @@ def _wire(
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    rows, share = RowPool(asked), asked["share"]
+    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
-    equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
-    events.append(equalled.then(rerun, run_inputs, outputs, **again))
-    events += [changed.then(rerun, run_inputs, outputs, **again) for changed in pair.wire(asked["form"], drawing)]
-    tabs.wire(lm, events, drawing=drawing, running=running)
+    events += [
+        changed.then(rerun, run_inputs, outputs, **again) for changed in (equalled, *pair.wire(asked["form"], drawing))
+    ]
+    tools.wire(tabs.last, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
         return shown(runs.stop(request.session_hash or ""))
@@ -240,43 +257,27 @@ def _wire(
 
     demo.unload(forget)
 
-    pool = [*asked["boxes"], *asked["weights"]]
-    row_outputs = [*pool, *asked["rows"], asked["used"]]
+    share.wire(rows, asked["form"], asked["message"], drawing=drawing)
+    results.wire(rows, asked["note"], drawing=drawing)
 
-    def as_updates(rows: work.Rows, serial: int) -> list[Any]:
-        count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (ROWS - count)]
-        weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
+    def recorded(index: int, *sides: Any) -> list[Any]:
+        """What a recording of an example shows in the places of `outputs`; all as it is where there is none."""
+        found = recorded_of(recordings, examples[index])
+        if found is None:
+            return [gr.skip()] * len(outputs)
+        last = recorded_run(found, START_METHODS)
+        cards = cards_html(last) if not sides or Pair.from_values(sides) == PAIR else [gr.skip()] * 2
+        said = (*cards, parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
+        return [*said, parts.weights_html(last.result), "", *tabs.filled(last), *tools.filled(last)]
 
-    def add(used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).added(""), used[1])
+    def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
+        values, alert = share.opened(request, rows, used, limits)
+        if values is None:
+            return [*[gr.skip()] * len(filled), alert, *recorded(0)]
+        return [*values, alert, *[gr.skip()] * len(outputs)]
 
-    def remove(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).removed(index), used[1])
-
-    def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
-        try:
-            rows = work.Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
-        except InputError as error:
-            return [*[gr.skip()] * len(row_outputs), parts.alert_html(str(error))]
-        return [*as_updates(rows, used[1]), ""]
-
-    def load_example(index: int, used: tuple[int, int]) -> list[Any]:
-        example = examples[index]
-        texts = tuple(example["paraphrases"][:ROWS])
-        rows = work.Rows(texts, (1,) * (len(texts) + 1))
-        return [example["question"], note_of(example), *as_updates(rows, used[1])]
-
-    row_inputs = [asked["used"], *pool]
-    asked["add"].click(add, row_inputs, row_outputs, **drawing)
-    for i, button in enumerate(asked["removers"]):
-        button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
-    edits = [box.input for box in (asked["question"], *asked["boxes"])]
-    edits += [button.click for button in (*asked["removers"], asked["write"])]
-    gr.on(edits, None, None, asked["note"], js="() => ''", **private)  # it tells of the example as it was
-    gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
-    gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
-    write_inputs = [asked["question"], asked["seed"], *row_inputs]
-    waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
-    asked["write"].click(write, write_inputs, [*row_outputs, asked["message"]], **waiting)
+    filled = share.outputs(rows, asked["form"])
+    begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
+    chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
+    gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
+    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)

@@ -134,14 +134,19 @@ def _chips(wordings: Sequence[Segment], shares: Sequence[float]) -> str:
 def weights_html(result: Result | None) -> str:
     """The weights that ran, in one line, and where they came from; `result` has the page's names of wordings."""
     if result is None or not result.done:
-        return "Weights that ran: –"
+        return _line("Weights that ran: –")
     chips, source = _chips(result.prompt.paraphrases, result.prompt.weights), ""
     if result.confidence is not None:
         sampled = result.confidence
         source = f" by confidence, {sampled.samples} samples each at temperature {sampled.temperature:g}"
         if not any(sampled.shares):
             source += " (none agreed with its greedy answer, so all weigh the same)"
-    return f"Weights that ran{source}: {chips}"
+    return _line(f"Weights that ran{source}: {chips}")
+
+
+def _line(said: str) -> str:
+    """One line that scrolls sideways where it does not fit, by keyboard too."""
+    return f'<div class="line" tabindex="0" role="group" aria-label="Weights that ran">{said}</div>'
 
 
 def rate(result: MethodResult, first_token: float) -> float | None:
@@ -172,11 +177,15 @@ def card_html(
     first_token: float = 0.0,
     *,
     note: str = "",
+    tail: str = "",
     marked: str | None = None,
 ) -> str:
-    """A card's answer, whose text content is exactly the answer, and its numbers; `marked` is the answer as HTML."""
+    """A card's answer, whose text content is exactly the answer, and its numbers, with `tail` behind them.
+
+    `marked` is the answer as HTML.
+    """
     text = marked if marked is not None else "" if answered is None else escape(answered.answer)
-    stats = note if answered is None else stats_html(answered, first_token)
+    stats = note if answered is None else stats_html(answered, first_token) + (f" · {tail}" if tail else "")
     return f'<div id="answer-{method}" class="answer">{text}</div><div id="stats-{method}" class="stats">{stats}</div>'
 
 

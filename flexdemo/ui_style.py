@@ -1,4 +1,4 @@
-"""How the page looks and which keys it hears: fonts, colours, style of segments. Knows no gradio."""
+"""How the page looks: fonts, colours, style of segments. Knows no gradio."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THEME = {
     "button_primary_background_fill": "#0067A3",
     "button_primary_background_fill_hover": "#00578A",
     "button_primary_background_fill_dark": "#0B74B5",
-    "button_primary_background_fill_hover_dark": "#1582C4",
+    "button_primary_background_fill_hover_dark": "#0A67A1",
     "button_primary_text_color": "#FFFFFF",
     "button_secondary_background_fill": "#E9EDF1",
     "button_secondary_background_fill_hover": "#DCE2E8",
@@ -41,11 +41,3 @@ THEME = {
     "slider_color": "#0067A3",
     "slider_color_dark": "#3C9AD6",
 }
-KEYS = """() => {
-  document.addEventListener('keydown', (event) => {
-    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    document.querySelector('#run')?.click();
-  }, true);
-}"""

@@ -12,10 +12,12 @@ from .attention_map import heads_of
 from .cells import EXACT_TOKENS
 from .config import InputError, Limits
 from .model import LanguageModel
+from .ui_access import effect_words, mass_words
 from .ui_explain import LastRun
 from .ui_links import LINKS
 from .ui_parts import Drawing
 from .ui_style import COLOURS
+from .ui_terms import terms_html
 
 MEAN = -1  # "mean over all", in place of the number of a layer or head
 
@@ -40,7 +42,7 @@ class Tabs:
 
     def __init__(self, lm: LanguageModel, limits: Limits, drawn: Drawing) -> None:
         self.last = gr.State(None)
-        layers, heads = heads_of(lm)
+        self.heads = layers, heads = heads_of(lm)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Mask", elem_id="tab-mask"):
                 self._mask(limits, drawn)
@@ -48,6 +50,7 @@ class Tabs:
                 self._mass(layers, heads)
             with gr.Tab("Leave-one-out", elem_id="tab-effect"):
                 self.effect_note = gr.HTML(told.note_html("effect", None), elem_id="effect-note")
+                gr.HTML(terms_html("Leave-one-out"), elem_classes="terms")
                 self.effect = _plot("effect-plot")
             with gr.Tab("Candidates", elem_id="tab-candidates"):
                 self.candidates_note = gr.HTML(told.note_html("candidates", None), elem_id="candidates-note")
@@ -87,6 +90,7 @@ class Tabs:
 
     def _mass(self, layers: int, heads: int) -> None:
         self.mass_note = gr.HTML(told.note_html("mass", None), elem_id="mass-note")
+        gr.HTML(terms_html("Attention mass"), elem_classes="terms")
         with gr.Row(visible=False, elem_classes="choices") as self.mass_settings:
             self.layer = _which("Layer", layers, "mass-layer")
             self.head = _which("Head", heads, "mass-head")
@@ -112,13 +116,15 @@ class Tabs:
         if last is None:
             return [gr.skip()] * len(self.outputs)
         explained = last.explanation is not None
-        mass = told.note_html("mass", last) + (told.mass_legend_html(last) if explained else "")
-        effect, steps = told.effect_plot(last), told.step_count(last)
+        mass = told.note_html("mass", last) + mass_words(last) + (told.mass_legend_html(last) if explained else "")
+        single = gr.update(visible=told.has_heads(last, *self.heads))
+        effect = told.note_html("effect", last) + effect_words(last)
+        bars, steps = told.effect_plot(last), told.step_count(last)
         step = gr.update(value=1, maximum=max(2, steps - told.STEPS + 1), visible=steps > told.STEPS)
-        effect_shown = gr.update(value=effect, visible=effect is not None)
+        effect_shown = gr.update(value=bars, visible=bars is not None)
         gone = gr.update(value=None, visible=False)  # the picture of a head belongs to an earlier prompt
         return [
-            last, mass, gr.update(visible=explained), told.note_html("effect", last), effect_shown,
+            last, mass, single, effect, effect_shown,
             told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
             told.note_html("attention", last), gone, "",
         ]  # fmt: skip
@@ -129,6 +135,8 @@ class Tabs:
         def mass(last: LastRun | None, layer: int, head: int, per_token: bool) -> Any:
             if last is None or last.explanation is None:
                 return gr.update(value=None, visible=False)
+            if not told.has_heads(last, *self.heads):  # a recording of another model, or of means alone
+                layer = head = MEAN
             chosen = {"layer": None if layer == MEAN else layer, "head": None if head == MEAN else head}
             return gr.update(value=told.mass_plot(last, **chosen, per_token=per_token), visible=True)
 

@@ -1,4 +1,4 @@
-"""What the page's buttons do: answer and stop, edit rows, endpoints. Knows no widgets and no gradio.
+"""What the page's buttons do: answer and stop, edit rows. Knows no widgets and no gradio.
 
 Nothing is kept between requests but the stop flag of a running answer, under its visitor's session.
 """
@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import ui_compare as compared
 from . import ui_parts as parts
-from .config import Ape, Decoding, InputError, Limits, Samples
-from .encoding import Encoding
+from .config import Decoding, InputError, Limits
 from .ladder import climb
-from .methods import Result, ask, stream
+from .methods import Result, stream
 from .model import LanguageModel
 from .paraphrase import paraphrase
-from .prompt import build_prompt
-from .prompt_masks import check_encoding, mask_dict
 from .reading import Reading
 from .ui_compare import PAIR, Pair
 from .ui_explain import CANDIDATES, LastRun, finish, with_names
-from .ui_form import CONFIDENCE, ROWS, Form, check_request, check_room, compose
+from .ui_form import ROWS, Form, check_request, compose
 from .ui_links import live_html
 
 FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second
@@ -175,100 +172,6 @@ def ladder(
         yield None, "Not run", parts.alert_html(str(error))
 
 
-def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
-    """The function behind `/generate`, with the command line's arguments and JSON."""
-    plain = Decoding()
-
-    def generate(
-        question: str,
-        paraphrases: list[str] | None = None,
-        methods: list[str] | None = None,
-        mask: str = "segment",
-        positions: str = "aligned",
-        weights: list[float] | str | None = None,
-        prefix: str = "",
-        max_new_tokens: int = plain.max_new_tokens,
-        temperature: float = plain.temperature,
-        top_p: float = plain.top_p,
-        seed: int = plain.seed,
-        samples: int = Samples.count,
-        sample_temperature: float = Samples.temperature,
-        ape_temperature: float = Ape.temperature,
-        ape_scale: float = Ape.scale,
-    ) -> dict:
-        """Answer a question from all its wordings at once.
-
-        Args:
-            question: the question; it is wording P1.
-            paraphrases: other wordings of it, P2 and on.
-            methods: names of methods, or ["all"]; the fused answer alone by default.
-            mask: mask strategy of the fused answer.
-            positions: position scheme of the fused answer.
-            weights: one number for the question and one for each paraphrase, "raw" or "confidence"; equal by default.
-            prefix: instruction or examples before the question.
-            max_new_tokens: limit of the answer's length.
-            temperature: 0 is greedy.
-            top_p: nucleus of sampling.
-            seed: seed of sampling.
-            samples: answers sampled from each wording, for the weights by confidence.
-            sample_temperature: temperature of those samples.
-            ape_temperature: APE temperature T of the fused answer; 1 is plain attention.
-            ape_scale: APE scale S of the fused answer; 1 is plain attention.
-
-        Returns:
-            The JSON object that `python -m flexdemo generate --json` prints.
-        """
-        others = paraphrases or []
-        lengths = {"max_new_tokens": max_new_tokens, "samples": samples}
-        check_request(limits, question, others, prefix=prefix, **lengths)
-        given = None if weights == CONFIDENCE else weights
-        prompt = build_prompt(lm.tokenizer, question, others, weights=given, prefix=prefix)
-        check_room(lm, limits, prompt, max_new_tokens)
-        options: dict[str, Any] = {"mask": mask, "positions": positions, "weights": weights, "prefix": prefix}
-        decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-        sampling = {"samples": samples, "sample_temperature": sample_temperature}
-        ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
-        options |= {"methods": methods or ["flex"], **decoding, **sampling, **ape}
-        return ask(lm, question, others, **options).to_dict()
-
-    return generate
-
-
-def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
-    """The function behind `/mask`, with the command line's arguments and JSON."""
-
-    def mask(
-        question: str,
-        paraphrases: list[str] | None = None,
-        mask: str = "segment",
-        positions: str = "aligned",
-        prefix: str = "",
-        against: str | None = None,
-    ) -> dict:
-        """The attention mask of a packed prompt, without running the model.
-
-        Args:
-            question: the question; it is wording P1.
-            paraphrases: other wordings of it, P2 and on.
-            mask: mask strategy.
-            positions: position scheme.
-            prefix: instruction or examples before the question.
-            against: another strategy to compare with.
-
-        Returns:
-            The JSON object that `python -m flexdemo mask --json` prints.
-        """
-        others = paraphrases or []
-        check_request(limits, question, others, prefix=prefix)
-        for strategy in (mask, against or mask):
-            check_encoding(Encoding(strategy, positions))
-        prompt = build_prompt(lm.tokenizer, question, others, prefix=prefix)
-        check_room(lm, limits, prompt, 0)
-        return mask_dict(prompt, mask, positions, against)
-
-    return mask
-
-
 @dataclass(frozen=True)
 class Rows:
     """The paraphrases' rows in use and their weights; `weights` begins with the question's."""
@@ -289,6 +192,41 @@ class Rows:
     def removed(self, index: int) -> Rows:
         """Without one row; those below move up with their texts and weights."""
         return Rows(self.texts[:index] + self.texts[index + 1 :], self.weights[: index + 1] + self.weights[index + 2 :])
+
+    def moved(self, index: int, by: int) -> Rows:
+        """With one row `by` places further down, with its weight; as it is where there is no such place."""
+        place = index + by
+        if not (0 <= index < len(self.texts) and 0 <= place < len(self.texts)):
+            return self
+        order = list(range(len(self.texts)))
+        order.insert(place, order.pop(index))
+        weights = (self.weights[0], *(self.weights[i + 1] for i in order))
+        return Rows(tuple(self.texts[i] for i in order), weights)
+
+    def duplicated(self, index: int) -> Rows:
+        """With a copy of one row below it, its weight included, as far as the pool goes."""
+        if not 0 <= index < len(self.texts) < ROWS:
+            return self
+        cut = index + 1
+        texts = (*self.texts[:cut], self.texts[index], *self.texts[cut:])
+        return Rows(texts, (*self.weights[: cut + 1], self.weights[cut], *self.weights[cut + 1 :]))
+
+    def pasted(self, index: int, lines: Sequence[str]) -> tuple[Rows, int]:
+        """With `lines` in place of one row and in new rows below it, and how many lines the pool had no room for.
+
+        Blank rows make room if there is no other; a row that holds text stays.
+        """
+        texts, weights = list(self.texts), list(self.weights)
+        texts[index] = lines[0]
+        room = ROWS - len(texts)
+        blanks = [i for i, text in enumerate(texts) if not text.strip()]
+        for i in reversed(blanks[: max(0, len(lines) - 1 - room)]):
+            del texts[i], weights[i + 1]
+            index -= i < index
+        fresh = list(lines[1 : 1 + ROWS - len(texts)])
+        texts[index + 1 : index + 1] = fresh
+        weights[index + 2 : index + 2] = [1.0] * len(fresh)
+        return Rows(tuple(texts), tuple(weights)), len(lines) - 1 - len(fresh)
 
     def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
         """With paraphrases by the model in blank and new rows; what is there stays."""

@@ -1,157 +1,117 @@
-"""Measure the page in headless Chromium, medians of 5: python tests/measure_page.py
+"""How long a newcomer waits: from `python app.py` to the page, and to the first answer. Run it; it is no test.
 
-Painting: from setting the question's text to the first frame after the new mask is drawn, and from switching to the
-exact window. Answers: from a click to the first answer token on the page and to the finished answer, with the prompt
-read anew, and after a weight was let go, when only the decode runs.
+python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--json]
+
+Each round starts the server anew and visits it with a new Chromium profile, already running. With --against two
+checkouts take turns, so that what else the machine does meets both. All times are seconds since the server's start.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import browser_support
-import models
-from browser_visit import Visit
-from playwright.sync_api import sync_playwright
 
-REPEATS = 5
-PAINTED = """(act) => new Promise((done) => {
-  const plot = document.querySelector('#mask-plot'), before = plot.querySelector('.js-plotly-plot');
-  const began = performance.now();
-  const seen = new MutationObserver(() => {
-    const gd = plot.querySelector('.js-plotly-plot');
-    if (!gd || gd === before || !gd._fullLayout || !plot.querySelector('.nsewdrag')) return;
-    seen.disconnect();
-    const bound = performance.now();
-    requestAnimationFrame(() => setTimeout(() => done([performance.now() - began, performance.now() - bound])));
-  });
-  seen.observe(plot, {childList: true, subtree: true});
-  (0, eval)(act);
-  setTimeout(() => done([null, null]), 60000);
-})"""
-ANSWERED = """(act) => new Promise((done) => {
-  const line = document.querySelector('#status-run .prose'), answers = document.querySelector('#answers');
-  const began = performance.now(), before = line.textContent;
-  let first = null, moved = false;
-  const look = () => {
-    const stats = document.querySelector('#stats-flex')?.textContent ?? '';
-    if (first === null && /token/.test(stats) && stats !== window.lastStats) first = performance.now() - began;
-    moved ||= line.textContent !== before;
-    if (!moved || !/Done/.test(line.textContent)) return;
-    seen.disconnect();
-    window.lastStats = stats;
-    done([first, performance.now() - began, line.textContent]);
-  };
-  const seen = new MutationObserver(look);
-  for (const part of [document.querySelector('#status-run'), answers]) {
-    seen.observe(part, {childList: true, subtree: true, characterData: true});
-  }
-  (0, eval)(act);
-  setTimeout(() => done([null, null, line.textContent]), 60000);
-})"""
-SLIDE = """const s = document.querySelector('#weight-1 input[type=range]'); s.value = %s;
-s.dispatchEvent(new Event('input', {bubbles: true}));
-s.dispatchEvent(new PointerEvent('pointerup', {bubbles: true}));"""
-ASK = """{const t = document.querySelector('#question textarea'); t.value = %s;
-t.dispatchEvent(new Event('input', {bubbles: true}));}"""
+EVENTS = {
+    "server answers": "the page's HTML can be fetched",
+    "first paint": "first contentful paint (PerformanceObserver)",
+    "run enabled": "the button Run is there and enabled",
+    "first token": "the first token of an answer is on screen",
+    "answer": "all answers are there",
+}
+WATCH = """() => {
+    const seen = window.seen = {};
+    const note = (name) => { seen[name] ??= performance.timeOrigin + performance.now(); };
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntriesByName('first-contentful-paint'))
+            seen['first paint'] ??= performance.timeOrigin + entry.startTime;
+    }).observe({type: 'paint', buffered: true});
+    const look = () => {
+        const run = document.querySelector('#run');
+        if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status-run')) {
+            note('run enabled');
+            run.click();
+        }
+        const text = (name) => document.querySelector(name)?.textContent ?? '';
+        if (text('#answer-flex') + text('#answer-causal')) note('first token');
+        if (text('#status-run').includes('Done')) note('answer');
+        if (!seen['answer']) requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+}"""
 
 
-def ask(text: str) -> str:
-    return ASK % json.dumps(text)
+def visit(browser: Any, root: Path, *, threads: str | None = None) -> dict[str, float]:
+    """Seconds from the start of the server in `root` to each of EVENTS."""
+    port = browser_support.free_port()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"} | ({"OMP_NUM_THREADS": threads} if threads else {})
+    command = [sys.executable, str(root / "app.py"), "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/"
+    began = time.time()
+    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not browser_support.answers(url):
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
+            time.sleep(0.01)
+        times = {"server answers": time.time() - began}
+        context = browser.new_context(viewport={"width": 1400, "height": 900})
+        page = context.new_page()
+        page.add_init_script(f"({WATCH})()")
+        page.goto(url, wait_until="commit")
+        page.wait_for_function("() => window.seen?.answer && window.seen['first paint']", timeout=60_000)
+        seen = page.evaluate("() => window.seen")
+        context.close()
+        return times | {name: at / 1000 - began for name, at in seen.items()}
+    finally:
+        process.kill()
+        process.wait()
 
 
-def median(values: list[float]) -> float:
-    return statistics.median(values) / 1000
+def measure(roots: list[Path], rounds: int, *, threads: str | None = None) -> dict[str, dict[str, float]]:
+    """Medians over the rounds for each checkout."""
+    from playwright.sync_api import sync_playwright
 
-
-def painting(browser: Any, url: str, sizes: list[int]) -> None:
-    """How long the mask of a prompt of about so many tokens takes to be on screen."""
-    visit = Visit(browser, url)
-    page = visit.page
-    visit.rows([])
-    per_word = 4  # tokens of `word ` in the tests' tokenizer; the page says the true number
-    for size in sizes:
-        text = ("word " * (size // per_word + 1)).strip()
-        whole, drawing = [], []
-        tokens = 0
-        for i in range(REPEATS + 1):
-            shown = page.evaluate(PAINTED, ask(f"{i} {text}"))
-            page.wait_for_timeout(400)
-            tokens = page.evaluate("() => document.querySelector('#mask-plot .js-plotly-plot').layout.meta.length")
-            whole.append(shown[0])
-            drawing.append(shown[1])
-        data = page.evaluate(
-            "() => { const gd = document.querySelector('#mask-plot .js-plotly-plot'), data = gd.data.map(t => "
-            "({...t, z: t.z?.bdata ?? t.z})); return JSON.stringify({data, layout: gd.layout}).length }"
-        )
-        print(
-            f"{tokens} tokens: keystroke to painted {median(whole[1:]):.2f} s, of which the last frame "
-            f"{median(drawing[1:]):.2f} s; figure {data / 1e6:.2f} MB"
-        )
-    exact = "document.querySelector('#mask-exact input').click()"
-    if page.locator("#mask-exact").is_visible():
-        whole = []
-        for _ in range(REPEATS):
-            whole.append(page.evaluate(PAINTED, exact)[0])
-            page.wait_for_timeout(300)
-            page.evaluate(PAINTED, exact)
-            page.wait_for_timeout(300)
-        print(f"exact window of 512 x 512: click to painted {median(whole):.2f} s")
-    visit.context.close()
-
-
-def answering(browser: Any, url: str) -> None:
-    """How long a full run takes, and one after which only the decode is done."""
-    visit = Visit(browser, url)
-    page = visit.page
-    example = "currency do i ask bank if i travel madagascar?"
-    visit.example(example)
-    run = "document.querySelector('#run').click()"
-    full, again = [], []
-    for i in range(REPEATS + 1):
-        visit.fill("question", example + "?" * i)  # another prompt, which has to be read
-        page.wait_for_timeout(1200)
-        full.append(page.evaluate(ANSWERED, run))
-        page.wait_for_timeout(1200)
-    for i in range(REPEATS + 1):
-        again.append(page.evaluate(ANSWERED, SLIDE % (2 + i)))
-        page.wait_for_timeout(1200)
-    for name, times in (("full run", full), ("weight moved", again)):
-        first, done = (median([time[i] for time in times[1:]]) for i in (0, 1))
-        print(f"{name}: first token on the page {first:.2f} s, answer done {done:.2f} s ({times[-1][2].strip()})")
-    visit.context.close()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, nargs="*", default=[200, 480, 1024, 4000], help="sizes of the prompts")
-    parser.add_argument("--skip-painting", action="store_true")
-    parser.add_argument("--skip-answers", action="store_true")
-    args = parser.parse_args()
+    times: dict[Path, list[dict[str, float]]] = {root: [] for root in roots}
     with sync_playwright() as playwright:
         executable = browser_support.find_chromium(playwright)
-        if executable is None:
-            print("error: no Chromium is installed", file=sys.stderr)
-            return 2
         browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
-        if not args.skip_painting:
-            with tempfile.TemporaryDirectory() as folder:
-                models.random_model(max_position_embeddings=8192).save_pretrained(Path(folder))
-                models.tokenizer().save_pretrained(Path(folder))
-                with browser_support.serve("--model", folder) as url:
-                    painting(browser, url, args.tokens)
-        if not args.skip_answers:
-            with browser_support.serve() as url:
-                answering(browser, url)
+        for i in range(rounds):
+            for root in roots[:: 1 if i % 2 else -1]:  # nobody is always first
+                times[root].append(visit(browser, root, threads=threads))
+                told = ", ".join(f"{name} {times[root][-1][name]:.2f}" for name in EVENTS)
+                print(f"{root.name}: {told}", file=sys.stderr, flush=True)
         browser.close()
-    return 0
+    return {
+        str(root): {name: statistics.median(each[name] for each in times[root]) for name in EVENTS} for root in roots
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="starts of each server (default: 5)")
+    parser.add_argument("--against", type=Path, help="another checkout, to compare with")
+    parser.add_argument("--threads", help="OMP_NUM_THREADS of the server (default: as it is)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    roots = [browser_support.ROOT, *([args.against.resolve()] if args.against else [])]
+    medians = measure(roots, args.rounds, threads=args.threads)
+    if args.json:
+        print(json.dumps(medians))
+        return
+    own, *others = medians.values()
+    for name, meaning in EVENTS.items():
+        ratio = "".join(f"  {own[name] / other[name]:.2f} of {other[name]:.2f}" for other in others)
+        print(f"{name:>15} {own[name]:6.2f} s{ratio}  {meaning}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

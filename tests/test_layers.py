@@ -18,7 +18,7 @@ LAYERS = (
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},
-    {"encoding"},
+    {"encoding", "threads"},
     {"steps", "prompt_masks", "reading"},
     {"schemes"},
     {"generation"},
@@ -107,7 +107,13 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("gradio", {"ui.py", "ui_ask.py", "ui_pair.py", "ui_tabs.py"}),
+        (
+            "gradio",
+            {
+                f"ui{part}.py"
+                for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs", "_program", "_pair")
+            },
+        ),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
     ],
 )

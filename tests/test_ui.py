@@ -5,18 +5,15 @@ from __future__ import annotations
 import html
 import re
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
-from gradio_client import Client
-from gradio_client.exceptions import AppError
 
 import flexdemo
-from flexdemo import ui, ui_work
+from flexdemo import ui, ui_rows, ui_work
 from flexdemo import ui_parts as parts
 from flexdemo.config import InputError, Limits
 from flexdemo.masks import STRATEGIES
@@ -252,6 +249,38 @@ def test_rows_are_added_and_removed_with_their_edits() -> None:
     assert full.added("y") == full
 
 
+def test_rows_move_and_are_duplicated_with_their_weights() -> None:
+    rows = ui_work.Rows(("a", "b", "c"), (1, 2, 3, 4))
+    assert rows.moved(2, -1) == ui_work.Rows(("a", "c", "b"), (1, 2, 4, 3))
+    assert rows.moved(0, 1) == ui_work.Rows(("b", "a", "c"), (1, 3, 2, 4))
+    assert rows.moved(0, -1) == rows.moved(2, 1) == rows.moved(5, -1) == rows
+    assert rows.duplicated(1) == ui_work.Rows(("a", "b", "b", "c"), (1, 2, 3, 3, 4))
+    full = ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
+    assert full.duplicated(0) == full
+
+
+def test_pasted_lines_push_rows_down_and_what_has_no_room_is_counted() -> None:
+    rows = ui_work.Rows(("a", "", "c"), (1, 2, 3, 4))
+    assert rows.pasted(0, ["x", "y"]) == (ui_work.Rows(("x", "y", "", "c"), (1, 2, 1.0, 3, 4)), 0)
+    many = [f"l{i}" for i in range(8)]
+    fitted, left_out = rows.pasted(2, many)  # 9 lines and the blank row are 10
+    assert fitted.texts == ("a", "", *many) and left_out == 0
+    fitted, left_out = rows.pasted(2, [*many, "l8"])  # now the blank row gives way
+    assert fitted.texts == ("a", *many, "l8") and left_out == 0 and fitted.weights == (1, 2, 4, *[1.0] * 8)
+    fitted, left_out = rows.pasted(2, [*many, "l8", "l9", "l10"])
+    assert fitted.texts == ("a", *many, "l8") and left_out == 2
+
+
+def test_a_prompt_that_is_too_long_is_counted_too(lm: LanguageModel) -> None:
+    given = form(*["many words " * 60] * 3, max_new_tokens=7)
+    count = len(build_prompt(lm.tokenizer, QUESTION, ["many words " * 60] * 3).token_ids)
+    said = ui_rows.budget_of(lm, Limits(), given)
+    assert count > 1024 and f"prompt {count:,} + answer up to 7 = <b>{count + 7:,}</b> of 1,024" in said
+    assert f"{count + 7 - 1024:,} too many" in said
+    assert "prompt 20 + answer up to 7 = <b>27</b> of 1,024" in ui_rows.budget_of(lm, Limits(), given, 20)
+    assert "–" in ui_rows.budget_of(lm, Limits(), form(question=""))
+
+
 def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: ["Mine", "w1", "w2", "w3", "w4", "w5"])
     rows = ui_work.Rows(("mine", ""), (1, 2, 3)).written(lm, Limits(), QUESTION, 0)
@@ -261,79 +290,6 @@ def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monke
     monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: [])
     with pytest.raises(InputError, match="nothing new"):
         rows.written(lm, Limits(), QUESTION, 0)
-
-
-# Endpoints
-
-
-@pytest.fixture(scope="module")
-def client(lm: LanguageModel) -> Iterator[Client]:
-    demo = ui.build_demo(lm)
-    demo.queue()
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield Client(url, verbose=False)
-    demo.close()
-
-
-def test_only_the_two_endpoints_are_public(client: Client) -> None:
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/generate", "/mask"}
-
-
-def test_generate_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
-    options = {"methods": ["all"], "mask": "anchor", "weights": [1, 3], "max_new_tokens": 5}
-    got = client.predict(question=QUESTION, paraphrases=["Name it."], **options, api_name="/generate")
-    want = flexdemo.ask(lm, QUESTION, ["Name it."], **options).to_dict()
-    assert got.keys() == want.keys() and got["seconds"].keys() == want["seconds"].keys()
-    for key in ("model", "device", "dtype", "backend", "mask"):
-        assert got[key] == want[key]
-    assert got["prompt"] == want["prompt"]
-    assert [r["token_ids"] for r in got["results"]] == [list(r["token_ids"]) for r in want["results"]]
-
-
-def test_generate_endpoint_takes_the_weighting_of_the_page(client: Client, lm: LanguageModel) -> None:
-    options = {
-        "weights": "confidence",
-        "samples": 3,
-        "sample_temperature": 0.9,
-        "ape_temperature": 0.8,
-        "ape_scale": 1.2,
-    }
-    got = client.predict(question=QUESTION, paraphrases=["Name it."], max_new_tokens=4, **options, api_name="/generate")
-    want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=4, **options).to_dict()
-    assert got["ape"] == want["ape"] == {"temperature": 0.8, "scale": 1.2}
-    assert got["confidence"] == {**want["confidence"], "shares": list(want["confidence"]["shares"])}
-    assert got["results"][0]["token_ids"] == list(want["results"][0]["token_ids"])
-
-
-def test_endpoints_have_defaults(client: Client) -> None:
-    assert client.predict(question=QUESTION, api_name="/generate")["results"][0]["method"] == "flex"
-
-
-def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
-    got = client.predict(question=QUESTION, paraphrases=["Name it."], mask="isolated", api_name="/mask")
-    want = mask_dict(build_prompt(lm.tokenizer, QUESTION, ["Name it."]), "isolated", "aligned")
-    assert got == want
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "arguments", "said"),
-    [
-        ("/generate", {"question": ""}, "the question is empty"),
-        ("/generate", {"question": QUESTION, "mask": "odd"}, "unknown mask strategy 'odd'"),
-        ("/generate", {"question": QUESTION, "methods": ["odd"]}, "unknown method 'odd'"),
-        ("/generate", {"question": QUESTION, "paraphrases": ["x"] * 11}, "give at most 10"),
-        ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
-        ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
-        ("/generate", {"question": QUESTION, "weights": "confidence", "samples": 40}, "draw at most 32"),
-        ("/generate", {"question": QUESTION, "weights": "odd"}, "weights must be numbers"),
-        ("/generate", {"question": QUESTION, "ape_scale": -1}, "the APE scale must be a positive number"),
-        ("/mask", {"question": "x" * 3000}, "shorten it"),
-        ("/mask", {"question": QUESTION, "against": "odd"}, "unknown mask strategy 'odd'"),
-    ],
-)
-def test_endpoints_explain_bad_input(client: Client, endpoint: str, arguments: dict, said: str) -> None:
-    with pytest.raises(AppError, match=said):
-        client.predict(**arguments, api_name=endpoint)
 
 
 # Page
@@ -346,6 +302,9 @@ def test_contract_of_element_ids(lm: LanguageModel) -> None:
     wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "mask-plot", "token-view", "status"}
     wanted |= {"strategy", "positions", "max-new-tokens", "compare-all", "weights-from", "samples"}
     wanted |= {"sample-temperature", "ape-temperature", "ape-scale", "mass-plot", "effect-plot", "attention-plot"}
+    wanted |= {f"{name}-{i}" for name in ("up", "down", "copy", "remove") for i in range(1, 11)}
+    wanted |= {"budget", "copy-link", "link", "link-message", "save-json", "save-csv", "save-png", "save-report"}
+    wanted |= {"check", "proof", "repeat", "results", "results-file", "results-summary", "results-records"}
     assert wanted <= ids
     inner = "".join(str(block.value) for block in demo.blocks.values() if isinstance(block, gr.HTML))
     assert 'id="answer-flex"' in inner and 'id="answer-causal"' in inner

@@ -1,0 +1,211 @@
+"""The endpoints: what `/generate`, `/mask`, `/paraphrase` and `/methods` do. Knows no gradio and keeps no state.
+
+Names and docstrings of the functions are what clients and MCP tools are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from .config import Ape, Decoding, InputError, Limits, Samples
+from .encoding import Encoding
+from .explain import CANDIDATES, NEEDED
+from .explain import explain as explain_result
+from .masks import STRATEGIES
+from .methods import METHODS, ask, resolve_methods
+from .model import LanguageModel
+from .paraphrase import paraphrase as write_paraphrases
+from .prompt import POSITIONS, build_prompt
+from .prompt_masks import check_encoding, mask_dict
+from .ui_form import CONFIDENCE, check_request, check_room, token_limit
+
+TEMPERATURE = 0.7  # at which paraphrases are sampled
+KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "text": ("a text", lambda value: isinstance(value, str)),
+    "texts": ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value)),
+    "whole": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "number": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "yes": ("true or false", lambda value: isinstance(value, bool)),
+    "weights": (
+        'a list of numbers, one for each wording, or "raw" or "confidence"',
+        lambda value: isinstance(value, str) or (isinstance(value, list) and all(map(KINDS["number"][1], value))),
+    ),
+}
+
+
+def check_kinds(given: Mapping[str, Any], **kinds: str) -> None:
+    """Raise InputError for the first argument that is not of its kind in KINDS; a kind that ends in "?" allows null."""
+    for name, kind in kinds.items():
+        value = given[name]
+        if value is None and kind.endswith("?"):
+            continue
+        words, fits = KINDS[kind.rstrip("?")]
+        if not fits(value):
+            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+            raise InputError(f"{name} must be {words}, not {shown}")
+
+
+def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
+    """The function behind `/generate`, with the command line's arguments and JSON."""
+    plain = Decoding()
+
+    def generate(
+        question: str,
+        paraphrases: list[str] | None = None,
+        methods: list[str] | None = None,
+        mask: str = "segment",
+        positions: str = "aligned",
+        weights: list[float] | str | None = None,
+        prefix: str = "",
+        max_new_tokens: int = plain.max_new_tokens,
+        temperature: float = plain.temperature,
+        top_p: float = plain.top_p,
+        seed: int = plain.seed,
+        samples: int = Samples.count,
+        sample_temperature: float = Samples.temperature,
+        ape_temperature: float = Ape.temperature,
+        ape_scale: float = Ape.scale,
+        explain: bool = False,
+    ) -> dict:
+        """Answer a question from all its wordings at once, with the answers of other methods if wanted.
+
+        Args:
+            question: the question; it is wording P1.
+            paraphrases: other wordings of it, P2 and on.
+            methods: names of methods, or ["all"]; ["flex"], the fused answer, by default. See methods.
+            mask: mask strategy of the fused answer.
+            positions: position scheme of the fused answer.
+            weights: one number for the question and one for each paraphrase, "raw" or "confidence"; equal by default.
+            prefix: instruction or examples before the question.
+            max_new_tokens: limit of the answer's length.
+            temperature: 0 is greedy.
+            top_p: nucleus of sampling.
+            seed: seed of sampling.
+            samples: answers sampled from each wording, for the weights by confidence.
+            sample_temperature: temperature of those samples.
+            ape_temperature: APE temperature T of the fused answer; 1 is plain attention.
+            ape_scale: APE scale S of the fused answer; 1 is plain attention.
+            explain: also what each wording contributed: attention mass, leave-one-out effect, candidates, agreement.
+
+        Returns:
+            The JSON object that `python -m flexdemo generate --json` prints.
+        """
+        given = dict(locals())
+        check_kinds(
+            given, question="text", paraphrases="texts?", methods="texts?", mask="text", positions="text",
+            weights="weights?", prefix="text", max_new_tokens="whole", temperature="number", top_p="number",
+            seed="whole", samples="whole", sample_temperature="number", ape_temperature="number", ape_scale="number",
+            explain="yes",
+        )  # fmt: skip
+        others = paraphrases or []
+        lengths = {"max_new_tokens": max_new_tokens, "samples": samples}
+        check_request(limits, question, others, prefix=prefix, **lengths)
+        names = [method.name for method in resolve_methods(methods or ["flex"], 1 + len(others))]
+        if explain:
+            names = list(dict.fromkeys([*names, *NEEDED]))
+        prompt = build_prompt(
+            lm.tokenizer, question, others, weights=None if weights == CONFIDENCE else weights, prefix=prefix
+        )
+        check_room(lm, limits, prompt, max_new_tokens)
+        options: dict[str, Any] = {"mask": mask, "positions": positions, "weights": weights, "prefix": prefix}
+        decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+        sampling = {"samples": samples, "sample_temperature": sample_temperature}
+        ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
+        options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
+        result = ask(lm, question, others, **options)
+        return result.to_dict() | ({"explain": explain_result(lm, result).to_dict()} if explain else {})
+
+    return generate
+
+
+def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
+    """The function behind `/mask`, with the command line's arguments and JSON."""
+
+    def mask(
+        question: str,
+        paraphrases: list[str] | None = None,
+        mask: str = "segment",
+        positions: str = "aligned",
+        prefix: str = "",
+        against: str | None = None,
+    ) -> dict:
+        """The attention mask of a packed prompt, without running the model.
+
+        Args:
+            question: the question; it is wording P1.
+            paraphrases: other wordings of it, P2 and on.
+            mask: mask strategy. See methods for the list.
+            positions: position scheme.
+            prefix: instruction or examples before the question.
+            against: another strategy to compare with.
+
+        Returns:
+            The JSON object that `python -m flexdemo mask --json` prints; "rows" has a text of 0 and 1 for each query.
+        """
+        given = dict(locals())
+        check_kinds(
+            given, question="text", paraphrases="texts?", mask="text", positions="text", prefix="text", against="text?"
+        )
+        others = paraphrases or []
+        check_request(limits, question, others, prefix=prefix)
+        for strategy in (mask, against or mask):
+            check_encoding(Encoding(strategy, positions))
+        prompt = build_prompt(lm.tokenizer, question, others, prefix=prefix)
+        check_room(lm, limits, prompt, 0)
+        return mask_dict(prompt, mask, positions, against)
+
+    return mask
+
+
+def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list[str]]:
+    """The function behind `/paraphrase`, with the command line's arguments and JSON."""
+
+    def paraphrase(question: str, n: int = 5, seed: int = 0, temperature: float = TEMPERATURE) -> list[str]:
+        """Let the model write other wordings of a question.
+
+        Args:
+            question: the question.
+            n: how many paraphrases are wanted; there are fewer if the model has no more to offer.
+            seed: seed of sampling.
+            temperature: of sampling, above 0.
+
+        Returns:
+            The JSON list that `python -m flexdemo paraphrase --json` prints: distinct, none equal to the question.
+        """
+        given = dict(locals())
+        check_kinds(given, question="text", n="whole", seed="whole", temperature="number")
+        check_request(limits, question, [])
+        if not 1 <= n <= limits.paraphrases:
+            raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {n}")
+        Decoding(seed=seed, temperature=temperature)
+        return write_paraphrases(lm, question, n, seed=seed, temperature=temperature)
+
+    return paraphrase
+
+
+def methods_endpoint(lm: LanguageModel, limits: Limits) -> Callable[[], dict]:
+    """The function behind `/methods`: what the other endpoints accept, from the tables that run."""
+
+    def methods() -> dict:
+        """What can be asked for: methods, mask strategies and position schemes, each explained, and the limits.
+
+        Returns:
+            Lists "methods", "strategies" and "positions" of name, label, summary; "limits" of a request; the "model".
+        """
+        return {
+            "model": lm.name,
+            "methods": [
+                {"name": m.name, "label": m.label, "summary": m.summary, "wordings": m.minimum}
+                for m in METHODS.values()
+            ],
+            "strategies": [{"name": s.name, "label": s.label, "summary": s.summary} for s in STRATEGIES.values()],
+            "positions": [
+                {"name": name, "label": name.replace("_", " ").capitalize(), "summary": summary}
+                for name, summary in POSITIONS.items()
+            ],
+            "limits": asdict(limits) | {"prompt_tokens": token_limit(lm, limits)},
+        }
+
+    return methods

@@ -1,0 +1,255 @@
+"""The endpoints as clients meet them: gradio_client, curl, MCP, and the README's calls run as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser_support
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+import app
+import flexdemo
+from flexdemo import ui, ui_api, ui_program
+from flexdemo.config import Limits
+from flexdemo.explain import explain
+from flexdemo.masks import STRATEGIES
+from flexdemo.methods import METHODS
+from flexdemo.model import LanguageModel
+from flexdemo.prompt import POSITIONS, build_prompt
+from flexdemo.prompt_masks import mask_dict
+
+QUESTION = "What is the capital of Peru?"
+ENDPOINTS = (ui_api.generate_endpoint, ui_api.mask_endpoint, ui_api.paraphrase_endpoint, ui_api.methods_endpoint)
+README = (Path(app.__file__).parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def client(lm: LanguageModel) -> Iterator[Client]:
+    demo = ui.build_demo(lm)
+    demo.queue()
+    options = {"mcp_server": importlib.util.find_spec("mcp") is not None, **ui.launch_options()}
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **options)
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def test_only_the_endpoints_are_public_and_each_argument_is_explained(client: Client) -> None:
+    told = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(told) == {"/generate", "/mask", "/paraphrase", "/methods"}
+    for endpoint in ENDPOINTS:
+        function = endpoint(None, Limits())
+        signature, said = inspect.signature(function), inspect.getdoc(function)
+        assert all(f"    {name}: " in said for name in signature.parameters) and "Returns:" in said
+        names = [each["parameter_name"] for each in told[f"/{function.__name__}"]["parameters"]]
+        assert names == list(signature.parameters)
+
+
+def test_generate_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
+    options = {"methods": ["all"], "mask": "anchor", "weights": [1, 3], "max_new_tokens": 5}
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], **options, api_name="/generate")
+    want = flexdemo.ask(lm, QUESTION, ["Name it."], **options).to_dict()
+    assert got.keys() == want.keys() and got["seconds"].keys() == want["seconds"].keys()
+    for key in ("model", "device", "dtype", "backend", "mask"):
+        assert got[key] == want[key]
+    assert got["prompt"] == want["prompt"]
+    assert [r["token_ids"] for r in got["results"]] == [list(r["token_ids"]) for r in want["results"]]
+
+
+def test_generate_endpoint_takes_the_weighting_of_the_page(client: Client, lm: LanguageModel) -> None:
+    options = {
+        "weights": "confidence",
+        "samples": 3,
+        "sample_temperature": 0.9,
+        "ape_temperature": 0.8,
+        "ape_scale": 1.2,
+    }
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], max_new_tokens=4, **options, api_name="/generate")
+    want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=4, **options).to_dict()
+    assert got["ape"] == want["ape"] == {"temperature": 0.8, "scale": 1.2}
+    assert got["confidence"] == {**want["confidence"], "shares": list(want["confidence"]["shares"])}
+    assert got["results"][0]["token_ids"] == list(want["results"][0]["token_ids"])
+
+
+def test_endpoints_have_defaults(client: Client) -> None:
+    assert client.predict(question=QUESTION, api_name="/generate")["results"][0]["method"] == "flex"
+
+
+def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: LanguageModel) -> None:
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], mask="isolated", api_name="/mask")
+    want = mask_dict(build_prompt(lm.tokenizer, QUESTION, ["Name it."]), "isolated", "aligned")
+    assert got == want
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "arguments", "said"),
+    [
+        ("/generate", {"question": ""}, "the question is empty"),
+        ("/generate", {"question": QUESTION, "mask": "odd"}, "unknown mask strategy 'odd'"),
+        ("/generate", {"question": QUESTION, "methods": ["odd"]}, "unknown method 'odd'"),
+        ("/generate", {"question": QUESTION, "paraphrases": ["x"] * 11}, "give at most 10"),
+        ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
+        ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
+        ("/generate", {"question": QUESTION, "weights": "confidence", "samples": 40}, "draw at most 32"),
+        ("/generate", {"question": QUESTION, "weights": "odd"}, "weights must be numbers"),
+        ("/generate", {"question": QUESTION, "ape_scale": -1}, "the APE scale must be a positive number"),
+        ("/generate", {"question": ["a"]}, r"question must be a text, not \['a'\]"),
+        ("/generate", {"question": QUESTION, "paraphrases": "b"}, "paraphrases must be a list of texts, not 'b'"),
+        ("/generate", {"question": QUESTION, "weights": [1, "2"]}, "weights must be a list of numbers"),
+        ("/generate", {"question": QUESTION, "max_new_tokens": 2.5}, "max_new_tokens must be a whole number, not 2.5"),
+        ("/generate", {"question": QUESTION, "max_new_tokens": True}, "max_new_tokens must be a whole number"),
+        ("/generate", {"question": QUESTION, "temperature": "hot"}, "temperature must be a number, not 'hot'"),
+        ("/generate", {"question": QUESTION, "explain": "yes"}, "explain must be true or false, not 'yes'"),
+        ("/generate", {"question": QUESTION, "mask": None}, "mask must be a text, not None"),
+        ("/mask", {"question": "x" * 3000}, "shorten it"),
+        ("/mask", {"question": QUESTION, "against": "odd"}, "unknown mask strategy 'odd'"),
+        ("/mask", {"question": QUESTION, "against": 3}, "against must be a text, not 3"),
+        ("/paraphrase", {"question": QUESTION, "n": 11}, "the number of paraphrases must be from 1 to 10, not 11"),
+        ("/paraphrase", {"question": QUESTION, "temperature": 0}, "the temperature must be above 0"),
+        ("/paraphrase", {"question": QUESTION, "seed": -1}, "the seed must be from 0"),
+        ("/paraphrase", {"question": " "}, "the question is empty"),
+    ],
+)
+def test_endpoints_explain_bad_input(client: Client, endpoint: str, arguments: dict, said: str) -> None:
+    with pytest.raises(AppError, match=said):
+        client.predict(**arguments, api_name=endpoint)
+
+
+def test_explain_adds_what_the_command_line_adds(client: Client, lm: LanguageModel) -> None:
+    given = {"question": QUESTION, "paraphrases": ["Name it."], "max_new_tokens": 3}
+    got = client.predict(**given, methods=["causal"], explain=True, api_name="/generate")
+    assert [each["method"] for each in got["results"]] == ["causal", "flex", "per_prompt"]
+    result = flexdemo.ask(lm, **given, methods=("causal", "flex", "per_prompt"), candidates=5)
+    want = json.loads(json.dumps(explain(lm, result).to_dict()))
+    assert got["explain"].keys() == want.keys()
+    assert got["explain"]["agreement"] == want["agreement"]
+    chosen = [[c["token_id"] for c in step["methods"]["causal"]] for step in got["explain"]["candidates"]]
+    assert all(len(each) == 5 for each in chosen) and chosen[0][0] == got["results"][0]["token_ids"][0]
+    plain = client.predict(**given, api_name="/generate")
+    assert "explain" not in plain
+
+
+def test_paraphrase_endpoint_writes_what_the_command_line_writes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def write(lm: LanguageModel, question: str, n: int, **options: float) -> list[str]:
+        asked.append((question, n, options))
+        return ["One?", "Two?"]
+
+    monkeypatch.setattr(ui_api, "write_paraphrases", write)
+    assert client.predict(question=QUESTION, n=2, seed=7, api_name="/paraphrase") == ["One?", "Two?"]
+    assert asked == [(QUESTION, 2, {"seed": 7, "temperature": 0.7})]
+
+
+def test_methods_endpoint_tells_the_tables(client: Client, lm: LanguageModel) -> None:
+    got = client.predict(api_name="/methods")
+    for key, table in (("methods", METHODS), ("strategies", STRATEGIES), ("positions", POSITIONS)):
+        assert [each["name"] for each in got[key]] == list(table)
+        assert all(each["label"].strip() and each["summary"].endswith(".") for each in got[key])
+    assert got["methods"][0]["label"] == METHODS["flex"].label and got["model"] == lm.name
+    assert got["limits"]["paraphrases"] == 10 and got["limits"]["prompt_tokens"] == lm.context_length
+
+
+def test_what_methods_lists_can_be_asked_for(client: Client) -> None:
+    told = client.predict(api_name="/methods")
+    for positions in told["positions"]:
+        for strategy in told["strategies"]:
+            given = {"mask": strategy["name"], "positions": positions["name"]}
+            assert client.predict(question=QUESTION, **given, api_name="/mask")["rows"]
+
+
+# MCP
+
+
+def test_endpoints_are_mcp_tools(client: Client, lm: LanguageModel) -> None:
+    pytest.importorskip("mcp", reason="the optional extra gradio[mcp] is not installed")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def visit() -> tuple:
+        address = f"{client.src.rstrip('/')}/gradio_api/mcp/"
+        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            given = {"question": QUESTION, "paraphrases": ["Name it."], "max_new_tokens": 3}
+            tools = (await session.list_tools()).tools
+            return tools, await session.call_tool("generate", given), await session.call_tool("mask", {"question": ""})
+
+    tools, answered, refused = asyncio.run(visit())
+    assert {tool.name for tool in tools} == {"generate", "mask", "paraphrase", "methods"}
+    for tool in tools:
+        assert tool.description and all(each.get("description") for each in tool.inputSchema["properties"].values())
+    want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=3)["flex"]
+    assert not answered.isError and str(list(want.token_ids)) in answered.content[0].text
+    assert refused.isError and "the question is empty" in refused.content[0].text
+
+
+def test_mcp_without_its_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "mcp" else find(name, *more))
+    assert app.main(["--mcp", "--port", str(browser_support.free_port())]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install 'gradio[mcp]'" in said
+
+
+# The README's calls
+
+
+def readme_blocks() -> dict[str, str]:
+    """Language -> code of the section "Use it from a program"."""
+    section = README.split("## Use it from a program\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"```(\w+)\n(.*?)```", section, flags=re.S))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    """The address of `python app.py` with the bundled model."""
+    with browser_support.serve() as url:
+        yield url.rstrip("/")
+
+
+def test_readme_and_page_show_the_same_calls() -> None:
+    shown = {language: code.replace("{address}", ui_program.ADDRESS) for language, code in ui_program.CODE}
+    assert readme_blocks() == shown
+
+
+def run_block(command: list[str], code: str, served: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    code = code.replace(ui_program.ADDRESS, served)
+    done = subprocess.run(
+        [*command, code], cwd=Path(app.__file__).parent, env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"},
+        capture_output=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_calls_of_the_readme_work_as_written(served: str) -> None:
+    *_, flex, causal, paraphrases = run_block([sys.executable, "-c"], readme_blocks()["python"], served).splitlines()
+    assert (flex, causal) == ("flex Lima", "causal Lima")
+    assert len(eval(paraphrases, {})) == 2 and "Peru" in paraphrases
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_shell_calls_of_the_readme_work_as_written(served: str) -> None:
+    event, data, *_, printed = run_block(["bash", "-euc"], readme_blocks()["bash"], served).strip().splitlines()
+    assert event == "event: complete"
+    (answered,) = json.loads(data.removeprefix("data: "))
+    told = json.loads(printed)
+    assert answered["results"][0]["answer"] == told["results"][0]["answer"] == "Lima"
+    assert answered["results"][0]["token_ids"] == told["results"][0]["token_ids"]
+    assert answered["prompt"] == told["prompt"] and answered.keys() == told.keys()
