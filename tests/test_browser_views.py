@@ -290,6 +290,7 @@ def test_a_moved_weight_decodes_again(visit: Visit, bundled: LanguageModel, how:
     ran, shares = page.locator("#status-weights .prose"), page.locator("#shares .prose")
     before = shares.text_content()
     if how == "drag":
+        handle.scroll_into_view_if_needed()
         box = handle.bounding_box()
         page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
         page.mouse.down()
