@@ -99,7 +99,6 @@ class RowPool:
             on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
             on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
             on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i))
-        asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
 
         def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
             if event.row not in range(used[0]):  # the row has gone meanwhile

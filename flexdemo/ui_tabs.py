@@ -14,6 +14,7 @@ from .config import InputError, Limits
 from .model import LanguageModel
 from .ui_access import effect_words, mass_words
 from .ui_explain import LastRun
+from .ui_links import LINKS
 from .ui_parts import Drawing
 from .ui_style import COLOURS
 from .ui_terms import terms_html
@@ -65,14 +66,21 @@ class Tabs:
         ]  # fmt: skip
 
     def _mask(self, limits: Limits, drawn: Drawing) -> None:
+        choices = [("Left answer's mask", "left"), ("Right answer's mask", "right"), ("Difference", "difference")]
+        with gr.Row(elem_id="mask-tools"):
+            show = gr.Radio(choices, value="left", label="Show", elem_id="mask-show", container=False, scale=1)
+            self.png = gr.Button("PNG", size="sm", elem_id="mask-png", min_width=60, scale=0)
+        self.png_link = gr.HTML("", elem_id="mask-png-link")
         self.caption = gr.HTML(drawn.caption, elem_id="mask-caption")
         with gr.Row(visible=drawn.is_long, elem_id="mask-window") as self.window:
             label = f"Exact window, {EXACT_TOKENS} tokens"
             exact = gr.Checkbox(False, label=label, elem_id="mask-exact", min_width=140)
             query = number(0, limits.prompt_tokens, 0, 1, "Queries from token", "mask-query")
             key = number(0, limits.prompt_tokens, 0, 1, "Keys from token", "mask-key")
-        self.window_inputs = [exact, query, key]
+        self.window_inputs = [show, exact, query, key]
         self.plot = _plot("mask-plot", drawn.figure)
+        gr.HTML(LINKS, elem_id="link-box")
+        self.live = gr.HTML("", elem_id="live")
         gr.HTML("<h2>Tokens</h2>", elem_classes="heading")
         self.legend = gr.HTML(drawn.legend, elem_id="token-legend")
         self.tokens = gr.HighlightedText(
