@@ -286,7 +286,8 @@ def test_a_moved_weight_decodes_again(visit: Visit, bundled: LanguageModel, how:
         visit.page.wait_for_timeout(300)
     visit.run()
     page = visit.page
-    handle, ran, shares = (page.locator(s) for s in ("#weight-1 input[type=range]", "#status-weights", "#shares"))
+    handle = page.locator("#weight-1 input[type=range]")
+    ran, shares = page.locator("#status-weights .prose"), page.locator("#shares .prose")
     before = shares.text_content()
     if how == "drag":
         box = handle.bounding_box()
