@@ -18,7 +18,8 @@ from typing import Any
 from flexdemo.cli import OneLineParser
 from flexdemo.config import InputError
 
-EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples.json"
+ASSETS = Path(__file__).resolve().parent / "assets"
+EXAMPLES, RECORDED = ASSETS / "examples.json", ASSETS / "recorded.json"
 PROFILES = ("local",)
 
 
@@ -91,8 +92,16 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     with without_stubs():
         from flexdemo.ui import build_demo, launch_options
 
+    from flexdemo.recording import load_recorded
+
+    try:
+        recordings = load_recorded(RECORDED) if RECORDED.is_file() else []
+    except InputError as error:
+        print(f"no recorded examples: {error}", file=sys.stderr)
+        recordings = []
+
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
-    demo = build_demo(lm, examples=examples)
+    demo = build_demo(lm, examples=examples, recordings=recordings)
     demo.queue(max_size=64)
     demo.launch(server_name=host, server_port=port, mcp_server=args.mcp, prevent_thread_lock=True, **launch_options())
     return demo

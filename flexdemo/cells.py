@@ -23,6 +23,7 @@ PARAPHRASE_COLOURS = (
     "#B5A300", "#7A5BB5", "#9C6B4E", "#3FA7A0", "#8FB339", "#C2437F",
 )  # fmt: skip
 ROLE_COLOURS = {"prefix": "#A3ABB6", "suffix": "#66707D", "answer": "#66707D"}
+CHANGES = {"kept": "#8A93A0", "removed": "#D55E00", "added": "#0072B2"}
 EXACT_TOKENS = 512
 OVERVIEW_BLOCKS = 256
 
@@ -41,6 +42,7 @@ REASONS = (
     "visible: earlier paraphrase",
     "visible: later token of the same paraphrase",
     "visible: later token",
+    "visible: earlier answer token",
 )
 _CODE = {phrase: code for code, phrase in enumerate(REASONS)}
 _SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
@@ -123,6 +125,7 @@ def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | 
             later & same,
             later,
             np.broadcast_to(k_role == "prefix", part.shape),
+            same & (q_role == "answer"),
             same & asks,
             same,
             (q_role == "suffix") & sees_all,
@@ -133,6 +136,7 @@ def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | 
             _CODE["visible: later token of the same paraphrase"],
             _CODE["visible: later token"],
             _CODE["visible: prefix"],
+            _CODE["visible: earlier answer token"],
             _CODE["visible: own suffix"],
             _CODE["visible: own paraphrase"],
             _CODE["visible: fused (suffix sees all)"],
@@ -187,7 +191,17 @@ def mask_png(mask: np.ndarray, segments: Sequence[Any] | None = None, *, scale: 
     if segments is not None:
         colours = ["#FFFFFF", *[segment_colour(s.name, s.role) for s in segments]]
         z = z * (owners_of(segments, len(mask)) + 1).astype(np.uint8)
-    z = z.repeat(scale, axis=0).repeat(scale, axis=1)
+    return indexed_png(z.repeat(scale, axis=0).repeat(scale, axis=1), colours)
+
+
+def difference_png(mask: np.ndarray, other: np.ndarray) -> bytes:
+    """Going from `other` to `mask`, a pixel a cell: kept, removed and added in the colours of `CHANGES`."""
+    z = np.select([mask & other, other, mask], [1, 2, 3], 0).astype(np.uint8)
+    return indexed_png(z, ["#FFFFFF", *CHANGES.values()])
+
+
+def indexed_png(z: np.ndarray, colours: Sequence[str]) -> bytes:
+    """A PNG of z (H, W), uint8, each value the index of a colour."""
     palette = b"".join(bytes.fromhex(colour[1:]) for colour in colours)
     lines = np.concatenate([np.zeros((len(z), 1), dtype=np.uint8), z], axis=1)  # filter 0 before each line
 

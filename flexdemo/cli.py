@@ -1,4 +1,4 @@
-"""python -m flexdemo generate | mask | paraphrase | evaluate | bench. Parses arguments; `commands` does the work."""
+"""python -m flexdemo generate | mask | paraphrase | evaluate | record | bench: arguments. `commands` does the work."""
 
 from __future__ import annotations
 
@@ -199,6 +199,13 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     evaluate.set_defaults(run=commands.run_evaluate)
+
+    record = subparsers.add_parser("record", help="record the page's examples, to be shown without a model")
+    record.add_argument("--output", type=Path, metavar="FILE.json", required=True, help="the recording to write")
+    record.add_argument("--examples", type=Path, metavar="FILE.json", help="a list of examples (default: the page's)")
+    record.add_argument("--date", metavar="YYYY-MM-DD", help="the day to note (default: today)")
+    _add_hardware(record)
+    record.set_defaults(run=commands.run_record)
 
     bench = subparsers.add_parser("bench", help="measure speed on random weights of a known shape")
     bench.add_argument(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .methods import Result
     from .model import LanguageModel
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples.json"  # the page's
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
@@ -179,6 +181,34 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from .data_commands import run_evaluate as evaluate
 
     evaluate(args)
+
+
+def run_record(args: argparse.Namespace) -> None:
+    check_output(args.output, (".json",))
+    examples = _examples(args.examples or EXAMPLES)
+    from .methods import ask
+    from .recording import check_date, dumps, record
+
+    date = args.date or datetime.date.today().isoformat()
+    check_date(date)
+    lm = _load(args)
+    ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
+    text = dumps(record(lm, examples, date=date))
+    write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"wrote {args.output}: {len(examples)} examples, {len(text.encode()):,} bytes")
+
+
+def _examples(path: Path) -> list[Any]:
+    """The examples that a file lists; what each may hold is checked where it is run."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"cannot read {path}: it is no JSON") from error
+    if not isinstance(told, list) or not told:
+        raise InputError(f"cannot read {path}: it must be a list of examples, each an object with a question")
+    return told
 
 
 def run_bench(args: argparse.Namespace) -> None:

@@ -87,3 +87,5 @@ class Limits:
     characters: int = 2000
     prompt_tokens: int = 8192
     new_tokens: int = 256
+    file_bytes: int = 20_000_000
+    file_rows: int = 200_000

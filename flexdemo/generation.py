@@ -146,11 +146,12 @@ def generate(
     decoding: Decoding,
     *,
     known: Prefill | None = None,
+    keep: Callable[[Prefill], None] | None = None,
 ) -> Iterator[Progress]:
     """Decode all streams over all prompts in lockstep, yielding after the encoding and after every token.
 
-    Encodings that `known` holds are not computed again. Closing the generator stops the work. Raises InputError if the
-    model cannot hold prompt and answer.
+    Encodings that `known` holds are not computed again; `keep` is given the Prefill that the views branch off. Closing
+    the generator stops the work. Raises InputError if the model cannot hold prompt and answer.
     """
     began = time.perf_counter()
     for prompt in prompts:
@@ -163,6 +164,8 @@ def generate(
     owners = [i for i, stream in enumerate(streams) for _ in stream.views]
     encodings = list(dict.fromkeys(view.encoding for view in views))
     read = prefill(lm, prompts, encodings, known)
+    if keep is not None:
+        keep(read)
 
     # 2. Branch: one row for each view.
     row_prompts = [streams[i].prompt for i in owners]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from .generation import Answer, Combine, Progress, Stream, generate
 from .metrics import answer_text, majority
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts, weights_without
-from .prompt_masks import check_encoding, mask_facts
+from .prompt_masks import mask_facts
+from .reading import Reading
 from .results import Candidate, MethodResult, Request, Result, ViewResult
+from .schemes import Scheme
 
 SEGMENT = Encoding("segment", "aligned")
 CAUSAL = Encoding("causal", "sequential")
@@ -159,6 +162,11 @@ def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ..
     return tuple(METHODS[name] for name in dict.fromkeys(wanted))
 
 
+def _side(scheme: Scheme) -> Method:
+    """A scheme as a method of its own, beside those of the table."""
+    return Method(scheme.name, scheme.name, "", lambda prompt, fused: (Stream((scheme.view(prompt),)),))
+
+
 def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tuple[float, ...], ...]) -> ViewResult:
     text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
     tokens = tuple(token_texts(lm.tokenizer, answer.token_ids))
@@ -242,19 +250,23 @@ def stream(
     mass: bool = True,
     candidates: int = 0,
     partial: bool = True,
+    schemes: Sequence[Scheme] = (),
+    reading: Reading | None = None,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
     The question is P1 and `paraphrases` are P2..PN; `weights` has one number for each of them, or is "raw" (every
     weight 1) or "confidence" (share of `samples` answers at `sample_temperature` that agree with the greedy one; equal
     weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
-    many of the likeliest tokens at each step. Without `partial` only the finished Result is made. Closing the generator
-    stops the work within one token. Raises InputError for what cannot be asked.
+    many of the likeliest tokens at each step. Without `partial` only the finished Result is made. `schemes` are decoded
+    in the same lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds
+    this one. Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
     encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
-    check_encoding(encoding)
+    for each in (Scheme(mask, positions), *schemes):
+        each.check()
     drawn = Samples(samples, sample_temperature)
     by_confidence = isinstance(weights, str) and weights == "confidence"
     given = None if by_confidence else weights
@@ -279,18 +291,18 @@ def stream(
         mass=mass,
         candidates=candidates,
     )
-    known = confidence = None
+    known, confidence = reading.known(prompt) if reading else None, None
     spent = 0.0
     facts = {encoding: mask_facts(prompt, encoding)}
 
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
-        told = (facts[encoding], prompt, prompt.position_ids(positions), results, seconds, done)
-        return Result(*where, *told, ape, confidence, request)
+        told = (facts[encoding], prompt, prompt.position_ids(positions), results[: len(chosen)], seconds, done)
+        return Result(*where, *told, ape, confidence, request, results[len(chosen) :])
 
     if by_confidence:
         began = time.perf_counter()
-        known = prefill(lm, [prompt], [SEGMENT])
+        known = prefill(lm, [prompt], [SEGMENT], known)
         steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
         for measured in steps:
             confidence, spent = measured, time.perf_counter() - began
@@ -299,10 +311,13 @@ def stream(
         assert confidence is not None
         prompt = prompt.reweighted(confidence_weights(confidence))
 
-    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in chosen}
+    wanted = (*chosen, *map(_side, dict.fromkeys(schemes)))
+    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in wanted}
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
-    facts |= {each: mask_facts(prompt, each) for each in {v.encoding for s in distinct for v in s.views} - set(facts)}
-    for progress in generate(lm, [prompt], distinct, decoding, known=known):
+    encodings = {view.encoding for each in distinct for view in each.views}
+    facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
+    keep = functools.partial(reading.keep, encodings=encodings) if reading else None
+    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
         done = all(answer.stopped_by for answer in progress.answers)
         if not (partial or done):
             continue

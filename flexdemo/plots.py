@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .cells import (
+    CHANGES,
     EXACT_TOKENS,
     REASONS,
     Window,
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 GRID_TOKENS = 96  # up to here cells stand apart
-KEPT, REMOVED, ADDED = "#8A93A0", "#D55E00", "#0072B2"
+KEPT, REMOVED, ADDED = CHANGES.values()
 HIDDEN = "rgba(128,136,148,0.10)"
 LINE = "rgba(128,136,148,0.75)"
 INK = "#6B7280"
@@ -117,7 +118,7 @@ def _stepped(colours: Sequence[str]) -> list[list[Any]]:
 def _cells(
     z: np.ndarray,
     colours: Sequence[str],
-    why: np.ndarray,
+    why: np.ndarray | None,
     rows: np.ndarray,
     columns: np.ndarray,
     tokens: Sequence[str],
@@ -125,20 +126,22 @@ def _cells(
     title: str,
     height: int | None,
 ) -> go.Figure:
-    """A heatmap cell by cell: z indexes `colours`, `why` says in words what a cell is."""
+    """A heatmap cell by cell: z indexes `colours`, `why` says in words what a cell is; None leaves all words out."""
     gap = 1 if len(z) <= GRID_TOKENS else 0
+    words: dict[str, Any] = {"hoverinfo": "none"}  # events still fire
+    if why is not None:
+        labels = {"x": token_labels(columns, tokens, segments), "y": token_labels(rows, tokens, segments)}
+        template = "query %{y}<br>key   %{x}<br>%{text}<extra></extra>"
+        words = {**labels, "text": why, "hovertemplate": template}
     trace = go.Heatmap(
         z=z,
-        x=token_labels(columns, tokens, segments),
-        y=token_labels(rows, tokens, segments),
-        text=why,
         colorscale=_stepped(colours),
         zmin=-0.5,
         zmax=len(colours) - 0.5,
         showscale=False,
         xgap=gap,
         ygap=gap,
-        hovertemplate="query %{y}<br>key   %{x}<br>%{text}<extra></extra>",
+        **words,
     )
     spans = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
     return segment_axes(base_figure(trace, title=title, height=height), *spans, segments)
@@ -153,22 +156,24 @@ def mask_figure(
     window: Window | None = None,
     exact_tokens: int = EXACT_TOKENS,
     height: int | None = None,
+    words: bool = True,
 ) -> go.Figure:
     """The mask (T, T), True = visible, as a heatmap coloured by the key's segment; `strategy` is the title.
 
     Cell by cell up to `exact_tokens` tokens, or inside `window`; above that means over blocks of cells, labelled so.
+    Without `words` cells have no hover text, which is nearly all of the figure's size: the page makes its own.
     """
     length = len(tokens)
     if mask.shape != (length, length):
         raise ValueError(f"a mask of shape {mask.shape} does not fit {length} tokens")
     if window is None and length > exact_tokens:
-        return _overview(mask, segments, title=strategy, height=height)
+        return _overview(mask, segments, title=strategy, height=height, words=words)
     rows, columns = ranges_of(window, length)
     shown = [segment_colour(s.name, s.role) for s in segments]
     colours = list(dict.fromkeys(shown))
     of_segment = np.array([colours.index(colour) + 1 for colour in shown], dtype=np.uint8)
     z = np.where(mask[np.ix_(rows, columns)], of_segment[owners_of(segments, length)[columns]], 0).astype(np.uint8)
-    why = np.array(REASONS, dtype=object)[reason_codes(mask, segments, window=window)]
+    why = np.array(REASONS, dtype=object)[reason_codes(mask, segments, window=window)] if words else None
     return _cells(z, [HIDDEN, *colours], why, rows, columns, tokens, segments, strategy, height)
 
 
@@ -182,22 +187,28 @@ def _block_labels(length: int, block: int, segments: Sequence[Any]) -> list[str]
     return labels
 
 
-def _overview(mask: np.ndarray, segments: Sequence[Any], *, title: str, height: int | None) -> go.Figure:
+def _blocks(length: int, block: int, segments: Sequence[Any], words: bool, template: str) -> dict[str, Any]:
+    """What a heatmap of blocks says when pointed at; nothing without `words`."""
+    if not words:
+        return {"hoverinfo": "none"}
+    labels = _block_labels(length, block, segments)
+    return {"x": labels, "y": labels, "hovertemplate": f"queries %{{y}}<br>keys    %{{x}}<br>{template}<extra></extra>"}
+
+
+def _overview(mask: np.ndarray, segments: Sequence[Any], *, title: str, height: int | None, words: bool) -> go.Figure:
     length = len(mask)
     block = block_size(length)
-    labels = _block_labels(length, block, segments)
     note = f"block means: a cell stands for {block} x {block} of the {length} x {length} token pairs"
     trace = go.Heatmap(
         z=block_means(mask, block),
-        x=labels,
-        y=labels,
         zmin=0,
         zmax=1,
         colorscale=[[0, "rgba(0,114,178,0.05)"], [1, "rgba(0,114,178,1)"]],
         showscale=False,
-        hovertemplate="queries %{y}<br>keys    %{x}<br>%{z:.1%} of the pairs visible<extra></extra>",
+        **_blocks(length, block, segments, words, "%{z:.1%} of the pairs visible"),
     )
-    title = f"{title}: {note}" if title else note
+    if words:
+        title = f"{title}: {note}" if title else note
     return segment_axes(base_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
 
 
@@ -212,8 +223,12 @@ def difference_figure(
     window: Window | None = None,
     exact_tokens: int = EXACT_TOKENS,
     height: int | None = None,
+    words: bool = True,
 ) -> go.Figure:
-    """What changes from `other` to `mask`: cells kept, removed and added, with exact shares of all cells as title."""
+    """What changes from `other` to `mask`: cells kept, removed and added, with exact shares of all cells as title.
+
+    Without `words` there is no title and no hover text: the page has its own.
+    """
     length = len(tokens)
     if mask.shape != other.shape or mask.shape != (length, length):
         raise ValueError(f"masks of shapes {mask.shape} and {other.shape} do not fit {length} tokens")
@@ -221,41 +236,31 @@ def difference_figure(
     title = f"from {against} to {name}: " + ", ".join(f"{word} {share:.4f}" for word, share in shares.items())
     if window is None and length > exact_tokens:
         block = block_size(length)
-        labels = _block_labels(length, block, segments)
         trace = go.Heatmap(
             z=block_means(mask, block) - block_means(other, block),
-            x=labels,
-            y=labels,
             zmin=-1,
             zmax=1,
             showscale=False,
             colorscale=[[0, REMOVED], [0.5, HIDDEN], [1, ADDED]],
-            hovertemplate="queries %{y}<br>keys    %{x}<br>added minus removed %{z:.1%}<extra></extra>",
+            **_blocks(length, block, segments, words, "added minus removed %{z:.1%}"),
         )
-        title += f" (block means, {block} x {block} tokens a cell)"
-        return segment_axes(
-            base_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block
-        )
+        title = f"{title} (block means, {block} x {block} tokens a cell)" if words else ""
+        figure = base_figure(trace, title=title, height=height)
+        return segment_axes(figure, (0, length), (0, length), segments, block=block)
     rows, columns = ranges_of(window, length)
     part, before = mask[np.ix_(rows, columns)], other[np.ix_(rows, columns)]
     z = np.select([part & before, before, part], [1, 2, 3], 0).astype(np.uint8)
-    words = [
-        "hidden in both",
-        "kept: visible in both",
-        f"removed: visible in {plot_text(against)} only",
-        f"added: visible in {plot_text(name)} only",
-    ]
-    return _cells(
-        z,
-        [HIDDEN, KEPT, REMOVED, ADDED],
-        np.array(words, dtype=object)[z],
-        rows,
-        columns,
-        tokens,
-        segments,
-        title,
-        height,
-    )
+    why = None
+    if words:
+        kinds = [
+            "hidden in both",
+            "kept: visible in both",
+            f"removed: visible in {plot_text(against)} only",
+            f"added: visible in {plot_text(name)} only",
+        ]
+        why = np.array(kinds, dtype=object)[z]
+    colours = [HIDDEN, KEPT, REMOVED, ADDED]
+    return _cells(z, colours, why, rows, columns, tokens, segments, title if words else "", height)
 
 
 def figure_html(figure: go.Figure) -> str:

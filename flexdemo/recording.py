@@ -53,8 +53,7 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: st
     An example has a `question` and may have what EXAMPLE lists. `date` is the day, YYYY-MM-DD. Raises InputError for a
     bad example, or for examples that do not fit even without the attention mass of single layers and heads.
     """
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
-        raise InputError(f"the date must look like 2026-01-31, not {date!r}")
+    check_date(date)
     made = [_run(lm, example, f"example {i}") for i, example in enumerate(examples, start=1)]
     layers, heads = heads_of(lm)
     told = {
@@ -82,6 +81,11 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: st
             f"{len(made)} examples make a recording of {_size(told)} bytes: at most {MOST_BYTES}; record fewer of them"
         )
     return told
+
+
+def check_date(date: str) -> None:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+        raise InputError(f"the date must look like 2026-01-31, not {date!r}")
 
 
 def dumps(recording: Mapping[str, Any]) -> str:

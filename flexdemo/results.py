@@ -92,7 +92,8 @@ class Request:
 class Result:
     """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line.
 
-    `request` is what was asked; the JSON does not repeat it.
+    `request` is what was asked; the JSON does not repeat it. `sides` are the answers of the schemes that were asked for
+    beside the methods; the JSON names them only if there are some.
     """
 
     model: str
@@ -108,6 +109,7 @@ class Result:
     ape: Ape = PLAIN
     confidence: Confidence | None = None
     request: Request | None = None
+    sides: tuple[MethodResult, ...] = ()
 
     def __getitem__(self, method: str) -> MethodResult:
         return next(result for result in self.results if result.method == method)
@@ -123,6 +125,8 @@ class Result:
         settings = {} if self.ape.is_plain else {"ape": asdict(self.ape)}
         if self.confidence:
             settings["confidence"] = asdict(self.confidence)
+        if self.sides:
+            settings["sides"] = [asdict(side) for side in self.sides]
         return {
             "model": self.model,
             "device": self.device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,28 @@ from . import ui_parts as parts
 from . import ui_work as work
 from .cells import Window
 from .config import Decoding, InputError, Limits
-from .methods import METHODS, resolve_methods
+from .methods import resolve_methods
 from .model import LanguageModel
+from .reading import Readings
+from .recording import Recorded
 from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
-from .ui_form import ROWS, Form
-from .ui_parts import CARDS, Drawing
+from .ui_compare import PAIR, Pair
+from .ui_export import ResultTools
+from .ui_form import ROWS, Form, token_limit
+from .ui_links import SAVE, png_html
+from .ui_pair import PairWidgets
+from .ui_parts import Drawing
 from .ui_program import add_endpoints, program_section
+from .ui_recorded import cards_html, line_html, recorded_of, recorded_run
+from .ui_results import ResultsFile
+from .ui_rows import RowPool, budget_of
 from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
+UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
+KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 FALLBACK_EXAMPLE = {
     "question": "What is the capital of Peru?",
@@ -43,7 +53,9 @@ def launch_options() -> dict[str, Any]:
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
         "js": SCRIPT,
+        "head": f"<script defer>{(ASSETS / 'views.js').read_text(encoding='utf-8')}</script>",
         "footer_links": ["api", "settings"],
+        "max_file_size": Limits().file_bytes + UPLOAD_MARGIN,
         "ssr_mode": False,
         "show_error": True,
     }
@@ -54,10 +66,17 @@ def shown(part: Any) -> Any:
     return gr.skip() if part is None else part
 
 
-def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Sequence[dict] = ()) -> gr.Blocks:
+def build_demo(
+    lm: LanguageModel,
+    *,
+    limits: Limits | None = None,
+    examples: Sequence[dict] = (),
+    recordings: Sequence[Recorded] = (),
+) -> gr.Blocks:
     """The page over a loaded model; launch it with `launch_options()`.
 
-    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start.
+    An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
+    of `recordings` asked the same, its result is shown until the first run.
     """
     limits = limits or Limits()
     offered = list(examples) or [FALLBACK_EXAMPLE]
@@ -78,7 +97,7 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         "",
     )
     drawn = parts.draw(lm, limits, start)
-    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         gr.HTML(
             "<h1>flexdemo</h1><p>One question, several wordings, one pass. The mask keeps the wordings apart; "
             "the answer is fused from all of them.</p>",
@@ -86,10 +105,13 @@ def build_demo(lm: LanguageModel, *, limits: Limits | None = None, examples: Seq
         )
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
-                asked = ask_side(start, drawn, examples=offered, count=count, limits=limits)
+                asked = ask_side(
+                    start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
+                )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
                 seen = _see_side(lm, limits, start, drawn)
-        _wire(lm, limits, offered, asked, seen, demo)
+        results = ResultsFile(limits)
+        _wire(lm, limits, offered, recordings, asked, seen, results, demo)
         add_endpoints(lm, limits)
     return demo
 
@@ -100,79 +122,120 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
-    cards = []
-    with gr.Row(elem_id="answers"):
-        for name in CARDS:
-            method = METHODS[name]
-            with gr.Column(elem_classes="card", min_width=240):
-                gr.HTML(f"<h2>{parts.escape(method.label)}</h2><p>{parts.escape(method.summary)}</p>")
-                cards.append(gr.HTML(parts.card_html(name), elem_classes="card-body"))
-    gr.HTML(
-        "<b>First token</b>: from Run to the first token, reading the prompt included. <b>Tokens/s</b>: tokens after "
-        "the first, over the time since it. All chosen methods decode together as rows of one batch, in that time.",
-        elem_id="stats-note",
-    )
+    pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
+    tools = ResultTools(lm)
     tabs = Tabs(lm, limits, drawn)
     program_section()
-    return {"model": model, "state": state, "weights": weights, "cards": cards, "table": table, "tabs": tabs}
+    return {
+        "tools": tools,
+        "model": model,
+        "state": state,
+        "weights": weights,
+        "pair": pair,
+        "table": table,
+        "tabs": tabs,
+    }
 
 
 def _wire(
     lm: LanguageModel,
     limits: Limits,
     examples: Sequence[dict],
+    recordings: Sequence[Recorded],
     asked: dict[str, Any],
     seen: dict[str, Any],
+    results: ResultsFile,
     demo: gr.Blocks,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-    runs = work.Runs()
+    runs, readings = work.Runs(), Readings()
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
 
-    def redraw(exact: bool, query: float | None, key: float | None, *values: Any) -> tuple[Any, ...]:
-        form = Form.from_values(values)
+    pair: PairWidgets = seen["pair"]
+
+    def redraw(show: str, exact: bool, query: float | None, key: float | None, *values: Any) -> tuple[Any, ...]:
+        chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         window = Window(int(query or 0), int(key or 0)) if exact else None
         try:
-            drawn = parts.draw(lm, limits, form, window=window)
+            drawn = parts.draw(lm, limits, form, window=window, schemes=chosen.both(form), show=show)
         except InputError as error:
             model = parts.model_html(lm, limits, None, None)
-            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)))
+            return (*[gr.skip()] * 6, model, parts.alert_html(str(error)), budget_of(lm, limits, form))
         model = parts.model_html(lm, limits, drawn.tokens, form.max_new_tokens)
         visible = gr.update(visible=drawn.is_long)
-        return drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, ""
+        shown_parts = (drawn.figure, drawn.spans, drawn.legend, drawn.caption, drawn.shares, visible, model, "")
+        return (*shown_parts, budget_of(lm, limits, form, drawn.tokens))
 
     tabs: Tabs = seen["tabs"]
+    tools: ResultTools = seen["tools"]
     drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
-    drawn_parts += [seen["model"], asked["message"]]
-    draw_inputs = [*tabs.window_inputs, *asked["form"]]
+    drawn_parts += [seen["model"], asked["message"], asked["budget"]]
+    draw_inputs = [*tabs.window_inputs, *pair.choices, *asked["form"]]
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
     changes = [widget.change for widget in (*draw_inputs, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
 
+    def png(show: str, *values: Any) -> Any:
+        try:
+            form = Form.from_values(values[6:])
+            return png_html(lm, limits, form, Pair.from_values(values[:6]), show)
+        except InputError:  # the redraw says why
+            return ""
+
+    saved = tabs.png.click(png, [tabs.window_inputs[0], *pair.choices, *asked["form"]], tabs.png_link, **drawing)
+    saved.then(None, None, None, js=SAVE, **private)
+
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
-        current = runs.start(session)
+        current, reading = runs.start(session), readings.of(session)
+        chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         try:
-            for frame in work.answers(lm, limits, Form.from_values(values), current):
-                said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights)
-                yield (*map(shown, said), *tabs.filled(frame.last))
+            for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
+                said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
+                yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
         finally:
             runs.end(session, current)
 
-    outputs = [*seen["cards"], seen["table"], seen["state"], asked["message"], seen["weights"], *tabs.outputs]
+    run_inputs = [*pair.choices, *asked["form"]]
+    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live, *tabs.outputs]
+    outputs += tools.outputs
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
-    event = gr.on(triggers, run, asked["form"], outputs, trigger_mode="once", **running)
+    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
+
+    def rerun(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
+        if work.has_read(lm, limits, Form.from_values(values[6:]), readings.of(request.session_hash or "")):
+            yield from run(request, *values)
+        else:
+            yield tuple(gr.skip() for _ in outputs)
+
+    def ladder(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        session = request.session_hash or ""
+        current, reading = runs.start(session), readings.of(session)
+        try:
+            for frame in work.ladder(lm, limits, Form.from_values(values), current, reading=reading):
+                yield tuple(map(shown, frame))
+        finally:
+            runs.end(session, current)
+
+    said = [pair.ladder, seen["state"], asked["message"]]
+    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **running)
 
     def tick(*values: Any) -> list[str]:
         wordings = len(Form.from_values(values).wordings)
         return [method.name for method in resolve_methods(["all"], wordings)]
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
-    events = [event, ticked.then(run, asked["form"], outputs, trigger_mode="once", **running)]
-    tabs.wire(lm, events, drawing=drawing, running=running)
+    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    again: dict[str, Any] = {"trigger_mode": "always_last", **running}
+    events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
+    equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
+    events.append(equalled.then(rerun, run_inputs, outputs, **again))
+    events += [changed.then(rerun, run_inputs, outputs, **again) for changed in pair.wire(asked["form"], drawing)]
+    tools.wire(tabs.last, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
         return shown(runs.stop(request.session_hash or ""))
@@ -182,53 +245,41 @@ def _wire(
 
     # The flag ends the work within one token; `cancels` also takes a run out of the queue that has not begun. A picture
     # may be on its way to the browser while Stop is pressed, so the last word is said when the run is over.
-    asked["stop"].click(stop, None, seen["state"], cancels=events, queue=False, **private)
-    for each in events:
+    asked["stop"].click(stop, None, seen["state"], cancels=[*events, climbed], queue=False, **private)
+    for each in (*events, climbed):
         each.then(conclude, None, seen["state"], queue=False, **private)
 
     def forget(request: gr.Request) -> None:
         runs.forget(request.session_hash or "")
+        readings.forget(request.session_hash or "")
 
     demo.unload(forget)
 
-    pool = [*asked["boxes"], *asked["weights"]]
-    row_outputs = [*pool, *asked["rows"], asked["used"]]
+    rows, share = RowPool(asked), asked["share"]
+    rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
+    share.wire(rows, asked["form"], asked["message"], drawing=drawing)
+    results.wire(rows, asked["note"], drawing=drawing)
 
-    def as_updates(rows: work.Rows, serial: int) -> list[Any]:
-        count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (ROWS - count)]
-        weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
+    def recorded(index: int, *values: Any) -> list[Any]:
+        """What a recording of an example shows in the places of `outputs`; all as it is where there is none.
 
-    def add(used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).added(""), used[1])
+        Recordings hold the fused answer and that of standard attention, so they are for that pair of cards only.
+        """
+        found = recorded_of(recordings, examples[index])
+        if found is None or Pair.from_values(values) != PAIR:
+            return [gr.skip()] * len(outputs)
+        last = recorded_run(found, START_METHODS)
+        said = (*cards_html(last), parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
+        return [*said, parts.weights_html(last.result), gr.skip(), *tabs.filled(last), *tools.filled(last)]
 
-    def remove(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
-        return as_updates(work.Rows.from_values(used[0], values).removed(index), used[1])
+    def opened(request: gr.Request, used: tuple[int, int], *pair_values: Any) -> list[Any]:
+        values, alert = share.opened(request, rows, used, limits)
+        if values is None:
+            return [*[gr.skip()] * len(filled), alert, *recorded(0, *pair_values)]
+        return [*values, alert, *[gr.skip()] * len(outputs)]
 
-    def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
-        try:
-            rows = work.Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
-        except InputError as error:
-            return [*[gr.skip()] * len(row_outputs), parts.alert_html(str(error))]
-        return [*as_updates(rows, used[1]), ""]
-
-    def load_example(index: int, used: tuple[int, int]) -> list[Any]:
-        example = examples[index]
-        texts = tuple(example["paraphrases"][:ROWS])
-        rows = work.Rows(texts, (1,) * (len(texts) + 1))
-        return [example["question"], note_of(example), *as_updates(rows, used[1])]
-
-    row_inputs = [asked["used"], *pool]
-    asked["add"].click(add, row_inputs, row_outputs, **drawing)
-    for i, button in enumerate(asked["removers"]):
-        button.click(partial(remove, i), row_inputs, row_outputs, **drawing)
-    asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
-    edits = [box.input for box in (asked["question"], *asked["boxes"])]
-    edits += [button.click for button in (*asked["removers"], asked["write"])]
-    gr.on(edits, None, None, asked["note"], js="() => ''", **private)  # it tells of the example as it was
-    gallery, example_outputs = asked["gallery"], [asked["question"], asked["note"], *row_outputs]
-    gallery.click(load_example, [gallery, asked["used"]], example_outputs, **drawing)
-    write_inputs = [asked["question"], asked["seed"], *row_inputs]
-    waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
-    asked["write"].click(write, write_inputs, [*row_outputs, asked["message"]], **waiting)
+    filled = share.outputs(rows, asked["form"])
+    begun = demo.load(opened, [asked["used"], *pair.choices], [*filled, asked["link_message"], *outputs], **drawing)
+    chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
+    gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
+    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)

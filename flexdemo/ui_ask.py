@@ -14,27 +14,43 @@ from .methods import METHODS
 from .prompt import POSITIONS
 from .ui_form import CONFIDENCE, GIVEN, MOST_SAMPLES, ROWS, Form
 from .ui_parts import Drawing
+from .ui_rows import budget_html
+from .ui_share import Share
 from .ui_tabs import number
 from .ui_terms import terms_html
 
+HINT = "Another wording; several pasted lines become several rows"
 
-def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits) -> dict[str, Any]:
-    """Left: the question, the pool of rows, Run and Stop, settings, examples."""
+
+def ask_side(
+    start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits, room: int
+) -> dict[str, Any]:
+    """Left: the question, the pool of rows, Run and Stop, settings, examples.
+
+    `room` is how many tokens prompt and answer may have together.
+    """
+    link_message = gr.HTML("", elem_id="link-message", elem_classes="message")
     used = gr.State((count, 0))  # rows in use, and a number that grows with each edit of them
     with gr.Row(elem_classes=["wording-row", "is-P1"]):
         question = _wording("Question (P1)", "question", start.question, focus=True)
         weights = [_weight(0, "Weight of the question")]
-    rows, boxes, removers = [], [], []
+    rows, boxes, lifters, copiers, lowerers, removers = [], [], [], [], [], []
     for i in range(ROWS):
         with gr.Row(visible=i < count, elem_classes=["wording-row", f"is-P{i + 2}"]) as row:
-            boxes.append(_wording(f"Paraphrase {i + 1} (P{i + 2})", f"paraphrase-{i + 1}", start.paraphrases[i]))
+            label = f"Paraphrase {i + 1} (P{i + 2})"
+            boxes.append(_wording(label, f"paraphrase-{i + 1}", start.paraphrases[i], hint=HINT))
             weights.append(_weight(i + 1, f"Weight of paraphrase {i + 1}"))
+            lifters.append(_row_button("up", i + 1, "Move paraphrase {} up"))
+            copiers.append(_row_button("copy", i + 1, "Duplicate paraphrase {}"))
+            lowerers.append(_row_button("down", i + 1, "Move paraphrase {} down"))
             removers.append(gr.Button("✕", size="sm", elem_id=f"remove-{i + 1}", elem_classes="remove", min_width=28))
         rows.append(row)
     with gr.Row(elem_id="row-tools"):
         add = gr.Button("Add paraphrase", size="sm", elem_id="add-paraphrase", min_width=90)
         write = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=90)
         equal = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
+    rows_message = gr.HTML("", elem_id="rows-message", elem_classes="message")
+    budget = gr.HTML(budget_html(drawn.tokens, start.max_new_tokens, room), elem_id="budget")
     shares = gr.HTML(drawn.shares, elem_id="shares")
     gr.HTML(terms_html("Weights"), elem_classes="terms")
     with gr.Row(elem_id="actions"):
@@ -63,6 +79,7 @@ def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: in
         _help("Temperature 0 is greedy: always the likeliest token. Top-p and seed act above 0.")
         label = "Prefix: instruction or examples that every wording sees"
         prefix = gr.Textbox(start.prefix, label=label, elem_id="prefix", lines=2, max_lines=8)
+    share = Share()
     gallery = gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[example["question"]] for example in examples],
@@ -88,6 +105,8 @@ def ask_side(start: Form, drawn: Drawing, *, examples: Sequence[dict], count: in
     ]
     return {
         "form": form, "question": question, "boxes": boxes, "weights": weights, "rows": rows, "removers": removers,
+        "lifters": lifters, "copiers": copiers, "lowerers": lowerers, "rows_message": rows_message, "budget": budget,
+        "share": share, "link_message": link_message,
         "used": used, "add": add, "write": write, "equal": equal, "shares": shares, "run": run, "methods": methods,
         "stop": stop, "compare": compare, "message": message, "gallery": gallery, "note": note, "seed": seed,
     }  # fmt: skip
@@ -122,8 +141,24 @@ def _help(text: str) -> None:
     gr.HTML(f"<p>{parts.escape(text)}</p>", elem_classes="help")
 
 
-def _wording(label: str, name: str, value: str, *, focus: bool = False) -> gr.Textbox:
-    return gr.Textbox(value, label=label, elem_id=name, lines=1, max_lines=6, autofocus=focus, scale=5, min_width=120)
+def _row_button(kind: str, row: int, name: str) -> gr.Button:
+    """A button of one row; its text names it for those who cannot see its sign, which is the page's style."""
+    classes = ["row-button", kind]
+    return gr.Button(name.format(row), size="sm", elem_id=f"{kind}-{row}", elem_classes=classes, min_width=28)
+
+
+def _wording(label: str, name: str, value: str, *, focus: bool = False, hint: str | None = None) -> gr.Textbox:
+    return gr.Textbox(
+        value,
+        label=label,
+        elem_id=name,
+        lines=1,
+        max_lines=6,
+        placeholder=hint,
+        autofocus=focus,
+        scale=5,
+        min_width=120,
+    )
 
 
 def _weight(i: int, label: str) -> gr.Slider:

@@ -21,6 +21,7 @@ from .masks import STRATEGIES
 from .methods import METHODS
 from .model import LanguageModel
 from .plots_answer import attention_figure, effect_figure, mass_figure
+from .recording import Recorded
 from .results import MethodResult, Result
 from .ui_form import Form, named
 from .ui_parts import chip
@@ -50,11 +51,15 @@ SAID = {
 
 @dataclass(frozen=True, eq=False)
 class LastRun:
-    """A finished run of a form. `result` has the page's names of wordings; `explanation` is None without NEEDED."""
+    """A finished run of a form. `result` has the page's names of wordings; `explanation` is None without NEEDED.
+
+    `recorded` is the recording that is shown in place of a run.
+    """
 
     form: Form
     result: Result
     explanation: Explanation | None
+    recorded: Recorded | None = None
 
     @property
     def methods(self) -> dict[str, MethodResult]:
@@ -92,7 +97,13 @@ def _belongs(last: LastRun) -> str:
         settings += f", T = {last.result.ape.temperature:g}, S = {last.result.ape.scale:g}"
     count = len(last.result.prompt.paraphrases)
     wordings = f"{count} wording{'' if count == 1 else 's'}"
-    return f'<p class="belongs">Last run: <q>{escape(last.form.question)}</q> {wordings}, {escape(settings)}</p>'
+    whose = "Last run" if last.recorded is None else f"Recorded {escape(last.recorded.date)}"
+    return f'<p class="belongs">{whose}: <q>{escape(last.form.question)}</q> {wordings}, {escape(settings)}</p>'
+
+
+def has_heads(last: LastRun, layers: int, heads: int) -> bool:
+    """Whether the run tells the attention mass of each single one of so many layers and heads."""
+    return last.explanation is not None and last.explanation.attribution.mass.shape[1:3] == (layers, heads)
 
 
 def segment_names(last: LastRun) -> tuple[str, ...]:
@@ -141,6 +152,11 @@ def attention_plot(lm: LanguageModel, last: LastRun | None, layer: float | None,
     """Attention of one layer and head over the last run's prompt; InputError for what cannot be shown."""
     if last is None:
         raise InputError("nothing has run yet: press Run, then show its attention")
+    if (last.result.model, last.result.dtype) != (lm.name, lm.dtype):
+        raise InputError(
+            f"what is shown was recorded with {last.result.model} in {last.result.dtype}, and the loaded model is "
+            f"{lm.name} in {lm.dtype}: press Run, then show its attention"
+        )
     for what, number in (("layer", layer), ("head", head)):
         if number is None or number != int(number):
             raise InputError(f"the number of the {what} is missing: give a whole number, 0 or more")

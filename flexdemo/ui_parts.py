@@ -5,21 +5,20 @@ Text of users and models is data: every piece of HTML made here escapes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from .cells import EXACT_TOKENS, Window, block_size, token_spans
 from .config import Limits
-from .encoding import Encoding
 from .masks import STRATEGIES
 from .methods import METHODS, MethodResult, Result
 from .model import LanguageModel
-from .plots import mask_figure
 from .prompt import POSITIONS, Segment
-from .prompt_masks import mask_array, mask_facts
+from .schemes import STANDARD, Scheme
 from .ui_form import Form, compose, token_limit
+from .ui_mask import Picture, picture
 
 CARDS = ("flex", "causal")  # methods with an answer card of their own; all others are rows of the table
 
@@ -37,36 +36,60 @@ class Drawing:
     is_long: bool
 
 
-def draw(lm: LanguageModel, limits: Limits, form: Form, *, window: Window | None = None) -> Drawing:
-    """Mask, token view and captions of a form, without running the model."""
+def draw(
+    lm: LanguageModel,
+    limits: Limits,
+    form: Form,
+    *,
+    window: Window | None = None,
+    schemes: tuple[Scheme, Scheme] | None = None,
+    show: str = "left",
+) -> Drawing:
+    """Mask, token view and captions of a form, without running the model.
+
+    `schemes` are those of the two sides: the form's own and standard attention unless told otherwise.
+    """
     prompt = compose(lm, limits, form)
-    rows = mask_array(prompt, form.strategy)
-    muted = [segment for segment in prompt.paraphrases if segment.weight == 0]
-    if muted and STRATEGIES[form.strategy].fuses_at == STRATEGIES["segment"].fuses_at:
-        rows = rows.copy()
-        for segment in muted:  # what the fused view runs: weight 0 is a mask
-            rows[prompt.suffix_start :, segment.start : segment.end] = False
+    schemes = schemes or (Scheme(form.strategy, form.positions), STANDARD)
+    drawn = picture(prompt, schemes, show=show, window=window)
     length = len(prompt.token_ids)
-    facts = mask_facts(prompt, Encoding(form.strategy, form.positions))
     return Drawing(
-        mask_figure(rows, prompt.tokens, prompt.segments, window=window if length > EXACT_TOKENS else None),
+        drawn.figure,
         token_spans(prompt.tokens, prompt.segments),
         legend_html(prompt.segments),
-        caption_html(form, facts, length, exact=window is not None),
+        caption_html(drawn, schemes, length, exact=window is not None),
         shares_html(form, prompt.paraphrases),
         length,
         length > EXACT_TOKENS,
     )
 
 
-def caption_html(form: Form, facts: Mapping[str, Any], length: int, *, exact: bool) -> str:
-    """One line on the mask: its rule, its positions, its density; for a long prompt also what a cell stands for."""
-    parts = [
-        f"<b>{escape(STRATEGIES[form.strategy].label)}</b>: {escape(STRATEGIES[form.strategy].summary)}",
-        escape(POSITIONS[form.positions]),
-        f"Density {facts['density']:.3f}: that share of the {length:,} × {length:,} cells is visible"
-        " (before weights hide any).",
-    ]
+def scheme_label(scheme: Scheme) -> str:
+    weights = "weights on" if scheme.weighted else "raw weights"
+    return f"{STRATEGIES[scheme.strategy].label}, {scheme.positions.replace('_', ' ')}, {weights}"
+
+
+def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *, exact: bool) -> str:
+    """One line on a mask: its rule, its positions, its density; or on a difference: exact shares of its cells. For a
+    long prompt also what a cell stands for."""
+    cells = length**2
+    if drawn.shares is None:
+        strategy = STRATEGIES[drawn.shown.strategy]
+        parts = [
+            f"<b>{escape(strategy.label)}</b>: {escape(strategy.summary)}",
+            escape(POSITIONS[drawn.shown.positions]),
+            f"Density {drawn.density:.3f}: that share of the {length:,} × {length:,} cells is visible"
+            " (before weights hide any).",
+        ]
+    else:
+        left, right = (f"<b>{escape(scheme_label(scheme))}</b>" for scheme in schemes)
+        shares = ", ".join(
+            f'<span class="chip is-{word}">{word}</span> {share:.4f} ({round(share * cells):,})'
+            for word, share in drawn.shares.items()
+        )
+        parts = [f"From the right side ({right}) to the left ({left}): {shares} of {cells:,} cells."]
+        if not drawn.shares["removed"] and not drawn.shares["added"]:
+            parts.append("Both sides see the same cells.")
     if length > EXACT_TOKENS:
         block = block_size(length)
         parts.append(
@@ -83,8 +106,12 @@ def chip(name: str) -> str:
 
 
 def legend_html(segments: Sequence[Segment]) -> str:
-    """The segments of the packed prompt with their numbers of tokens."""
-    return " ".join(f"<span>{chip(segment.name)} {len(segment)}</span>" for segment in segments)
+    """The segments of the packed prompt with their numbers of tokens; each is a button that highlights it."""
+    return " ".join(
+        f'<span><button type="button" class="chip is-{escape(segment.name)}" data-segment="{i}" aria-pressed="false">'
+        f"{escape(segment.name)}</button> {len(segment)}</span>"
+        for i, segment in enumerate(segments)
+    )
 
 
 def shares_html(form: Form, wordings: Sequence[Segment]) -> str:
@@ -144,20 +171,31 @@ def stats_html(result: MethodResult, first_token: float) -> str:
     return " · ".join(parts)
 
 
-def card_html(method: str, answered: MethodResult | None = None, first_token: float = 0.0, *, note: str = "") -> str:
-    """A card's answer, whose text content is exactly the answer, and its numbers."""
-    text = "" if answered is None else escape(answered.answer)
-    stats = note if answered is None else stats_html(answered, first_token)
+def card_html(
+    method: str,
+    answered: MethodResult | None = None,
+    first_token: float = 0.0,
+    *,
+    note: str = "",
+    tail: str = "",
+    marked: str | None = None,
+) -> str:
+    """A card's answer, whose text content is exactly the answer, and its numbers, with `tail` behind them.
+
+    `marked` is the answer as HTML.
+    """
+    text = marked if marked is not None else "" if answered is None else escape(answered.answer)
+    stats = note if answered is None else stats_html(answered, first_token) + (f" · {tail}" if tail else "")
     return f'<div id="answer-{method}" class="answer">{text}</div><div id="stats-{method}" class="stats">{stats}</div>'
 
 
-def _table_rows(form: Form, result: Result | None) -> list[tuple[str, str, str, str | None]]:
+def _table_rows(form: Form, result: Result | None, carded: Sequence[str]) -> list[tuple[str, str, str, str | None]]:
     """(chip, label, text, answer) for each answer that has no card: every wording alone, and other methods."""
     given = {} if result is None else {answered.method: answered for answered in result.results}
     rows: list[tuple[str, str, str, str | None]] = []
     for method in form.methods:
         answered = given.get(method)
-        if method in CARDS:
+        if method in carded:
             continue
         if method not in ("origin", "per_prompt"):
             label = METHODS[method].label
@@ -177,13 +215,13 @@ def _table_rows(form: Form, result: Result | None) -> list[tuple[str, str, str, 
     return rows
 
 
-def table_html(form: Form, result: Result | None) -> str:
+def table_html(form: Form, result: Result | None, carded: Sequence[str] = CARDS) -> str:
     """The answers that have no card, and whether each is the fused answer; before a run, the rows they will fill."""
     fused = None
     if result is not None and result.done:
         fused = next((answered.answer for answered in result.results if answered.method == "flex"), None)
     lines = []
-    for mark, label, text, answer in _table_rows(form, result):
+    for mark, label, text, answer in _table_rows(form, result, carded):
         same = "" if fused is None else ("same" if answer == fused else "differs")
         lines.append(
             f'<tr><th scope="row">{mark} {escape(label)}</th><td class="wording">{escape(text)}</td>'
@@ -211,8 +249,9 @@ def progress_html(result: Result, *, state: str = "") -> str:
     """One line on a run: what it has done so far, or did."""
     if not result.results and not state:
         return f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
-    views = sum(len(answered.views) for answered in result.results)
-    tokens = max((len(v.token_ids) for answered in result.results for v in answered.views), default=0)
+    answered = (*result.results, *result.sides)
+    views = sum(len(each.views) for each in answered)
+    tokens = max((len(view.token_ids) for each in answered for view in each.views), default=0)
     state = state or ("Done" if result.done else "Running")
     rows = f"{views} answer{'' if views == 1 else 's'}"
     told = (

@@ -14,6 +14,7 @@ from .config import InputError, Limits
 from .model import LanguageModel
 from .ui_access import effect_words, mass_words
 from .ui_explain import LastRun
+from .ui_links import LINKS
 from .ui_parts import Drawing
 from .ui_style import COLOURS
 from .ui_terms import terms_html
@@ -41,7 +42,7 @@ class Tabs:
 
     def __init__(self, lm: LanguageModel, limits: Limits, drawn: Drawing) -> None:
         self.last = gr.State(None)
-        layers, heads = heads_of(lm)
+        self.heads = layers, heads = heads_of(lm)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Mask", elem_id="tab-mask"):
                 self._mask(limits, drawn)
@@ -65,14 +66,21 @@ class Tabs:
         ]  # fmt: skip
 
     def _mask(self, limits: Limits, drawn: Drawing) -> None:
+        choices = [("Left answer's mask", "left"), ("Right answer's mask", "right"), ("Difference", "difference")]
+        with gr.Row(elem_id="mask-tools"):
+            show = gr.Radio(choices, value="left", label="Show", elem_id="mask-show", container=False, scale=1)
+            self.png = gr.Button("PNG", size="sm", elem_id="mask-png", min_width=60, scale=0)
+        self.png_link = gr.HTML("", elem_id="mask-png-link")
         self.caption = gr.HTML(drawn.caption, elem_id="mask-caption")
         with gr.Row(visible=drawn.is_long, elem_id="mask-window") as self.window:
             label = f"Exact window, {EXACT_TOKENS} tokens"
             exact = gr.Checkbox(False, label=label, elem_id="mask-exact", min_width=140)
             query = number(0, limits.prompt_tokens, 0, 1, "Queries from token", "mask-query")
             key = number(0, limits.prompt_tokens, 0, 1, "Keys from token", "mask-key")
-        self.window_inputs = [exact, query, key]
+        self.window_inputs = [show, exact, query, key]
         self.plot = _plot("mask-plot", drawn.figure)
+        gr.HTML(LINKS, elem_id="link-box")
+        self.live = gr.HTML("", elem_id="live")
         gr.HTML("<h2>Tokens</h2>", elem_classes="heading")
         self.legend = gr.HTML(drawn.legend, elem_id="token-legend")
         self.tokens = gr.HighlightedText(
@@ -109,13 +117,14 @@ class Tabs:
             return [gr.skip()] * len(self.outputs)
         explained = last.explanation is not None
         mass = told.note_html("mass", last) + mass_words(last) + (told.mass_legend_html(last) if explained else "")
+        single = gr.update(visible=told.has_heads(last, *self.heads))
         effect = told.note_html("effect", last) + effect_words(last)
         bars, steps = told.effect_plot(last), told.step_count(last)
         step = gr.update(value=1, maximum=max(2, steps - told.STEPS + 1), visible=steps > told.STEPS)
         effect_shown = gr.update(value=bars, visible=bars is not None)
         gone = gr.update(value=None, visible=False)  # the picture of a head belongs to an earlier prompt
         return [
-            last, mass, gr.update(visible=explained), effect, effect_shown,
+            last, mass, single, effect, effect_shown,
             told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
             told.note_html("attention", last), gone, "",
         ]  # fmt: skip
@@ -126,6 +135,8 @@ class Tabs:
         def mass(last: LastRun | None, layer: int, head: int, per_token: bool) -> Any:
             if last is None or last.explanation is None:
                 return gr.update(value=None, visible=False)
+            if not told.has_heads(last, *self.heads):  # a recording of another model, or of means alone
+                layer = head = MEAN
             chosen = {"layer": None if layer == MEAN else layer, "head": None if head == MEAN else head}
             return gr.update(value=told.mass_plot(last, **chosen, per_token=per_token), visible=True)
 

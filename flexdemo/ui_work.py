@@ -11,14 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import ui_compare as compared
 from . import ui_parts as parts
-from .config import InputError, Limits
+from .config import Decoding, InputError, Limits
+from .ladder import climb
 from .methods import Result, stream
 from .model import LanguageModel
 from .paraphrase import paraphrase
+from .reading import Reading
+from .ui_compare import PAIR, Pair
 from .ui_explain import CANDIDATES, LastRun, finish, with_names
 from .ui_form import ROWS, Form, check_request, compose
-from .ui_parts import CARDS
+from .ui_links import live_html
 
 FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second
 WRITTEN = 4  # paraphrases that one click asks the model for
@@ -30,6 +34,7 @@ class Run:
 
     flag: threading.Event
     last: Result | None = None
+    stopped: str = "Stopped before the first token"
 
 
 class Runs:
@@ -62,7 +67,7 @@ class Runs:
             if run is None:
                 return None
             run.flag.set()
-            line = "Stopped before the first token"
+            line = run.stopped
             if run.last is not None:
                 line = parts.progress_html(run.last, state="Done, not explained" if run.last.done else "Stopped")
             self._said[session] = line
@@ -83,24 +88,37 @@ class Runs:
 class Frame:
     """What the answer side shows next; None leaves a part as it is."""
 
-    cards: tuple[str | None, ...] = (None,) * len(CARDS)
+    cards: tuple[str | None, str | None] = (None, None)
     table: str | None = None
     line: str | None = None
     message: str | None = None
     weights: str | None = None
     last: LastRun | None = None
+    live: str | None = None
 
 
-def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator[Frame]:
+def answers(
+    lm: LanguageModel,
+    limits: Limits,
+    form: Form,
+    run: Run,
+    *,
+    pair: Pair = PAIR,
+    reading: Reading | None = None,
+) -> Iterator[Frame]:
     """What is shown while a form runs: the answers as they grow, and at the end what explains them.
 
-    Ends within one token of the stop flag, whether or not anybody still takes what it yields.
+    `pair` are the schemes of the two cards; a prompt that `reading` holds is not read again. Ends within one token of
+    the stop flag, whether or not anybody still takes what it yields.
     """
     try:
-        compose(lm, limits, form)
-        frames = stream(lm, **form.arguments(), mass=False, candidates=CANDIDATES)
-        waiting = parts.weights_html(None)
-        yield Frame(_cards(form, None), parts.table_html(form, None), "Reading the prompt", "", waiting)
+        prompt = compose(lm, limits, form)
+        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading}
+        frames = stream(lm, **form.arguments(), **options)
+        if reading is None or reading.known(prompt) is None:  # else the answer follows at once: nothing is cleared
+            cards = compared.cards_html(form, pair, None, note="reading the prompt")
+            table, waiting = parts.table_html(form, None, pair.methods), parts.weights_html(None)
+            yield Frame(cards, table, "Reading the prompt", "", waiting)
         shown = 0.0
         for run.last in frames:
             if run.flag.is_set():
@@ -108,7 +126,7 @@ def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator
                 return
             if run.last.done or time.monotonic() - shown >= FRAME_SECONDS:
                 shown = time.monotonic()
-                yield _frame(form, run.last)
+                yield _frame(form, pair, run.last)
         if run.last is not None and not run.flag.is_set():
             last = finish(lm, form, run.last)
             if not run.flag.is_set():
@@ -117,16 +135,41 @@ def answers(lm: LanguageModel, limits: Limits, form: Form, run: Run) -> Iterator
         yield Frame(line="Not run", message=parts.alert_html(str(error)))
 
 
-def _frame(form: Form, result: Result) -> Frame:
+def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) -> bool:
+    """Whether `reading` holds a form's prompt and its weights are the visitor's: then only the decode is to be done."""
+    try:
+        return not form.by_confidence and reading.known(compose(lm, limits, form)) is not None
+    except InputError:  # the redraw says why
+        return False
+
+
+def _frame(form: Form, pair: Pair, result: Result) -> Frame:
     weights = parts.weights_html(with_names(form, result)) if result.done else None
-    return Frame(_cards(form, result), parts.table_html(form, result), parts.progress_html(result), "", weights)
+    cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
+    return Frame(cards, table, parts.progress_html(result), "", weights, live=live_html(form, pair, result))
 
 
-def _cards(form: Form, result: Result | None) -> tuple[str, ...]:
-    given = {} if result is None else {answered.method: answered for answered in result.results}
-    first = result.seconds["first_token"] if result else 0.0
-    notes = {name: "reading the prompt" if name in form.methods else "not chosen under Methods" for name in CARDS}
-    return tuple(parts.card_html(name, given.get(name), first, note=notes[name]) for name in CARDS)
+def ladder(
+    lm: LanguageModel, limits: Limits, form: Form, run: Run, *, reading: Reading | None = None
+) -> Iterator[tuple[str | None, str, str]]:
+    """The ladder as it grows: (table, status line, message). Ends within one token of the stop flag."""
+    run.stopped = "Ladder stopped"
+    began, shown, rungs = time.monotonic(), 0.0, ()
+    try:
+        prompt, given = compose(lm, limits, form), form.arguments()
+        decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
+        yield None, "Ladder: reading the prompt under three encodings", ""
+        steps = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None)
+        for rungs in steps:
+            if run.flag.is_set():
+                steps.close()
+                return
+            if time.monotonic() - shown >= FRAME_SECONDS:
+                shown = time.monotonic()
+                yield compared.ladder_html(rungs), "Ladder: running", ""
+        yield compared.ladder_html(rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
+    except InputError as error:
+        yield None, "Not run", parts.alert_html(str(error))
 
 
 @dataclass(frozen=True)
@@ -149,6 +192,41 @@ class Rows:
     def removed(self, index: int) -> Rows:
         """Without one row; those below move up with their texts and weights."""
         return Rows(self.texts[:index] + self.texts[index + 1 :], self.weights[: index + 1] + self.weights[index + 2 :])
+
+    def moved(self, index: int, by: int) -> Rows:
+        """With one row `by` places further down, with its weight; as it is where there is no such place."""
+        place = index + by
+        if not (0 <= index < len(self.texts) and 0 <= place < len(self.texts)):
+            return self
+        order = list(range(len(self.texts)))
+        order.insert(place, order.pop(index))
+        weights = (self.weights[0], *(self.weights[i + 1] for i in order))
+        return Rows(tuple(self.texts[i] for i in order), weights)
+
+    def duplicated(self, index: int) -> Rows:
+        """With a copy of one row below it, its weight included, as far as the pool goes."""
+        if not 0 <= index < len(self.texts) < ROWS:
+            return self
+        cut = index + 1
+        texts = (*self.texts[:cut], self.texts[index], *self.texts[cut:])
+        return Rows(texts, (*self.weights[: cut + 1], self.weights[cut], *self.weights[cut + 1 :]))
+
+    def pasted(self, index: int, lines: Sequence[str]) -> tuple[Rows, int]:
+        """With `lines` in place of one row and in new rows below it, and how many lines the pool had no room for.
+
+        Blank rows make room if there is no other; a row that holds text stays.
+        """
+        texts, weights = list(self.texts), list(self.weights)
+        texts[index] = lines[0]
+        room = ROWS - len(texts)
+        blanks = [i for i, text in enumerate(texts) if not text.strip()]
+        for i in reversed(blanks[: max(0, len(lines) - 1 - room)]):
+            del texts[i], weights[i + 1]
+            index -= i < index
+        fresh = list(lines[1 : 1 + ROWS - len(texts)])
+        texts[index + 1 : index + 1] = fresh
+        weights[index + 2 : index + 2] = [1.0] * len(fresh)
+        return Rows(tuple(texts), tuple(weights)), len(lines) - 1 - len(fresh)
 
     def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
         """With paraphrases by the model in blank and new rows; what is there stays."""

@@ -48,7 +48,8 @@ def bars(visit: Visit) -> np.ndarray:
     return np.array(visit.plot("mass-plot", "_fullData.map(bar => Array.from(bar.y))"))
 
 
-def test_before_a_run_every_tab_says_what_will_be_there(visit: Visit) -> None:
+def test_before_a_run_every_tab_says_what_will_be_there(browser: Browser, bundled_url: str) -> None:
+    visit = Visit(browser, f"{bundled_url}?q=What+has+no+recording?")
     assert visit.page.get_by_role("tab").all_text_contents() == list(TABS)
     expect(visit.page.locator("#mask-plot")).to_be_visible()
     for tab in TABS[1:]:
@@ -56,7 +57,9 @@ def test_before_a_run_every_tab_says_what_will_be_there(visit: Visit) -> None:
         expect(visit.page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("After a run:")
     visit.page.locator("#attention-show").click()
     expect(visit.page.locator("#attention-message")).to_contain_text("Nothing has run yet: press Run")
+    visit.url = bundled_url
     clean(visit)
+    visit.context.close()
 
 
 def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:

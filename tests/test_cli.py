@@ -15,6 +15,7 @@ from flexdemo import cli
 from flexdemo.masks import STRATEGIES
 from flexdemo.methods import METHODS
 from flexdemo.prompt import POSITIONS
+from flexdemo.recording import load_recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "What is the capital of Peru?"
@@ -170,3 +171,36 @@ def test_help_reads_well_and_is_quick_to_load(capsys: pytest.CaptureFixture) -> 
 def test_help_names_every_choice_of_the_tables(capsys: pytest.CaptureFixture) -> None:
     _, out, _ = run(capsys, "generate", "--help")
     assert all(name in out for name in (*METHODS, *POSITIONS, *STRATEGIES))
+
+
+def test_record_writes_what_the_page_shows(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    examples, path = tmp_path / "examples.json", tmp_path / "recorded.json"
+    examples.write_text(json.dumps([{"question": QUESTION, "paraphrases": PARAPHRASES, "note": "n"}]), encoding="utf-8")
+    given = ["record", "--examples", str(examples), "--output", str(path), "--date", "2026-01-31"]
+    status, out, _ = run(capsys, *given)
+    assert status == 0 and f"wrote {path}: 1 examples" in out
+    (recorded,) = load_recorded(path)
+    assert (recorded.date, recorded.note, recorded.result.request.question) == ("2026-01-31", "n", QUESTION)
+    assert {each.method: each.answer for each in recorded.result.results} == dict.fromkeys(METHODS, "Lima")
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        ("[]", [], "it must be a list of examples"),
+        ("{", [], "it is no JSON"),
+        (None, [], "No such file"),
+        ('[{"question": "q"}]', ["--date", "today"], "the date must look like 2026-01-31"),
+        ('[{"question": "q"}]', ["--output", "x.txt"], "must end in .json"),
+        ('[{"text": "q"}]', [], "example 1 must be an object with a question"),
+    ],
+)
+def test_record_says_what_is_wrong_and_writes_nothing(
+    capsys: pytest.CaptureFixture, tmp_path: Path, content: str | None, more: list[str], said: str
+) -> None:
+    examples, path = tmp_path / "examples.json", tmp_path / "recorded.json"
+    if content is not None:
+        examples.write_text(content, encoding="utf-8")
+    status, out, err = run(capsys, "record", "--examples", str(examples), "--output", str(path), *more)
+    assert status == 2 and out == "" and err.count("\n") == 1 and said in err
+    assert not path.exists()

@@ -13,16 +13,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config", "versions"},
-    {"prompt", "metrics", "cells", "files", "bootstrap", "workers"},
-    {"masks", "plots", "cache", "results", "recorders"},
+    {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
+    {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},
     {"encoding", "threads"},
-    {"steps", "prompt_masks"},
+    {"steps", "prompt_masks", "reading"},
+    {"schemes"},
     {"generation"},
     {"confidence"},
-    {"methods", "paraphrase", "attribution", "attention_map"},
+    {"methods", "paraphrase", "attribution", "attention_map", "ladder"},
     {"explain", "share"},
     {"export", "proof", "recording"},
     {"evaluate", "benchmark", "tinyqa"},
@@ -106,7 +107,13 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("gradio", {"ui.py", "ui_ask.py", "ui_program.py", "ui_tabs.py"}),
+        (
+            "gradio",
+            {
+                f"ui{part}.py"
+                for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs", "_program", "_pair")
+            },
+        ),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
     ],
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import html
+import re
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 
 import flexdemo
-from flexdemo import ui, ui_work
+from flexdemo import ui, ui_rows, ui_work
 from flexdemo import ui_parts as parts
 from flexdemo.config import InputError, Limits
 from flexdemo.masks import STRATEGIES
@@ -118,7 +120,9 @@ def test_weight_zero_is_drawn_hidden(lm: LanguageModel) -> None:
     prompt = build_prompt(lm.tokenizer, QUESTION, ["Name it."])
     first, suffix = prompt.segments[1], prompt.segments[-1]
     assert not drawn.figure.data[0].z[suffix.start, first.start : first.end].any()
-    assert drawn.figure.data[0].text[suffix.start, first.start] == "hidden: weight 0"
+    meta = drawn.figure.layout.meta
+    rules = np.array(meta["rules"]).reshape(5, 5, 2)  # prefix, P1, P2, suffix, answer
+    assert [meta["reasons"][rules[asks, 1, 0]] for asks in (3, 4)] == ["hidden: weight 0"] * 2
 
 
 def test_long_prompts_are_drawn_as_blocks_or_as_a_window(prepared: Any) -> None:
@@ -192,8 +196,9 @@ def test_answers_grow_and_end_with_the_result_of_ask(lm: LanguageModel, monkeypa
     result = flexdemo.ask(lm, **given.arguments())
     assert len(frames) >= 3
     first, last = frames[1], frames[-2]
-    assert f">{parts.escape(result['flex'].answer)}</div>" in last.cards[0]
-    assert f">{parts.escape(result['causal'].answer)}</div>" in last.cards[1]
+    for card, method in zip(last.cards, ("flex", "causal"), strict=True):
+        body = re.search(rf'<div id="answer-{method}" class="answer">(.*?)</div>', card, re.DOTALL).group(1)
+        assert html.unescape(re.sub(r"</?mark[^>]*>", "", body)) == result[method].answer
     assert "Done" in last.line and "Running" in first.line
     assert frames[-1].last is not None and [frame.last for frame in frames[:-1]] == [None] * (len(frames) - 1)
 
@@ -244,6 +249,38 @@ def test_rows_are_added_and_removed_with_their_edits() -> None:
     assert full.added("y") == full
 
 
+def test_rows_move_and_are_duplicated_with_their_weights() -> None:
+    rows = ui_work.Rows(("a", "b", "c"), (1, 2, 3, 4))
+    assert rows.moved(2, -1) == ui_work.Rows(("a", "c", "b"), (1, 2, 4, 3))
+    assert rows.moved(0, 1) == ui_work.Rows(("b", "a", "c"), (1, 3, 2, 4))
+    assert rows.moved(0, -1) == rows.moved(2, 1) == rows.moved(5, -1) == rows
+    assert rows.duplicated(1) == ui_work.Rows(("a", "b", "b", "c"), (1, 2, 3, 3, 4))
+    full = ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
+    assert full.duplicated(0) == full
+
+
+def test_pasted_lines_push_rows_down_and_what_has_no_room_is_counted() -> None:
+    rows = ui_work.Rows(("a", "", "c"), (1, 2, 3, 4))
+    assert rows.pasted(0, ["x", "y"]) == (ui_work.Rows(("x", "y", "", "c"), (1, 2, 1.0, 3, 4)), 0)
+    many = [f"l{i}" for i in range(8)]
+    fitted, left_out = rows.pasted(2, many)  # 9 lines and the blank row are 10
+    assert fitted.texts == ("a", "", *many) and left_out == 0
+    fitted, left_out = rows.pasted(2, [*many, "l8"])  # now the blank row gives way
+    assert fitted.texts == ("a", *many, "l8") and left_out == 0 and fitted.weights == (1, 2, 4, *[1.0] * 8)
+    fitted, left_out = rows.pasted(2, [*many, "l8", "l9", "l10"])
+    assert fitted.texts == ("a", *many, "l8") and left_out == 2
+
+
+def test_a_prompt_that_is_too_long_is_counted_too(lm: LanguageModel) -> None:
+    given = form(*["many words " * 60] * 3, max_new_tokens=7)
+    count = len(build_prompt(lm.tokenizer, QUESTION, ["many words " * 60] * 3).token_ids)
+    said = ui_rows.budget_of(lm, Limits(), given)
+    assert count > 1024 and f"prompt {count:,} + answer up to 7 = <b>{count + 7:,}</b> of 1,024" in said
+    assert f"{count + 7 - 1024:,} too many" in said
+    assert "prompt 20 + answer up to 7 = <b>27</b> of 1,024" in ui_rows.budget_of(lm, Limits(), given, 20)
+    assert "–" in ui_rows.budget_of(lm, Limits(), form(question=""))
+
+
 def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: ["Mine", "w1", "w2", "w3", "w4", "w5"])
     rows = ui_work.Rows(("mine", ""), (1, 2, 3)).written(lm, Limits(), QUESTION, 0)
@@ -265,6 +302,9 @@ def test_contract_of_element_ids(lm: LanguageModel) -> None:
     wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "mask-plot", "token-view", "status"}
     wanted |= {"strategy", "positions", "max-new-tokens", "compare-all", "weights-from", "samples"}
     wanted |= {"sample-temperature", "ape-temperature", "ape-scale", "mass-plot", "effect-plot", "attention-plot"}
+    wanted |= {f"{name}-{i}" for name in ("up", "down", "copy", "remove") for i in range(1, 11)}
+    wanted |= {"budget", "copy-link", "link", "link-message", "save-json", "save-csv", "save-png", "save-report"}
+    wanted |= {"check", "proof", "repeat", "results", "results-file", "results-summary", "results-records"}
     assert wanted <= ids
     inner = "".join(str(block.value) for block in demo.blocks.values() if isinstance(block, gr.HTML))
     assert 'id="answer-flex"' in inner and 'id="answer-causal"' in inner

@@ -1,0 +1,51 @@
+"""Recorded examples on the page: which one belongs to an example, and what is said about it. Knows no gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import ui_parts as parts
+from .model import LanguageModel
+from .recording import Recorded
+from .ui_explain import LastRun, with_names
+from .ui_form import ROWS, Form
+from .ui_parts import CARDS, escape
+
+
+def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any]) -> Recorded | None:
+    """The recording of an example as the page fills it in: its wordings, equal weights, nothing else set."""
+    wanted = (example["question"], tuple(example["paraphrases"][:ROWS]))
+    for recorded in recordings:
+        asked = recorded.result.request
+        if asked is not None and (asked.question, asked.paraphrases) == wanted and asked.weights is None:
+            return recorded
+    return None
+
+
+def recorded_run(recorded: Recorded, methods: Sequence[str]) -> LastRun:
+    """A recording as a run of the form that it was asked with; `methods` are those whose answers get a line."""
+    asked = recorded.result.request
+    if asked is None:
+        raise ValueError("a recording holds its request")
+    rows = (*asked.paraphrases, *[""] * (ROWS - len(asked.paraphrases)))
+    form = Form(
+        asked.question, rows, (1.0,) * (ROWS + 1), asked.mask, asked.positions, tuple(methods),
+        asked.max_new_tokens, asked.temperature, asked.top_p, asked.seed, asked.prefix,
+    )  # fmt: skip
+    return LastRun(form, with_names(form, recorded.result), recorded.explanation, recorded)
+
+
+def cards_html(last: LastRun) -> tuple[str, ...]:
+    """The answer cards of a recorded run, which say that it is one."""
+    first, given = last.result.seconds["first_token"], last.methods
+    return tuple(parts.card_html(name, given.get(name), first, tail="recorded") for name in CARDS)
+
+
+def line_html(recorded: Recorded, lm: LanguageModel) -> str:
+    """One line on where the answers shown come from."""
+    result = recorded.result
+    where = f"{recorded.date} with {result.model} on {result.device}, {result.dtype}, backend {result.backend}"
+    same = (result.model, result.dtype) == (lm.name, lm.dtype)
+    then = "press Run to compute it now" if same else f"the loaded model is {lm.name}, {lm.dtype}: press Run to ask it"
+    return f'<span class="recorded">Recorded</span> {escape(where)}; {escape(then)}'

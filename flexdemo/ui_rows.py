@@ -1,0 +1,142 @@
+"""Events of the paraphrases' rows: add, remove, move, duplicate, paste, write. What they do is in `ui_work`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from . import ui_parts as parts
+from .config import InputError, Limits
+from .model import LanguageModel
+from .prompt import build_prompt
+from .ui_form import ROWS, Form, check_request, token_limit
+from .ui_work import Rows
+
+# A paste of several lines into a paraphrase becomes several rows. The first line joins what stands before the cursor,
+# the last one what stands after it, as in any text box; blank lines are left out.
+PASTE = r"""
+document.addEventListener('paste', (event) => {
+  const row = event.target.closest?.('[id^="paraphrase-"]');
+  const lines = (event.clipboardData?.getData('text/plain') ?? '').split(/[\r\n]+/).filter((line) => line.trim());
+  if (!row || lines.length < 2) return;
+  event.preventDefault();
+  const {value, selectionStart, selectionEnd} = event.target;
+  lines[0] = value.slice(0, selectionStart) + lines[0];
+  lines[lines.length - 1] += value.slice(selectionEnd);
+  trigger('select', {row: Number(row.id.split('-')[1]) - 1, lines});
+}, true);
+"""
+
+
+def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
+    """How much of the room for prompt and answer is taken, in tokens; None for a prompt that cannot be counted."""
+    if tokens is None:
+        return f"Tokens: – of {room:,}"
+    taken = tokens + int(answer or 0)
+    said = f"Tokens: prompt {tokens:,} + answer up to {int(answer or 0):,} = <b>{taken:,}</b> of {room:,}"
+    over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
+    share = min(100.0, 100 * taken / room)
+    bar = f'<span class="bar" aria-hidden="true"><span style="width: {share:.1f}%"></span></span>'
+    return f"<span>{said}{over}</span>{bar}"
+
+
+def count_tokens(lm: LanguageModel, limits: Limits, form: Form) -> int | None:
+    """Tokens of the packed prompt, also of one that is too long to run; None for one that cannot be packed."""
+    paraphrases = [form.paraphrases[i] for i in form.filled]
+    try:
+        check_request(limits, form.question, paraphrases, prefix=form.prefix)
+        return len(build_prompt(lm.tokenizer, form.question, paraphrases, prefix=form.prefix).token_ids)
+    except InputError:
+        return None  # why is told elsewhere, by the redraw
+
+
+def budget_of(lm: LanguageModel, limits: Limits, form: Form, tokens: int | None = None) -> str:
+    """The budget of a form, whose prompt has `tokens` if that is known already."""
+    tokens = count_tokens(lm, limits, form) if tokens is None else tokens
+    return budget_html(tokens, form.max_new_tokens, token_limit(lm, limits))
+
+
+class RowPool:
+    """The rows of one page: built over the widgets of the left side. Holds widgets, nothing of a visitor."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.asked = asked
+        self.pool = [*asked["boxes"], *asked["weights"]]
+        self.inputs = [asked["used"], *self.pool]
+        self.outputs = [*self.pool, *asked["rows"], asked["used"]]
+
+    def updates(self, rows: Rows, serial: int) -> list[Any]:
+        """Values of `outputs` that show these rows; `serial` is that of the rows before."""
+        count = len(rows.texts)
+        boxes = [*rows.texts, *[""] * (ROWS - count)]
+        weights = [*rows.weights, *[1] * (ROWS - count)]
+        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
+
+    def wire(
+        self,
+        lm: LanguageModel,
+        limits: Limits,
+        examples: Sequence[dict],
+        note_of: Callable[[dict], str],
+        *,
+        drawing: dict[str, Any],
+        running: dict[str, Any],
+    ) -> None:
+        asked, message = self.asked, self.asked["message"]
+
+        def edited(edit: Callable[[Rows], Rows], used: tuple[int, int], *values: Any) -> list[Any]:
+            return self.updates(edit(Rows.from_values(used[0], values)), used[1])
+
+        def on(button: gr.Button, edit: Callable[[Rows], Rows]) -> None:
+            button.click(partial(edited, edit), self.inputs, self.outputs, **drawing)
+
+        on(asked["add"], lambda rows: rows.added(""))
+        for i in range(ROWS):
+            on(asked["removers"][i], lambda rows, i=i: rows.removed(i))
+            on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
+            on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
+            on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i))
+
+        def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
+            if event.row not in range(used[0]):  # the row has gone meanwhile
+                return [gr.skip()] * (len(self.outputs) + 1)
+            lines = [str(line) for line in event.lines]
+            rows, left_out = Rows.from_values(used[0], values).pasted(event.row, lines)
+            said = ""
+            if left_out:
+                said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {ROWS} paraphrases"
+            return [*self.updates(rows, used[1]), parts.alert_html(said)]
+
+        pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
+        pasted.select(paste, self.inputs, [*self.outputs, asked["rows_message"]], **drawing)
+
+        def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
+            try:
+                rows = Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
+            except InputError as error:
+                return [*[gr.skip()] * len(self.outputs), parts.alert_html(str(error))]
+            return [*self.updates(rows, used[1]), ""]
+
+        write_inputs = [asked["question"], asked["seed"], *self.inputs]
+        waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
+        asked["write"].click(write, write_inputs, [*self.outputs, message], **waiting)
+
+        def load_example(index: int, used: tuple[int, int]) -> list[Any]:
+            example = examples[index]
+            texts = tuple(example["paraphrases"][:ROWS])
+            rows = Rows(texts, (1,) * (len(texts) + 1))
+            return [example["question"], note_of(example), *self.updates(rows, used[1])]
+
+        gallery, filled = asked["gallery"], [asked["question"], asked["note"], *self.outputs]
+        gallery.click(load_example, [gallery, asked["used"]], filled, **drawing)
+        edits = [box.input for box in (asked["question"], *asked["boxes"])]
+        edits += [button.click for button in (*asked["removers"], *asked["copiers"], asked["write"])]
+        edits.append(pasted.select)
+        # The note tells of the example as it was.
+        quiet = {"api_visibility": "private", "show_progress": "hidden"}
+        gr.on(edits, None, None, asked["note"], js="() => ''", **quiet)
+        # What was said about a paste is of no more use once the rows are edited.
+        gr.on(edits[:-1], None, None, asked["rows_message"], js="() => ''", **quiet)

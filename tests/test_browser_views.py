@@ -1,0 +1,376 @@
+"""Pair, ladder, difference, linked views and live rows in a real Chromium, checked against the engine."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser_support
+import numpy as np
+import oracle
+import pytest
+from browser_visit import NASTY, Visit, clean
+from playwright.sync_api import Browser, expect
+
+import flexdemo
+from flexdemo.model import LanguageModel
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+QUESTION = "currency do i ask bank if i travel madagascar?"  # fused and standard attention part ways there
+SHORT = "What is the capital of Peru?"
+GD = "document.querySelector('#mask-plot .js-plotly-plot')"
+SEES = f"() => [...{GD}._fullData[0].z].map(row => [...row].map(z => z > 0))"
+
+
+@pytest.fixture(scope="module")
+def bundled() -> LanguageModel:
+    return flexdemo.load_model(str(browser_support.BUNDLED), device="cpu")
+
+
+@pytest.fixture
+def visit(browser: Browser, bundled_url: str) -> Iterator[Visit]:
+    made = Visit(browser, bundled_url)
+    yield made
+    clean(made)
+    made.context.close()
+
+
+def wordings(visit: Visit) -> list[str]:
+    return [box.input_value() for box in visit.page.locator("[id^=paraphrase-] textarea").all()]
+
+
+def choose(visit: Visit, name: str, option: str) -> None:
+    visit.page.locator(f"#{name} input").click()
+    visit.page.get_by_role("option", name=option, exact=True).click()
+
+
+def prompt_length(prompt: dict[str, Any]) -> int:
+    return prompt["segments"][-1]["end"]
+
+
+def words(visit: Visit) -> str:
+    return visit.text("link-words")
+
+
+def cell(visit: Visit, q: int, k: int) -> tuple[float, float]:
+    """Where a cell is on the screen."""
+    area = visit.page.locator("#mask-plot .nsewdrag")
+    area.scroll_into_view_if_needed()
+    box, n = area.bounding_box(), visit.page.evaluate(f"() => {GD}._fullData[0].z.length")
+    return box["x"] + box["width"] * (k + 0.5) / n, box["y"] + box["height"] * (q + 0.5) / n
+
+
+# The pair and the ladder
+
+
+def test_differing_tokens_are_marked_and_the_text_stays(visit: Visit, bundled: LanguageModel) -> None:
+    visit.example(QUESTION)
+    visit.run()
+    result = flexdemo.ask(bundled, QUESTION, wordings(visit), methods=["flex", "causal"])
+    for method in ("flex", "causal"):
+        assert visit.text(f"answer-{method}") == result[method].answer
+    assert result["flex"].answer != result["causal"].answer
+    shared = set(result["flex"].tokens) & set(result["causal"].tokens)
+    marked = "".join(visit.page.locator("#answer-flex mark").all_text_contents())
+    assert marked and marked in result["flex"].answer
+    for token in set(result["flex"].tokens) - shared:
+        assert token.strip() in marked or token not in result["flex"].answer
+
+
+def test_any_two_schemes_stream_side_by_side(visit: Visit, bundled: LanguageModel) -> None:
+    visit.example(QUESTION)
+    visit.number("weight-1", 4)
+    choose(visit, "left-mask", "Late fusion")
+    expect(visit.page.locator("#answer-left")).to_be_attached()
+    choose(visit, "left-positions", "Sequential")
+    visit.page.locator("#left-weights input").uncheck()
+    expect(visit.page.locator(".card h2").first).to_have_text("Late fusion, sequential, raw weights")
+    choose(visit, "right-mask", "As the form says")
+    expect(visit.page.locator("#answer-flex")).to_be_attached()
+    visit.run()
+    texts = wordings(visit)
+    weights = [1, 4, *[1] * (len(texts) - 1)]
+    left = flexdemo.ask(bundled, QUESTION, texts, mask="late_fusion", positions="sequential", weights="raw")
+    right = flexdemo.ask(bundled, QUESTION, texts, weights=weights)
+    assert visit.text("answer-left") == left["flex"].answer
+    assert visit.text("answer-flex") == right["flex"].answer
+    expect(visit.page.locator("#answers-alone")).to_contain_text("Standard attention")
+
+
+def test_the_ladder_is_one_click(visit: Visit, bundled: LanguageModel) -> None:
+    visit.example(QUESTION)
+    visit.page.locator("#ladder-run").click()
+    expect(visit.page.locator("#status-run")).to_contain_text("Ladder done: 4 answers")
+    settings: list[dict[str, Any]] = [
+        {"mask": "causal", "positions": "sequential", "weights": "raw"},
+        {"mask": "segment", "positions": "sequential", "weights": "raw"},
+        {"mask": "segment", "positions": "aligned", "weights": "raw"},
+        {},
+    ]
+    rows = visit.page.locator("#ladder tbody tr")
+    expect(rows).to_have_count(4)
+    before: tuple[int, ...] | None = None
+    for row, setting in zip(rows.all(), settings, strict=True):
+        alone = flexdemo.ask(bundled, QUESTION, wordings(visit), **setting)["flex"]
+        assert row.locator(".rung-answer").text_content() == alone.answer
+        assert row.locator("code").count() == len(alone.token_ids)
+        mean = sum(alone.logprobs) / len(alone.logprobs)
+        assert float(row.locator(".number").nth(1).text_content()) == pytest.approx(mean, abs=6e-4)
+        marks = row.locator("code.differs").count()
+        assert (marks > 0) == (before is not None and alone.token_ids != before)
+        before = alone.token_ids
+
+
+# The difference
+
+
+def test_the_difference_is_exact(visit: Visit, bundled: LanguageModel) -> None:
+    visit.example(SHORT)
+    visit.page.get_by_label("Difference").check()
+    expect(visit.page.locator("#mask-caption")).to_contain_text("removed")
+    prompt = flexdemo.ask(bundled, SHORT, wordings(visit), max_new_tokens=1).to_dict()["prompt"]
+    tokens = oracle.prompt_tokens(prompt["segments"])
+    left, right = (np.array(oracle.mask(name, tokens)) for name in ("segment", "causal"))
+    caption = visit.text("mask-caption")
+    for word, cells in {"kept": left & right, "removed": right & ~left, "added": left & ~right}.items():
+        assert f"{word} {cells.mean():.4f} ({cells.sum():,})" in re.sub(r"\s+", " ", caption)
+    z = np.array(visit.page.evaluate(f"() => [...{GD}._fullData[0].z].map(row => [...row])"))
+    assert ((z == 1) == (left & right)).all() and ((z == 2) == (right & ~left)).all() and not (z == 3).any()
+    later = int(np.argwhere(right & ~left)[0][0]), int(np.argwhere(right & ~left)[0][1])
+    visit.page.mouse.move(*cell(visit, *later))
+    expect(visit.page.locator("#mask-plot .hovertext")).to_contain_text(
+        "left: hidden: other paraphrase; right: visible: earlier paraphrase"
+    )
+    choose(visit, "right-mask", "As the form says")
+    expect(visit.page.locator("#mask-caption")).to_contain_text("Both sides see the same cells")
+    visit.page.get_by_label("Right answer's mask").check()
+    expect(visit.page.locator("#mask-caption")).to_contain_text("Segment")
+
+
+# Linked views
+
+
+def test_a_token_a_cell_and_a_segment_highlight_each_other(visit: Visit) -> None:
+    visit.example(SHORT)
+    page = visit.page
+    sees = np.array(page.evaluate(SEES))
+    token = 20
+    page.locator("#token-view .token").nth(token).click()
+    expect(page.locator("#link-words")).to_contain_text(f"Query {token} ")
+    name, segment = re.search(r"Query 20 (\S+) \((P\d+)\) sees (\d+) of", words(visit)).group(1, 2)
+    assert name == page.locator("#token-view .token .text").nth(token).text_content()
+    assert f"sees {sees[token].sum()} of {len(sees)}" in words(visit)
+    assert f"is seen by {sees[:, token].sum()} of {len(sees)}" in words(visit)
+    for kind, visible in (("seen", sees[token]), ("sees", sees[:, token])):
+        lit = page.evaluate(
+            f"() => [...document.querySelectorAll('#token-view .token')].map(e => e.classList.contains('{kind}'))"
+        )
+        assert lit == visible.tolist()
+    bands = page.evaluate(f"() => {GD}.layout.shapes.filter(s => s.name === 'pick').map(s => [s.x0, s.x1, s.y0, s.y1])")
+    far = len(sees) - 0.5
+    assert bands == [[-0.5, far, token - 0.5, token + 0.5], [token - 0.5, token + 0.5, -0.5, far]]
+
+    suffix = len(sees) - 1
+    page.mouse.click(*cell(visit, suffix, token))
+    expect(page.locator("#link-words")).to_contain_text(f"Query {suffix} ")
+    assert re.search(rf"key {token} .*visible: fused \(suffix sees all\)", words(visit))
+    assert page.locator("#token-view .picked").count() == 2
+
+    page.locator("#token-legend button", has_text=segment).press("Enter")
+    expect(page.locator("#link-words")).to_contain_text(f"{segment}: tokens ")
+    first, last = map(int, re.search(r"tokens (\d+) to (\d+)", words(visit)).groups())
+    assert first <= token <= last and page.locator("#token-view .picked").count() == last - first + 1
+    assert f"They see prefix (prefix), {segment} (own paraphrase)." in words(visit)
+    expect(page.locator("#token-legend button[aria-pressed=true]")).to_have_text(segment)
+    page.locator("#link-clear").click()
+    assert words(visit) == "" and page.locator("#token-view .linked").count() == 0
+
+
+def test_the_keyboard_reaches_every_token(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#link-token").focus()
+    page.keyboard.type("3")
+    expect(page.locator("#link-words")).to_contain_text("Query 3 ")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#link-words")).to_contain_text("Query 4 ")
+    page.locator("#link-token").fill("99999")
+    expect(page.locator("#link-words")).to_contain_text("There is no token 99999: choose 0 to")
+
+
+def test_a_redraw_keeps_what_is_picked(visit: Visit) -> None:
+    visit.example(SHORT)
+    visit.page.locator("#link-token").fill("12")
+    before = words(visit)
+    choose(visit, "strategy", "Causal (standard attention)")
+    expect(visit.page.locator("#mask-caption")).to_contain_text("Every token sees everything earlier")
+    expect(visit.page.locator("#link-words")).to_contain_text("Query 12 ")
+    expect(visit.page.locator("#link-words")).to_contain_text("earlier paraphrase")
+    assert words(visit) != before
+
+
+def test_words_about_texts_are_text(visit: Visit) -> None:
+    visit.fill("question", NASTY)
+    visit.rows([])
+    expect(visit.page.locator("#token-legend")).not_to_contain_text("P2")
+    visit.page.locator("#link-token").fill("4")
+    visit.page.mouse.move(*cell(visit, 6, 4))
+    expect(visit.page.locator("#mask-plot .hovertext")).to_contain_text("key   4")
+    inside = visit.page.locator("#link-words, #mask-plot .hovertext")
+    assert inside.locator("b, script").count() == 0 and visit.page.title() == "flexdemo"
+
+
+def test_dragging_zooms_exactly(visit: Visit) -> None:
+    visit.example(SHORT)
+    (x0, y0), (x1, y1) = cell(visit, 10, 10), cell(visit, 30, 30)
+    visit.page.mouse.move(x0, y0)
+    visit.page.mouse.down()
+    visit.page.mouse.move(x1, y1, steps=5)
+    visit.page.mouse.up()
+    visit.page.wait_for_timeout(500)
+    low, high = visit.page.evaluate(f"() => {GD}.layout.xaxis.range")
+    assert 9 <= low <= 11 and 29 <= high <= 31
+    assert words(visit) == "", "a drag is no click"
+
+
+# Live rows
+
+
+def test_the_mask_grows_a_row_for_each_answer_token(visit: Visit, bundled: LanguageModel) -> None:
+    visit.example(SHORT)
+    visit.run()
+    result = flexdemo.ask(bundled, SHORT, wordings(visit))
+    answers = len(result["flex"].token_ids)
+    prompt = result.to_dict()["prompt"]
+    want = oracle.mask("segment", oracle.prompt_tokens(prompt["segments"], answers))
+    visit.page.wait_for_function(f"(n) => {GD}._fullData[0].z.length === n", arg=len(want))
+    assert visit.page.evaluate(SEES) == want
+    assert visit.page.evaluate(f"() => {GD}.layout.xaxis.range") == [-0.5, len(want) - 0.5]
+    visit.page.locator("#link-token").fill(str(len(want) - 1))
+    expect(visit.page.locator("#link-words")).to_contain_text(f"answer {answers} (earlier answer token)")
+    visit.fill("question", SHORT + " Really?")
+    visit.page.wait_for_function(
+        f"(n) => {GD}._fullData[0].z.length < n && !{GD}.layout.meta.answer", arg=len(want) + 9
+    )
+
+
+def test_rows_grow_while_the_answer_streams_without_new_figures(browser: Browser, slow_url: str) -> None:
+    visit = Visit(browser, slow_url)
+    visit.number("max-new-tokens", 100)
+    visit.rows(["Name it."])
+    visit.page.wait_for_timeout(500)
+    visit.page.evaluate(
+        f"""() => {{
+            window.first = {GD};
+            window.sizes = new Set();
+            setInterval(() => window.sizes.add({GD}._fullData[0].z.length), 50);
+        }}"""
+    )
+    visit.run()
+    visit.page.wait_for_function(f"() => {GD}.layout.meta.answer?.length === 100")
+    same, sizes = visit.page.evaluate(f"() => [window.first === {GD}, [...window.sizes]]")
+    assert same, "the figure was grown, not sent again"
+    assert len(sizes) >= 3 and sizes == sorted(sizes)
+    clean(visit)
+    visit.context.close()
+
+
+@pytest.mark.parametrize("how", ["drag", "keys", "number", "equal"])
+def test_a_moved_weight_decodes_again(visit: Visit, bundled: LanguageModel, how: str) -> None:
+    visit.example(QUESTION)
+    if how == "equal":
+        visit.number("weight-1", 9)
+        visit.page.wait_for_timeout(300)
+    visit.run()
+    page = visit.page
+    handle = page.locator("#weight-1 input[type=range]")
+    ran, shares = page.locator("#status-weights .prose"), page.locator("#shares .prose")
+    before = shares.text_content()
+    if how == "drag":
+        box = handle.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2, steps=4)
+        page.mouse.up()
+    elif how == "keys":
+        handle.focus()
+        page.keyboard.press("End")
+    elif how == "number":
+        visit.number("weight-1", 6)
+    else:
+        page.locator("#equal-weights").click()
+    expect(shares).not_to_have_text(before)
+    page.wait_for_function(
+        """() => { const last = (id) => document.querySelector(id).textContent.match(/P1.*/s)?.[0].replace(/\\s+/g, '');
+        return last('#status-weights') && last('#status-weights') === last('#shares'); }"""
+    )
+    weights = [float(number) for number in re.findall(r"P\d+\s+([\d.]+)", shares.text_content())]
+    assert len(set(weights)) == (1 if how == "equal" else 2) and ran.text_content()
+    given = [float(page.locator(f"#weight-{i} input[type=number]").input_value()) for i in range(len(weights))]
+    result = flexdemo.ask(bundled, QUESTION, wordings(visit), weights=given)
+    expect(page.locator("#answer-flex")).to_have_text(result["flex"].answer)
+
+
+def test_a_weight_moved_before_any_run_runs_nothing(visit: Visit) -> None:
+    visit.number("weight-1", 6)
+    visit.page.wait_for_timeout(700)
+    assert visit.text("answer-flex") == "" and "Ready" in visit.text("status-run")
+
+
+# Scale
+
+
+@pytest.fixture
+def long_visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
+    """A prompt of more than 3,500 tokens."""
+    made = Visit(browser, slow_url)
+    made.number("max-new-tokens", 4)
+    made.rows(["word " * 95, *["word " * 380] * 2])
+    made.page.wait_for_function(f"() => {GD}.layout.meta.length > 3000", timeout=60_000)
+    yield made
+    clean(made)
+    made.context.close()
+
+
+def test_a_long_prompt_links_and_zooms_to_a_chosen_place(long_visit: Visit, tmp_path: Path) -> None:
+    page = long_visit.page
+    meta = page.evaluate(f"() => {GD}.layout.meta")
+    block, length = meta["block"], meta["length"]
+    assert block == -(-length // 256)
+    blocks = -(-length // block)
+    assert page.evaluate(f"() => {GD}._fullData[0].z.length") == blocks
+    page.mouse.click(*cell(long_visit, 150, 140))
+    expect(page.locator("#link-words")).to_contain_text(f"Queries {150 * block} to {151 * block - 1}")
+    page.locator("#link-exact").click()
+    page.wait_for_function(f"() => {GD}.layout.meta.block === 1 && {GD}.layout.meta.row > 0", timeout=60_000)
+    shown = page.evaluate(f"() => {GD}.layout.meta")
+    assert shown["row"] < 150 * block < shown["row"] + 512 and shown["column"] < 140 * block < shown["column"] + 512
+    page.locator("#link-token").fill(str(150 * block))
+    expect(page.locator("#link-words")).to_contain_text(f"Query {150 * block} ")
+    with page.expect_download() as waiting:
+        page.locator("#mask-png").click()
+    saved = tmp_path / "mask.png"
+    waiting.value.save_as(saved)
+    assert waiting.value.suggested_filename == f"mask-segment-{length}.png"
+    header = saved.read_bytes()[:24]
+    assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (length, length)
+
+
+def test_the_exact_mask_is_sent_small(browser: Browser, slow_url: str) -> None:
+    visit = Visit(browser, slow_url)
+    sizes: list[int] = []
+    visit.rows([])
+    visit.fill("question", "a longer question " * 38)
+    visit.page.wait_for_function(f"() => {GD}.layout.meta.length > 350 && {GD}.layout.meta.length <= 512")
+    sizes.append(
+        visit.page.evaluate(
+            f"() => JSON.stringify({GD}.layout).length + {GD}.data.reduce((n, t) => n + (t.z.bdata?.length ?? 1e9), 0)"
+        )
+    )
+    assert sizes[0] < 450_000, "it was 6.8 MB with a hover text in every cell"
+    assert html.unescape(visit.text("mask-caption"))
+    clean(visit)
+    visit.context.close()

@@ -1,0 +1,190 @@
+"""Schemes beside the methods, the ladder, and a Prefill that is read once and used again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import PARAPHRASES, QUESTION
+
+import flexdemo
+from flexdemo import encoding, generation
+from flexdemo.config import Decoding, InputError
+from flexdemo.encoding import Encoding
+from flexdemo.ladder import CHANGES, climb
+from flexdemo.masks import STRATEGIES
+from flexdemo.methods import stream
+from flexdemo.model import LanguageModel
+from flexdemo.prompt import POSITIONS, build_prompt
+from flexdemo.reading import Reading, Readings
+from flexdemo.schemes import LADDER, STANDARD, Scheme
+
+WEIGHTS = (1.0, 3.0, 0.5)
+
+
+def prompt_of(lm: LanguageModel, **options: Any) -> Any:
+    return build_prompt(lm.tokenizer, QUESTION, PARAPHRASES, **options)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_scheme_beside_methods_answers_as_that_mask_alone(lm: LanguageModel, strategy: str) -> None:
+    schemes = [Scheme(strategy, positions, weighted) for positions in POSITIONS for weighted in (True, False)]
+    options = {"weights": WEIGHTS, "max_new_tokens": 6}
+    result = flexdemo.ask(lm, QUESTION, PARAPHRASES, schemes=schemes, **options)
+    assert [answered.method for answered in result.results] == ["flex"]
+    for scheme, side in zip(schemes, result.sides, strict=True):
+        weights = WEIGHTS if scheme.weighted else "raw"
+        alone = flexdemo.ask(
+            lm, QUESTION, PARAPHRASES, mask=strategy, positions=scheme.positions, weights=weights, max_new_tokens=6
+        )
+        assert side.token_ids == alone["flex"].token_ids
+        assert side.logprobs == pytest.approx(alone["flex"].logprobs, abs=1e-5)
+        assert side.mask == alone.mask
+
+
+def test_the_standard_scheme_is_standard_attention(lm: LanguageModel) -> None:
+    result = flexdemo.ask(lm, QUESTION, PARAPHRASES, methods=["causal"], schemes=[STANDARD], weights=WEIGHTS)
+    assert result.sides[0].token_ids == result["causal"].token_ids
+    assert result.sides[0].logprobs == result["causal"].logprobs, "they are one row of the batch"
+
+
+def test_results_without_schemes_say_nothing_of_them(lm: LanguageModel) -> None:
+    plain = flexdemo.ask(lm, QUESTION, PARAPHRASES, max_new_tokens=2).to_dict()
+    more = flexdemo.ask(lm, QUESTION, PARAPHRASES, max_new_tokens=2, schemes=[STANDARD]).to_dict()
+    assert set(more) - set(plain) == {"sides"}
+
+
+def test_unknown_schemes_are_refused(lm: LanguageModel) -> None:
+    with pytest.raises(InputError, match="unknown position scheme 'odd'"):
+        flexdemo.ask(lm, QUESTION, schemes=[Scheme("segment", "odd")])
+
+
+# The ladder
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_each_rung_is_the_answer_of_its_setting(lm: LanguageModel, temperature: float) -> None:
+    prompt = prompt_of(lm, weights=WEIGHTS)
+    *_, last = climb(lm, prompt, Decoding(8, temperature, seed=3))
+    assert tuple(rung.change for rung in last) == CHANGES
+    assert tuple(rung.scheme for rung in last) == LADDER
+    settings = [
+        {"mask": "causal", "positions": "sequential", "weights": "raw"},
+        {"mask": "segment", "positions": "sequential", "weights": "raw"},
+        {"mask": "segment", "positions": "aligned", "weights": "raw"},
+        {"mask": "segment", "positions": "aligned"},
+    ]
+    for rung, setting in zip(last, settings, strict=True):
+        alone = flexdemo.ask(lm, QUESTION, PARAPHRASES, max_new_tokens=8, temperature=temperature, seed=3, **setting)[
+            "flex"
+        ]
+        assert (rung.answer, rung.token_ids, rung.tokens) == (alone.answer, alone.token_ids, alone.tokens)
+        assert rung.stopped_by == alone.stopped_by
+        assert rung.mean_logprob == pytest.approx(sum(alone.logprobs) / len(alone.logprobs), abs=1e-5)
+    assert len({rung.logprobs for rung in last}) == 4, "on these wordings every step changes the scores"
+
+
+def test_rungs_grow_from_nothing(lm: LanguageModel) -> None:
+    first, second, *_ = climb(lm, prompt_of(lm), Decoding(4))
+    assert [rung.token_ids for rung in first] == [()] * 4 and first[0].mean_logprob is None
+    assert [len(rung.token_ids) for rung in second] == [1] * 4
+
+
+def test_one_wording_climbs_too(lm: LanguageModel) -> None:
+    *_, last = climb(lm, build_prompt(lm.tokenizer, QUESTION), Decoding(4))
+    assert len({rung.token_ids for rung in last}) == 1
+
+
+# One reading for several answers
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Encoding]:
+    """The encodings that are computed, in order."""
+    made: list[Encoding] = []
+    real = encoding.encode
+
+    def encode(lm: LanguageModel, prompts: Any, which: Encoding, *rest: Any) -> Any:
+        made.append(which)
+        return real(lm, prompts, which, *rest)
+
+    monkeypatch.setattr(encoding, "encode", encode)
+    return made
+
+
+def run(lm: LanguageModel, reading: Reading | None, **options: Any) -> Any:
+    given = {"methods": ["flex", "causal", "per_prompt"], "max_new_tokens": 5, **options}
+    *_, last = stream(lm, QUESTION, PARAPHRASES, reading=reading, **given)
+    return last
+
+
+def test_other_weights_only_decode_and_change_nothing_else(lm: LanguageModel, counted: list[Encoding]) -> None:
+    reading = Reading()
+    run(lm, reading)
+    assert len(counted) == 2
+    again = run(lm, reading, weights=WEIGHTS)
+    assert len(counted) == 2, "the second run read nothing"
+    fresh = run(lm, None, weights=WEIGHTS)
+    assert len(counted) == 4
+    for kept, made in zip(again.results, fresh.results, strict=True):
+        assert kept.token_ids == made.token_ids and kept.logprobs == made.logprobs
+
+
+def test_another_prompt_is_read_anew(lm: LanguageModel, counted: list[Encoding]) -> None:
+    reading = Reading()
+    run(lm, reading)
+    held = reading.prefill
+    run(lm, reading, prefix="Say:")
+    assert len(counted) == 4 and reading.prefill is not held
+    assert reading.known(prompt_of(lm)) is None and reading.known(prompt_of(lm, prefix="Say:")) is reading.prefill
+
+
+def test_only_the_encodings_of_the_last_run_are_held(lm: LanguageModel) -> None:
+    reading = Reading()
+    run(lm, reading, methods=["flex"], mask="anchor")
+    run(lm, reading, methods=["flex"], mask="isolated")
+    assert set(reading.prefill.caches) == {Encoding("isolated", "aligned")}
+
+
+def test_long_prompts_are_not_held(lm: LanguageModel) -> None:
+    reading = Reading(most_tokens=5)
+    run(lm, reading)
+    assert reading.prefill is None
+
+
+def test_decoding_never_writes_to_what_is_held(lm: LanguageModel) -> None:
+    reading = Reading()
+    run(lm, reading)
+    layers = [cache.layers[0] for cache in reading.prefill.caches.values()]
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in layers]
+    run(lm, reading, weights=WEIGHTS, max_new_tokens=9)
+    for layer, (keys, values) in zip(layers, before, strict=True):
+        assert layer.keys.equal(keys) and layer.values.equal(values)
+
+
+def test_the_ladder_takes_and_hands_out_a_prefill(lm: LanguageModel, counted: list[Encoding]) -> None:
+    kept: list[Any] = []
+    *_, fresh = climb(lm, prompt_of(lm), Decoding(4), keep=kept.append)
+    assert len(counted) == 3 and len(kept) == 1
+    *_, again = climb(lm, prompt_of(lm), Decoding(4), known=kept[0])
+    assert len(counted) == 3 and again == fresh
+
+
+def test_sessions_have_readings_of_their_own_and_the_oldest_goes() -> None:
+    readings = Readings(most=2)
+    first, second = readings.of("1"), readings.of("2")
+    assert first is not second and readings.of("1") is first
+    readings.of("3")
+    assert len(readings) == 2 and readings.of("1") is first and readings.of("2") is not second
+    readings.forget("1")
+    readings.forget("nobody")
+    assert readings.of("1") is not first
+
+
+def test_a_prefill_of_several_prompts_is_not_held(lm: LanguageModel) -> None:
+    prompts = [prompt_of(lm), prompt_of(lm)]
+    read = generation.prefill(lm, prompts, [Encoding()])
+    reading = Reading(prefill=replace(read))
+    reading.keep(read, [Encoding()])
+    assert reading.prefill is None

@@ -1,0 +1,134 @@
+"""A link from a form and back, and what a page opened by one is filled with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs
+
+import gradio as gr
+import pytest
+
+from flexdemo import ui
+from flexdemo.config import InputError, Limits
+from flexdemo.model import LanguageModel
+from flexdemo.share import from_query, to_query
+from flexdemo.ui_form import ROWS, Form
+from flexdemo.ui_share import RANGES, Share, open_link, state_of
+
+FORM = Form(
+    "What is 1+1 & 2%?",
+    ("<b>one</b>", "", "three", *[""] * 7),
+    (1.0, 2.0, 0.0, 0.5, *[1.0] * 7),
+    "anchor",
+    "sequential",
+    ("flex", "vote"),
+    9,
+    0.35,
+    0.9,
+    77,
+    "Be brief.\n",
+    "confidence",
+    4,
+    0.8,
+    0.9,
+    1.1,
+)
+
+
+def test_a_link_tells_what_the_form_holds() -> None:
+    told = parse_qs(to_query(state_of(FORM, 3)), keep_blank_values=True)
+    assert told == {
+        "q": [FORM.question], "p": ["<b>one</b>", "", "three"], "w": ["1,2,0,0.5"], "weights": ["confidence"],
+        "mask": ["anchor"], "positions": ["sequential"], "methods": ["flex,vote"], "max_new_tokens": ["9"],
+        "temperature": ["0.35"], "top_p": ["0.9"], "seed": ["77"], "prefix": ["Be brief.\n"], "samples": ["4"],
+        "sample_temperature": ["0.8"], "ape_temperature": ["0.9"], "ape_scale": ["1.1"],
+    }  # fmt: skip
+
+
+def test_rows_that_are_not_shown_are_not_in_the_link() -> None:
+    assert state_of(FORM, 1).paraphrases == ("<b>one</b>",) and state_of(FORM, 1).weights == (1, 2)
+    assert state_of(FORM, 0).paraphrases == () and state_of(FORM, 0).weights is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": (1.0, None, *[1.0] * 9)}, "the weight of P2 is empty"),
+        ({"weights": (1.0, 1.0, None, *[1.0] * 8)}, "a weight is empty"),  # of a blank row
+        ({"weights": (0.0,) * 11}, "at least one weight must be above 0"),
+        ({"seed": None}, "the seed is empty"),
+        ({"methods": ()}, "method"),
+        ({"question": "\0"}, "NUL"),
+    ],
+)
+def test_a_form_that_cannot_be_in_a_link_says_why(changes: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        state_of(replace(FORM, weights_from="given", **changes), 3)
+
+
+def opened(lm: LanguageModel, query: str) -> tuple[dict[Any, Any] | None, str]:
+    """Values that a page opened with this query gets, by element id."""
+    demo = ui.build_demo(lm)
+    rows, form, share = demo_parts(demo)
+    request = SimpleNamespace(query_params=query)
+    values, alert = share.opened(request, rows, (2, 5), Limits())
+    if values is None:
+        return None, alert
+    widgets = Share.outputs(rows, form)
+    assert len(widgets) == len(values)
+    return {widget.elem_id or i: value for i, (widget, value) in enumerate(zip(widgets, values, strict=True))}, alert
+
+
+def demo_parts(demo: gr.Blocks) -> tuple[Any, list[Any], Share]:
+    """The row pool, the form's widgets and the share of a page, built over the same widgets once more."""
+    ids = {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
+    boxes = [ids[f"paraphrase-{i}"] for i in range(1, ROWS + 1)]
+    weights = [ids[f"weight-{i}"] for i in range(ROWS + 1)]
+    names = ("strategy", "positions", "methods", "max-new-tokens", "temperature", "top-p", "seed", "prefix")
+    names += ("weights-from", "samples", "sample-temperature", "ape-temperature", "ape-scale")
+    form = [ids["question"], *boxes, *weights, *(ids[name] for name in names)]
+    with gr.Blocks():
+        share = Share()
+    hidden = [gr.Row(render=False) for _ in range(ROWS)]
+    asked = {"boxes": boxes, "weights": weights, "rows": hidden, "used": gr.State(render=False)}
+    return ui.RowPool(asked), form, share
+
+
+def test_a_link_fills_every_widget_of_the_form(lm: LanguageModel) -> None:
+    values, alert = opened(lm, to_query(state_of(FORM, 3)))
+    assert alert == "" and values is not None
+    assert values["question"] == FORM.question
+    assert [values[f"paraphrase-{i}"] for i in range(1, 5)] == ["<b>one</b>", "", "three", ""]
+    assert [values[f"weight-{i}"] for i in range(5)] == [1, 2, 0, 0.5, 1]
+    wanted = {
+        "strategy": "anchor", "positions": "sequential", "methods": ["flex", "vote"], "max-new-tokens": 9,
+        "temperature": 0.35, "top-p": 0.9, "seed": 77, "prefix": "Be brief.\n", "weights-from": "confidence",
+        "samples": 4, "sample-temperature": 0.8, "ape-temperature": 0.9, "ape-scale": 1.1,
+    }  # fmt: skip
+    assert {name: values[name] for name in wanted} == wanted
+    assert (3, 6) in values.values(), "three rows are in use, and the edit is counted"
+
+
+@pytest.mark.parametrize("query", ["", "__theme=dark", "view=api&utm_source=x"])
+def test_an_address_without_a_state_fills_nothing(lm: LanguageModel, query: str) -> None:
+    assert opened(lm, query) == (None, "")
+
+
+def test_a_broken_link_is_told_of_and_escaped(lm: LanguageModel) -> None:
+    values, alert = opened(lm, "q=a&mask=<script>")
+    assert values is None and 'role="alert"' in alert and "&lt;script&gt;" in alert and "<script" not in alert
+
+
+@pytest.mark.parametrize(("field", "key", "low", "high"), RANGES)
+def test_numbers_that_a_slider_cannot_show_are_refused(
+    lm: LanguageModel, field: str, key: str, low: float, high: float
+) -> None:
+    slider = {b.elem_id: b for b in ui.build_demo(lm).blocks.values() if b.elem_id}[field.replace("_", "-")]
+    assert (slider.minimum, slider.maximum) == (low, high), "the range told is the slider's"
+    state = replace(from_query("q=a"), **{field: type(low)(high)})
+    assert open_link(to_query(state), Limits()) == state
+    if field != "top_p":  # more than 1 is refused by every part of the program
+        with pytest.raises(InputError, match=f"{key} in the link is {high + 1}: the page takes {low:g} to {high:g}"):
+            open_link(f"q=a&{key}={high + 1}", Limits())
