@@ -111,12 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; 2 after one line on standard error when it cannot start."""
     args = make_parser().parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    gc.disable()  # until the page is up: imports make a million objects that stay
+    gc.disable()  # until the page is up: imports make a million objects, and they stay
     try:
         host, port = resolve_address(args.host, args.port)
         if args.mcp:
             check_mcp()
         demo = start(args, host, port)
+        gc.freeze()  # or the first collection, while the first visitor waits, would go through them all
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
