@@ -133,6 +133,7 @@ def _example(result: Result, explanation: Explanation, note: str) -> dict[str, A
     """One example as data: equal views are stored once, and candidates by step follow from the result."""
     views = list(dict.fromkeys(view for answer in result.results for view in answer.views))
     told = _data(result)
+    del told["sides"]  # examples are recorded with the methods alone
     for data, answer in zip(told["results"], result.results, strict=True):
         data["views"] = [views.index(view) for view in answer.views]
     found = explanation.attribution
@@ -207,7 +208,7 @@ def _loaded(told: Mapping[str, Any]) -> list[Recorded]:
     for example in told["examples"]:
         views = dict(enumerate(example["views"]))
         answers = [{**answer, "views": [views[i] for i in answer["views"]]} for answer in example["result"]["results"]]
-        result = _build(Result, {**example["result"], "results": answers})
+        result = _build(Result, {**example["result"], "results": answers, "sides": []})
         explained = example["explanation"]
         arrays = {name: _rebuilt(explained["attribution"][name], kind) for name, kind in ARRAYS.items()}
         effects = _build(tuple[Effect, ...], explained["effects"])

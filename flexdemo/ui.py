@@ -200,8 +200,8 @@ def _wire(
             runs.end(session, current)
 
     run_inputs = [*pair.choices, *asked["form"]]
-    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live, *tabs.outputs]
-    outputs += tools.outputs
+    outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live]
+    outputs += [*tabs.outputs, *tools.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
     event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
 
@@ -230,11 +230,13 @@ def _wire(
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    rows, share = RowPool(asked), asked["share"]
+    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
-    equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
-    events.append(equalled.then(rerun, run_inputs, outputs, **again))
-    events += [changed.then(rerun, run_inputs, outputs, **again) for changed in pair.wire(asked["form"], drawing)]
+    events += [
+        changed.then(rerun, run_inputs, outputs, **again) for changed in (equalled, *pair.wire(asked["form"], drawing))
+    ]
     tools.wire(tabs.last, drawing=drawing, running=running)
 
     def stop(request: gr.Request) -> Any:
@@ -255,31 +257,27 @@ def _wire(
 
     demo.unload(forget)
 
-    rows, share = RowPool(asked), asked["share"]
-    rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
     share.wire(rows, asked["form"], asked["message"], drawing=drawing)
     results.wire(rows, asked["note"], drawing=drawing)
 
-    def recorded(index: int, *values: Any) -> list[Any]:
-        """What a recording of an example shows in the places of `outputs`; all as it is where there is none.
-
-        Recordings hold the fused answer and that of standard attention, so they are for that pair of cards only.
-        """
+    def recorded(index: int, *sides: Any) -> list[Any]:
+        """What a recording of an example shows in the places of `outputs`; all as it is where there is none."""
         found = recorded_of(recordings, examples[index])
-        if found is None or Pair.from_values(values) != PAIR:
+        if found is None:
             return [gr.skip()] * len(outputs)
         last = recorded_run(found, START_METHODS)
-        said = (*cards_html(last), parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
-        return [*said, parts.weights_html(last.result), gr.skip(), *tabs.filled(last), *tools.filled(last)]
+        cards = cards_html(last) if not sides or Pair.from_values(sides) == PAIR else [gr.skip()] * 2
+        said = (*cards, parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
+        return [*said, parts.weights_html(last.result), "", *tabs.filled(last), *tools.filled(last)]
 
-    def opened(request: gr.Request, used: tuple[int, int], *pair_values: Any) -> list[Any]:
+    def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
         values, alert = share.opened(request, rows, used, limits)
         if values is None:
-            return [*[gr.skip()] * len(filled), alert, *recorded(0, *pair_values)]
+            return [*[gr.skip()] * len(filled), alert, *recorded(0)]
         return [*values, alert, *[gr.skip()] * len(outputs)]
 
     filled = share.outputs(rows, asked["form"])
-    begun = demo.load(opened, [asked["used"], *pair.choices], [*filled, asked["link_message"], *outputs], **drawing)
+    begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
     chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
     tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)

@@ -84,7 +84,8 @@ class RowPool:
         *,
         drawing: dict[str, Any],
         running: dict[str, Any],
-    ) -> None:
+    ) -> Any:
+        """Returns the event after which all weights are equal."""
         asked, message = self.asked, self.asked["message"]
 
         def edited(edit: Callable[[Rows], Rows], used: tuple[int, int], *values: Any) -> list[Any]:
@@ -99,6 +100,7 @@ class RowPool:
             on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
             on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
             on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i))
+        equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
 
         def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
             if event.row not in range(used[0]):  # the row has gone meanwhile
@@ -140,3 +142,4 @@ class RowPool:
         gr.on(edits, None, None, asked["note"], js="() => ''", **quiet)
         # What was said about a paste is of no more use once the rows are edited.
         gr.on(edits[:-1], None, None, asked["rows_message"], js="() => ''", **quiet)
+        return equalled
