@@ -16,10 +16,9 @@ import pytest
 import torch
 from test_layers import imports
 
-import flexdemo.encoding
 import flexdemo.proof
+from flexdemo import encoding, masks
 from flexdemo.config import InputError
-from flexdemo.masks import make_mask_mod
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel
 from flexdemo.prompt import build_prompt
@@ -183,22 +182,21 @@ def test_other_weights_and_other_words_said_everywhere_still_fail(
     assert "flex: a log-probability" in prove(lm, told, reference=reference).failure
 
 
-def broken_mask(name: str, layout: Any) -> Any:
-    return make_mask_mod("causal", layout)
+RULE = masks._rule
 
 
 @pytest.mark.parametrize(
-    ("name", "bug"),
+    ("module", "name", "bug"),
     [
-        ("make_mask_mod", broken_mask),
-        ("_suffix_fuses", lambda view: False),
-        ("PARAPHRASE", 7),  # no key is a paraphrase's, so weights do nothing
+        (masks, "_rule", lambda name, layout: RULE("causal", layout)),
+        (encoding, "_suffix_fuses", lambda view: False),
+        (encoding, "PARAPHRASE", 7),  # no key is a paraphrase's, so weights do nothing
     ],
 )
 def test_a_broken_engine_is_caught(
-    lm: LanguageModel, reference: Any, monkeypatch: pytest.MonkeyPatch, name: str, bug: Any
+    lm: LanguageModel, reference: Any, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, bug: Any
 ) -> None:
-    monkeypatch.setattr(flexdemo.encoding, name, bug)
+    monkeypatch.setattr(module, name, bug)
     told = ask(lm, A, [B, C], weights=[1, 2, 4], max_new_tokens=4)
     monkeypatch.undo()
     assert not prove(lm, told, reference=reference).ok
