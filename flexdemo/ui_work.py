@@ -24,7 +24,7 @@ from .ui_explain import CANDIDATES, LastRun, finish, with_names
 from .ui_form import ROWS, Form, check_request, compose
 from .ui_links import live_html
 
-FRAME_SECONDS = 0.04  # the browser gets at most 25 pictures of the stream a second
+FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 WRITTEN = 4  # paraphrases that one click asks the model for
 
 

@@ -102,9 +102,10 @@ def test_nothing_moves_while_an_answer_streams(visit: Visit) -> None:
 def test_stop_really_stops(visit: Visit) -> None:
     visit.number("max-new-tokens", 256)
     visit.page.locator("#run").click()
-    expect(visit.page.locator("#answer-flex")).not_to_be_empty()
+    expect(visit.page.locator("#status-run")).to_contain_text("Running", timeout=20_000)  # no recording any more
+    expect(visit.page.locator("#answer-flex")).not_to_be_empty(timeout=20_000)
     visit.page.locator("#stop").click()
-    expect(visit.page.locator("#status-run")).to_contain_text("Stopped")
+    expect(visit.page.locator("#status-run")).to_contain_text("Stopped", timeout=20_000)
     visit.page.wait_for_timeout(200)
     text = visit.text("answer-flex")
     visit.page.wait_for_timeout(600)
