@@ -162,15 +162,21 @@ def block_mask(name: str, layout: Layout) -> BlockMask:
     length = layout.segments.shape[1]
     some, full = _block_kinds(rule, -(-length // BLOCK))
     partial = some & ~full
-    counts = [kind.sum(dim=-1, dtype=torch.int32)[:, None] for kind in (partial, full)]
-    # Indices of the blocks of a kind come first, in order; what follows them is not read.
-    places = [
-        kind.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)[:, None]
-        for kind in (partial, full)
-    ]
-    return BlockMask.from_kv_blocks(
-        counts[0], places[0], counts[1], places[1], BLOCK, _mask_mod(rule), (length, length), compute_q_blocks=False
-    )
+    listed = (part for kind in (partial, full) for part in _listed(kind))
+    return BlockMask.from_kv_blocks(*listed, BLOCK, _mask_mod(rule), (length, length), compute_q_blocks=False)
+
+
+def _listed(kind: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of a row are True, (B, 1, blocks), and their indices in order, (B, 1, blocks, blocks).
+
+    What follows the indices is not read.
+    """
+    rank = kind.cumsum(dim=-1)
+    blocks = kind.shape[-1]
+    # Each index goes to its rank; those of False blocks go to a last place that is cut off.
+    index = torch.arange(blocks, dtype=torch.int32, device=kind.device).expand(kind.shape)
+    listed = index.new_zeros(*kind.shape[:-1], blocks + 1).scatter_(-1, (rank - 1).where(kind, blocks), index)
+    return rank[:, None, :, -1].to(torch.int32), listed[:, None, :, :-1].contiguous()
 
 
 def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:
