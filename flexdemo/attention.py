@@ -265,11 +265,11 @@ class Backend:
     def padded(self, length: int) -> int:
         return -(-length // self.multiple) * self.multiple
 
-    def prompt_mask(self, strategy: str, layout: Layout) -> BlockMask | Tensor:
-        """The mask over a whole layout in the form that `attend` takes."""
+    def prompt_mask(self, strategy: str, layout: Layout, *, start: int = 0) -> BlockMask | Tensor:
+        """The mask over a layout in the form that `attend` takes: rows for the queries from `start` on."""
         if self.blocks:
-            return block_mask(strategy, layout)
-        return dense_mask(make_mask_mod(strategy, layout), layout)[:, None]
+            return block_mask(strategy, layout, start=start)
+        return dense_mask(make_mask_mod(strategy, layout), layout, start=start)[:, None]
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(

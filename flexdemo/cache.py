@@ -38,22 +38,27 @@ class Cursor:
 
 
 class PromptLayer(CacheLayerMixin):
-    """Keys and values of one layer as one forward pass made them."""
+    """Keys and values of one layer, as the passes over one prompt made them."""
 
     is_sliding = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = key_states, value_states
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = key_states, value_states
-        return key_states, value_states
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        else:
+            self.keys = torch.cat([self.keys, key_states], dim=2)
+            self.values = torch.cat([self.values, value_states], dim=2)
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        return 0
+        return self.keys.shape[2] if self.is_initialized else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
+        return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
         return -1
@@ -63,7 +68,7 @@ class PromptLayer(CacheLayerMixin):
 
 
 class PromptCache(Cache):
-    """What one forward pass over a whole prompt leaves, never written again: (B, KV heads, T, width) a layer."""
+    """What reading a whole prompt leaves, never written again: (B, KV heads, T, width) a layer."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=PromptLayer)

@@ -21,6 +21,8 @@ from .passes import last_logits, last_only
 from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
 from .recorders import ApeRows, Recorder
 
+CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -131,12 +133,17 @@ def encode(
         positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
         segments[row, :n] = torch.tensor(prompt.segment_ids[:n])
         roles[row, :n] = torch.tensor(prompt.roles[:n])
-    masks = {}
-    for device in lm.devices:
-        layout = Layout(segments.to(device), roles.to(device))
-        masks[device] = backend.prompt_mask(encoding.strategy, layout)
     cache = PromptCache()
-    forward(lm, ids, positions, Plan(lm.backend, masks, recorder), cache)
+    layouts = {device: Layout(segments.to(device), roles.to(device)) for device in lm.devices}
+    # A token that sees later ones of its paraphrase must be read in one pass with them.
+    chunk = length if STRATEGIES[encoding.strategy].both_ways else CHUNK
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        masks = {
+            device: backend.prompt_mask(encoding.strategy, layout.until(stop), start=start)
+            for device, layout in layouts.items()
+        }
+        forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
     return cache
 
 
