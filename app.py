@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
     where = "; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items())
     parser.add_argument("--profile", choices=PROFILES, default="local", help=f"whose limits hold ({where})")
+    parser.add_argument("--proxies", type=int, metavar="N", help="proxies in front that tell the visitor's address")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
@@ -116,6 +118,8 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
 
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     profile = PROFILES[args.profile]
+    if args.proxies is not None:
+        profile = replace(profile, proxies=args.proxies)
     demo = build_demo(lm, profile=profile, examples=examples, recordings=recordings)
     demo.queue(max_size=profile.queue)
     options = {"mcp_server": args.mcp, "prevent_thread_lock": True, **launch_options(profile)}
@@ -132,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         host, port = resolve_address(args.host, args.port)
         if args.mcp:
             check_mcp()
+        if args.proxies is not None and args.proxies < 0:
+            raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
         own_folder()
         demo = start(args, host, port)
         gc.freeze()  # or the first collection, while the first visitor waits, would go through them all

@@ -10,7 +10,8 @@ import asyncio
 import ipaddress
 import json
 import re
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ OPEN = frozenset(
         "reset", "run", "startup-events", "theme.css", "upload", "upload_progress", "user",
     }
 )  # fmt: skip
+REMEMBERED = 10_000  # visitors
 ASKS = ("queue/join", "call", "run")  # routes that run something
 SESSION = re.compile(r"[A-Za-z0-9_-]{4,64}")
 Scope = dict[str, Any]
@@ -64,6 +66,9 @@ class Behind(Protocol):
     def check(self, route: str, asked: Asked, body: Mapping[str, Any]) -> None:
         """Raises Refused for data that does not fit."""
 
+    def knows(self, session: str) -> bool:
+        """Whether a page with this session has asked before."""
+
     def waiting(self, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
         """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
 
@@ -85,6 +90,26 @@ def visitor(scope: Scope, proxies: int) -> str:
     return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
+class Visits:
+    """How many pages or endpoints each visitor may still open: `most` at once, and as many again a minute."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # visitor -> (how many, when that was)
+
+    def spend(self, who: str, now: float) -> None:
+        if self._most is None:
+            return
+        left, then = self._left.get(who, (float(self._most), now))
+        left = min(float(self._most), left + (now - then) * self._most / 60)
+        if left < 1:
+            raise Refused(429, f"you opened {self._most} pages or calls within a minute, the most that one may: wait")
+        self._left[who] = (left - 1, now)
+        self._left.move_to_end(who)
+        while len(self._left) > REMEMBERED:
+            self._left.popitem(last=False)
+
+
 class Guard:
     """Wraps an ASGI app. `page` makes what knows the page from the app of a request."""
 
@@ -92,6 +117,7 @@ class Guard:
         self._app, self._profile, self._page = app, profile, page
         self._open: Counter[str] = Counter()
         self._joining: Counter[tuple[str, bool]] = Counter()
+        self._visits = Visits(profile.visits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -144,6 +170,9 @@ class Guard:
             if kind == "run" and asked.is_queued:
                 raise Refused(404, f"{asked.name} is asked through the queue: use call/v2/{asked.name}")
             page.check("call/v2" if route.startswith("call/v2/") else kind, asked, body)
+            session = body.get("session_hash")
+            if session is None or not page.knows(session):
+                self._visits.spend(who, time.monotonic())
             key = (who, asked.runs_model)
             most = self._profile.waiting
             if most is not None:

@@ -17,9 +17,10 @@ class Profile:
     """A kind of host. A visitor is an address; None is no limit.
 
     `queue` is how many requests may wait in all, `waiting` how many that run the model one visitor may have waiting or
-    running, `connections` how many open connections; `sessions` is how many visitors' last results are kept in
-    memory; `proxies` is how many proxies of the host stand in front and add to X-Forwarded-For. `uploads` is whether
-    results files may be opened, `disk_bytes` what all files of visitors may take together, `request_bytes` a request.
+    running, `connections` how many open connections, `visits` how many pages and calls in a minute, each of which costs
+    memory and time; `sessions` is how many pages' last results are kept in memory. `proxies` is how many proxies of the
+    host stand in front and add to X-Forwarded-For. `uploads` is whether results files may be opened, `disk_bytes` what
+    all files of visitors may take together, `request_bytes` a request.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Profile:
     waiting: int | None
     connections: int | None
     sessions: int
+    visits: int | None
     proxies: int
     uploads: bool
     disk_bytes: int | None
@@ -43,7 +45,8 @@ _ALL = (
         queue=64,
         waiting=None,
         connections=None,
-        sessions=1_000,
+        sessions=200,
+        visits=None,
         proxies=0,
         uploads=True,
         disk_bytes=None,
@@ -59,6 +62,7 @@ _ALL = (
         waiting=3,
         connections=48,
         sessions=200,
+        visits=30,
         proxies=1,
         uploads=False,
         disk_bytes=500_000_000,
@@ -73,7 +77,8 @@ _ALL = (
         queue=64,
         waiting=6,
         connections=128,
-        sessions=500,
+        sessions=400,
+        visits=120,
         proxies=0,
         uploads=True,
         disk_bytes=5_000_000_000,
@@ -97,6 +102,7 @@ def table() -> str:
         ("seconds of computing", *(_or_any(p.limits.seconds) for p in _ALL)),
         ("requests that wait, in all", *(f"{p.queue}" for p in _ALL)),
         ("of one visitor (an address)", *(_or_any(p.waiting) for p in _ALL)),
+        ("pages and calls a minute, of one visitor", *(_or_any(p.visits) for p in _ALL)),
         ("results files, rows", *(f"{p.limits.file_rows:,}" if p.uploads else "none" for p in _ALL)),
         ("results files, MB", *(f"{p.limits.file_bytes / 1e6:g}" if p.uploads else "none" for p in _ALL)),
         (

@@ -161,8 +161,6 @@ def check_text(text: str, what: str) -> str:
         raise InputError(f"{what} is empty: write a question such as 'What is the capital of Peru?'")
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise InputError(f"{what} contains half a character (a lone surrogate): type it again or paste it as UTF-8")
-    if "\0" in text:
-        raise InputError(f"{what} contains a NUL character, which no text has: type it again")
     return text.strip()
 
 

@@ -147,6 +147,8 @@ def check_request(
             raise InputError(
                 f"{what} is too long: it has {len(text):,} characters, the limit is {limits.characters:,}; shorten it"
             )
+        if "\0" in text:
+            raise InputError(f"{what} contains a NUL character, which a page cannot show: remove it")
     if max_new_tokens > limits.new_tokens:
         asked = shortened(max_new_tokens)
         raise InputError(f"an answer of {asked} tokens is too long: ask for at most {limits.new_tokens}")

@@ -101,6 +101,9 @@ class Page:
         if not known or value.get("meta") != {"_type": "gradio.FileData"}:
             raise Refused(400, "there is no such uploaded file: upload it again")
 
+    def knows(self, session: str) -> bool:
+        return session in self._app.state_holder
+
     def waiting(self, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
         queue = self._blocks._queue
         events = [event for waiting in queue.event_queue_per_concurrency_id.values() for event in waiting.queue]
