@@ -19,7 +19,7 @@ FILLED = ("a number", is_number)
 WHOLE = ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 YES = ("true or false", lambda value: value is None or isinstance(value, bool))
 KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "textbox": TEXT, "html": TEXT, "number": NUMBER, "slider": FILLED, "checkbox": YES, "dataset": WHOLE,
+    "textbox": TEXT, "html": TEXT, "number": NUMBER, "slider": FILLED, "checkbox": YES,
 }  # fmt: skip
 CHOSEN = {"dropdown", "radio", "checkboxgroup"}
 FREE = {"state", "api"}  # the server's own state; arguments of endpoints, which check them themselves
@@ -65,7 +65,7 @@ class Page:
         if fn.cancels:  # its data is the session, whatever is sent
             return
         inputs = fn.inputs
-        if len(data) != len(inputs):
+        if route == "call" and len(data) != len(inputs):
             inputs = [block for block in inputs if not block.skip_api]
         if len(data) != len(inputs):
             raise Refused(400, f"data has {len(data)} values: {len(fn.inputs)} are taken, each in its place")
@@ -79,10 +79,15 @@ class Page:
             choices = [choice for _, choice in block.choices]
             several = kind == "checkboxgroup"
             values = value if several and isinstance(value, list) else [value]
-            if (several and not isinstance(value, list)) or any(each not in choices for each in values):
+            if (several and not isinstance(value, list)) or any(
+                isinstance(each, bool) or each not in choices for each in values
+            ):
                 listed = ", ".join(map(str, choices[:12]))
                 said = f"{'a list of some' if several else 'one'} of {listed}"
                 raise Refused(400, f"{what} must be {said}, not {shortened(value)}")
+        elif kind == "dataset":
+            if not WHOLE[1](value) or value not in range(len(block.samples)):
+                raise Refused(400, f"{what} must be the number of one, 0 to {len(block.samples) - 1}")
         elif kind == "file":
             self._check_file(value)
         elif kind in KINDS:
