@@ -64,7 +64,7 @@ def launch_options(profile: Profile = LOCAL) -> dict[str, Any]:
         "enable_monitoring": False,
         "app_kwargs": {"middleware": [Middleware(Guard, profile=profile, page=Page)]},
         "ssr_mode": False,
-        "show_error": True,
+        "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }
 
 

@@ -57,11 +57,9 @@ class Page:
             return
         if unknown := set(body) - KEYS:
             raise Refused(400, f"the request holds {shortened(min(unknown))}, which nothing here takes")
-        data, event = body.get("data"), body.get("event_data")
+        data = body.get("data")
         if not isinstance(data, list):
             raise Refused(400, f"data must be a list of values, not {shortened(data)}")
-        if event is not None and not isinstance(event, dict):
-            raise Refused(400, f"event_data must be an object or null, not {shortened(event)}")
         if fn.cancels:  # its data is the session, whatever is sent
             return
         inputs = fn.inputs
