@@ -72,7 +72,7 @@ _ALL = (
         "a large machine that a group shares",
         Limits(
             paraphrases=20, characters=8_000, prompt_tokens=32_768, new_tokens=1_024, seconds=300.0,
-            file_bytes=100_000_000, file_rows=1_000_000,
+            file_bytes=100_000_000, file_rows=500_000,
         ),
         queue=64,
         waiting=6,

@@ -25,6 +25,7 @@ from .ui_rows import RowPool, detail
 from .ui_work import Rows
 
 MOST_LISTED = 200
+RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
 UNPACKED = 10  # times the size of a file that its contents may have
 CHOOSE = """
 element.addEventListener('click', (event) => {
@@ -57,7 +58,10 @@ def open_results(path: Path, limits: Limits) -> Opened:
         )
     try:
         table = read_table(path, Bounds(limits.file_rows, UNPACKED * limits.file_bytes))
-        return Opened(seen_text(path.name), summarise(table), tuple(disagreements(table, MOST_LISTED)))
+        resamples = max(1_000, min(10_000, RESAMPLED // max(1, table["id"].nunique())))
+        return Opened(
+            seen_text(path.name), summarise(table, resamples=resamples), tuple(disagreements(table, MOST_LISTED))
+        )
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error
 
