@@ -137,6 +137,8 @@ class Guard:
                     await self._app(scope, receive, send)
                 finally:
                     self._joining[key] -= 1
+                    if not self._joining[key]:
+                        del self._joining[key]
             else:
                 await self._app(scope, receive, send)
         except Refused as refusal:

@@ -14,7 +14,7 @@ from .config import Limits
 
 @dataclass(frozen=True)
 class Profile:
-    """A kind of host. A visitor is an address; None is no limit.
+    """A kind of host. A visitor is an address; None is no limit. Masks cost the square of the tokens of a prompt.
 
     `queue` is how many requests may wait in all, `waiting` how many that run the model one visitor may have waiting or
     running, `connections` how many open connections, `visits` how many pages and calls in a minute, each of which costs
@@ -71,7 +71,7 @@ _ALL = (
         "lab",
         "a large machine that a group shares",
         Limits(
-            paraphrases=20, characters=8_000, prompt_tokens=32_768, new_tokens=1_024, seconds=300.0,
+            paraphrases=20, characters=8_000, prompt_tokens=8_192, new_tokens=1_024, seconds=300.0,
             file_bytes=100_000_000, file_rows=500_000,
         ),
         queue=64,

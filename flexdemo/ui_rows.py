@@ -70,7 +70,7 @@ def unseen_html(form: Form) -> str:
     ]
     if not said:
         return ""
-    note = f"{'; '.join(said)}. The model reads them; the token view shows them."
+    note = f"{'; '.join(said)}. The model reads them; the token view has their codes, or \ufffd for a part of one."
     return f'<span class="unseen" role="note">{escape(note[0].upper() + note[1:])}</span>'
 
 

@@ -57,7 +57,10 @@ def test_markup_is_text_everywhere(visit: Any) -> None:
         page.wait_for_timeout(200)
         harmless(visit)
     assert "<script>alert(1)" in visit.text("answers-alone") and "onerror" in visit.text("tools-note")
-    assert "script" in visit.text("token-view") and page.locator("#token-view .token").count() > 50
+    assert (
+        "<script>alert(1);" in "".join(visit.text("token-view").split())
+        and page.locator("#token-view .token").count() > 50
+    )
     page.locator("#token-view .token").nth(40).click()
     box = page.locator("#mask-plot .nsewdrag").bounding_box()
     for share in (0.2, 0.5, 0.8):  # labels of cells
@@ -99,7 +102,7 @@ def test_limits_are_told_where_they_matter(visit: Any) -> None:
     expect(page.locator("#message")).to_contain_text("has 1,000,000 characters, the limit is 1,000")
     visit.fill("question", "Who\u202e wrote\u200b Hamlet?")
     expect(page.locator("#budget")).to_contain_text("U+202E RIGHT-TO-LEFT OVERRIDE, U+200B ZERO WIDTH SPACE")
-    expect(page.locator("#token-view")).to_contain_text("\\u202e")
+    expect(page.locator("#token-view")).to_contain_text("\ufffd")  # the bundled model reads them byte by byte
     visit.fill("question", "y" * 4_100_000)
     expect(page.locator(".toast-body")).to_contain_text("the request is too long: at most 4 MB are read")
     assert page.locator("#results-file").count() == 0
