@@ -85,7 +85,7 @@ _ALL = (
     ),
 )  # fmt: skip
 PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _ALL})
-LOCAL = PROFILES["local"]
+DEFAULT = PROFILES["local"]
 
 
 def table() -> str:

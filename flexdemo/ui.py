@@ -13,18 +13,18 @@ from . import ui_parts as parts
 from . import ui_work as work
 from .cells import Window
 from .config import Decoding, InputError, Limits
-from .guard import Guard
+from .door import Door
 from .methods import resolve_methods
 from .model import LanguageModel
-from .profiles import LOCAL, Profile
+from .profiles import DEFAULT, Profile
 from .reading import Readings
 from .recording import Recorded
 from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
 from .ui_compare import PAIR, Pair
+from .ui_door import Page
 from .ui_export import ResultTools
 from .ui_form import ROWS, Form, token_limit
-from .ui_guard import Page
 from .ui_links import SAVE, png_html
 from .ui_pair import PairWidgets
 from .ui_parts import Drawing
@@ -46,8 +46,8 @@ FALLBACK_EXAMPLE = {
 }
 
 
-def launch_options(profile: Profile = LOCAL) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys, the guard."""
+def launch_options(profile: Profile = DEFAULT) -> dict[str, Any]:
+    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys, the door that requests pass."""
     sizes = {"text_size": "sm", "spacing_size": "sm", "radius_size": "sm"}
     hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
     # Plain names of fonts: gradio would fetch a GoogleFont from outside.
@@ -62,7 +62,7 @@ def launch_options(profile: Profile = LOCAL) -> dict[str, Any]:
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(Guard, profile=profile, page=Page)]},
+        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)]},
         "ssr_mode": False,
         "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }
@@ -76,7 +76,7 @@ def shown(part: Any) -> Any:
 def build_demo(
     lm: LanguageModel,
     *,
-    profile: Profile = LOCAL,
+    profile: Profile = DEFAULT,
     examples: Sequence[dict] = (),
     recordings: Sequence[Recorded] = (),
 ) -> gr.Blocks:

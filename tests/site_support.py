@@ -16,7 +16,7 @@ from gradio_client import Client
 import flexdemo
 from flexdemo import ui
 from flexdemo.model import LanguageModel
-from flexdemo.profiles import LOCAL, PROFILES, Profile
+from flexdemo.profiles import DEFAULT, PROFILES, Profile
 
 QUESTION = "What is the capital of Peru?"
 SPACE = PROFILES["space"]
@@ -110,7 +110,7 @@ def space(bundled: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="session")
 def local(bundled: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with launched(bundled, LOCAL, tmp_path_factory.mktemp("local")) as site:
+    with launched(bundled, DEFAULT, tmp_path_factory.mktemp("local")) as site:
         yield site
 
 

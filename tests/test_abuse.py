@@ -22,8 +22,8 @@ from flexdemo.config import InputError, Limits
 from flexdemo.files import make_room
 from flexdemo.model import LanguageModel
 from flexdemo.prompt import build_prompt
+from flexdemo.ui_door import CHOSEN, FREE, KINDS
 from flexdemo.ui_export import save_secretly
-from flexdemo.ui_guard import CHOSEN, FREE, KINDS
 
 ENDPOINTS = ("generate", "mask", "paraphrase", "methods")
 

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"config", "versions", "profiles", "bounds"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
-    {"guard"},
+    {"door"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
@@ -46,7 +46,7 @@ LEAVES = {
     "readers": {"config"},
     "profiles": {"config"},
     "bounds": set(),
-    "guard": {"config", "files", "profiles"},
+    "door": {"config", "files", "profiles"},
     "table": {"bounds", "config", "files"},
     "journal": {"config", "files", "table"},
     "summary": {"config", "metrics", "bootstrap"},

@@ -20,7 +20,7 @@ import flexdemo
 from flexdemo import methods, ui_api, ui_work
 from flexdemo.config import InputError, Limits
 from flexdemo.model import LanguageModel
-from flexdemo.profiles import LOCAL, PROFILES, table
+from flexdemo.profiles import DEFAULT, PROFILES, table
 
 # Profiles
 
@@ -32,7 +32,7 @@ def test_the_readme_has_the_limits_that_hold() -> None:
 def test_a_public_host_is_tighter_than_ones_own_machine() -> None:
     own, public = asdict(Limits()), asdict(SPACE.limits)
     assert all(public[name] <= own[name] for name in own if own[name] is not None) and public["seconds"]
-    assert own == asdict(LOCAL.limits) and LOCAL.waiting is None
+    assert own == asdict(DEFAULT.limits) and DEFAULT.waiting is None
 
 
 @pytest.mark.parametrize("profile", PROFILES)

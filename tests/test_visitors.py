@@ -15,7 +15,7 @@ from site_support import QUESTION, SPACE, Site, launched, no_traceback, reason  
 
 from flexdemo import ui_api
 from flexdemo.config import InputError
-from flexdemo.guard import Refused, Visits, visitor
+from flexdemo.door import Refused, Visits, visitor
 from flexdemo.model import LanguageModel
 
 # Visitors

@@ -1,4 +1,4 @@
-"""The page as its guard sees it: what can be asked, with which data, who waits. Runs nothing and keeps nothing."""
+"""The page as its door sees it: what can be asked, with which data, who waits. Runs nothing and keeps nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .guard import Asked, Refused, Scope
+from .door import Asked, Refused, Scope
 from .ui_form import is_number, shortened
 
 KEYS = {"data", "session_hash", "event_data", "fn_index", "trigger_id", "event_id", "simple_format", "oauth_token"}

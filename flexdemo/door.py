@@ -56,7 +56,7 @@ class Asked:
 
 
 class Behind(Protocol):
-    """What the guard asks the page behind it."""
+    """What the door asks the page behind it."""
 
     folder: Path
 
@@ -110,7 +110,7 @@ class Visits:
             self._left.popitem(last=False)
 
 
-class Guard:
+class Door:
     """Wraps an ASGI app. `page` makes what knows the page from the app of a request."""
 
     def __init__(self, app: Any, *, profile: Profile, page: Callable[[Any], Behind]) -> None:
