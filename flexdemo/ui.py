@@ -46,8 +46,11 @@ FALLBACK_EXAMPLE = {
 }
 
 
-def launch_options(profile: Profile = DEFAULT) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys, the door that requests pass."""
+def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) -> dict[str, Any]:
+    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys, its door.
+
+    `routes` are those that the app has beside the page's.
+    """
     sizes = {"text_size": "sm", "spacing_size": "sm", "radius_size": "sm"}
     hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
     # Plain names of fonts: gradio would fetch a GoogleFont from outside.
@@ -62,7 +65,7 @@ def launch_options(profile: Profile = DEFAULT) -> dict[str, Any]:
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)]},
+        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)], "routes": list(routes)},
         "ssr_mode": False,
         "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }
