@@ -29,6 +29,7 @@ OPEN = frozenset(
         "reset", "run", "startup-events", "theme.css", "upload", "upload_progress", "user",
     }
 )  # fmt: skip
+MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to answer
 REMEMBERED = 10_000  # visitors
 ASKS = ("queue/join", "call", "run")  # routes that run something
 SESSION = re.compile(r"[A-Za-z0-9_-]{4,64}")
@@ -38,11 +39,14 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Refused(InputError):
-    """A request that goes no further: `status` as HTTP has it; `is_public` is whether an endpoint was asked."""
+    """A request that goes no further: `status` as HTTP has it; `is_public` is whether an endpoint was asked.
 
-    def __init__(self, status: int, why: str) -> None:
+    `is_unread` is whether its body is still to come: a browser hears no answer before it has sent all.
+    """
+
+    def __init__(self, status: int, why: str, *, is_unread: bool = False) -> None:
         super().__init__(why)
-        self.status, self.is_public = status, False
+        self.status, self.is_unread, self.is_public = status, is_unread, False
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class Door:
             else:
                 await self._app(scope, receive, send)
         except Refused as refusal:
+            if refusal.is_unread:
+                await _drop(receive)
             await _tell(send, refusal, public=refusal.is_public or route.startswith("call/"))
         finally:
             self._open[who] -= 1
@@ -191,13 +197,14 @@ class Door:
     async def _take_upload(self, scope: Scope, page: Behind) -> None:
         profile = self._profile
         if not profile.uploads:
-            raise Refused(403, "this host takes no files: open results files in a flexdemo of your own")
+            raise Refused(403, "this host takes no files: open results files in a flexdemo of your own", is_unread=True)
         told = dict(scope["headers"]).get(b"content-length", b"")
         if not told.isdigit():
-            raise Refused(411, "an upload must say how long it is (Content-Length)")
+            raise Refused(411, "an upload must say how long it is (Content-Length)", is_unread=True)
         most = profile.limits.file_bytes
         if int(told) > most + 100_000:  # what wraps the file
-            raise Refused(413, f"the file has {int(told) / 1e6:.1f} MB: at most {most / 1e6:g} MB can be opened here")
+            size = f"{int(told) / 1e6:.1f} MB"
+            raise Refused(413, f"the file has {size}: at most {most / 1e6:g} MB can be opened here", is_unread=True)
         if profile.disk_bytes is not None:
             await asyncio.to_thread(make_room, page.folder, profile.disk_bytes, int(told))
 
@@ -228,9 +235,18 @@ async def _body(receive: Receive, most: int) -> bytes:
         part = message.get("body", b"")
         size, more = size + len(part), message.get("more_body", False)
         if size > most:
-            raise Refused(413, f"the request is too long: at most {most / 1e6:g} MB are read")
+            raise Refused(413, f"the request is too long: at most {most / 1e6:g} MB are read", is_unread=more)
         parts.append(part)
     return b"".join(parts)
+
+
+async def _drop(receive: Receive) -> None:
+    """Take the rest of a body and keep nothing of it; not without end."""
+    left, more = MOST_DROPPED, True
+    while more and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 def _replayed(data: bytes, receive: Receive) -> Receive:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,6 +130,19 @@ def test_bodies_that_are_no_request(space: Site, body: bytes, said: str) -> None
         refused = space.post(route, body)
         if route == "call/v2/generate" or not said.startswith("the argument"):
             assert 400 <= refused.status_code < 500 and (said in reason(refused) or "v2" not in route)
+
+
+@pytest.mark.parametrize("route", ["call/v2/generate", "queue/join", "upload"])
+def test_a_request_that_is_far_too_long_is_answered(space: Site, route: str) -> None:
+    """All of it is sent before the answer is read, as browsers do."""
+    host, port = space.url.removeprefix("http://").split(":")
+    head = f"POST /gradio_api/{route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 30000000"
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        for _ in range(30):
+            connection.sendall(b" " * 1_000_000)
+        answer = connection.makefile("rb").readline()
+    assert answer.split()[1] == (b"403" if route == "upload" else b"413")
 
 
 @pytest.mark.parametrize("session", ["", "ab", "../../x", "a" * 65, 5, ["a"], {"a": 1}, "x\u202ey"])
