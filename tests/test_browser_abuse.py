@@ -103,6 +103,3 @@ def test_limits_are_told_where_they_matter(visit: Any) -> None:
     visit.fill("question", "Who\u202e wrote\u200b Hamlet?")
     expect(page.locator("#budget")).to_contain_text("U+202E RIGHT-TO-LEFT OVERRIDE, U+200B ZERO WIDTH SPACE")
     expect(page.locator("#token-view")).to_contain_text("\ufffd")  # the bundled model reads them byte by byte
-    visit.fill("question", "y" * 4_100_000)
-    expect(page.locator(".toast-body")).to_contain_text("the request is too long: at most 4 MB are read")
-    assert page.locator("#results-file").count() == 0
