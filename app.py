@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import importlib.util
 import inspect
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flexdemo.cli import OneLineParser
 from flexdemo.config import InputError
+from flexdemo.profiles import PROFILES
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 EXAMPLES, RECORDED = ASSETS / "examples.json", ASSETS / "recorded.json"
-PROFILES = ("local",)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else 7860)")
     parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
-    parser.add_argument("--profile", choices=PROFILES, default="local", help="where it runs; only 'local' so far")
+    where = "; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items())
+    parser.add_argument("--profile", choices=PROFILES, default="local", help=f"whose limits hold ({where})")
+    parser.add_argument("--proxies", type=int, metavar="N", help="proxies in front that tell the visitor's address")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
@@ -82,6 +88,16 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = getfile
 
 
+def own_folder() -> None:
+    """Visitors' files go to a folder that nobody else on this machine can read, and that is gone when the program is.
+
+    GRADIO_TEMP_DIR names another one, which stays.
+    """
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flexdemo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
 def start(args: argparse.Namespace, host: str, port: int) -> Any:
     """Load the model, build the page and launch it: the running Blocks. InputError if there is no such model."""
     from flexdemo import load_model
@@ -101,9 +117,13 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
         recordings = []
 
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
-    demo = build_demo(lm, examples=examples, recordings=recordings)
-    demo.queue(max_size=64)
-    demo.launch(server_name=host, server_port=port, mcp_server=args.mcp, prevent_thread_lock=True, **launch_options())
+    profile = PROFILES[args.profile]
+    if args.proxies is not None:
+        profile = replace(profile, proxies=args.proxies)
+    demo = build_demo(lm, profile=profile, examples=examples, recordings=recordings)
+    demo.queue(max_size=profile.queue)
+    options = {"mcp_server": args.mcp, "prevent_thread_lock": True, **launch_options(profile)}
+    demo.launch(server_name=host, server_port=port, **options)
     return demo
 
 
@@ -116,6 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         host, port = resolve_address(args.host, args.port)
         if args.mcp:
             check_mcp()
+        if args.proxies is not None and args.proxies < 0:
+            raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
+        own_folder()
         demo = start(args, host, port)
         gc.freeze()  # or the first collection, while the first visitor waits, would go through them all
     except InputError as error:

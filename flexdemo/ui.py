@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from . import ui_parts as parts
 from . import ui_work as work
 from .cells import Window
 from .config import Decoding, InputError, Limits
+from .door import Door
 from .methods import resolve_methods
 from .model import LanguageModel
+from .profiles import DEFAULT, Profile
 from .reading import Readings
 from .recording import Recorded
 from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
 from .ui_compare import PAIR, Pair
+from .ui_door import Page
 from .ui_export import ResultTools
 from .ui_form import ROWS, Form, token_limit
 from .ui_links import SAVE, png_html
@@ -42,8 +46,11 @@ FALLBACK_EXAMPLE = {
 }
 
 
-def launch_options() -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys."""
+def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) -> dict[str, Any]:
+    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys, its door.
+
+    `routes` are those that the app has beside the page's.
+    """
     sizes = {"text_size": "sm", "spacing_size": "sm", "radius_size": "sm"}
     hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
     # Plain names of fonts: gradio would fetch a GoogleFont from outside.
@@ -55,9 +62,12 @@ def launch_options() -> dict[str, Any]:
         "js": SCRIPT,
         "head": f"<script defer>{(ASSETS / 'views.js').read_text(encoding='utf-8')}</script>",
         "footer_links": ["api", "settings"],
-        "max_file_size": Limits().file_bytes + UPLOAD_MARGIN,
+        "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
+        "state_session_capacity": profile.sessions,
+        "enable_monitoring": False,
+        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)], "routes": list(routes)},
         "ssr_mode": False,
-        "show_error": True,
+        "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }
 
 
@@ -69,7 +79,7 @@ def shown(part: Any) -> Any:
 def build_demo(
     lm: LanguageModel,
     *,
-    limits: Limits | None = None,
+    profile: Profile = DEFAULT,
     examples: Sequence[dict] = (),
     recordings: Sequence[Recorded] = (),
 ) -> gr.Blocks:
@@ -78,7 +88,7 @@ def build_demo(
     An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
     of `recordings` asked the same, its result is shown until the first run.
     """
-    limits = limits or Limits()
+    limits = profile.limits
     offered = list(examples) or [FALLBACK_EXAMPLE]
     first = offered[0]
     count = min(len(first["paraphrases"]), ROWS)
@@ -109,22 +119,23 @@ def build_demo(
                     start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
                 )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
-                seen = _see_side(lm, limits, start, drawn)
-        results = ResultsFile(limits)
+                seen = _see_side(lm, profile, start, drawn)
+        results = ResultsFile(limits) if profile.uploads else None
         _wire(lm, limits, offered, recordings, asked, seen, results, demo)
         add_endpoints(lm, limits)
     return demo
 
 
-def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) -> dict[str, Any]:
+def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing) -> dict[str, Any]:
     """Right: status, the two answers, every wording alone, the tabs with the mask first."""
+    limits = profile.limits
     with gr.Column(elem_id="status"):
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
-    tools = ResultTools(lm)
+    tools = ResultTools(lm, disk_bytes=profile.disk_bytes)
     tabs = Tabs(lm, limits, drawn)
     program_section()
     return {
@@ -145,7 +156,7 @@ def _wire(
     recordings: Sequence[Recorded],
     asked: dict[str, Any],
     seen: dict[str, Any],
-    results: ResultsFile,
+    results: ResultsFile | None,
     demo: gr.Blocks,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
@@ -258,7 +269,8 @@ def _wire(
     demo.unload(forget)
 
     share.wire(rows, asked["form"], asked["message"], drawing=drawing)
-    results.wire(rows, asked["note"], drawing=drawing)
+    if results is not None:
+        results.wire(rows, asked["note"], drawing=drawing)
 
     def recorded(index: int, *sides: Any) -> list[Any]:
         """What a recording of an example shows in the places of `outputs`; all as it is where there is none."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
 from transformers import PreTrainedModel
 
 from . import export
 from . import ui_parts as parts
 from .cells import mask_png
 from .config import InputError
+from .files import make_room
 from .model import LanguageModel
 from .prompt_masks import mask_array
 from .proof import Proof, prove, reference_model
@@ -66,6 +68,14 @@ FILES: dict[str, tuple[str, str, Callable[[LastRun], bytes]]] = {
 }
 
 
+def save_secretly(data: bytes, name: str, folder: Path) -> str:
+    """Write a file where only who is told the path can ask for it: gradio's own names follow from the contents."""
+    place = folder / secrets.token_hex(32)
+    place.mkdir(parents=True, mode=0o700)
+    (place / name).write_bytes(data)
+    return str((place / name).resolve())
+
+
 class Prover:
     """Checks answers of one model against its dense reference, which is made at the first check and kept."""
 
@@ -91,8 +101,8 @@ def badge_html(proof: Proof) -> str:
 class ResultTools:
     """The tools of the last result: built inside a Blocks context, wired afterwards. Holds nothing of a visitor."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self._prover = Prover(lm)
+    def __init__(self, lm: LanguageModel, *, disk_bytes: int | None) -> None:
+        self._prover, self._disk_bytes = Prover(lm), disk_bytes
         self.note = gr.HTML(BEFORE, elem_id="tools-note")
         with gr.Row(elem_id="result-tools"):
             self.buttons = {
@@ -132,7 +142,10 @@ class ResultTools:
             except InputError as error:
                 return None, parts.alert_html(str(error))
             name = export.file_name(last.form.question, suffix)
-            path = save_bytes_to_cache(data, name, self.file.GRADIO_CACHE)
+            folder = Path(self.file.GRADIO_CACHE)
+            if self._disk_bytes is not None:
+                make_room(folder, self._disk_bytes, len(data))
+            path = save_secretly(data, name, folder)
             self.file.temp_files.add(path)  # which are deleted as the page's `delete_cache` says
             return path, ""
 

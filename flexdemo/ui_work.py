@@ -13,7 +13,7 @@ from typing import Any
 
 from . import ui_compare as compared
 from . import ui_parts as parts
-from .config import Decoding, InputError, Limits
+from .config import Decoding, InputError, Limits, OutOfTime
 from .ladder import climb
 from .methods import Result, stream
 from .model import LanguageModel
@@ -109,11 +109,11 @@ def answers(
     """What is shown while a form runs: the answers as they grow, and at the end what explains them.
 
     `pair` are the schemes of the two cards; a prompt that `reading` holds is not read again. Ends within one token of
-    the stop flag, whether or not anybody still takes what it yields.
+    the stop flag, whether or not anybody still takes what it yields, and when the time of a request is up.
     """
     try:
-        prompt = compose(lm, limits, form)
-        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading}
+        prompt, until = compose(lm, limits, form), limits.until()
+        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
         frames = stream(lm, **form.arguments(), **options)
         if reading is None or reading.known(prompt) is None:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
@@ -127,12 +127,24 @@ def answers(
             if run.last.done or time.monotonic() - shown >= FRAME_SECONDS:
                 shown = time.monotonic()
                 yield _frame(form, pair, run.last)
-        if run.last is not None and not run.flag.is_set():
-            last = finish(lm, form, run.last)
+        if run.last is not None and not run.last.done:
+            yield _late(form, pair, run.last, limits, "Stopped")
+        elif run.last is not None and not run.flag.is_set():
+            try:
+                last = finish(lm, form, run.last, until=until)
+            except OutOfTime:
+                yield _late(form, pair, run.last, limits, "Done, not explained")
+                return
             if not run.flag.is_set():
                 yield Frame(last=last)
     except InputError as error:
         yield Frame(line="Not run", message=parts.alert_html(str(error)))
+
+
+def _late(form: Form, pair: Pair, result: Result, limits: Limits, state: str) -> Frame:
+    """What is shown when the time of a request is up: the answers so far, and why there are no more."""
+    cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
+    return Frame(cards, table, parts.progress_html(result, state=state), parts.alert_html(limits.time_is_up()))
 
 
 def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) -> bool:
@@ -159,6 +171,7 @@ def ladder(
         prompt, given = compose(lm, limits, form), form.arguments()
         decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
         yield None, "Ladder: reading the prompt under three encodings", ""
+        until = limits.until()
         steps = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None)
         for rungs in steps:
             if run.flag.is_set():
@@ -167,6 +180,10 @@ def ladder(
             if time.monotonic() - shown >= FRAME_SECONDS:
                 shown = time.monotonic()
                 yield compared.ladder_html(rungs), "Ladder: running", ""
+            if time.monotonic() >= until and not all(rung.stopped_by for rung in rungs):
+                steps.close()
+                yield compared.ladder_html(rungs), "Ladder stopped", parts.alert_html(limits.time_is_up())
+                return
         yield compared.ladder_html(rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
     except InputError as error:
         yield None, "Not run", parts.alert_html(str(error))
@@ -235,9 +252,13 @@ class Rows:
         if not room:
             raise InputError(f"all {ROWS} rows hold a paraphrase: remove one first")
         check_request(limits, question, [])
+        Decoding(seed=seed)
         known = {text.strip().casefold() for text in self.texts}
-        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed)
+        until = limits.until()
+        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed, until=until)
         fresh = [text for text in offered if text.casefold() not in known][:room]
+        if not fresh and time.monotonic() >= until:
+            raise OutOfTime(limits.time_is_up())
         if not fresh:
             raise InputError("the model wrote nothing new: write a paraphrase yourself")
         texts = list(self.texts)

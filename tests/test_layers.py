@@ -12,8 +12,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "versions"},
+    {"config", "versions", "profiles", "bounds"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
+    {"door"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
@@ -46,7 +47,10 @@ LEAVES = {
     "files": {"config"},
     "hub": {"config"},
     "readers": {"config"},
-    "table": {"config", "files"},
+    "profiles": {"config"},
+    "bounds": set(),
+    "door": {"config", "files", "profiles"},
+    "table": {"bounds", "config", "files"},
     "journal": {"config", "files", "table"},
     "summary": {"config", "metrics", "bootstrap"},
     "plots_results": {"cells", "summary"},
