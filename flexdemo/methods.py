@@ -252,6 +252,7 @@ def stream(
     partial: bool = True,
     schemes: Sequence[Scheme] = (),
     reading: Reading | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
@@ -260,7 +261,8 @@ def stream(
     weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
     many of the likeliest tokens at each step. Without `partial` only the finished Result is made. `schemes` are decoded
     in the same lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds
-    this one. Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
+    this one. `check` is called after every token, and what it raises ends the work; so does closing the generator.
+    Raises InputError for what cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
@@ -305,6 +307,8 @@ def stream(
         known = prefill(lm, [prompt], [SEGMENT], known)
         steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
         for measured in steps:
+            if check is not None:
+                check()
             confidence, spent = measured, time.perf_counter() - began
             if partial:
                 yield result((), _seconds(lm, None, spent), False)
@@ -318,6 +322,8 @@ def stream(
     facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
     keep = functools.partial(reading.keep, encodings=encodings) if reading else None
     for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
+        if check is not None:
+            check()
         done = all(answer.stopped_by for answer in progress.answers)
         if not (partial or done):
             continue

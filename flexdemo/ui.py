@@ -30,6 +30,7 @@ from .ui_results import ResultsFile
 from .ui_rows import RowPool, budget_of
 from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
+from .zerogpu import LOCAL, Gpu
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
@@ -72,11 +73,14 @@ def build_demo(
     limits: Limits | None = None,
     examples: Sequence[dict] = (),
     recordings: Sequence[Recorded] = (),
+    gpu: Gpu = LOCAL,
+    notice: str = "",
 ) -> gr.Blocks:
     """The page over a loaded model; launch it with `launch_options()`.
 
     An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
-    of `recordings` asked the same, its result is shown until the first run.
+    of `recordings` asked the same, its result is shown until the first run. `gpu` is how the work comes to a GPU, and
+    `notice` a line on top that says what is special about the place where this runs.
     """
     limits = limits or Limits()
     offered = list(examples) or [FALLBACK_EXAMPLE]
@@ -103,20 +107,22 @@ def build_demo(
             "the answer is fused from all of them.</p>",
             elem_id="masthead",
         )
+        if notice:
+            gr.HTML(f"<p>{parts.escape(notice)}</p>", elem_id="notice")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
                 asked = ask_side(
                     start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
                 )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
-                seen = _see_side(lm, limits, start, drawn)
+                seen = _see_side(lm, limits, start, drawn, gpu)
         results = ResultsFile(limits)
-        _wire(lm, limits, offered, recordings, asked, seen, results, demo)
-        add_endpoints(lm, limits)
+        _wire(lm, limits, offered, recordings, asked, seen, results, demo, gpu)
+        add_endpoints(lm, limits, gpu)
     return demo
 
 
-def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) -> dict[str, Any]:
+def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing, gpu: Gpu) -> dict[str, Any]:
     """Right: status, the two answers, every wording alone, the tabs with the mask first."""
     with gr.Column(elem_id="status"):
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
@@ -124,7 +130,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
-    tools = ResultTools(lm)
+    tools = ResultTools(lm, gpu)
     tabs = Tabs(lm, limits, drawn)
     program_section()
     return {
@@ -147,9 +153,10 @@ def _wire(
     seen: dict[str, Any],
     results: ResultsFile,
     demo: gr.Blocks,
+    gpu: Gpu,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-    runs, readings = work.Runs(), Readings()
+    runs, readings, remote = work.Runs(), Readings(), work.Remote(lm, limits, gpu)
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
@@ -193,7 +200,8 @@ def _wire(
         current, reading = runs.start(session), readings.of(session)
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         try:
-            for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
+            made = work.answers(lm, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
+            for frame in made:
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
                 yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
         finally:
@@ -216,7 +224,8 @@ def _wire(
         session = request.session_hash or ""
         current, reading = runs.start(session), readings.of(session)
         try:
-            for frame in work.ladder(lm, limits, Form.from_values(values), current, reading=reading):
+            form = Form.from_values(values)
+            for frame in work.ladder(lm, limits, form, current, reading=reading, remote=remote.ladder):
                 yield tuple(map(shown, frame))
         finally:
             runs.end(session, current)
@@ -231,7 +240,7 @@ def _wire(
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
     rows, share = RowPool(asked), asked["share"]
-    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
+    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [
@@ -280,4 +289,4 @@ def _wire(
     begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
     chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
-    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)
+    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running, gpu=gpu)

@@ -13,7 +13,9 @@ from .config import Ape, Decoding, InputError, Limits, Samples
 from .encoding import Encoding
 from .explain import CANDIDATES, NEEDED
 from .explain import explain as explain_result
+from .ledger import checkpoint, note
 from .masks import STRATEGIES
+from .memory import within_memory
 from .methods import METHODS, ask, resolve_methods
 from .model import LanguageModel
 from .paraphrase import paraphrase as write_paraphrases
@@ -45,6 +47,17 @@ def check_kinds(given: Mapping[str, Any], **kinds: str) -> None:
         if not fits(value):
             shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
             raise InputError(f"{name} must be {words}, not {shown}")
+
+
+def note_answer(answered: Any) -> None:
+    """Tell the log what `/generate` did, from its JSON."""
+    if isinstance(answered, dict) and "results" in answered:
+        views = [view for result in answered["results"] for view in result["views"]]
+        note(
+            methods=[result["method"] for result in answered["results"]],
+            prompt_tokens=len(answered["prompt"]["token_ids"]),
+            new_tokens=sum(len(view["token_ids"]) for view in views),
+        )
 
 
 def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
@@ -114,8 +127,11 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         sampling = {"samples": samples, "sample_temperature": sample_temperature}
         ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
         options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
-        result = ask(lm, question, others, **options)
-        return result.to_dict() | ({"explain": explain_result(lm, result).to_dict()} if explain else {})
+        note(question=question, paraphrases=others, prefix=prefix)
+        size = f"{1 + len(others)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
+        with within_memory(lambda: size):
+            result = ask(lm, question, others, **options, check=checkpoint())
+            return result.to_dict() | ({"explain": explain_result(lm, result).to_dict()} if explain else {})
 
     return generate
 
@@ -180,7 +196,9 @@ def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list
         if not 1 <= n <= limits.paraphrases:
             raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {n}")
         Decoding(seed=seed, temperature=temperature)
-        return write_paraphrases(lm, question, n, seed=seed, temperature=temperature)
+        note(question=question)
+        with within_memory():
+            return write_paraphrases(lm, question, n, seed=seed, temperature=temperature)
 
     return paraphrase
 

@@ -13,12 +13,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config", "versions"},
+    {"environment", "ledger", "memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"model"},
-    {"encoding", "threads"},
+    {"encoding", "threads", "zerogpu"},
     {"steps", "prompt_masks", "reading"},
     {"schemes"},
     {"generation"},
@@ -30,12 +31,15 @@ LAYERS = (
     {"batches", "data_commands"},
     {"commands"},
     {"cli"},
-    {"ui"},
+    {"ui", "server"},
     {"__main__", "__init__"},
 )
 LEAVES = {
     "config": set(),
     "versions": {"__version__"},
+    "environment": {"config"},
+    "ledger": {"config"},
+    "memory": {"config"},
     "metrics": set(),
     "cells": set(),
     "plots": {"cells"},
@@ -111,7 +115,18 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
             "gradio",
             {
                 f"ui{part}.py"
-                for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs", "_program", "_pair")
+                for part in (
+                    "",
+                    "_ask",
+                    "_rows",
+                    "_share",
+                    "_export",
+                    "_results",
+                    "_tabs",
+                    "_program",
+                    "_pair",
+                    "_guard",
+                )
             },
         ),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
@@ -123,7 +138,7 @@ def test_a_library_of_the_page_has_one_home(library: str, homes: set[str]) -> No
 
 def test_prompt_config_metrics_and_data_are_torch_free() -> None:
     data = ("bootstrap", "files", "hub", "readers", "records", "table", "journal", "summary")
-    for module in ("config", "prompt", "metrics", "cells", *data):
+    for module in ("config", "prompt", "metrics", "cells", "environment", "ledger", *data):
         assert not imports(PACKAGE / f"{module}.py")[1] & {"torch", "transformers", "gradio", "plotly"}
 
 
