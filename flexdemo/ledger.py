@@ -107,14 +107,11 @@ class Ledger:
             self.requests[entry.endpoint, entry.outcome] += 1
             self._seconds[entry.endpoint][bisect_left(BOUNDS, seconds)] += 1
             self._total[entry.endpoint] += seconds
+            self.memory_errors += bool(entry.facts.get("out_of_memory"))
             for kind in ("prompt_tokens", "new_tokens"):
                 self.tokens[kind] += entry.facts.get(kind, 0)
         if logged or error is not None:
             self._write(entry, seconds, error)
-
-    def count_memory_error(self) -> None:
-        with self._lock:
-            self.memory_errors += 1
 
     def _write(self, entry: Entry, seconds: float, error: BaseException | None) -> None:
         facts = {k: v for k, v in entry.facts.items() if self._log_text or k not in TEXTS}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from .config import InputError
+from .ledger import note
 
 ADVICE = "use fewer methods, fewer or shorter paraphrases, or a shorter answer"
 STATM = Path("/proc/self/statm")
@@ -53,6 +54,7 @@ def within_memory(
         if give_up is not None:
             give_up()
         free(failed)
+        note(out_of_memory=True)
         told = f" ({size()})" if size else ""
         raise OutOfMemory(f"this request does not fit in memory{told}: {ADVICE}")
 

@@ -15,7 +15,7 @@ from gradio.context import LocalContext
 
 from .config import InputError
 from .ledger import Entry, Interrupted, Ledger
-from .memory import ADVICE, OutOfMemory, free, is_out_of_memory
+from .memory import ADVICE, free, is_out_of_memory
 
 CLOSING = "the server is stopping: ask again in a minute"
 FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
@@ -108,17 +108,15 @@ class Guard:
                 yield entry
         finally:
             error = told.error
-            if isinstance(error, Interrupted):
-                entry.outcome = "refused" if here() else "gone"
-            elif isinstance(error, InputError | gr.Error):
-                entry.outcome = "refused"
+            if isinstance(error, InputError | gr.Error):
+                entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
             elif error is not None:
                 entry.outcome = "error"
-            out_of_memory = error is not None and (isinstance(error, OutOfMemory) or is_out_of_memory(error))
+            out_of_memory = error is not None and is_out_of_memory(error)
+            if out_of_memory:
+                entry.facts["out_of_memory"] = True
             unexpected = error if entry.outcome == "error" and not out_of_memory else None
             self._ledger.end(entry, logged=logged, error=unexpected)
-            if out_of_memory:
-                self._ledger.count_memory_error()
         if told.error is not None:
             raise self._line(told.error, entry, out_of_memory)
 

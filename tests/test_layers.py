@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config", "versions"},
-    {"environment", "ledger", "memory"},
+    {"environment", "ledger"},
+    {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
@@ -39,7 +40,7 @@ LEAVES = {
     "versions": {"__version__"},
     "environment": {"config"},
     "ledger": {"config"},
-    "memory": {"config"},
+    "memory": {"config", "ledger"},
     "metrics": set(),
     "cells": set(),
     "plots": {"cells"},
