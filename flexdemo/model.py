@@ -117,7 +117,8 @@ def _why_not(source: str, error: BaseException) -> str:
             f"the model {source!r} is gated: ask for access at https://huggingface.co/{source}, "
             "then run `hf auth login` or set HF_TOKEN to a token of that account"
         )
-    if any(isinstance(each, RepositoryNotFoundError) for each in causes):
+    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
+    if 401 in statuses or any(isinstance(each, RepositoryNotFoundError) for each in causes):
         return (
             f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
             "or set HF_TOKEN"
