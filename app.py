@@ -31,7 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python app.py", description="Serve the flexdemo page on this machine.")
     parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else 7860)")
-    parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: FLEXDEMO_MODEL, else the bundled model)")
+    parser.add_argument(
+        "--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: FLEXDEMO_MODEL, else the bundled model)"
+    )
     parser.add_argument("--profile", choices=PROFILES, default="local", help="where it runs; only 'local' so far")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
@@ -134,7 +136,10 @@ def start(args: argparse.Namespace, host: str, port: int) -> Page:
     from flexdemo.threads import suit_threads
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
-    lm = load_model(args.model or os.environ.get("FLEXDEMO_MODEL") or None, **zerogpu.load_options(gpu, args.device, args.dtype, args.backend))
+    lm = load_model(
+        args.model or os.environ.get("FLEXDEMO_MODEL") or None,
+        **zerogpu.load_options(gpu, args.device, args.dtype, args.backend),
+    )
     if gpu.forks:
         lm = zerogpu.place(lm)
     suit_threads(lm)
