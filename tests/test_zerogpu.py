@@ -262,6 +262,7 @@ sys.exit(app.main(["--port", "0"]))
     assert done.returncode == 2 and "the port must be" in done.stderr, done.stderr
 
 
+@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed (pip install spaces)")
 def test_a_space_on_the_cpu_answers(tmp_path: Any) -> None:
     """As a Space starts it: python app.py as __main__, the address in the environment, the Space's own variables."""
     port = browser_support.free_port()
