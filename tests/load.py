@@ -26,6 +26,7 @@ from gradio_client import Client
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples.json"
 LENGTHS = (4, 16, 48)
+EACH = 4  # different requests of one client
 
 
 @dataclass
@@ -61,7 +62,8 @@ class Met:
 
 def requests_of(client: int) -> list[dict[str, Any]]:
     """What one client asks: examples, each marked with a text that no other client writes."""
-    chosen = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    every = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    chosen = [every[(client + i) % len(every)] for i in range(EACH)]
     asked = []
     for i, example in enumerate(chosen):
         methods = ["all"] if (client + i) % 3 == 0 else ["flex", "causal"]

@@ -26,7 +26,7 @@ LAYERS = (
     {"generation"},
     {"confidence"},
     {"methods", "paraphrase", "attribution", "attention_map", "ladder"},
-    {"explain", "share"},
+    {"explain", "share", "whereabouts"},
     {"export", "proof", "recording"},
     {"evaluate", "benchmark", "tinyqa"},
     {"batches", "data_commands"},
