@@ -128,6 +128,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing, gp
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
+        queue = gr.HTML("", elem_id="status-queue", min_height=18)
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
     tools = ResultTools(lm, gpu)
@@ -138,6 +139,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing, gp
         "model": model,
         "state": state,
         "weights": weights,
+        "queue": queue,
         "pair": pair,
         "table": table,
         "tabs": tabs,
@@ -160,6 +162,8 @@ def _wire(
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
+    # Who waits is told the place in the queue, where nothing else is covered by it.
+    waiting = {**running, "show_progress": "minimal", "show_progress_on": seen["queue"]}
 
     pair: PairWidgets = seen["pair"]
 
@@ -211,7 +215,7 @@ def _wire(
     outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live]
     outputs += [*tabs.outputs, *tools.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
-    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
+    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **waiting)
 
     def rerun(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
@@ -231,14 +235,14 @@ def _wire(
             runs.end(session, current)
 
     said = [pair.ladder, seen["state"], asked["message"]]
-    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **running)
+    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **waiting)
 
     def tick(*values: Any) -> list[str]:
         wordings = len(Form.from_values(values).wordings)
         return [method.name for method in resolve_methods(["all"], wordings)]
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
-    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **waiting)]
     rows, share = RowPool(asked), asked["share"]
     equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
