@@ -18,6 +18,7 @@ from .ledger import Entry, Interrupted, Ledger
 from .memory import ADVICE, free, is_out_of_memory
 
 CLOSING = "the server is stopping: ask again in a minute"
+WORKER_TITLE = "ZeroGPU worker error"  # of the error that `spaces` raises for any that ended its worker
 FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
 
 
@@ -108,14 +109,17 @@ class Guard:
                 yield entry
         finally:
             error = told.error
-            if isinstance(error, InputError | gr.Error):
+            if isinstance(error, gr.Error) and error.title == WORKER_TITLE:
+                entry.outcome, entry.facts["error"] = "error", str(error.message)  # a class
+            elif isinstance(error, InputError | gr.Error):
                 entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
             elif error is not None:
                 entry.outcome = "error"
             out_of_memory = error is not None and is_out_of_memory(error)
             if out_of_memory:
                 entry.facts["out_of_memory"] = True
-            unexpected = error if entry.outcome == "error" and not out_of_memory else None
+            told_by_worker = isinstance(error, gr.Error)
+            unexpected = error if entry.outcome == "error" and not (out_of_memory or told_by_worker) else None
             self._ledger.end(entry, logged=logged, error=unexpected)
         if told.error is not None:
             raise self._line(told.error, entry, out_of_memory)
@@ -123,7 +127,7 @@ class Guard:
     @staticmethod
     def _line(error: Exception, entry: Entry, out_of_memory: bool) -> gr.Error:
         """What the visitor is told of an error."""
-        if isinstance(error, gr.Error):
+        if isinstance(error, gr.Error) and error.title != WORKER_TITLE:
             error.print_exception = False
             return error
         if isinstance(error, InputError):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import browser_support
+import gradio as gr
 import pytest
 from forking import Forking, WorkerError
 from gradio_client import Client
@@ -25,6 +26,7 @@ from flexdemo.config import InputError, Limits
 from flexdemo.model import LanguageModel
 from flexdemo.reading import Reading
 from flexdemo.ui_compare import PAIR
+from flexdemo.ui_guard import WORKER_TITLE
 from flexdemo.ui_work import Remote, Run
 from flexdemo.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options, place
 
@@ -280,3 +282,20 @@ def test_a_space_on_the_cpu_answers(tmp_path: Any) -> None:
         running.terminate()
         out, _ = running.communicate(timeout=30)
     assert "Traceback" not in out and running.returncode == 0, out
+
+
+def test_an_error_that_ended_the_worker_is_told_with_an_id(
+    page: Served, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the real package tells it: the class alone, under a title of its own."""
+    monkeypatch.setattr("forking.WorkerError", lambda name: gr.Error(name, title=WORKER_TITLE))
+    slow, client = Slow(lm), Client(page.url, verbose=False)
+    try:
+        slow.break_at(2, lambda: ZeroDivisionError("secret"))
+        with pytest.raises(ValueError, match="something went wrong on the server") as raised:
+            client.predict(question=QUESTION, max_new_tokens=5, api_name="/generate")
+    finally:
+        slow.remove()
+    (line,) = [each for each in page.told if each["id"] in str(raised.value)]
+    assert line["outcome"] == "error" and line["error"] == "ZeroDivisionError"
+    assert client.predict(question=QUESTION, max_new_tokens=2, api_name="/generate")["results"]
