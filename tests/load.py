@@ -26,6 +26,7 @@ from gradio_client import Client
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples.json"
 LENGTHS = (4, 16, 48)
+LOST = 90  # seconds after which an answer is given up
 EACH = 4  # different requests of one client
 
 
@@ -103,13 +104,15 @@ def visit(url: str, number: int, want: dict[str, list], stop: threading.Event, m
             return
         request, began = dice.choice(asked), time.monotonic()
         job = client.submit(**request, api_name="/generate")
-        while not job.done():
+        while not job.done() and time.monotonic() - began < LOST:
             place = job.status().rank
             met.deepest = max(met.deepest, place or 0)
             time.sleep(0.02)
-        error = job.exception()
+        error = job.exception() if job.done() else TimeoutError(f"no answer within {LOST} s")
         if error is not None:
             met.errors[f"{type(error).__name__}: {str(error)[:80]}"] += 1
+            if not job.done():
+                return
             continue
         met.seconds.append(time.monotonic() - began)
         answered = job.result()
@@ -152,7 +155,7 @@ def main() -> int:
     args = parser.parse_args()
     with nullcontext(args.url) if args.url else browser_support.serve() as url:
         met = load(url, clients=args.clients, seconds=args.seconds)
-    print("\n".join(met.lines()))
+    print("\n".join(met.lines()), flush=True)
     return 0 if met.is_clean else 1
 
 
