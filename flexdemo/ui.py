@@ -128,7 +128,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing, gp
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
-        queue = gr.HTML("", elem_id="status-queue", min_height=18)
+        queue = gr.HTML("", elem_id="status-queue")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
     tools = ResultTools(lm, gpu)

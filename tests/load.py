@@ -44,7 +44,10 @@ class Met:
     def lines(self) -> list[str]:
         spread = sorted(self.seconds)
         at = [spread[min(len(spread) - 1, int(len(spread) * share))] for share in (0.5, 0.95)] if spread else [0, 0]
-        half = self.memory[len(self.memory) // 2 :]
+        quarter = max(1, len(self.memory) // 4)
+        medians = [
+            f"{statistics.median(self.memory[i : i + quarter]):.0f}" for i in range(0, len(self.memory), quarter)
+        ]
         return [
             f"requests answered  {len(self.seconds)}",
             f"errors             {dict(self.errors) or 0}",
@@ -53,7 +56,7 @@ class Met:
             f"seconds            p50 {at[0]:.2f}, p95 {at[1]:.2f} (waiting included)",
             f"furthest in queue  {self.deepest}",
             f"memory             {self.memory[0]:.0f} MB at the start, {max(self.memory):.0f} at most, "
-            f"{statistics.median(half):.0f} in the second half, {self.memory[-1]:.0f} at the end",
+            f"{self.memory[-1]:.0f} at the end; medians of its quarters {', '.join(medians)}",
         ]
 
     @property
