@@ -12,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from flexdemo.config import Decoding
 from flexdemo.encoding import Encoding, View, fused_view
@@ -137,6 +138,39 @@ def test_replayed_steps_are_the_eager_ones(in_fp32: dict[str, LanguageModel], ba
         *_, last = generate(lm, prompts, streams, Decoding(16))
         ends.append([answer.token_ids for answer in last.answers])
     assert ends[0] == ends[1] and len({len(ids) for ids in ends[0]}) > 2
+
+
+@pytest.mark.parametrize("backend", ["flex", "sdpa"])
+def test_a_compiled_forward_pass_is_the_eager_one(in_fp32: dict[str, LanguageModel], backend: str) -> None:
+    """Prompt, suffix and answer tokens compiled as one graph, replayed: tokens, log-probabilities and masses."""
+    model = models.random_model("llama", **WIDE).to("cuda")
+    lm = prepare(model, models.tokenizer(), name="llama", backend=backend, compiled=True)
+    for repeats, others in ((1, OTHERS), (9, OTHERS[:1]), (30, OTHERS)):
+        for methods, mass in ((("flex",), False), (("flex",), True), (("all",), True)):
+            asked = {"methods": methods, "mass": mass, "max_new_tokens": 12}
+            ours, theirs = (ask(each, QUESTION * repeats, others, **asked) for each in (lm, in_fp32["sdpa"]))
+            for mine, their in zip(ours.results, theirs.results, strict=True):
+                for a, b in zip(mine.views, their.views, strict=True):
+                    assert a.token_ids == b.token_ids, (repeats, mine.method)
+                    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+                    np.testing.assert_allclose(a.segment_mass, b.segment_mass, atol=1e-4)
+    before = counters["stats"]["unique_graphs"]
+    ask(lm, QUESTION * 17, OTHERS[:2], methods=("all",), max_new_tokens=5)
+    assert counters["stats"]["unique_graphs"] == before, "another length compiles nothing anew"
+
+
+@pytest.mark.parametrize("backend", ["flex", "sdpa"])
+def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
+    """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
+    from flexdemo.growth import cost
+    from flexdemo.shapes import SHAPES, random_lm
+
+    wide = {**SHAPES["llama-3.2-3b"], "layers": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flexdemo.shapes.SHAPES", {**SHAPES, "wide": wide})
+        lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
+    told = cost(lm, 32768, 8, 1, new_tokens=2, runs=1)
+    assert told.other_bytes is not None and told.other_bytes < 2**30, str(told)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2", "olmo2", "phi3"])
