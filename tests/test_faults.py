@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError
 from hosting import QUESTION, Served, Slow, served, until
 
 import flexdemo
-from flexdemo import ui_export, ui_work
+from flexdemo import cli, commands, ui_export, ui_work
 from flexdemo.config import InputError, Limits
 from flexdemo.memory import OutOfMemory, within_memory
 from flexdemo.methods import Result
@@ -119,6 +119,16 @@ def test_what_the_failed_frames_held_is_let_go() -> None:
 def test_other_errors_are_no_memory_errors() -> None:
     with pytest.raises(RuntimeError, match="shape"), within_memory():
         raise RuntimeError("shape mismatch")
+
+
+def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def full(args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(commands, "run_generate", full)
+    assert cli.main(["generate", QUESTION]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: this does not fit in memory: use fewer methods") and said.count("\n") == 1
 
 
 # Anything else
