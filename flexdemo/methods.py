@@ -254,6 +254,7 @@ def stream(
     schemes: Sequence[Scheme] = (),
     reading: Reading | None = None,
     until: float = math.inf,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
@@ -262,8 +263,9 @@ def stream(
     weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
     many of the likeliest tokens at each step. Without `partial` only the finished Result is made. `schemes` are decoded
     in the same lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds
-    this one. Closing the generator stops the work within one token, and so does the time `until` (of `time.monotonic`):
-    then the last Result is not `done`. Raises InputError for what cannot be asked.
+    this one. Closing the generator stops the work within one token, and so does what `check`, called after every token,
+    raises, and the time `until` (of `time.monotonic`): then the last Result is not `done`. Raises InputError for what
+    cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
@@ -295,6 +297,8 @@ def stream(
         known = prefill(lm, [prompt], [SEGMENT], known)
         steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
         for measured in steps:
+            if check is not None:
+                check()
             confidence, spent, late = measured, time.perf_counter() - began, time.monotonic() >= until
             if partial or late:
                 yield result((), _seconds(lm, None, spent), False)
@@ -310,6 +314,8 @@ def stream(
     facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
     keep = functools.partial(reading.keep, encodings=encodings) if reading else None
     for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
+        if check is not None:
+            check()
         done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until
         if not (partial or done or late):
             continue

@@ -34,6 +34,7 @@ from .ui_results import ResultsFile
 from .ui_rows import RowPool, budget_of
 from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
+from .zerogpu import LOCAL, Gpu
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
@@ -82,11 +83,14 @@ def build_demo(
     profile: Profile = DEFAULT,
     examples: Sequence[dict] = (),
     recordings: Sequence[Recorded] = (),
+    gpu: Gpu = LOCAL,
+    notice: str = "",
 ) -> gr.Blocks:
     """The page over a loaded model; launch it with `launch_options()`.
 
     An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
-    of `recordings` asked the same, its result is shown until the first run.
+    of `recordings` asked the same, its result is shown until the first run. `gpu` is how the work comes to a GPU, and
+    `notice` a line on top that says what is special about the place where this runs.
     """
     limits = profile.limits
     offered = list(examples) or [FALLBACK_EXAMPLE]
@@ -113,29 +117,32 @@ def build_demo(
             "the answer is fused from all of them.</p>",
             elem_id="masthead",
         )
+        if notice:
+            gr.HTML(f"<p>{parts.escape(notice)}</p>", elem_id="notice")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
                 asked = ask_side(
                     start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
                 )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
-                seen = _see_side(lm, profile, start, drawn)
+                seen = _see_side(lm, profile, start, drawn, gpu)
         results = ResultsFile(limits) if profile.uploads else None
-        _wire(lm, limits, offered, recordings, asked, seen, results, demo)
-        add_endpoints(lm, limits)
+        _wire(lm, limits, offered, recordings, asked, seen, results, demo, gpu)
+        add_endpoints(lm, limits, gpu)
     return demo
 
 
-def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing) -> dict[str, Any]:
+def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing, gpu: Gpu) -> dict[str, Any]:
     """Right: status, the two answers, every wording alone, the tabs with the mask first."""
     limits = profile.limits
     with gr.Column(elem_id="status"):
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
+        queue = gr.HTML("", elem_id="status-queue")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
-    tools = ResultTools(lm, disk_bytes=profile.disk_bytes)
+    tools = ResultTools(lm, gpu, disk_bytes=profile.disk_bytes)
     tabs = Tabs(lm, limits, drawn)
     program_section()
     return {
@@ -143,6 +150,7 @@ def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing) 
         "model": model,
         "state": state,
         "weights": weights,
+        "queue": queue,
         "pair": pair,
         "table": table,
         "tabs": tabs,
@@ -158,12 +166,15 @@ def _wire(
     seen: dict[str, Any],
     results: ResultsFile | None,
     demo: gr.Blocks,
+    gpu: Gpu,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-    runs, readings = work.Runs(), Readings()
+    runs, readings, remote = work.Runs(), Readings(), work.Remote(lm, limits, gpu)
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
+    # Who waits is told the place in the queue, where nothing else is covered by it.
+    waiting = {**running, "show_progress": "minimal", "show_progress_on": seen["queue"]}
 
     pair: PairWidgets = seen["pair"]
 
@@ -204,7 +215,8 @@ def _wire(
         current, reading = runs.start(session), readings.of(session)
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         try:
-            for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
+            made = work.answers(lm, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
+            for frame in made:
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
                 yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
         finally:
@@ -214,7 +226,7 @@ def _wire(
     outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live]
     outputs += [*tabs.outputs, *tools.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
-    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
+    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **waiting)
 
     def rerun(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
@@ -227,22 +239,23 @@ def _wire(
         session = request.session_hash or ""
         current, reading = runs.start(session), readings.of(session)
         try:
-            for frame in work.ladder(lm, limits, Form.from_values(values), current, reading=reading):
+            form = Form.from_values(values)
+            for frame in work.ladder(lm, limits, form, current, reading=reading, remote=remote.ladder):
                 yield tuple(map(shown, frame))
         finally:
             runs.end(session, current)
 
     said = [pair.ladder, seen["state"], asked["message"]]
-    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **running)
+    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **waiting)
 
     def tick(*values: Any) -> list[str]:
         wordings = len(Form.from_values(values).wordings)
         return [method.name for method in resolve_methods(["all"], wordings)]
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
-    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **waiting)]
     rows, share = RowPool(asked), asked["share"]
-    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
+    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [
@@ -292,4 +305,4 @@ def _wire(
     begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
     chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
-    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)
+    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running, gpu=gpu)

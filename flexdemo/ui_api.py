@@ -14,7 +14,9 @@ from .config import Ape, Decoding, InputError, Limits, OutOfTime, Samples
 from .encoding import Encoding
 from .explain import CANDIDATES, NEEDED
 from .explain import explain as explain_result
+from .ledger import checkpoint, note
 from .masks import STRATEGIES
+from .memory import within_memory
 from .methods import METHODS, ask, resolve_methods
 from .model import LanguageModel
 from .paraphrase import paraphrase as write_paraphrases
@@ -45,6 +47,17 @@ def check_kinds(given: Mapping[str, Any], **kinds: str) -> None:
         words, fits = KINDS[kind.rstrip("?")]
         if not fits(value):
             raise InputError(f"{name} must be {words}, not {shortened(value)}")
+
+
+def note_answer(answered: Any) -> None:
+    """Tell the log what `/generate` did, from its JSON."""
+    if isinstance(answered, dict) and "results" in answered:
+        views = [view for result in answered["results"] for view in result["views"]]
+        note(
+            methods=[result["method"] for result in answered["results"]],
+            prompt_tokens=len(answered["prompt"]["token_ids"]),
+            new_tokens=sum(len(view["token_ids"]) for view in views),
+        )
 
 
 def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
@@ -117,13 +130,16 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
         until = limits.until()
         options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
-        result = ask(lm, question, others, **options, until=until)
-        told = result.to_dict()
-        try:
-            if explain and result.done:
-                told["explain"] = explain_result(lm, result, until=until).to_dict()
-        except OutOfTime:
-            return told | {"stopped": limits.time_is_up()}
+        note(question=question, paraphrases=others, prefix=prefix)
+        size = f"{1 + len(others)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
+        with within_memory(lambda: size):
+            result = ask(lm, question, others, **options, until=until, check=checkpoint())
+            told = result.to_dict()
+            try:
+                if explain and result.done:
+                    told["explain"] = explain_result(lm, result, until=until).to_dict()
+            except OutOfTime:
+                return told | {"stopped": limits.time_is_up()}
         return told if result.done else told | {"stopped": limits.time_is_up()}
 
     return generate
@@ -189,8 +205,10 @@ def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list
         if not 1 <= n <= limits.paraphrases:
             raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {n}")
         Decoding(seed=seed, temperature=temperature)
+        note(question=question)
         until = limits.until()
-        written = write_paraphrases(lm, question, n, seed=seed, temperature=temperature, until=until)
+        with within_memory():
+            written = write_paraphrases(lm, question, n, seed=seed, temperature=temperature, until=until)
         if not written and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())
         return written

@@ -17,10 +17,12 @@ from . import ui_parts as parts
 from .cells import mask_png
 from .config import InputError
 from .files import make_room
+from .memory import within_memory
 from .model import LanguageModel
 from .prompt_masks import mask_array
 from .proof import Proof, prove, reference_model
 from .ui_explain import LastRun
+from .zerogpu import LOCAL, Gpu, answer_seconds
 
 PNG_PIXELS = 1024  # that a short prompt's mask is enlarged to, by whole numbers
 BEFORE = "After a run: files, the Python program, and a check of the answers."
@@ -85,10 +87,11 @@ class Prover:
         self._reference: PreTrainedModel | None = None
 
     def check(self, last: LastRun) -> Proof:
-        with self._lock:
-            if self._reference is None:
-                self._reference = reference_model(self._lm)
-        return prove(self._lm, last.result, reference=self._reference)
+        with within_memory():
+            with self._lock:
+                if self._reference is None:
+                    self._reference = reference_model(self._lm)
+            return prove(self._lm, last.result, reference=self._reference)
 
 
 def badge_html(proof: Proof) -> str:
@@ -101,8 +104,9 @@ def badge_html(proof: Proof) -> str:
 class ResultTools:
     """The tools of the last result: built inside a Blocks context, wired afterwards. Holds nothing of a visitor."""
 
-    def __init__(self, lm: LanguageModel, *, disk_bytes: int | None) -> None:
-        self._prover, self._disk_bytes = Prover(lm), disk_bytes
+    def __init__(self, lm: LanguageModel, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
+        self._disk_bytes = disk_bytes
+        self._prove = gpu.wrap(Prover(lm).check, lambda last: answer_seconds(32))
         self.note = gr.HTML(BEFORE, elem_id="tools-note")
         with gr.Row(elem_id="result-tools"):
             self.buttons = {
@@ -143,9 +147,15 @@ class ResultTools:
                 return None, parts.alert_html(str(error))
             name = export.file_name(last.form.question, suffix)
             folder = Path(self.file.GRADIO_CACHE)
-            if self._disk_bytes is not None:
-                make_room(folder, self._disk_bytes, len(data))
-            path = save_secretly(data, name, folder)
+            try:
+                if self._disk_bytes is not None:
+                    make_room(folder, self._disk_bytes, len(data))
+                path = save_secretly(data, name, folder)
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                return None, parts.alert_html(
+                    f"the file cannot be made: {reason} on the server; the result is still here, try again later"
+                )
             self.file.temp_files.add(path)  # which are deleted as the page's `delete_cache` says
             return path, ""
 
@@ -158,7 +168,7 @@ class ResultTools:
             if last is None:
                 return NOT_CHECKED, parts.alert_html("there is nothing to check yet: press Run")
             try:
-                return badge_html(self._prover.check(last)), ""
+                return badge_html(self._prove(last)), ""
             except InputError as error:
                 return NOT_CHECKED, parts.alert_html(f"Cannot be checked: {error}")
 

@@ -12,11 +12,13 @@ import gradio as gr
 from . import ui_parts as parts
 from .cells import unseen
 from .config import InputError, Limits
+from .memory import within_memory
 from .methods import METHODS
 from .model import LanguageModel
 from .prompt import build_prompt
 from .ui_form import ROWS, Form, check_request, is_number, token_limit
 from .ui_work import Rows
+from .zerogpu import LOCAL, Gpu, answer_seconds
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 # A paste of several lines into a paraphrase becomes several rows. The first line joins what stands before the cursor,
@@ -122,6 +124,7 @@ class RowPool:
         *,
         drawing: dict[str, Any],
         running: dict[str, Any],
+        gpu: Gpu = LOCAL,
     ) -> Any:
         """Returns the event after which all weights are equal."""
         asked, message = self.asked, self.asked["message"]
@@ -155,9 +158,15 @@ class RowPool:
         pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
         pasted.select(paste, self.inputs, [*self.outputs, asked["rows_message"]], **drawing)
 
+        def more(rows: Rows, question: str, seed: int) -> Rows:
+            with within_memory():
+                return rows.written(lm, limits, question, seed)
+
+        written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
+
         def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
             try:
-                rows = Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
+                rows = written(Rows.from_values(used[0], values), question or "", int(seed or 0))
             except InputError as error:
                 return [*[gr.skip()] * len(self.outputs), parts.alert_html(str(error))]
             return [*self.updates(rows, used[1]), ""]

@@ -17,9 +17,11 @@ from torch._dynamo.utils import counters
 from flexdemo.config import Decoding
 from flexdemo.encoding import Encoding, View, fused_view
 from flexdemo.generation import Stream, generate
+from flexdemo.memory import OutOfMemory, within_memory
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, load_model, prepare
 from flexdemo.prompt import build_prompt
+from flexdemo.zerogpu import place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -281,3 +283,31 @@ def test_no_memory_of_a_request_stays(in_fp32: dict[str, LanguageModel]) -> None
         ask(lm, QUESTION * 20, OTHERS, methods=("all",), max_new_tokens=4)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() - before < 2**20
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
+def test_a_full_gpu_is_told_in_one_line_and_the_next_request_works(
+    in_fp32: dict[str, LanguageModel], backend: str
+) -> None:
+    lm = in_fp32[backend]
+    want = ask(lm, QUESTION, OTHERS)["flex"].token_ids
+    torch.cuda.empty_cache()
+    before, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
+    filler = torch.empty(free - 20_000_000, dtype=torch.uint8, device="cuda")
+    said = r"does not fit in memory \(9 wordings\): use fewer"
+    with pytest.raises(OutOfMemory, match=said), within_memory(lambda: "9 wordings"):
+        ask(lm, QUESTION, [f"{i} " + "is it this? " * 10 for i in range(8)], methods=("all",), max_new_tokens=64)
+    del filler
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() == before
+    assert ask(lm, QUESTION, OTHERS)["flex"].token_ids == want
+
+
+def test_a_model_checked_on_the_cpu_and_placed_on_the_gpu_answers_the_same(saved: Path) -> None:
+    """As on ZeroGPU, where the GPU is not there while the model is loaded."""
+    there = load_model(saved, device="cuda", dtype="float32", backend="sdpa")
+    placed = place(load_model(saved, device="cpu", dtype="float32", backend="sdpa"))
+    assert str(placed.device) == "cuda:0" and not placed.captures
+    answered = [ask(lm, QUESTION, OTHERS, methods=("all",)).results for lm in (placed, there)]
+    for mine, theirs in zip(*answered, strict=True):
+        assert mine.token_ids == theirs.token_ids
