@@ -86,8 +86,7 @@ def served(
         quiet=True,
         auth=account,
         root_path=root_path,
-        app_kwargs={"routes": routes(state)},
-        **ui.launch_options(),
+        **ui.launch_options(routes=routes(state)),
     )
     state.demo = demo
     try:

@@ -245,7 +245,7 @@ def test_a_full_disk_loses_nothing(
 
     buttons = {i: str(each.elem_id) for i, each in page.demo.blocks.items() if each.elem_id == "save-json"}
     save = next(fn.fn for fn in page.demo.fns.values() if any(target in buttons for target, _ in fn.targets))
-    monkeypatch.setattr(ui_export, "save_bytes_to_cache", full)
+    monkeypatch.setattr(ui_export, "save_secretly", full)
     path, said = save(last)
     assert path is None and words in said and "the result is still here" in said
     monkeypatch.undo()
