@@ -21,7 +21,7 @@ from .ui_ask import ask_side, note_of
 from .ui_compare import PAIR, Pair
 from .ui_export import ResultTools
 from .ui_form import ROWS, Form, token_limit
-from .ui_links import SAVE, png_html
+from .ui_links import SAVE, live_html, png_html
 from .ui_pair import PairWidgets
 from .ui_parts import Drawing
 from .ui_program import add_endpoints, program_section
@@ -257,7 +257,8 @@ def _wire(
 
     demo.unload(forget)
 
-    share.wire(rows, asked["form"], asked["message"], drawing=drawing)
+    compared = [*pair.choices, tabs.window_inputs[0]]
+    share.wire(rows, asked["form"], compared, asked["message"], drawing=drawing)
     results.wire(rows, asked["note"], drawing=drawing)
 
     def recorded(index: int, *sides: Any) -> list[Any]:
@@ -266,9 +267,11 @@ def _wire(
         if found is None:
             return [gr.skip()] * len(outputs)
         last = recorded_run(found, START_METHODS)
-        cards = cards_html(last) if not sides or Pair.from_values(sides) == PAIR else [gr.skip()] * 2
+        usual = not sides or Pair.from_values(sides) == PAIR
+        cards = cards_html(last) if usual else [gr.skip()] * 2
+        live = live_html(last.form, PAIR, last.result) if usual else ""
         said = (*cards, parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
-        return [*said, parts.weights_html(last.result), "", *tabs.filled(last), *tools.filled(last)]
+        return [*said, parts.weights_html(last.result), live, *tabs.filled(last), *tools.filled(last)]
 
     def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
         values, alert = share.opened(request, rows, used, limits)
@@ -276,7 +279,7 @@ def _wire(
             return [*[gr.skip()] * len(filled), alert, *recorded(0)]
         return [*values, alert, *[gr.skip()] * len(outputs)]
 
-    filled = share.outputs(rows, asked["form"])
+    filled = share.outputs(rows, asked["form"], compared)
     begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
     chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)

@@ -24,8 +24,10 @@ LINKS = (
     "</span></div>"
     '<div id="link-words" role="status" aria-live="polite"></div>'
 )
-
-
+ANSWER = (
+    '<div id="answer-tokens" hidden><button type="button" class="chip is-answer" data-segment="0" aria-pressed="false">'
+    'answer</button> <span class="count"></span><div class="textfield"></div></div>'
+)
 SAVE = "() => document.querySelector('#mask-png-link a')?.click()"
 
 

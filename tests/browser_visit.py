@@ -37,6 +37,18 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
+def pages(browser: Browser) -> Visitors:
+    return Visitors(browser)
+
+
+@pytest.fixture
+def visitors(pages: Visitors) -> Iterator[Visitors]:
+    """visitors(url, ...): a page that a visitor has opened; as many as a test wants."""
+    yield pages
+    pages.take_back()
+
+
+@pytest.fixture(scope="session")
 def slow_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over a random model that answers at length and slowly: for streaming, stopping and long prompts."""
     folder = tmp_path_factory.mktemp("model")
@@ -59,21 +71,82 @@ def bundled_url(browser: Browser) -> Iterator[str]:
         yield url
 
 
+class Visitors:
+    """Hands out pages of one Chromium; each comes back at the end of its test and is used again for a new document.
+
+    A page that loads the program once more takes a third of the time that a new one takes, for its process holds the
+    scripts. Nothing else is left of the visit before, neither in the browser nor on the server.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self._idle: list[Page] = []
+        self._out: list[Visit] = []
+
+    def __call__(
+        self,
+        url: str,
+        *,
+        width: int = 1400,
+        height: int = 900,
+        scheme: str = "light",
+        motion: str = "no-preference",
+        permissions: tuple[str, ...] = (),
+    ) -> Visit:
+        """A page that shows `url`, drawn and ready; one with `permissions` is never used again."""
+        reused = bool(self._idle) and not permissions
+        page = self._idle.pop() if reused else self.browser.new_context(permissions=list(permissions)).new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme, reduced_motion=motion)
+        page.mouse.move(0, 0)
+        visit = Visit(page, url, once=bool(permissions))
+        self._out.append(visit)
+        visit.open_page()
+        return visit
+
+    def take_back(self) -> None:
+        """All pages that were handed out; the server is told that their visitors have gone."""
+        while self._out:
+            visit = self._out.pop()
+            visit.forget()
+            if visit.once:
+                visit.page.context.close()
+            else:
+                visit.page.goto("about:blank")
+                self._idle.append(visit.page)
+
+
 class Visit:
     """One page with everything it asked for and complained about."""
 
-    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **context})
-        self.page: Page = self.context.new_page()
+    def __init__(self, page: Page, url: str, *, once: bool = False) -> None:
+        self.page, self.url, self.once = page, url, once
+        self.requests: list[str] = []
+        self.problems: list[str] = []
         self.page.set_default_timeout(30_000)
-        self.url, self.requests, self.problems = url, [], []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
-        self.page.goto(url)
+        self._listeners = {
+            "request": lambda request: self.requests.append(request.url),
+            "pageerror": lambda error: self.problems.append(str(error)),
+            "console": lambda m: self.problems.append(m.text) if m.type == "error" else None,
+        }
+        for event, listener in self._listeners.items():
+            self.page.on(event, listener)
+
+    def open_page(self) -> None:
+        self.page.goto(self.url)
         self.page.locator("#mask-plot .nsewdrag").wait_for()
-        # Handlers of the first change events must be through before a test counts redraws.
+        self.settle()
+
+    def settle(self) -> None:
+        """Until the program has answered all that the page asked it so far.
+
+        Handlers of the first change events must be through before a test counts redraws or runs.
+        """
         self.page.wait_for_timeout(300)
+
+    def forget(self) -> None:
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
 
     def fill(self, name: str, text: str) -> None:
         self.page.locator(f"#{name} textarea").fill(text)
@@ -135,6 +208,12 @@ class Visit:
             return plot?._fullData?.length && plot.querySelector('.nsewdrag') ? JSON.stringify(plot.{what}) : null;
         }}"""
         return json.loads(self.page.wait_for_function(script).json_value())
+
+
+def choose(visit: Visit, name: str, option: str) -> None:
+    """One option of a dropdown."""
+    visit.page.locator(f"#{name} input").click()
+    visit.page.get_by_role("option", name=option, exact=True).click()
 
 
 def clean(visit: Visit) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_visit import Visit, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import Visit, Visitors, clean
+from playwright.sync_api import expect
 
 from flexdemo.ui_terms import TERMS
 
@@ -33,19 +33,16 @@ BOXES = """() => ['answer-flex', 'answer-causal', 'stats-flex', 'answers', 'answ
 
 
 @pytest.fixture
-def visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
-    made = Visit(browser, slow_url)
-    yield made
-    made.context.close()
+def visit(visitors: Visitors, slow_url: str) -> Visit:
+    return visitors(slow_url)
 
 
 @pytest.fixture
-def answered(browser: Browser, bundled_url: str) -> Iterator[Visit]:
+def answered(visitors: Visitors, bundled_url: str) -> Iterator[Visit]:
     """A page of the bundled model after a run."""
-    made = Visit(browser, bundled_url)
+    made = visitors(bundled_url)
     made.run()
     yield made
-    made.context.close()
 
 
 def findings(visit: Visit) -> list[str]:
@@ -76,9 +73,9 @@ def test_axe_sees_a_fault(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
 def test_no_serious_findings_before_and_after_a_run_and_on_any_tab(
-    browser: Browser, bundled_url: str, width: int, scheme: str
+    visitors: Visitors, bundled_url: str, width: int, scheme: str
 ) -> None:
-    visit = Visit(browser, bundled_url, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    visit = visitors(bundled_url, width=width, height=900, scheme=scheme)
     assert findings(visit) == []
     visit.run()
     visit.page.wait_for_timeout(400)  # buttons that a result enables get their colours within 0.2 s
@@ -95,15 +92,14 @@ def test_no_serious_findings_before_and_after_a_run_and_on_any_tab(
     expect(visit.page.locator("#message [role=alert]")).to_be_visible()
     assert findings(visit) == []
     clean(visit)
-    visit.context.close()
 
 
 # Keyboard
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_is_reached_by_tab_and_the_focus_is_seen(browser: Browser, bundled_url: str, scheme: str) -> None:
-    visit = Visit(browser, bundled_url, color_scheme=scheme)
+def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, bundled_url: str, scheme: str) -> None:
+    visit = visitors(bundled_url, scheme=scheme)
     visit.run()
     open_all(visit)
     page = visit.page
@@ -121,7 +117,6 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(browser: Browser, bu
             hidden.append(html)
     left = page.evaluate(f"() => ({CONTROLS})().filter(e => !e.dataset.stop).map(e => e.outerHTML.slice(0, 160))")
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
-    visit.context.close()
 
 
 def test_escape_stops_and_ctrl_enter_runs(visit: Visit) -> None:
@@ -178,12 +173,12 @@ def test_figures_have_names_that_tell_their_facts(answered: Visit) -> None:
 # Calm
 
 
-def test_reduced_motion_is_respected(browser: Browser, slow_url: str) -> None:
+def test_reduced_motion_is_respected(visitors: Visitors, slow_url: str) -> None:
     longest = """() => Math.max(0, ...document.getAnimations().map(each => each.effect.getComputedTiming())
         .map(timing => timing.iterations * timing.duration))"""
     moving: dict[str, float] = {}
     for motion in ("reduce", "no-preference"):
-        visit = Visit(browser, slow_url, reduced_motion=motion)
+        visit = visitors(slow_url, motion=motion)
         visit.number("max-new-tokens", 40)
         visit.page.locator("#run").click()
         times = []
@@ -193,7 +188,6 @@ def test_reduced_motion_is_respected(browser: Browser, slow_url: str) -> None:
             visit.page.locator("#equal-weights").hover()
             times.append(visit.page.evaluate(longest))
         moving[motion] = max(times)
-        visit.context.close()
     assert moving["reduce"] <= 1 < moving["no-preference"]
 
 

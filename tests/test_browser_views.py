@@ -12,8 +12,8 @@ import browser_support
 import numpy as np
 import oracle
 import pytest
-from browser_visit import NASTY, Visit, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import NASTY, Visit, Visitors, choose, clean
+from playwright.sync_api import expect
 
 import flexdemo
 from flexdemo.model import LanguageModel
@@ -32,20 +32,14 @@ def bundled() -> LanguageModel:
 
 
 @pytest.fixture
-def visit(browser: Browser, bundled_url: str) -> Iterator[Visit]:
-    made = Visit(browser, bundled_url)
+def visit(visitors: Visitors, bundled_url: str) -> Iterator[Visit]:
+    made = visitors(bundled_url)
     yield made
     clean(made)
-    made.context.close()
 
 
 def wordings(visit: Visit) -> list[str]:
     return [box.input_value() for box in visit.page.locator("[id^=paraphrase-] textarea").all()]
-
-
-def choose(visit: Visit, name: str, option: str) -> None:
-    visit.page.locator(f"#{name} input").click()
-    visit.page.get_by_role("option", name=option, exact=True).click()
 
 
 def prompt_length(prompt: dict[str, Any]) -> int:
@@ -257,8 +251,8 @@ def test_the_mask_grows_a_row_for_each_answer_token(visit: Visit, bundled: Langu
     )
 
 
-def test_rows_grow_while_the_answer_streams_without_new_figures(browser: Browser, slow_url: str) -> None:
-    visit = Visit(browser, slow_url)
+def test_rows_grow_while_the_answer_streams_without_new_figures(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
     visit.number("max-new-tokens", 100)
     visit.rows(["Name it."])
     visit.page.wait_for_timeout(500)
@@ -275,7 +269,6 @@ def test_rows_grow_while_the_answer_streams_without_new_figures(browser: Browser
     assert same, "the figure was grown, not sent again"
     assert len(sizes) >= 3 and sizes == sorted(sizes)
     clean(visit)
-    visit.context.close()
 
 
 @pytest.mark.parametrize("how", ["drag", "keys", "number", "equal"])
@@ -327,15 +320,14 @@ def test_a_weight_moved_before_any_run_runs_nothing(visit: Visit) -> None:
 
 
 @pytest.fixture
-def long_visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
+def long_visit(visitors: Visitors, slow_url: str) -> Iterator[Visit]:
     """A prompt of more than 3,500 tokens."""
-    made = Visit(browser, slow_url)
+    made = visitors(slow_url)
     made.number("max-new-tokens", 4)
     made.rows(["word " * 95, *["word " * 380] * 2])
     made.page.wait_for_function(f"() => {GD}.layout.meta.length > 3000", timeout=60_000)
     yield made
     clean(made)
-    made.context.close()
 
 
 def test_a_long_prompt_links_and_zooms_to_a_chosen_place(long_visit: Visit, tmp_path: Path) -> None:
@@ -362,8 +354,8 @@ def test_a_long_prompt_links_and_zooms_to_a_chosen_place(long_visit: Visit, tmp_
     assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (length, length)
 
 
-def test_the_exact_mask_is_sent_small(browser: Browser, slow_url: str) -> None:
-    visit = Visit(browser, slow_url)
+def test_the_exact_mask_is_sent_small(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
     sizes: list[int] = []
     visit.rows([])
     visit.fill("question", "a longer question " * 38)
@@ -376,4 +368,3 @@ def test_the_exact_mask_is_sent_small(browser: Browser, slow_url: str) -> None:
     assert sizes[0] < 450_000, "it was 6.8 MB with a hover text in every cell"
     assert html.unescape(visit.text("mask-caption"))
     clean(visit)
-    visit.context.close()
