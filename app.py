@@ -8,15 +8,17 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flexdemo.cli import OneLineParser
 from flexdemo.config import InputError
+from flexdemo.waiting import Waiting
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 EXAMPLES, RECORDED = ASSETS / "examples.json", ASSETS / "recorded.json"
@@ -82,7 +84,17 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = getfile
 
 
-def start(args: argparse.Namespace, host: str, port: int) -> Any:
+def wait_at(host: str, port: int) -> Waiting:
+    """Answer the port from now on; browsers load what every page of gradio needs while the model loads here."""
+    found = importlib.util.find_spec("gradio")
+    folder = Path(found.origin or "").parent / "templates" / "frontend" if found else Path()
+    page = folder / "index.html"
+    entry = re.findall(r'src="./assets/([\w.-]+[.]js)"', page.read_text(encoding="utf-8")) if page.is_file() else []
+    plots = sorted(each.name for each in (folder / "assets").glob("PlotlyPlot-*.js"))
+    return Waiting(host, port, assets=folder / "assets", scripts=[*entry, *plots])
+
+
+def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> Any:
     """Load the model, build the page and launch it: the running Blocks. InputError if there is no such model."""
     from flexdemo import load_model
     from flexdemo.threads import suit_threads
@@ -103,7 +115,9 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     demo = build_demo(lm, examples=examples, recordings=recordings)
     demo.queue(max_size=64)
+    waiting.close()
     demo.launch(server_name=host, server_port=port, mcp_server=args.mcp, prevent_thread_lock=True, **launch_options())
+    waiting.pass_on()
     return demo
 
 
@@ -116,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         host, port = resolve_address(args.host, args.port)
         if args.mcp:
             check_mcp()
-        demo = start(args, host, port)
+        with closing(wait_at(host, port)) as waiting:
+            demo = start(args, host, port, waiting)
         gc.freeze()  # or the first collection, while the first visitor waits, would go through them all
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "versions"},
+    {"config", "versions", "waiting"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
@@ -36,6 +36,7 @@ LAYERS = (
 LEAVES = {
     "config": set(),
     "versions": {"__version__"},
+    "waiting": set(),
     "metrics": set(),
     "cells": set(),
     "plots": {"cells"},
