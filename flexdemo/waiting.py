@@ -1,8 +1,8 @@
 """Answers a port while the program behind it still starts: a page that says so. Knows no model and no page of ours.
 
 A browser that opens the address sees the page at once, with status 503, and loads the program's scripts meanwhile. Any
-other request waits: when the program listens, it is passed on to it byte for byte, and its client has noticed nothing
-but the time. Standard library only, so that it listens before anything large is imported.
+other request waits: when the program listens, it is passed on to it, and its client has noticed nothing but the time.
+Standard library only, so that it listens before anything large is imported.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Waiting:
             self._ready.wait()
             client.settimeout(None)
             with socket.create_connection(client.getsockname()[:2]) as program:
-                program.sendall(head)
+                program.sendall(_once(head))
                 _pipe(client, program)
 
     def _answer(self, head: bytes) -> bytes | None:
@@ -149,6 +149,14 @@ def _head(client: socket.socket) -> bytes | None:
         if not more or len(head) > LONGEST_HEAD:
             return None
     return head
+
+
+def _once(head: bytes) -> bytes:
+    """A request after whose answer its connection ends: the next one goes to the program itself."""
+    line, _, rest = head.partition(b"\r\n")
+    headers, end, body = rest.partition(b"\r\n\r\n")
+    kept = [each for each in headers.split(b"\r\n") if each and not each.lower().startswith(b"connection:")]
+    return b"\r\n".join([line, b"Connection: close", *kept]) + end + body
 
 
 def _pipe(one: socket.socket, other: socket.socket) -> None:

@@ -75,7 +75,7 @@ def visit(browser: Any, root: Path, *, threads: str | None = None) -> dict[str, 
                 raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
             time.sleep(0.01)
         page.goto(url, wait_until="commit")
-        page.wait_for_function("() => window.seen?.answer && window.seen['page painted']", timeout=60_000)
+        page.wait_for_function("() => window.seen?.answer && window.seen['page painted']", timeout=30_000)
         seen = page.evaluate("() => window.seen")
         context.close()
         return {name: at / 1000 - began for name, at in seen.items()}

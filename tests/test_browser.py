@@ -149,7 +149,6 @@ def test_mask_hover_names_tokens_segments_and_reason(visit: Visit) -> None:
 def test_weights_change_shares_and_the_fused_answer(visit: Visit) -> None:
     visit.number("max-new-tokens", 12)
     visit.rows(["Name 7 rivers, please, in Japan, and say 8 things of each!", "Name it."])
-    visit.run()
     visit.number("weight-0", 0)
     visit.number("weight-2", 0)
     expect(visit.page.locator("#shares")).to_contain_text(re.compile(r"P1\s+0\.000.*P2\s+1\.000", re.DOTALL))
@@ -282,7 +281,7 @@ def test_layout_fits(visitors: Visitors, slow_url: str, width: int, scheme: str)
 
 def test_two_visitors_do_not_meet(visitors: Visitors, slow_url: str) -> None:
     one, two = visitors(slow_url), visitors(slow_url)
-    one.number("max-new-tokens", 120)
+    one.number("max-new-tokens", 60)
     two.number("max-new-tokens", 4)
     two.fill("question", "Another question?")
     one.page.locator("#run").click()

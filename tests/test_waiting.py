@@ -30,6 +30,7 @@ class Program(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         told = f"{self.command} {self.path} {self.headers.get('X-Mark', '')} ".encode() + body
+        self.server.connections.append(self.headers.get_all("Connection"))
         self.send_response(200)
         self.send_header("Content-Length", str(len(told)))
         self.end_headers()
@@ -108,23 +109,28 @@ def test_scripts_come_from_their_folder_only(waiting: Waiting, port: int) -> Non
         assert told[0][2] == f"GET {path}  ".encode()
 
 
-def program(waiting: Waiting, port: int) -> None:
+def program(waiting: Waiting, port: int) -> Any:
     """What starts after the waiting page, on the same port."""
     waiting.close()
     server = ThreadingHTTPServer(("127.0.0.1", port), Program)
-    server.daemon_threads = True
+    server.daemon_threads, server.connections = True, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     waiting.pass_on()
+    return server
 
 
 def test_other_requests_wait_and_reach_the_program_unchanged(waiting: Waiting, port: int) -> None:
-    body = bytes(range(256)) * 3000  # more than one packet
-    waits = [later(port, "/config?x=%20y", X_Mark="a"), later(port, "/run", method="POST", body=body, X_Mark="b")]
+    body = b"\r\nConnection: x\r\n\r\n" + bytes(range(256)) * 3000  # more than one packet
+    waits = [
+        later(port, "/config?x=%20y", X_Mark="a", connection="keep-alive"),
+        later(port, "/run", method="POST", body=body, X_Mark="b"),
+    ]
     time.sleep(0.3)
     assert [told for _, told in waits] == [[], []]
-    program(waiting, port)
+    server = program(waiting, port)
     for thread, _ in waits:
         thread.join(10)
+    assert server.connections == [["close"]] * 2, "their next requests go to the program itself"
     assert [told[0][2] for _, told in waits] == [b"GET /config?x=%20y a ", b"POST /run b " + body]
     assert asked(port, "/now")[2] == b"GET /now  ", "the port is the program's"
 
