@@ -276,7 +276,8 @@ def _wire(
     def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
         values, alert = share.opened(request, rows, used, limits)
         if values is None:
-            return [*[gr.skip()] * len(filled), alert, *recorded(0)]
+            early = runs.has_begun(request.session_hash or "")  # Run was pressed while the page was still loading
+            return [*[gr.skip()] * len(filled), alert, *([gr.skip()] * len(outputs) if early else recorded(0))]
         return [*values, alert, *[gr.skip()] * len(outputs)]
 
     filled = share.outputs(rows, asked["form"], compared)

@@ -43,12 +43,14 @@ class Runs:
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
         self._said: dict[str, str] = {}
+        self._begun: set[str] = set()
         self._lock = threading.Lock()
 
     def start(self, session: str) -> Run:
         self.stop(session)  # one at a time: the later click counts
         with self._lock:
             self._said.pop(session, None)
+            self._begun.add(session)
             run = self._runs[session] = Run(threading.Event())
         return run
 
@@ -78,10 +80,17 @@ class Runs:
         with self._lock:
             return self._said.pop(session, None)
 
+    def has_begun(self, session: str) -> bool:
+        """Whether anything has run in a session: then its page shows that, and nothing recorded by itself."""
+        with self._lock:
+            return session in self._begun
+
     def forget(self, session: str) -> None:
         """The visitor has left: stop the work and keep nothing."""
         self.stop(session)
         self.last_word(session)
+        with self._lock:
+            self._begun.discard(session)
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,12 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, 
     page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
     page.evaluate(WATCH_FOCUS)
     stops: list[Any] = []
-    while len({stop for stop, *_ in stops}) == len(stops) and len(stops) < 2 * count:  # once round
-        for _ in range(20):
-            page.keyboard.press("Tab")
-        stops = page.evaluate("() => window.stops")
+    for i in range(2 * count):
+        page.keyboard.press("Tab")
+        if i % 20 == 19:
+            stops = page.evaluate("() => window.stops")
+            if len({stop for stop, *_ in stops}) < len(stops):  # once round
+                break
     hidden = [html for _, outlined, html in stops if not outlined]
     left = page.evaluate(f"() => ({CONTROLS})().filter(e => !e.dataset.stop).map(e => e.outerHTML.slice(0, 160))")
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []

@@ -357,6 +357,24 @@ def test_a_newcomer_sees_a_recorded_result_until_the_first_run(visit: Visit) -> 
     clean(visit)
 
 
+def test_a_run_begun_while_the_page_still_loads_is_not_painted_over(visit: Visit) -> None:
+    held: list[Any] = []
+    visit.page.route("**/queue/join*", held.append)
+    visit.page.reload()
+    visit.page.locator("#mask-plot .nsewdrag").wait_for()
+    visit.page.wait_for_timeout(200)
+    assert held, "the page has asked for what it shows first"
+    visit.page.unroute("**/queue/join*")
+    visit.page.locator("#run").click()
+    visit.done()
+    for route in held:
+        route.continue_()
+    visit.page.wait_for_timeout(700)
+    assert "Done" in visit.text("status-run") and "ecorded" not in visit.text("stats-flex")
+    assert "Last run" in visit.text("tools-note")
+    clean(visit)
+
+
 def test_another_example_shows_its_recording(visit: Visit) -> None:
     visit.run()
     visit.example("currency do i ask bank if i travel madagascar?")
