@@ -93,13 +93,13 @@ class Visitors:
         motion: str = "no-preference",
         permissions: tuple[str, ...] = (),
     ) -> Visit:
-        """A page that shows `url`, drawn and ready; one with `permissions` is never used again."""
-        reused = bool(self._idle) and not permissions
-        page = self._idle.pop() if reused else self.browser.new_context(permissions=list(permissions)).new_page()
+        """A page that shows `url`, drawn and ready."""
+        page = self._idle.pop() if self._idle else self.browser.new_context().new_page()
+        page.context.grant_permissions(list(permissions))
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme, reduced_motion=motion)
         page.mouse.move(0, 0)
-        visit = Visit(page, url, once=bool(permissions))
+        visit = Visit(page, url)
         self._out.append(visit)
         visit.open_page()
         return visit
@@ -109,18 +109,16 @@ class Visitors:
         while self._out:
             visit = self._out.pop()
             visit.forget()
-            if visit.once:
-                visit.page.context.close()
-            else:
-                visit.page.goto("about:blank")
-                self._idle.append(visit.page)
+            visit.page.context.clear_permissions()
+            visit.page.goto("about:blank")
+            self._idle.append(visit.page)
 
 
 class Visit:
     """One page with everything it asked for and complained about."""
 
-    def __init__(self, page: Page, url: str, *, once: bool = False) -> None:
-        self.page, self.url, self.once = page, url, once
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
         self.requests: list[str] = []
         self.problems: list[str] = []
         self.page.set_default_timeout(30_000)

@@ -176,6 +176,7 @@ def test_a_link_holds_the_whole_page_and_survives_a_restart(visitors: Visitors, 
     assert visit.page.evaluate("() => navigator.clipboard.readText()") == link
     assert selected(visit) == link
     clean(visit)
+    visitors.take_back()
 
     with browser_support.serve() as elsewhere:  # another process, which knows nothing of the first
         again = visitors(link.replace(bundled_url, elsewhere), **granted)
@@ -201,6 +202,7 @@ def test_a_long_form_has_a_link_too(visitors: Visitors, visit: Visit, bundled_ur
     visit.rows(long)
     link = link_of(visit)
     assert "?z=" in link and len(link) < 2000
+    visitors.take_back()
     again = visitors(link)
     expect(again.page.locator("#paraphrase-5 textarea")).to_have_value(long[4])
     assert texts(again) == long
