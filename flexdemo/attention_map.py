@@ -8,7 +8,7 @@ import torch
 from .attention import BACKENDS, Plan
 from .cache import branch
 from .config import InputError
-from .encoding import Encoding, arrange, encode, forward, fused_view, row_biases
+from .encoding import Encoding, arrange, encode, forward, fused_view, on_devices, row_biases
 from .model import LanguageModel
 from .recorders import HeadRecorder
 from .results import Result
@@ -52,8 +52,7 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
     ids = torch.tensor([prompt.token_ids[start:]])
     positions = view.suffix_position + torch.arange(length - start)[None]
     masks = {device: biases.suffix.to(device) for device in lm.devices}
-    ape = None if biases.ape_suffix is None else {device: biases.ape_suffix.to(device) for device in lm.devices}
-    forward(lm, ids, positions, Plan(lm.backend, masks, fusing, ape), cache)
+    forward(lm, ids, positions, Plan(lm.backend, masks, fusing, on_devices(lm, biases.ape_suffix)), cache)
 
     rows = np.zeros((length, length), dtype=np.float32)
     rows[:start, :start] = reading.probabilities[0, :start, :start]  # type: ignore[index]

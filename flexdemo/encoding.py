@@ -6,7 +6,6 @@ A prompt is encoded once for each encoding; a view is one row of the decode batc
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -50,12 +49,17 @@ def fused_view(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape = PLAIN) ->
 class Prefill:
     """Prompts read once: for each encoding a KV cache of prefix and paraphrases, a row a prompt.
 
-    Views with any weights branch off it; it is never written to.
+    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each.
     """
 
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[tuple[tuple[int, int], ...], ...]
     caches: Mapping[Encoding, DynamicCache]
-    seconds: float
+
+
+def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
+    """What a prefill reads of a prompt: token and segment ids. The same tokens in other segments are another prompt."""
+    n = prompt.suffix_start
+    return tuple(zip(prompt.token_ids[:n], prompt.segment_ids[:n], strict=True))
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,11 @@ def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) 
     return Slots(Layout(torch.tensor(segments), torch.tensor(roles)), start, answer, capacity)
 
 
+def on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, ApeRows] | None:
+    """Sharpening of a batch of rows on each device that holds a layer."""
+    return None if ape is None else {device: ape.to(device) for device in lm.devices}
+
+
 def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: object) -> Tensor:
     """Logits of the last token, (rows, V) in fp32; fills the cache."""
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.model.forward).parameters else {}
@@ -142,15 +151,14 @@ def prefill(
     known: Prefill | None = None,
 ) -> Prefill:
     """Encode prompts under each encoding once; those that `known` holds for the same prompts are taken from it."""
-    began = time.perf_counter()
-    read = tuple(prompt.token_ids[: prompt.suffix_start] for prompt in prompts)
+    read = tuple(read_of(prompt) for prompt in prompts)
     if known is not None and known.prompts != read:
         raise ValueError("a Prefill of other prompts cannot be reused")
     caches = dict(known.caches) if known else {}
     for encoding in encodings:
         if encoding not in caches:
             caches[encoding] = encode(lm, prompts, encoding)
-    return Prefill(read, caches, time.perf_counter() - began)
+    return Prefill(read, caches)
 
 
 def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:

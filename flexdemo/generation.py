@@ -12,10 +12,10 @@ from torch import Tensor
 from .attention import BACKENDS, Plan, UnsupportedModelError
 from .cache import branch
 from .config import Decoding, InputError
-from .encoding import Prefill, View, arrange, forward, key_groups, prefill, row_biases
+from .encoding import Prefill, View, arrange, forward, key_groups, on_devices, prefill, row_biases
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, decode_ids
-from .recorders import ApeRows, MassRecorder
+from .recorders import MassRecorder
 from .steps import Steps
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
@@ -175,7 +175,7 @@ def generate(
     del caches, read
     biases = row_biases(slots, views, row_prompts)
     bias = {device: biases.answer.to(device) for device in lm.devices}
-    ape = _on_devices(lm, biases.ape_answer)
+    ape = on_devices(lm, biases.ape_answer)
     recorder = None
     if decoding.mass or decoding.detail:
         groups = key_groups(slots, row_prompts)
@@ -190,7 +190,7 @@ def generate(
     positions = starts[:, None] + torch.arange(suffix_ids.shape[1])  # (rows,) -> (rows, suffix)
     masks = {device: biases.suffix.to(device) for device in lm.devices}
     cache.point(slots.prompt, slots.answer)
-    plan = Plan(lm.backend, masks, recorder, _on_devices(lm, biases.ape_suffix))
+    plan = Plan(lm.backend, masks, recorder, on_devices(lm, biases.ape_suffix))
     out = (forward(lm, suffix_ids, positions, plan, cache), *(recorder.take() if recorder else (None, None)))
     steps = Steps(lm, cache, positions[:, -1:] + 1, bias, ape, recorder, slot=slots.answer, capture=lm.captures)
     first = 0.0
@@ -265,7 +265,3 @@ def _described(
     top = logprobs.topk(candidates)
     pairs = zip(top.indices.tolist(), top.values.exp().tolist(), strict=True)
     return picked, [list(zip(ids, shares, strict=True)) for ids, shares in pairs]
-
-
-def _on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, ApeRows] | None:
-    return None if ape is None else {device: ape.to(device) for device in lm.devices}

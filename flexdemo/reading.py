@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from .encoding import Encoding, Prefill
+from .encoding import Encoding, Prefill, read_of
 from .prompt import SegmentedPrompt
 
 MOST_TOKENS = 2048
@@ -22,9 +22,9 @@ class Reading:
     most_tokens: int = MOST_TOKENS
 
     def known(self, prompt: SegmentedPrompt) -> Prefill | None:
-        """The Prefill held, if it is of this prompt's prefix and paraphrases, token for token."""
+        """The Prefill held, if it is of the same tokens of prefix and paraphrases in the same segments."""
         held = self.prefill
-        return held if held is not None and held.prompts == (prompt.token_ids[: prompt.suffix_start],) else None
+        return held if held is not None and held.prompts == (read_of(prompt),) else None
 
     def keep(self, read: Prefill, encodings: Collection[Encoding]) -> None:
         """Hold a Prefill of one prompt, with the caches of these encodings only; nothing if the prompt is too long."""

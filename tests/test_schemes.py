@@ -140,6 +140,19 @@ def test_another_prompt_is_read_anew(lm: LanguageModel, counted: list[Encoding])
     assert reading.known(prompt_of(lm)) is None and reading.known(prompt_of(lm, prefix="Say:")) is reading.prefill
 
 
+def test_the_same_tokens_in_other_segments_are_read_anew(lm: LanguageModel) -> None:
+    """One wording that holds what usually stands between two is another prompt, though its tokens are the same."""
+    two = prompt_of(lm)
+    start, end = two.segments[1].start, two.segments[-2].end
+    merged = replace(two.segments[1], start=start, end=end)
+    one = replace(two, segments=(two.segments[0], merged, two.segments[-1]), weights=(1.0,))
+    assert one.token_ids == two.token_ids
+    read = generation.prefill(lm, [two], [Encoding()])
+    assert Reading(prefill=read).known(two) is read and Reading(prefill=read).known(one) is None
+    with pytest.raises(ValueError, match="other prompts"):
+        generation.prefill(lm, [one], [Encoding()], read)
+
+
 def test_only_the_encodings_of_the_last_run_are_held(lm: LanguageModel) -> None:
     reading = Reading()
     run(lm, reading, methods=["flex"], mask="anchor")
