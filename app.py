@@ -53,14 +53,19 @@ def resolve_address(host: str | None, port: int | None) -> tuple[str, int]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with listening(address, int(named)):
             probe.bind((address, int(named)))
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(
-                f"cannot listen on {address}:{named} ({reason}): choose another with --port or --host"
-            ) from error
     return address, int(named)
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """InputError for an address that cannot be listened on in here."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host") from error
 
 
 @contextmanager
@@ -91,7 +96,8 @@ def wait_at(host: str, port: int) -> Waiting:
     page = folder / "index.html"
     entry = re.findall(r'src="./assets/([\w.-]+[.]js)"', page.read_text(encoding="utf-8")) if page.is_file() else []
     plots = sorted(each.name for each in (folder / "assets").glob("PlotlyPlot-*.js"))
-    return Waiting(host, port, assets=folder / "assets", scripts=[*entry, *plots])
+    with listening(host, port):
+        return Waiting(host, port, assets=folder / "assets", scripts=[*entry, *plots])
 
 
 def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> Any:

@@ -145,6 +145,13 @@ def test_who_leaves_or_says_nothing_disturbs_nobody(waiting: Waiting, port: int)
     assert told[0][2] == b"GET /after  "
 
 
+def test_a_port_that_is_taken_is_told_in_one_line(waiting: Waiting, port: int, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(app.InputError, match=f"cannot listen on 127.0.0.1:{port} .*: choose another with --port"):
+        app.wait_at("127.0.0.1", port)
+    assert app.main(["--port", str(port)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot listen on 127.0.0.1:{port} ")
+
+
 def test_a_program_that_cannot_start_frees_its_port(port: int, capsys: pytest.CaptureFixture) -> None:
     assert app.main(["--model", "./no-such-folder", "--port", str(port)]) == 2
     assert "no model at" in capsys.readouterr().err
