@@ -206,6 +206,7 @@
     if (event.target.closest?.('#link-exact')) zoomHere();
   });
   document.addEventListener('input', (event) => {
+    if (event.isTrusted && event.target.closest('#mask-window')) zoomed = null; // the visitor chooses another window
     if (event.target.id !== 'link-token') return;
     const meta = metaOf(graph()), token = Number(event.target.value);
     if (event.target.value === '') clear();
