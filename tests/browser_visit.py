@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
+MOST_VISITS = 30  # of one page: its process keeps some memory of each
 TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
 Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
 
@@ -82,6 +84,7 @@ class Visitors:
         self.browser = browser
         self._idle: list[Page] = []
         self._out: list[Visit] = []
+        self._visits: Counter[Page] = Counter()
 
     def __call__(
         self,
@@ -111,7 +114,11 @@ class Visitors:
             visit.forget()
             visit.page.context.clear_permissions()
             visit.page.goto("about:blank")
-            self._idle.append(visit.page)
+            self._visits[visit.page] += 1
+            if self._visits[visit.page] < MOST_VISITS:
+                self._idle.append(visit.page)
+            else:
+                visit.page.context.close()
 
 
 class Visit:
