@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
 TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
+STATUS = "(document.querySelector('#status-run .prose')?.textContent ?? '')"
+ROW_COUNT = "count => document.querySelectorAll('[id^=paraphrase-]').length === count"
 Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
 
 
@@ -163,14 +165,16 @@ class Visit:
 
     def rows(self, texts: list[str]) -> None:
         """Exactly these paraphrases, whatever the first example had."""
-        from playwright.sync_api import expect
-
         rows = self.page.locator("[id^=paraphrase-]")
         while (count := rows.count()) != len(texts):
             self.page.locator(f"#remove-{count}" if count > len(texts) else "#add-paraphrase").click()
-            expect(rows).to_have_count(count - 1 if count > len(texts) else count + 1)
+            self.until(ROW_COUNT, count - 1 if count > len(texts) else count + 1)
         for i, text in enumerate(texts, start=1):
             self.fill(f"paraphrase-{i}", text)
+
+    def until(self, condition: str, value: Any, *, seconds: float = 30) -> None:
+        """Wait until a function of the page is true of `value`; looks at each frame, `expect` only now and then."""
+        self.page.wait_for_function(condition, arg=value, timeout=1000 * seconds)
 
     def text(self, name: str) -> str:
         return self.page.locator(f"#{name}").text_content() or ""
@@ -179,25 +183,18 @@ class Visit:
         return self.page.evaluate(Z)
 
     def run(self) -> None:
-        from playwright.sync_api import expect
-
-        line = self.page.locator("#status-run .prose")
-        before = line.text_content() or ""
+        before = self.page.locator("#status-run .prose").text_content() or ""
         self.page.locator("#run").click()
-        expect(line).not_to_have_text(before)  # it tells times: two runs that say the same are no worry
+        self.until(f"before => {STATUS} !== before", before)  # it tells times: two runs that say the same are no worry
         self.done()
 
     def done(self) -> None:
-        from playwright.sync_api import expect
-
-        expect(self.page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
+        self.until(f"word => {STATUS}.includes(word)", "Done", seconds=60)
 
     def example(self, question: str) -> None:
         """Fill in one of the examples."""
-        from playwright.sync_api import expect
-
         self.page.locator("#examples button", has_text=question).click()
-        expect(self.page.locator("#question textarea")).to_have_value(question)
+        self.until("question => document.querySelector('#question textarea').value === question", question)
         self.page.wait_for_timeout(300)
 
     def open(self, tab: str) -> None:
