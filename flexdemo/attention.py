@@ -19,9 +19,12 @@ from transformers import AttentionInterface
 
 from .config import InputError
 from .masks import Layout, block_mask, dense_mask, make_mask_mod
-from .recorders import ApeRows, Recorder, attention_probabilities
+from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
 
 NAME = "flexdemo_segments"
+
+
+COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit, InductorError)
 
 
 class UnsupportedModelError(InputError):
@@ -140,6 +143,12 @@ def _compiled_flex(device_type: str) -> Callable:
     return torch.compile(flex_attention, fullgraph=True, dynamic=False if device_type == "cpu" else None)
 
 
+def suit_dynamo() -> None:
+    """Settings of the compiler, made at every call: they are each thread's own, and a page has many threads."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
+    torch._dynamo.config.specialize_float = True  # a scale or a cap that became symbolic is not lowered (torch 2.11)
+
+
 def attend_flex_compiled(
     query: Tensor,
     key: Tensor,
@@ -154,11 +163,10 @@ def attend_flex_compiled(
             "compiled FlexAttention returns no log-sum-exp on the CPU, which the APE temperature and scale need: "
             "use --backend sdpa or flex-eager"
         )
-    # Set at every call, because Dynamo's settings are each thread's own: a page's worker thread starts with 8.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
+    suit_dynamo()
     try:
         return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap, ape)
-    except (TorchDynamoException, FailOnRecompileLimitHit, InductorError) as error:
+    except COMPILER_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
 
@@ -189,10 +197,7 @@ def attend_sdpa(
             "this model caps its attention scores, which backend sdpa cannot do: use --backend flex-eager"
         )
     if ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
-        probabilities = attention_probabilities(query, key, mask, scale, softcap, ape).to(value.dtype)
-        rows, kv_heads = key.shape[:2]
-        grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
-        return (grouped @ value).reshape(query.shape[:3] + value.shape[-1:])
+        return attend_written_out(query, key, value, mask, scale, softcap, ape)
     if mask.dtype != torch.bool:
         mask = mask.to(query.dtype)
     rows, heads, length, width = query.shape
@@ -203,6 +208,43 @@ def attend_sdpa(
         return scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).reshape(rows, heads, 1, -1)
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+def attend_written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
+) -> Tensor:
+    """Softmax of scores times values, for the few queries of suffix and answer; a compiler fuses what stands here."""
+    probabilities = attention_probabilities(query, key, bias, scale, softcap, ape)
+    rows, kv_heads = key.shape[:2]
+    grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
+    if is_one_query(query):
+        context = (grouped[..., None] * value[:, :, None].float()).sum(-2).to(value.dtype)
+    else:
+        context = grouped.to(value.dtype) @ value
+    return context.reshape(query.shape[:3] + value.shape[-1:])
+
+
+def attend_traced(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
+) -> Tensor:
+    """What the compiler of a whole forward pass is given: FlexAttention or SDPA over prompts, else the sums."""
+    if isinstance(mask, BlockMask):
+        return _attend_flex(flex_attention, query, key, value, mask, scale, softcap, ape)
+    if mask.dtype == torch.bool:
+        return attend_sdpa(query, key, value, mask, scale, softcap, ape)
+    return attend_written_out(query, key, value, mask, scale, softcap, ape)
 
 
 @dataclass(frozen=True)
@@ -223,11 +265,11 @@ class Backend:
     def padded(self, length: int) -> int:
         return -(-length // self.multiple) * self.multiple
 
-    def prompt_mask(self, strategy: str, layout: Layout) -> BlockMask | Tensor:
-        """The mask over a whole layout in the form that `attend` takes."""
+    def prompt_mask(self, strategy: str, layout: Layout, *, start: int = 0) -> BlockMask | Tensor:
+        """The mask over a layout in the form that `attend` takes: rows for the queries from `start` on."""
         if self.blocks:
-            return block_mask(strategy, layout)
-        return dense_mask(make_mask_mod(strategy, layout), layout)[:, None]
+            return block_mask(strategy, layout, start=start)
+        return dense_mask(make_mask_mod(strategy, layout), layout, start=start)[:, None]
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
@@ -284,7 +326,8 @@ def segment_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]
     ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
-    out = BACKENDS[segment_plan.backend].attend(query, key, value, mask, scale, softcap, ape)
+    attend = attend_traced if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
+    out = attend(query, key, value, mask, scale, softcap, ape)
     if segment_plan.recorder is not None:
         segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)
     return out.transpose(1, 2).contiguous(), None

@@ -10,35 +10,29 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch._dynamo.utils import counters
 
 from .attention import BACKENDS
-from .config import Decoding, InputError
+from .config import Decoding
 from .encoding import Encoding, fused_view
 from .generation import Answer, Stream, generate
+from .growth import copy_bandwidth, run_facts
 from .methods import resolve_methods
-from .model import DTYPES, LanguageModel, load_model, prepare
-from .prompt import Segment, SegmentedPrompt, build_prompt
+from .model import LanguageModel, load_model
+from .prompt import SegmentedPrompt, build_prompt
+from .shapes import SHAPES, check_shape, random_lm, random_model, random_prompt, weight_bytes
 
-SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
-    {
-        "tiny": dict(hidden=256, layers=8, heads=8, kv_heads=4, mlp=704, vocab=2048, head_dim=32),
-        "llama-3.2-1b": dict(hidden=2048, layers=16, heads=32, kv_heads=8, mlp=8192, vocab=128256, head_dim=64),
-        "llama-3.2-3b": dict(hidden=3072, layers=28, heads=24, kv_heads=8, mlp=8192, vocab=128256, head_dim=128),
-        "llama-3.1-8b": dict(hidden=4096, layers=32, heads=32, kv_heads=8, mlp=14336, vocab=128256, head_dim=128),
-    }
-)
 PARAPHRASES = 5
 TIE = 0.05  # nats: what rounding in bf16 moves the log-probabilities of a random model
 BATCH, BATCH_BACKEND = 32, "sdpa"  # the backend that needs no compilation for a new shape
 THEIRS = "transformers generate"
+COMPILED = " compiled"  # behind a backend's name: the whole forward pass is
 BUNDLED = "bundled"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -52,21 +46,16 @@ class Timing:
     first_token_seconds: float
     tokens_per_second: float
     runs: int
+    roofline: float | None = None  # tokens per second at which the weights are read at the speed of a copy
+    compilations: int = 0  # for one more prompt, of another length
 
     def __str__(self) -> str:
+        share = "" if self.roofline is None else f", {self.tokens_per_second / self.roofline:.3f} of the roofline"
+        again = f"; compiled {self.compilations} times for another length" if self.compilations else ""
         return (
             f"{self.way:>22} {self.prompt_tokens:6d} tokens: first {1000 * self.first_token_seconds:8.1f} ms, "
-            f"then {self.tokens_per_second:8.1f} tokens/s (median of {self.runs})"
+            f"then {self.tokens_per_second:8.1f} tokens/s{share} (median of {self.runs}{again})"
         )
-
-
-class _NoText:
-    """Stands in for a tokenizer where prompts are made of ids: every id shows as one letter."""
-
-    eos_token_id = None
-
-    def decode(self, ids: Sequence[int], **_: Any) -> str:
-        return "x" * len(ids)
 
 
 @dataclass(frozen=True)
@@ -81,43 +70,8 @@ class Sample:
 Way = Callable[[SegmentedPrompt, int], Sample]
 
 
-def random_model(shape: str, *, device: str, dtype: str) -> torch.nn.Module:
-    """A random Llama of a shape in SHAPES that never stops by itself."""
-    s = SHAPES[shape]
-    config = AutoConfig.for_model(
-        "llama",
-        hidden_size=s["hidden"],
-        num_hidden_layers=s["layers"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=s["kv_heads"],
-        head_dim=s["head_dim"],
-        intermediate_size=s["mlp"],
-        vocab_size=s["vocab"],
-        max_position_embeddings=131072,
-        tie_word_embeddings=True,
-        eos_token_id=None,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
-    return model.eval()
-
-
-def random_prompt(tokens: int, vocabulary: int, *, seed: int) -> SegmentedPrompt:
-    """PARAPHRASES segments of equal length, a prefix and a suffix: about `tokens` random ids in all."""
-    generator = torch.Generator().manual_seed(seed)
-    each = max(1, (tokens - 10) // PARAPHRASES)
-    lengths = [8, *[each] * PARAPHRASES, 2]
-    names = ["prefix", *(f"P{i + 1}" for i in range(PARAPHRASES)), "suffix"]
-    roles = ["prefix", *["paraphrase"] * PARAPHRASES, "suffix"]
-    segments, start = [], 0
-    for name, role, length in zip(names, roles, lengths, strict=True):
-        segments.append(Segment(name, role, start, start + length, ""))
-        start += length
-    ids = tuple(torch.randint(vocabulary, (start,), generator=generator).tolist())
-    return SegmentedPrompt(ids, ("",) * start, tuple(segments), (1 / PARAPHRASES,) * PARAPHRASES, "ids")
+def _prompt(tokens: int, vocabulary: int, *, seed: int) -> SegmentedPrompt:
+    return random_prompt(tokens, vocabulary, seed=seed, paraphrases=PARAPHRASES)
 
 
 def _run_ours(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
@@ -141,17 +95,26 @@ def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int
 
 
 def _way(name: str, shape: str, device: str, dtype: str) -> tuple[Way, LanguageModel | None]:
-    model = random_model(shape, device=device, dtype=dtype)
     if name == THEIRS:
-        return functools.partial(_run_theirs, model), None
-    lm = prepare(model, _NoText(), name=shape, backend=name)
+        return functools.partial(_run_theirs, random_model(shape, device=device, dtype=dtype)), None
+    whole = name.endswith(COMPILED)
+    lm = random_lm(shape, device=device, dtype=dtype, backend=name.removesuffix(COMPILED), compiled=whole)
     return functools.partial(_run_ours, lm), lm
 
 
-def _timing(name: str, prompt_tokens: int, samples: Sequence[Sample]) -> Timing:
+def _timing(
+    name: str, prompt_tokens: int, samples: Sequence[Sample], *, roofline: float | None, compilations: int
+) -> Timing:
     first = statistics.median(sample.first for sample in samples)
     rate = statistics.median((len(s.token_ids) - 1) / (s.total - s.first) for s in samples)
-    return Timing(name, prompt_tokens, first, rate, len(samples))
+    return Timing(name, prompt_tokens, first, rate, len(samples), roofline, compilations)
+
+
+def _compilations(way: Way, prompt: SegmentedPrompt, new_tokens: int) -> int:
+    """Graphs that the compiler makes for a prompt of another length than those before."""
+    before = counters["stats"]["unique_graphs"]
+    way(prompt, new_tokens)
+    return counters["stats"]["unique_graphs"] - before
 
 
 @dataclass(frozen=True)
@@ -179,7 +142,9 @@ class MethodsCost:
         )
 
 
-def methods_cost(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int) -> MethodsCost:
+def methods_cost(
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int, way: str = ""
+) -> MethodsCost:
     """What all methods at once cost against `flex` alone, each run over every prompt in turn."""
 
     def seconds(names: Sequence[str]) -> tuple[float, int]:
@@ -195,7 +160,7 @@ def methods_cost(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_toke
     taken = [(seconds(["flex"]), seconds(["all"])) for _ in range(runs + 1)][1:]  # the first run warms up
     flex, everything = (statistics.median(run[i][0] for run in taken) / len(prompts) for i in range(2))
     length = round(statistics.mean(len(prompt.token_ids) for prompt in prompts))
-    return MethodsCost(lm.backend, length, flex, everything, taken[0][1][1], runs)
+    return MethodsCost(way or lm.backend, length, flex, everything, taken[0][1][1], runs)
 
 
 @dataclass(frozen=True)
@@ -226,7 +191,9 @@ class BatchSpeed:
         )
 
 
-def batch_speed(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int) -> BatchSpeed:
+def batch_speed(
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int, way: str = ""
+) -> BatchSpeed:
     """Speed of a batch of prompts of different lengths against the same prompts one by one, prefill included."""
 
     def answered(batch: Sequence[SegmentedPrompt]) -> tuple[float, tuple[Answer, ...]]:
@@ -248,7 +215,7 @@ def batch_speed(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_token
     ties = sum(_parts_at_a_tie(a, b) for a, b in differing)
     one, many = (statistics.median(values[1:]) for values in rates.values())  # the first run warms up
     longest = max(len(prompt.token_ids) for prompt in prompts)
-    return BatchSpeed(lm.backend, len(prompts), longest, one, many, len(differing), ties, runs)
+    return BatchSpeed(way or lm.backend, len(prompts), longest, one, many, len(differing), ties, runs)
 
 
 def _parts_at_a_tie(answer: Answer, other: Answer) -> bool:
@@ -272,12 +239,7 @@ def measure_bundled(
     batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3))
     log(str(batch))
     measured = {"questions": len(prompts), "methods": [cost.to_dict()], "batches": [batch.to_dict()]}
-    return {**_facts(BUNDLED, device, dtype), **measured}
-
-
-def _facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
-    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    return {"shape": shape, "device": device, "dtype": dtype, **versions}
+    return {**run_facts(BUNDLED, device, dtype), **measured}
 
 
 def measure(
@@ -289,44 +251,53 @@ def measure(
     device: str = "cpu",
     dtype: str = "float32",
     backends: Sequence[str] = tuple(BACKENDS),
+    compiled: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Times of every backend and of `generate` (standard attention, no segments) at each prompt length.
 
-    All backends must give the same greedy tokens, or the result says how many prompts differ: bf16 ties can.
+    All backends must give the same greedy tokens, or the result says how many prompts differ: bf16 ties can. With
+    `compiled` each backend that allows it also runs with its whole forward pass compiled.
     """
-    if shape not in SHAPES:
-        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}, {BUNDLED}")
+    check_shape(shape, BUNDLED)
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
-    timings, tokens, costs, batches = [], {}, [], []
-    for group in ([name for name in (*backends, THEIRS) if name not in last], last):
+    timings, tokens, spent, batches = [], {}, [], []
+    whole = [name + COMPILED for name in backends if compiled and BACKENDS[name].captures]
+    bandwidth = copy_bandwidth(device) if device != "cpu" else None
+    if bandwidth is not None:
+        log(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
+    for group in ([name for name in (*backends, *whole, THEIRS) if name not in last], last):
         ways = {name: _way(name, shape, device, dtype) for name in group}
         for length in lengths:
             samples: dict[str, list[Sample]] = {name: [] for name in group}
             for seed in range(runs + 1):
-                prompt = random_prompt(length, SHAPES[shape]["vocab"], seed=seed)
+                prompt = _prompt(length, SHAPES[shape]["vocab"], seed=seed)
                 for name, (way, _) in ways.items():
                     samples[name].append(way(prompt, new_tokens))
                     if name != THEIRS:
                         tokens.setdefault((length, seed), set()).add(samples[name][-1].token_ids)
-            for name in group:
-                timings.append(_timing(name, len(prompt.token_ids), samples[name][1:]))  # the first run warms up
+            other = _prompt(length // 2, SHAPES[shape]["vocab"], seed=0)
+            for name, (way, _) in ways.items():
+                facts = {"roofline": bandwidth and bandwidth / weight_bytes(shape, dtype)}
+                facts["compilations"] = 0 if name == THEIRS else _compilations(way, other, new_tokens)
+                timings.append(_timing(name, len(prompt.token_ids), samples[name][1:], **facts))  # the first warms up
                 log(str(timings[-1]))
-            for _, lm in ways.values():
+            for name, (_, lm) in ways.items():
                 if lm is not None:
-                    costs.append(methods_cost(lm, [prompt], new_tokens, runs=runs))
-                    log(str(costs[-1]))
+                    spent.append(methods_cost(lm, [prompt], new_tokens, runs=runs, way=name))
+                    log(str(spent[-1]))
                 if lm is not None and lm.backend == BATCH_BACKEND:
                     sizes = [length // 2 + i * (length - length // 2) // BATCH for i in range(BATCH)]
-                    batch = [random_prompt(size, SHAPES[shape]["vocab"], seed=i) for i, size in enumerate(sizes)]
-                    batches.append(batch_speed(lm, batch, new_tokens, runs=min(runs, 3)))
+                    batch = [_prompt(size, SHAPES[shape]["vocab"], seed=i) for i, size in enumerate(sizes)]
+                    batches.append(batch_speed(lm, batch, new_tokens, runs=min(runs, 3), way=name))
                     log(str(batches[-1]))
     differing = sum(len(answers) > 1 for answers in tokens.values())
     return {
-        **_facts(shape, device, dtype),
+        **run_facts(shape, device, dtype),
+        "copy_bandwidth": bandwidth,
         "prompts_where_backends_differ": differing,
         "timings": [asdict(timing) for timing in timings],
-        "methods": [cost.to_dict() for cost in costs],
+        "methods": [cost.to_dict() for cost in spent],
         "batches": [batch.to_dict() for batch in batches],
     }

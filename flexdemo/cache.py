@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
@@ -29,8 +28,50 @@ class Cursor:
                 held.copy_(slots)
         self.filled = start
 
+    def advance(self) -> None:
+        """Let the next pass fill the slots that follow. Changes tensors only, so that a CUDA graph can hold it."""
+        for slots in self._slots.values():
+            slots += len(slots)
+
     def on(self, device: torch.device) -> Tensor:
         return self._slots[device]
+
+
+class PromptLayer(CacheLayerMixin):
+    """Keys and values of one layer, as the passes over one prompt made them."""
+
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        else:
+            self.keys = torch.cat([self.keys, key_states], dim=2)
+            self.values = torch.cat([self.values, value_states], dim=2)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[2] if self.is_initialized else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+
+class PromptCache(Cache):
+    """What reading a whole prompt leaves, never written again: (B, KV heads, T, width) a layer."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=PromptLayer)
 
 
 class SlotLayer(CacheLayerMixin):
@@ -92,7 +133,7 @@ class SlotCache(Cache):
 
 
 def branch(
-    encoded: Sequence[DynamicCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
+    encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
 ) -> SlotCache:
     """A cache of rows, row r starting as the first `length` slots of prompt p of encoding e, (e, p) = sources[r].
 

@@ -108,6 +108,9 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the whole forward pass (one GPU): slow to start, then fastest"
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -221,6 +224,10 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--backend", default="all", help="flex, flex-eager, sdpa or all of them (default: all)")
     bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    bench.add_argument("--compile", action="store_true", help="also with the whole forward pass compiled (one GPU)")
+    bench.add_argument(
+        "--growth", action="store_true", help="instead: how cost grows with tokens, paraphrases and rows; masks, memory"
+    )
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)
     return parser

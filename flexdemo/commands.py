@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from .model import LanguageModel
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples.json"  # the page's
+GROWTH_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
+GROWTH_PARAPHRASES = (1, 2, 4, 8, 16, 32, 64)
+GROWTH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
 def _load(args: argparse.Namespace) -> LanguageModel:
     from .model import load_model
 
-    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend)
+    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
 
 
 def _print_json(value: Any) -> None:
@@ -214,6 +217,7 @@ def _examples(path: Path) -> list[Any]:
 def run_bench(args: argparse.Namespace) -> None:
     from .attention import BACKENDS
     from .benchmark import BUNDLED, measure, measure_bundled
+    from .growth import measure_growth
     from .model import resolve_device, resolve_dtype
 
     if args.runs < 1 or args.max_new_tokens < 2:
@@ -228,12 +232,17 @@ def run_bench(args: argparse.Namespace) -> None:
         "dtype": str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
         "log": lambda text: print(text, file=sys.stderr, flush=True),
     }
-    if args.shape == BUNDLED:
+    if args.growth:
+        backend = "auto" if args.backend == "all" else args.backend
+        sizes = {"tokens": GROWTH_TOKENS, "paraphrases": GROWTH_PARAPHRASES, "rows": GROWTH_ROWS}
+        result = measure_growth(shape=args.shape, **sizes, backend=backend, compiled=args.compile, **options)
+    elif args.shape == BUNDLED:
         result = measure_bundled(**options)
     else:
         backends = tuple(BACKENDS) if args.backend == "all" else (args.backend,)
+        options["compiled"] = args.compile
         result = measure(shape=args.shape, lengths=args.lengths, backends=backends, **options)
     if args.json:
         _print_json(result)
-    elif args.shape != BUNDLED:
+    elif args.shape != BUNDLED and not args.growth:
         print(f"{result['prompts_where_backends_differ']} prompts on which backends' greedy tokens differ")

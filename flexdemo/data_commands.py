@@ -40,7 +40,7 @@ def _load(args: argparse.Namespace, workers: Workers) -> LanguageModel:
     from .model import load_model
 
     device = workers.device(args.device)
-    return load_model(args.model, device=device, dtype=args.dtype, backend=args.backend)
+    return load_model(args.model, device=device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
 
 
 def _check_numbers(args: argparse.Namespace, n: int) -> None:

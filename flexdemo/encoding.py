@@ -5,20 +5,23 @@ A prompt is encoded once for each encoding; a view is one row of the decode batc
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from .attention import BACKENDS, Plan
+from .cache import PromptCache
 from .config import PLAIN, Ape
 from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
 from .model import LanguageModel
+from .passes import last_logits, last_only
 from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
 from .recorders import ApeRows, Recorder
+
+CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Prefill:
     """
 
     prompts: tuple[tuple[tuple[int, int], ...], ...]
-    caches: Mapping[Encoding, DynamicCache]
+    caches: Mapping[Encoding, PromptCache]
 
 
 def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
@@ -109,19 +112,15 @@ def on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, Ape
     return None if ape is None else {device: ape.to(device) for device in lm.devices}
 
 
-def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: object) -> Tensor:
+def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Tensor:
     """Logits of the last token, (rows, V) in fp32; fills the cache."""
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.model.forward).parameters else {}
-    ids, positions = ids.to(lm.device), positions.to(lm.device)
-    out = lm.model(
-        input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep
-    )
-    return out.logits[:, -1].float()  # (rows, T or 1, V) -> (rows, V)
+    run = last_logits if lm.compiled is None else lm.compiled
+    return run(lm.model, ids.to(lm.device), positions.to(lm.device), plan, cache, last_only(type(lm.model)))
 
 
 def encode(
     lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
-) -> DynamicCache:
+) -> PromptCache:
     """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
     backend = BACKENDS[lm.backend]
     length = backend.padded(max(prompt.suffix_start for prompt in prompts))
@@ -134,12 +133,17 @@ def encode(
         positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
         segments[row, :n] = torch.tensor(prompt.segment_ids[:n])
         roles[row, :n] = torch.tensor(prompt.roles[:n])
-    masks = {}
-    for device in lm.devices:
-        layout = Layout(segments.to(device), roles.to(device))
-        masks[device] = backend.prompt_mask(encoding.strategy, layout)
-    cache = DynamicCache()
-    forward(lm, ids, positions, Plan(lm.backend, masks, recorder), cache)
+    cache = PromptCache()
+    layouts = {device: Layout(segments.to(device), roles.to(device)) for device in lm.devices}
+    # A token that sees later ones of its paraphrase must be read in one pass with them.
+    chunk = length if STRATEGIES[encoding.strategy].both_ways else CHUNK
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        masks = {
+            device: backend.prompt_mask(encoding.strategy, layout.until(stop), start=start)
+            for device, layout in layouts.items()
+        }
+        forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
     return cache
 
 

@@ -16,7 +16,7 @@ from .encoding import Prefill, View, arrange, forward, key_groups, on_devices, p
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, decode_ids
 from .recorders import MassRecorder
-from .steps import Steps
+from .steps import Outcome, Steps
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
 
@@ -198,22 +198,32 @@ def generate(
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     while True:
         logits, mass, attention = out  # (rows, V), (layers, rows, heads, S), (rows, slots)
-        means = None if mass is None else mass.mean(dim=(0, 2)).tolist()  # (rows, S)
+        means = None if mass is None else mass.mean(dim=(0, 2))  # (rows, S)
         going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
         places = {i: [row for row, owner in enumerate(owners) if owner == i] for i in going}
         scores = _combined(logits, [(states[i].stream, places[i]) for i in going])
-        chosen = dict(zip(going, _choose_all(scores, [states[i] for i in going], decoding), strict=True))
-        logprobs, candidates = _described(scores, list(chosen.values()), decoding.candidates)
+        chosen = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
+        described = _described(scores, chosen, decoding.candidates)
+        fed = chosen[[going.index(owner) if owner in places else 0 for owner in owners]][:, None]  # -> (rows, 1)
+
+        # A GPU begins the next step before this one's tokens are read, so that it never waits for us.
+        more = any(len(states[i].token_ids) + 1 < _limit(states[i].stream, decoding) for i in going)
+        overlaps = lm.device.type == "cuda" and first > 0 and more and not decoding.detail
+        ahead = steps.run(fed) if overlaps else None
+
+        tokens, logprobs, candidates = chosen.tolist(), described[0].tolist(), _paired(*described[1:])
+        masses = None if means is None else means.tolist()
         for place, i in enumerate(going):
             state, rows = states[i], places[i]
-            state.take(chosen[i], logprobs[place], candidates[place] if candidates else None)
-            if means is not None:
+            state.take(tokens[place], logprobs[place], candidates[place] if candidates else None)
+            if masses is not None:
                 for history, row in zip(state.masses, rows, strict=True):
-                    history.append(tuple(means[row]))
-            if mass is not None and attention is not None:
+                    history.append(tuple(masses[row]))
+            if decoding.detail and mass is not None and attention is not None:
                 state.detail.append((mass[:, rows[0]].cpu(), attention[rows[0]].cpu()))
-            limit = len(state.stream.forced) or state.stream.limit or decoding.max_new_tokens
-            state.stopped_by = stop_reason(lm, prompts[state.stream.prompt], state.token_ids, limit)
+            state.stopped_by = stop_reason(
+                lm, prompts[state.stream.prompt], state.token_ids, _limit(state.stream, decoding)
+            )
             state.seconds = time.perf_counter() - began
         total = time.perf_counter() - began
         first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
@@ -226,7 +236,19 @@ def generate(
         if len(alive) <= len(owners) * (0.5 if backend.multiple > 1 or lm.captures else 1) and len(alive) < len(owners):
             owners = [owners[row] for row in alive]
             steps.select(alive)
-        out = steps.run(torch.tensor([[chosen.get(owner, 0)] for owner in owners]))
+            fed = fed[alive]
+            ahead = ahead and _selected(ahead, alive)
+        out = ahead or steps.run(fed)
+
+
+def _selected(out: Outcome, rows: Sequence[int]) -> Outcome:
+    logits, mass, attention = out
+    return logits[rows], None if mass is None else mass[:, rows], None if attention is None else attention[rows]
+
+
+def _limit(stream: Stream, decoding: Decoding) -> int:
+    """The most tokens that a stream's answer may have."""
+    return len(stream.forced) or stream.limit or decoding.max_new_tokens
 
 
 def _combined(logits: Tensor, streams: Sequence[tuple[Stream, list[int]]]) -> Tensor:
@@ -241,9 +263,9 @@ def _combined(logits: Tensor, streams: Sequence[tuple[Stream, list[int]]]) -> Te
     )
 
 
-def _choose_all(scores: Tensor, states: Sequence[_Decoding], decoding: Decoding) -> list[int]:
-    """The next token of each stream from scores (streams, V): forced, greedy or sampled."""
-    chosen = scores.argmax(dim=-1).tolist()
+def _choose_all(scores: Tensor, states: Sequence[_Decoding], decoding: Decoding) -> Tensor:
+    """The next token of each stream, (streams,) on the device of scores (streams, V): forced, greedy or sampled."""
+    chosen = scores.argmax(dim=-1)
     for place, state in enumerate(states):
         stream = state.stream
         heat = decoding.temperature if stream.temperature is None else stream.temperature
@@ -254,14 +276,18 @@ def _choose_all(scores: Tensor, states: Sequence[_Decoding], decoding: Decoding)
     return chosen
 
 
-def _described(
-    scores: Tensor, chosen: Sequence[int], candidates: int
-) -> tuple[list[float], list[list[tuple[int, float]]] | None]:
-    """Log-probabilities of the chosen tokens, and the likeliest tokens of each stream, from scores (streams, V)."""
+def _described(scores: Tensor, chosen: Tensor, candidates: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log-probabilities of the chosen tokens, (streams,); the likeliest and their probabilities, (streams, n)."""
     logprobs = torch.log_softmax(scores, dim=-1)
-    picked = logprobs.gather(1, torch.tensor(chosen, device=scores.device)[:, None])[:, 0].tolist()
+    picked = logprobs.gather(1, chosen[:, None])[:, 0]
     if not candidates:
-        return picked, None
+        return picked, None, None
     top = logprobs.topk(candidates)
-    pairs = zip(top.indices.tolist(), top.values.exp().tolist(), strict=True)
-    return picked, [list(zip(ids, shares, strict=True)) for ids, shares in pairs]
+    return picked, top.indices, top.values.exp()
+
+
+def _paired(ids: Tensor | None, shares: Tensor | None) -> list[list[tuple[int, float]]] | None:
+    """Candidates of each stream as pairs of token and probability."""
+    if ids is None or shares is None:
+        return None
+    return [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), shares.tolist(), strict=True)]

@@ -35,6 +35,10 @@ class Layout:
     def to(self, device: torch.device | str) -> Layout:
         return Layout(self.segments.to(device), self.roles.to(device))
 
+    def until(self, stop: int) -> Layout:
+        """The first `stop` tokens."""
+        return Layout(self.segments[:, :stop], self.roles[:, :stop])
+
 
 def make_layout(segment_ids: Sequence[int], roles: Sequence[int], *, answers: int = 0, pads: int = 0) -> Layout:
     """Layout (1, T + answers + pads) of one prompt, with room for answer tokens and padding behind it."""
@@ -138,7 +142,7 @@ def make_mask_mod(name: str, layout: Layout) -> MaskMod:
     return _mask_mod(_rule(name, layout))
 
 
-def _mask_mod(rule: _Rule) -> MaskMod:
+def _mask_mod(rule: _Rule, start: int = 0) -> MaskMod:
     owner, real, shared, fuses, both_ways = rule.owner, rule.real, rule.shared, rule.fuses, rule.both_ways
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
@@ -149,28 +153,44 @@ def _mask_mod(rule: _Rule) -> MaskMod:
         query_looks_ahead = both_ways[b, q]
         return (earlier & (same_segment | key_is_shared | query_fuses)) | (query_looks_ahead & same_segment)
 
-    return mask_mod
+    if not start:
+        return mask_mod
+    offset = torch.tensor(start, device=owner.device)  # of no dimension: FlexAttention would count one more
+
+    def from_start(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return mask_mod(b, h, q + offset, kv)
+
+    return from_start
 
 
-def block_mask(name: str, layout: Layout) -> BlockMask:
-    """The BlockMask (B, 1, T, T) that FlexAttention runs, on the layout's device.
+def block_mask(name: str, layout: Layout, *, start: int = 0) -> BlockMask:
+    """The BlockMask (B, 1, T - start, T) that FlexAttention runs, on the layout's device; start is a multiple of BLOCK.
 
     Which blocks are empty, partial or full follows from the tokens' properties alone, as a row's segments stand in
     order: no (T, T) tensor is made. Partial blocks are left to the mask_mod, which stays the only rule.
     """
     rule = _rule(name, layout)
     length = layout.segments.shape[1]
-    some, full = _block_kinds(rule, -(-length // BLOCK))
+    if start % BLOCK:
+        raise ValueError(f"a BlockMask begins at a multiple of {BLOCK}, not at {start}")
+    some, full = (kind[:, start // BLOCK :] for kind in _block_kinds(rule, -(-length // BLOCK)))
     partial = some & ~full
-    counts = [kind.sum(dim=-1, dtype=torch.int32)[:, None] for kind in (partial, full)]
-    # Indices of the blocks of a kind come first, in order; what follows them is not read.
-    places = [
-        kind.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)[:, None]
-        for kind in (partial, full)
-    ]
-    return BlockMask.from_kv_blocks(
-        counts[0], places[0], counts[1], places[1], BLOCK, _mask_mod(rule), (length, length), compute_q_blocks=False
-    )
+    listed = (part for kind in (partial, full) for part in _listed(kind))
+    lengths = (length - start, length)
+    return BlockMask.from_kv_blocks(*listed, BLOCK, _mask_mod(rule, start), lengths, compute_q_blocks=False)
+
+
+def _listed(kind: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of a row are True, (B, 1, blocks), and their indices in order, (B, 1, blocks, blocks).
+
+    What follows the indices is not read.
+    """
+    rank = kind.cumsum(dim=-1)
+    blocks = kind.shape[-1]
+    # Each index goes to its rank; those of False blocks go to a last place that is cut off.
+    index = torch.arange(blocks, dtype=torch.int32, device=kind.device).expand(kind.shape)
+    listed = index.new_zeros(*kind.shape[:-1], blocks + 1).scatter_(-1, (rank - 1).where(kind, blocks), index)
+    return rank[:, None, :, -1].to(torch.int32), listed[:, None, :, :-1].contiguous()
 
 
 def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:

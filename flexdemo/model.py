@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from . import attention
 from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
 from .config import InputError
+from .linears import join_siblings
 from .masks import make_layout
+from .passes import Pass, compiled_pass
 from .prompt import PARAPHRASE, PREFIX
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tinyqa"
@@ -44,6 +46,7 @@ class LanguageModel:
     end_ids: frozenset[int]
     load_seconds: float = 0.0
     captures: bool = False  # whether decode steps are replayed as a CUDA graph
+    compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
 
     @property
     def device(self) -> torch.device:
@@ -178,10 +181,12 @@ def prepare(
     backend: str = "auto",
     load_seconds: float = 0.0,
     captures: bool | None = None,
+    compiled: bool = False,
 ) -> LanguageModel:
     """Route a loaded model's attention through ours and check that it obeys; raises UnsupportedModelError otherwise.
 
-    `captures`: replay decode steps as a CUDA graph; None where that can work.
+    `captures`: replay decode steps as a CUDA graph; None where that can work. `compiled`: compile the whole forward
+    pass at its first calls, which takes a minute or two; raises BackendError where that is not offered.
     """
     config = model.config
     refuse_unsupported(config)
@@ -193,6 +198,14 @@ def prepare(
     chosen = _resolve_backend(backend, devices[0].type, softcap)
     attention.register()
     model.eval()
+    can = BACKENDS[chosen].captures and can_capture(text, devices)
+    if compiled:
+        if not can:
+            raise BackendError(
+                f"{name} is not compiled as a whole: that needs one CUDA device, backend flex or sdpa and a model "
+                "without experts or position-dependent rotary embeddings; leave --compile out"
+            )
+        join_siblings(model)
     probe(model, chosen, devices)
 
     generation = model.generation_config
@@ -209,7 +222,8 @@ def prepare(
         window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
         end_ids=frozenset(flat),
         load_seconds=load_seconds,
-        captures=BACKENDS[chosen].captures and can_capture(text, devices) if captures is None else captures,
+        captures=can if captures is None else captures,
+        compiled=compiled_pass() if compiled else None,
     )
 
 
@@ -241,11 +255,12 @@ def load_model(
     dtype: str = "auto",
     backend: str = "auto",
     captures: bool | None = None,
+    compiled: bool = False,
 ) -> LanguageModel:
     """Load a Hub id or local folder; the bundled model without one. Never runs code from the Hub.
 
     device "auto" is the GPU if there is one, over several through accelerate's device map, else the CPU. dtype "auto"
-    is bfloat16 on a GPU and float32 on the CPU. `captures` is that of `prepare`. Raises ModelError,
+    is bfloat16 on a GPU and float32 on the CPU. `captures` and `compiled` are those of `prepare`. Raises ModelError,
     UnsupportedModelError or InputError.
     """
     began = time.perf_counter()
@@ -273,4 +288,5 @@ def load_model(
             transformers.logging.enable_progress_bar()
     name = "tinyqa" if path is None else str(path)
     spent = time.perf_counter() - began
-    return prepare(model, tokenizer, name=name, backend=backend, load_seconds=spent, captures=captures)
+    options = {"captures": captures, "compiled": compiled}
+    return prepare(model, tokenizer, name=name, backend=backend, load_seconds=spent, **options)

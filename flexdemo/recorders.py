@@ -100,9 +100,7 @@ def attention_probabilities(
 
     query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
     """
-    rows, heads, length, width = query.shape
-    grouped = query.reshape(rows, key.shape[1], -1, width)  # (rows, H, q, D) -> (rows, KVH, G * q, D)
-    scores = (grouped.float() @ key.float().transpose(2, 3)).view(rows, heads, length, -1) * scale
+    scores = _scores(query, key) * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if ape is None:
@@ -114,3 +112,17 @@ def attention_probabilities(
     return torch.softmax(
         torch.where(ape.keys, sharpened + (ape.scale * ape.temperature - 1) * lse, scores + bias), dim=-1
     )
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """Products of queries and keys, (rows, H, q, kv) in fp32."""
+    rows, heads, length, width = query.shape
+    grouped = query.reshape(rows, key.shape[1], -1, width).float()  # (rows, H, q, D) -> (rows, KVH, G * q, D)
+    if is_one_query(query):
+        return (grouped[:, :, :, None] * key[:, :, None].float()).sum(-1).view(rows, heads, length, -1)
+    return (grouped @ key.float().transpose(2, 3)).view(rows, heads, length, -1)
+
+
+def is_one_query(query: Tensor) -> bool:
+    """Whether a compiler is at work on a single query, which it fuses best if the products are written out as sums."""
+    return torch.compiler.is_compiling() and query.shape[0] == 1 and query.shape[2] == 1

@@ -6,6 +6,8 @@ after one eager step the next is captured as a CUDA graph, which later steps rep
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +18,10 @@ from .cache import SlotCache
 from .encoding import forward
 from .model import LanguageModel
 from .recorders import ApeRows, MassRecorder
+
+Outcome = tuple[Tensor, Tensor | None, Tensor | None]  # logits (rows, V), masses and attention of the recorder
+
+_CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
 
 
 class Steps:
@@ -38,14 +44,18 @@ class Steps:
         capture: bool,
     ) -> None:
         self.lm, self.cache, self.recorder = lm, cache, recorder
-        self.positions, self.bias, self.ape, self.slot = positions.to(lm.device), bias, ape, slot
+        self.positions, self.bias, self.ape = positions.to(lm.device), bias, ape
+        self.cache.point(slot, slot + 1)
+        self._slot = slot
         self.capture, self._eager, self._graph = capture, 0, None
         self.tokens = torch.zeros_like(self.positions)
-        self._out: tuple[Tensor, Tensor | None, Tensor | None]
+        self._out: Outcome
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
         index = list(rows)
+        if self._graph is not None:
+            torch.cuda.synchronize(self.lm.device)  # its last replay may still be running
         self.cache.select(index)
         self.positions, self.tokens = self.positions[index], self.tokens[index]
         self.bias = {device: each[index] for device, each in self.bias.items()}
@@ -54,12 +64,12 @@ class Steps:
             self.recorder.groups = {device: group[index] for device, group in self.recorder.groups.items()}
         self._graph, self._eager = None, 0
 
-    def run(self, tokens: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def run(self, tokens: Tensor) -> Outcome:
         """Feed one token to each row, (rows, 1): logits (rows, V), and the recorder's masses of this step."""
-        for each in self.bias.values():
-            each[..., self.slot] = 0.0
-        self.cache.point(self.slot, self.slot + 1)
         self.tokens.copy_(tokens)
+        if not self.capture:  # a number that changed from step to step would be compiled anew, and a graph holds one
+            self.cache.cursor.filled = self._slot
+        self._slot += 1
         if self._graph is not None:
             self._graph.replay()
         elif self.capture and self._eager:
@@ -68,24 +78,33 @@ class Steps:
         else:
             self._out = self._step()
             self._eager += 1
-        self.positions += 1
-        self.slot += 1
         return self._out
 
-    def _captured(self) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor | None, Tensor | None]]:
-        graph = torch.cuda.CUDAGraph()
+    def _captured(self) -> tuple[torch.cuda.CUDAGraph, Outcome]:
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        gc.disable()  # what a collection frees may be a kernel's module, and unloading one spoils the capture
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with _CAPTURE, torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 out = self._step()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            first: BaseException = error
+            while first.__context__ is not None:  # the last one only says that the capture is spoilt
+                first = first.__context__
+            reason = str(first).strip().splitlines()[0]
             raise BackendError(
                 f"a decode step of {self.lm.name} cannot be captured as a CUDA graph ({reason}): "
                 "load the model with captures=False"
             ) from error
+        finally:
+            if collects:
+                gc.enable()
         return graph, out
 
-    def _step(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _step(self) -> Outcome:
+        for device, each in self.bias.items():
+            each.index_fill_(-1, self.cache.cursor.on(device), 0.0)
         plan = Plan(self.lm.backend, self.bias, self.recorder, self.ape)
         logits = forward(self.lm, self.tokens, self.positions, plan, self.cache)
+        self.positions += 1
+        self.cache.cursor.advance()
         return logits, *(self.recorder.take() if self.recorder else (None, None))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import models
 import oracle
 import pytest
 import torch
@@ -18,7 +19,7 @@ from flexdemo.config import Decoding, InputError
 from flexdemo.encoding import Encoding, View
 from flexdemo.generation import Stream, choose, generate, stop_reason
 from flexdemo.methods import ask, stream
-from flexdemo.model import LanguageModel
+from flexdemo.model import LanguageModel, prepare
 from flexdemo.prompt import SegmentedPrompt, build_prompt
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
@@ -452,3 +453,21 @@ def test_prompts_with_different_suffixes_cannot_share_a_batch(lm: LanguageModel)
     )
     with pytest.raises(ValueError, match=r"same suffix"):
         next(generate(lm, [first, second], [Stream((fused(first),))], GREEDY))
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
+@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+def test_a_long_prompt_is_read_in_several_passes(strategy: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bounds memory must not change an answer: passes of 128 tokens against the oracle's whole recomputation."""
+    plain = models.random_model("llama")
+    lm = prepare(models.random_model("llama"), models.tokenizer(), name="llama", backend=backend)
+    monkeypatch.setattr("flexdemo.encoding.CHUNK", 128)
+    with forwards(lm) as shapes:
+        result = ask(lm, QUESTION * 30, [QUESTION * 25, "Name it."], mask=strategy, max_new_tokens=3)
+    passes = [length for _, length in shapes if length > 4]
+    assert sum(passes) == result.prompt.suffix_start
+    assert len(passes) == (1 if strategy == "bidirectional" else -(-sum(passes) // 128))
+    assert sum(passes) > 3 * 128
+    for name, (view, reference) in oracle.decode_views(plain, result.to_dict()).items():
+        assert list(view["token_ids"]) == reference.token_ids, name
+        assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5)

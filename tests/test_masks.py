@@ -121,6 +121,25 @@ def test_block_masks_hide_no_visible_block(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+def test_a_block_mask_of_the_later_queries_is_the_lower_part(strategy: str) -> None:
+    tokens = [oracle.Token("prefix")] * 70 + [oracle.Token("paraphrase", 1 + i // 150) for i in range(442)]
+    layout, stop = layout_of(tokens), 384
+    blocks = block_mask(strategy, layout.until(stop), start=128)
+    assert blocks.seq_lengths == (stop - 128, stop) and blocks.kv_indices.shape == (1, 1, 2, 3)
+    q, kv = torch.arange(stop - 128)[:, None], torch.arange(stop)[None]
+    cells = blocks.mask_mod(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), q, kv)
+    expected = torch.tensor(oracle.mask(strategy, tokens))[128:stop, :stop]
+    assert torch.equal(cells, expected)
+    for row in range(2):
+        seen = {int(i) for i in blocks.kv_indices[0, 0, row, : blocks.kv_num_blocks[0, 0, row]]}
+        seen |= {int(i) for i in blocks.full_kv_indices[0, 0, row, : blocks.full_kv_num_blocks[0, 0, row]]}
+        shown = {i for i in range(3) if bool(expected[row * 128 : (row + 1) * 128, i * 128 : (i + 1) * 128].any())}
+        assert shown <= seen
+    with pytest.raises(ValueError, match="multiple of 128"):
+        block_mask(strategy, layout, start=5)
+
+
+@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
 def test_rows_can_be_asked_for_one_window_at_a_time(strategy: str) -> None:
     tokens = random_tokens(random.Random(strategy), padding=True)
     layout = layout_of(tokens)

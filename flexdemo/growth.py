@@ -1,0 +1,209 @@
+"""What bounds a request and how its cost grows: bandwidth, attention, masks, memory. Knows random prompts only."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from .attention import BACKENDS
+from .config import Decoding
+from .encoding import Encoding, fused_view
+from .generation import Stream, generate
+from .masks import block_mask, dense_mask, make_layout, make_mask_mod
+from .model import LanguageModel
+from .prompt import PARAPHRASE
+from .shapes import check_shape, random_lm, random_prompt
+
+MASK_TOKENS = 32768
+SHAPES = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
+HEADS, KV_HEADS, WIDTH = 24, 8, 128
+
+
+def milliseconds(work: Callable[[], object], *, runs: int = 7) -> float:
+    """Median time of some work on the current CUDA device, launching included, after two runs that warm up."""
+    spent = []
+    for _ in range(runs + 2):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        spent.append(1000 * (time.perf_counter() - began))
+    return statistics.median(spent[2:])
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second read and written by a copy of 4 GiB on the device: what bounds one-row decoding."""
+    source = torch.empty(2**31, dtype=torch.bfloat16, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / (milliseconds(lambda: target.copy_(source)) / 1000)
+
+
+@dataclass(frozen=True)
+class AttentionTime:
+    """One layer's attention over segments of equal length, in milliseconds."""
+
+    segments: int
+    length: int
+    flex: float
+    dense_mask: float
+    causal_flash: float
+
+    def __str__(self) -> str:
+        ratios = f"{self.causal_flash / self.flex:.2f} x causal flash, {self.dense_mask / self.flex:.1f} x dense mask"
+        return (
+            f"attention of one layer, {self.segments} x {self.length} tokens: flex {self.flex:.2f} ms, SDPA with the "
+            f"dense mask {self.dense_mask:.2f} ms, causal flash {self.causal_flash:.2f} ms; flex is faster by {ratios}"
+        )
+
+
+@torch.no_grad()
+def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SHAPES) -> list[AttentionTime]:
+    """FlexAttention under the segment mask, against SDPA with that mask and against causal flash attention (bf16)."""
+    told = []
+    for segments, length in shapes:
+        owners = [i + 1 for i in range(segments) for _ in range(length)]
+        short = len(owners) % BACKENDS["flex"].multiple
+        pads = BACKENDS["flex"].multiple - short if short else 0
+        layout = make_layout(owners, [PARAPHRASE] * len(owners), pads=pads).to(device)
+        options = {"dtype": torch.bfloat16, "device": device}
+        size = len(owners) + pads
+        query = torch.randn(1, HEADS, size, WIDTH, **options)
+        key, value = (torch.randn(1, KV_HEADS, size, WIDTH, **options) for _ in range(2))
+        blocks = block_mask("segment", layout)
+        dense = dense_mask(make_mask_mod("segment", layout), layout)[:, None]
+
+        def run(name: str, mask: object, q: Tensor = query, k: Tensor = key, v: Tensor = value) -> float:
+            return milliseconds(lambda: BACKENDS[name].attend(q, k, v, mask, WIDTH**-0.5, None, None))
+
+        def causal(q: Tensor = query, k: Tensor = key, v: Tensor = value) -> Tensor:
+            return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+        told.append(AttentionTime(segments, length, run("flex", blocks), run("sdpa", dense), milliseconds(causal)))
+    return told
+
+
+def mask_milliseconds(device: str, tokens: int = MASK_TOKENS) -> float:
+    """Time to make the BlockMask of eight segments; no (T, T) tensor is made."""
+    layout = make_layout([1 + 8 * i // tokens for i in range(tokens)], [PARAPHRASE] * tokens).to(device)
+    return milliseconds(lambda: block_mask("segment", layout))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One request: seconds to the first token and a token after it, and memory beyond the weights at its peak."""
+
+    tokens: int
+    paraphrases: int
+    rows: int
+    first_token_seconds: float
+    token_seconds: float
+    peak_bytes: int | None  # known of a GPU only
+    cache_bytes: int
+
+    @property
+    def other_bytes(self) -> int | None:
+        """Memory at the peak beyond weights and one KV cache for each row and encoding."""
+        return None if self.peak_bytes is None else self.peak_bytes - self.cache_bytes
+
+    def __str__(self) -> str:
+        memory = ""
+        if self.peak_bytes is not None and self.other_bytes is not None:
+            peak, other = self.peak_bytes / 2**30, self.other_bytes / 2**30
+            memory = f"; {peak:6.2f} GiB beyond weights, {other:5.2f} of them no KV cache"
+        return (
+            f"{self.tokens:6d} tokens, {self.paraphrases:3d} paraphrases, {self.rows:3d} rows: first token "
+            f"{1000 * self.first_token_seconds:8.1f} ms, then {1000 * self.token_seconds:7.2f} ms a token{memory}"
+        )
+
+
+def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tokens: int, runs: int) -> Cost:
+    """Median cost of `flex` over a prompt of this size, decoded in `rows` equal rows."""
+    text = lm.model.config.get_text_config()
+    prompt = random_prompt(tokens, text.vocab_size, seed=0, paraphrases=paraphrases)
+    streams = [Stream((fused_view(prompt, Encoding()),), seed=i) for i in range(rows)]
+    taken: list[tuple[float, float]] = []
+    peak, before = None, 0
+    for run in range(runs + 1):
+        on_gpu = lm.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(lm.device)
+            before = torch.cuda.memory_allocated(lm.device)
+        *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
+        peak = torch.cuda.max_memory_allocated(lm.device) - before if on_gpu else None
+        if run:  # the first run warms up
+            spent = last.total_seconds - last.first_token_seconds
+            taken.append((last.first_token_seconds, spent / (len(last.answers[0].token_ids) - 1)))
+    first, each = (statistics.median(column) for column in zip(*taken, strict=True))
+    size = text.num_hidden_layers * text.num_key_value_heads * 2 * text.head_dim * lm.model.dtype.itemsize
+    length = len(prompt.token_ids)
+    return Cost(length, paraphrases, rows, first, each, peak, size * length * (1 + rows))
+
+
+def costs(
+    lm: LanguageModel,
+    *,
+    tokens: Sequence[int],
+    paraphrases: Sequence[int],
+    rows: Sequence[int],
+    new_tokens: int,
+    runs: int,
+    log: Callable[[str], None],
+) -> list[Cost]:
+    """How cost grows with each of the three, the others held at 1,024 tokens, 8 paraphrases and one row."""
+    asked = [(n, 8, 1) for n in tokens]
+    asked += [(1024, n, 1) for n in paraphrases] + [(1024, 8, n) for n in rows]
+    told = []
+    for size in dict.fromkeys(asked):
+        told.append(cost(lm, *size, new_tokens=new_tokens, runs=runs))
+        log(str(told[-1]))
+    return told
+
+
+def run_facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
+    """What a figure was measured with."""
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"shape": shape, "device": device, "dtype": dtype, **versions}
+
+
+def measure_growth(
+    *,
+    shape: str,
+    tokens: Sequence[int],
+    paraphrases: Sequence[int],
+    rows: Sequence[int],
+    new_tokens: int,
+    runs: int,
+    device: str,
+    dtype: str,
+    backend: str,
+    compiled: bool,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """How time and memory grow with tokens, paraphrases and rows, for one backend; on a GPU also attention alone."""
+    check_shape(shape)
+    lm = random_lm(shape, device=device, dtype=dtype, backend=backend, compiled=compiled)
+    sizes = {"tokens": tokens, "paraphrases": paraphrases, "rows": rows}
+    told = costs(lm, **sizes, new_tokens=new_tokens, runs=runs, log=log)
+    attention, mask = [], None
+    if device != "cpu":
+        mask = mask_milliseconds(device)
+        log(f"BlockMask of {MASK_TOKENS} tokens: {mask:.2f} ms")
+        for each in attention_times(device):
+            attention.append(asdict(each))
+            log(str(each))
+    grown = [{**asdict(each), "other_bytes": each.other_bytes} for each in told]
+    return {
+        **run_facts(shape, device, dtype),
+        "backend": lm.backend,
+        "compiled": compiled,
+        "costs": grown,
+        "mask_milliseconds": mask,
+        "attention": attention,
+    }

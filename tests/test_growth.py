@@ -1,0 +1,34 @@
+"""Measuring: sizes that are counted, not clocks."""
+
+from __future__ import annotations
+
+import torch
+
+from flexdemo.growth import Cost, cost
+from flexdemo.shapes import SHAPES, random_lm, random_model, random_prompt, weight_bytes
+
+
+def test_the_roofline_counts_the_bytes_of_the_weights() -> None:
+    model = random_model("tiny", device="cpu", dtype="float32")
+    held = {each.data_ptr(): each.nbytes for each in model.parameters()}
+    assert weight_bytes("tiny", "float32") == sum(held.values())
+    assert weight_bytes("llama-3.2-3b", "bfloat16") == 6_425_499_648  # as counted of that model on a GPU
+
+
+def test_random_prompts_have_segments_of_equal_length() -> None:
+    prompt = random_prompt(650, SHAPES["tiny"]["vocab"], seed=0, paraphrases=5)
+    assert len(prompt.token_ids) == 650 and {len(each) for each in prompt.paraphrases} == {128}
+    assert random_prompt(650, 2048, seed=0, paraphrases=5) == prompt
+    assert random_prompt(650, 2048, seed=1, paraphrases=5) != prompt
+
+
+def test_cost_of_a_request_is_told_per_row() -> None:
+    lm = random_lm("tiny", device="cpu", dtype="float32", backend="sdpa")
+    told = cost(lm, 64, 3, 2, new_tokens=3, runs=1)
+    assert (told.tokens, told.paraphrases, told.rows) == (64, 3, 2)
+    assert told.first_token_seconds > 0 and told.token_seconds > 0
+    assert told.cache_bytes == 64 * 8 * 4 * 32 * 2 * 4 * 3  # tokens, layers, heads, width, K and V, fp32, copies
+    assert told.peak_bytes is None and "GiB" not in str(told)
+    gpu = Cost(1000, 5, 1, 0.01, 0.002, peak_bytes=3 * 2**30, cache_bytes=2**30)
+    assert gpu.other_bytes == 2 * 2**30 and "3.00 GiB beyond weights,  2.00 of them no KV cache" in str(gpu)
+    assert torch.get_default_dtype() == torch.float32

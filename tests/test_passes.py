@@ -1,0 +1,98 @@
+"""The compiled forward pass and joined linear layers, traced on the CPU; what a GPU adds is in test_gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import models
+import oracle
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import flexdemo
+from flexdemo.attention import BackendError
+from flexdemo.linears import Lone, Sibling, join_siblings
+from flexdemo.model import LanguageModel, prepare
+from flexdemo.passes import compiled_pass
+
+QUESTION = "What is the capital of Peru?"
+OTHERS = ["Name it.", "Which city is Peru's capital?", "Tell me the capital city of Peru, please!"]
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def traced() -> LanguageModel:
+    """A model whose forward pass is traced as one graph and then run operation by operation."""
+    torch._dynamo.reset()
+    lm = prepare(models.random_model("llama", num_hidden_layers=2), models.tokenizer(), name="llama", backend="sdpa")
+    join_siblings(lm.model)
+    return replace(lm, compiled=compiled_pass("aot_eager"))
+
+
+def test_a_compiled_pass_gives_the_oracles_tokens(traced: LanguageModel) -> None:
+    plain = models.random_model("llama", num_hidden_layers=2)
+    result = flexdemo.ask(traced, QUESTION, OTHERS, methods=("all",), weights=[1, 2, 1, 3], max_new_tokens=5)
+    for name, (view, reference) in oracle.decode_views(plain, result.to_dict()).items():
+        assert list(view["token_ids"]) == reference.token_ids, name
+        assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5), name
+
+
+def test_another_length_compiles_nothing_anew(traced: LanguageModel) -> None:
+    """One graph for a prompt, two for suffix and answer token of one row, two of several rows; then none any more."""
+
+    def ask(repeats: int, others: int, **options: object) -> None:
+        flexdemo.ask(traced, QUESTION * repeats, OTHERS[:others], max_new_tokens=4, **options)
+
+    for methods in (("flex",), ("all",)):
+        ask(1, 3, methods=methods)
+    before = counters["stats"]["unique_graphs"]
+    for repeats, others in ((2, 3), (5, 2), (9, 1)):
+        for methods in (("flex",), ("all",)):
+            ask(repeats, others, methods=methods, mask="anchor", weights="raw")
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def test_compilation_is_refused_where_steps_cannot_be_captured() -> None:
+    with pytest.raises(BackendError, match=r"needs one CUDA device.*leave --compile out"):
+        prepare(models.random_model("llama"), models.tokenizer(), name="llama", compiled=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "phi3", "gpt2", "gemma2"])
+def test_joined_layers_compute_the_same_from_the_same_weights(kind: str) -> None:
+    """qwen2 has biases; phi3 and gpt2 have nothing to join and stay as they are."""
+    model = models.random_model(kind)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    before, weights = model(ids).logits, {name: each.clone() for name, each in model.state_dict().items()}
+    joined = join_siblings(model)
+    assert joined == (0 if kind in ("phi3", "gpt2") else 5 * model.config.num_hidden_layers)
+    torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
+    after = model.state_dict()
+    assert set(after) == set(weights) and all(after[name].equal(weights[name]) for name in weights)
+    siblings = [module for module in model.modules() if isinstance(module, Sibling)]
+    assert all(each.group.held is None for each in siblings), "no activation is kept"
+    for each in siblings:
+        part = each.group.weight.split(each.group.sizes)[each.place]
+        assert each.weight.data_ptr() == part.data_ptr(), "weights are held once"
+    assert kind == "gpt2" or any(isinstance(module, Lone) for module in model.modules())
+
+
+def test_a_sibling_called_alone_or_between_computes_by_itself() -> None:
+    """Passes of two threads may interleave in any order."""
+    attention = models.random_model("llama").model.layers[0].self_attn
+    x, y = torch.randn(2, 1, 3, 32)
+    names = ("q_proj", "k_proj", "v_proj")
+    expected = [[getattr(attention, name)(each) for name in names] for each in (x, y)]
+    assert join_siblings(attention) == 3
+    q, k, v = (getattr(attention, name) for name in names)
+    torch.testing.assert_close(k(x), expected[0][1])
+    told = [q(x), q(y), k(x), k(y), v(y), v(x)]
+    order = [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (0, 2)]
+    for found, (row, name) in zip(told, order, strict=True):
+        torch.testing.assert_close(found, expected[row][name])
