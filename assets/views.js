@@ -206,7 +206,7 @@
     if (event.target.closest?.('#link-exact')) zoomHere();
   });
   document.addEventListener('input', (event) => {
-    if (event.isTrusted && event.target.closest('#mask-window')) zoomed = null; // the visitor chooses another window
+    if (!choosing && event.target.closest('#mask-window')) zoomed = null; // the visitor chooses another window
     if (event.target.id !== 'link-token') return;
     const meta = metaOf(graph()), token = Number(event.target.value);
     if (event.target.value === '') clear();
@@ -221,7 +221,9 @@
 
   // The exact window: through the page's own fields, as a visitor would.
   let zoomed = null; // {rows, columns}: what was dragged over in the overview
+  let choosing = false; // this script sets the fields, not the visitor
   function showExactly(meta, rows, columns) {
+    choosing = true;
     const set = (id, range) => {
       const middle = Math.floor((range[0] + range[1]) / 2);
       const field = find(`#${id} input[type=number]`);
@@ -233,6 +235,7 @@
     set('mask-key', columns);
     const exact = find('#mask-exact input');
     if (!exact.checked) exact.click();
+    choosing = false;
   }
   function zoomHere() {
     const meta = metaOf(graph());
