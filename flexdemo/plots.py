@@ -42,6 +42,7 @@ __all__ = [
 
 GRID_TOKENS = 96  # up to here cells stand apart
 AXIS_PIXELS = 460  # of an axis, to judge whether its labels have room; the page knows better and sets them again
+LAST_LABEL = 32  # pixels to the right of the last cell, for half of its segment's name
 LABEL_MARK, LABEL_CHARACTER, LABEL_HEIGHT, LABEL_LINES = 20, 7, 16, 3
 KEPT, REMOVED, ADDED = CHANGES.values()
 HIDDEN = "rgba(128,136,148,0.10)"
@@ -118,10 +119,11 @@ def segment_axes(
     shapes += [{"type": "line", "x0": -0.5, "x1": right, "y0": y, "y1": y, "line": line} for y in y_bounds]
     shapes.append({"type": "rect", "x0": -0.5, "x1": right, "y0": -0.5, "y1": bottom, "line": line})
     common = {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": True, "title_standoff": 6}
+    common["ticklabeloverflow"] = "allow"  # else a name at the edge of a narrow figure is left out
     figure.update_xaxes(**common, **x_ticks, range=[-0.5, right], title_text="key (is seen)")
     figure.update_yaxes(**common, **y_ticks, range=[bottom, -0.5], title_text="query (sees)")
     figure.update_yaxes(scaleanchor="x", scaleratio=1, constraintoward="top")
-    return figure.update_layout(shapes=shapes)
+    return figure.update_layout(shapes=shapes, margin_r=LAST_LABEL)
 
 
 def base_figure(traces: Any, *, title: str = "", height: int | None = None) -> go.Figure:

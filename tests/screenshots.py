@@ -69,10 +69,11 @@ def take_tabs(browser: Any, url: str, folder: Path) -> None:
 
 
 def shrink(path: Path) -> None:
-    """Few colours make a small file; a page has few."""
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    """A picture that is too large with fewer colours; of a page so large that none is missed."""
+    if path.stat().st_size > LIMIT:
+        with Image.open(path) as picture:
+            few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path}: {size:,} bytes")
     if size > LIMIT:
