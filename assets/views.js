@@ -206,7 +206,6 @@
     if (event.target.closest?.('#link-exact')) zoomHere();
   });
   document.addEventListener('input', (event) => {
-    if (!choosing && event.target.closest('#mask-window')) zoomed = null; // the visitor chooses another window
     if (event.target.id !== 'link-token') return;
     const meta = metaOf(graph()), token = Number(event.target.value);
     if (event.target.value === '') clear();
@@ -221,9 +220,10 @@
 
   // The exact window: through the page's own fields, as a visitor would.
   let zoomed = null; // {rows, columns}: what was dragged over in the overview
-  let choosing = false; // this script sets the fields, not the visitor
+  for (const kind of ['pointerdown', 'keydown']) { // the visitor chooses another window
+    document.addEventListener(kind, (event) => { if (event.target.closest?.('#mask-window')) zoomed = null; });
+  }
   function showExactly(meta, rows, columns) {
-    choosing = true;
     const set = (id, range) => {
       const middle = Math.floor((range[0] + range[1]) / 2);
       const field = find(`#${id} input[type=number]`);
@@ -235,7 +235,6 @@
     set('mask-key', columns);
     const exact = find('#mask-exact input');
     if (!exact.checked) exact.click();
-    choosing = false;
   }
   function zoomHere() {
     const meta = metaOf(graph());

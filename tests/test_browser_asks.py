@@ -361,7 +361,7 @@ def test_a_newcomer_sees_a_recorded_result_until_the_first_run(visit: Visit) -> 
 
 def test_a_run_begun_while_the_page_still_loads_is_not_painted_over(visit: Visit) -> None:
     held: list[Any] = []
-    visit.page.route("**/queue/join*", held.append)
+    visit.page.route("**/queue/join*", lambda route: held.append(route))
     visit.page.reload()
     visit.page.locator("#mask-plot .nsewdrag").wait_for()
     visit.page.wait_for_timeout(200)
