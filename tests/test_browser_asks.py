@@ -361,12 +361,13 @@ def test_a_newcomer_sees_a_recorded_result_until_the_first_run(visit: Visit) -> 
 
 def test_a_run_begun_while_the_page_still_loads_is_not_painted_over(visit: Visit) -> None:
     held: list[Any] = []
-    visit.page.route("**/queue/join*", lambda route: held.append(route))
+    holding = [True]
+    visit.page.route("**/queue/join*", lambda route: held.append(route) if holding[0] else route.continue_())
     visit.page.reload()
     visit.page.locator("#mask-plot .nsewdrag").wait_for()
     visit.page.wait_for_timeout(200)
     assert held, "the page has asked for what it shows first"
-    visit.page.unroute("**/queue/join*")
+    holding[0] = False
     visit.page.locator("#run").click()
     visit.done()
     for route in held:
@@ -374,6 +375,7 @@ def test_a_run_begun_while_the_page_still_loads_is_not_painted_over(visit: Visit
     visit.page.wait_for_timeout(700)
     assert "Done" in visit.text("status-run") and "ecorded" not in visit.text("stats-flex")
     assert "Last run" in visit.text("tools-note")
+    visit.page.unroute("**/queue/join*")
     clean(visit)
 
 
