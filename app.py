@@ -3,39 +3,81 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import importlib.util
 import inspect
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flexdemo.cli import OneLineParser
 from flexdemo.config import InputError
+from flexdemo.environment import check_requirements
+from flexdemo.profiles import PROFILES
 from flexdemo.waiting import Waiting
 
-ASSETS = Path(__file__).resolve().parent / "assets"
+ROOT = Path(__file__).resolve().parent
+ASSETS = ROOT / "assets"
 EXAMPLES, RECORDED = ASSETS / "examples.json", ASSETS / "recorded.json"
-PROFILES = ("local",)
 
 
 def make_parser() -> argparse.ArgumentParser:
+    from flexdemo.cli import OneLineParser
+
     parser = OneLineParser(prog="python app.py", description="Serve the flexdemo page on this machine.")
     parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else 7860)")
-    parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
-    parser.add_argument("--profile", choices=PROFILES, default="local", help="where it runs; only 'local' so far")
+    parser.add_argument(
+        "--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: FLEXDEMO_MODEL, else the bundled model)"
+    )
+    where = "; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items())
+    hosted = "space" if "SPACE_ID" in os.environ else "local"
+    parser.add_argument("--profile", choices=PROFILES, default=hosted, help=f"whose limits hold ({where})")
+    parser.add_argument("--proxies", type=int, metavar="N", help="proxies in front that tell the visitor's address")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as MCP tools (gradio[mcp])")
+    parser.add_argument("--root-path", metavar="/PATH", help="path behind a proxy (default: GRADIO_ROOT_PATH)")
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        help="ask visitors for this account; @FILE reads it from a file's first line (default: FLEXDEMO_AUTH)",
+    )
+    parser.add_argument("--log-text", action="store_true", help="write visitors' questions into the log as well")
+    parser.add_argument(
+        "--grace", type=_seconds, default=5.0, metavar="S", help="seconds for running answers at a stop (default: 5)"
+    )
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    return number
+
+
+def resolve_root_path(given: str | None) -> str | None:
+    """The path under which a proxy serves the page; None leaves it to GRADIO_ROOT_PATH. InputError if unusable."""
+    if given is None or given.startswith(("http://", "https://")):
+        return given
+    if not given.startswith("/") or any(character in given for character in "?# "):
+        raise InputError(f"the root path must begin with / and be a plain path such as /flexdemo, not {given!r}")
+    return given.rstrip("/")
 
 
 def check_mcp() -> None:
@@ -100,53 +142,112 @@ def wait_at(host: str, port: int) -> Waiting:
         return Waiting(host, port, assets=folder / "assets", scripts=[*entry, *plots])
 
 
-def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> Any:
-    """Load the model, build the page and launch it: the running Blocks. InputError if there is no such model."""
+def own_folder() -> None:
+    """Visitors' files go to a folder that nobody else on this machine can read, and that is gone when the program is.
+
+    GRADIO_TEMP_DIR names another one, which stays.
+    """
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flexdemo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+class Page(NamedTuple):
+    """The page that runs: what is launched, what it tells of itself, and how requests are turned away."""
+
+    demo: Any
+    state: Any
+    close_gate: Any
+
+
+def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> Page:
+    """Load the model, build the page and launch it. InputError if there is no such model."""
+    from flexdemo import zerogpu
+
+    gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
     from flexdemo import load_model
+    from flexdemo.ledger import Ledger
+    from flexdemo.server import State, read_account, routes
     from flexdemo.threads import suit_threads
 
-    lm = load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend)
+    account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
+    lm = load_model(
+        args.model or os.environ.get("FLEXDEMO_MODEL") or None,
+        **zerogpu.load_options(gpu, args.device, args.dtype, args.backend),
+    )
+    if gpu.forks:
+        lm = zerogpu.place(lm)
     suit_threads(lm)
     with without_stubs():
         from flexdemo.ui import build_demo, launch_options
+        from flexdemo.ui_guard import Gate, Guard
 
+    ledger, gate = Ledger(log_text=args.log_text), Gate()
+    state = State(lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
+    examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
+    notice = zerogpu.NOTICE.format(backend=lm.backend) if gpu.forks else ""
+    profile = PROFILES[args.profile]
+    if args.proxies is not None:
+        profile = replace(profile, proxies=args.proxies)
+    page = {"profile": profile, "examples": examples, "recordings": read_recordings(), "gpu": gpu, "notice": notice}
+    demo = build_demo(lm, **page)
+    Guard(ledger, gate).protect(demo)
+    demo.queue(max_size=profile.queue)
+    waiting.close()
+    demo.launch(
+        server_name=host,
+        server_port=port,
+        root_path=resolve_root_path(args.root_path),
+        auth=account,
+        mcp_server=args.mcp,
+        prevent_thread_lock=True,
+        **launch_options(profile, routes=routes(state)),
+    )
+    state.demo = demo
+    waiting.pass_on()
+    return Page(demo, state, gate.close)
+
+
+def read_recordings() -> list[Any]:
+    """The recorded examples; none, and a line that says why, if they cannot be read."""
     from flexdemo.recording import load_recorded
 
     try:
-        recordings = load_recorded(RECORDED) if RECORDED.is_file() else []
+        return load_recorded(RECORDED) if RECORDED.is_file() else []
     except InputError as error:
         print(f"no recorded examples: {error}", file=sys.stderr)
-        recordings = []
-
-    examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
-    demo = build_demo(lm, examples=examples, recordings=recordings)
-    demo.queue(max_size=64)
-    waiting.close()
-    demo.launch(server_name=host, server_port=port, mcp_server=args.mcp, prevent_thread_lock=True, **launch_options())
-    waiting.pass_on()
-    return demo
+        return []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; 2 after one line on standard error when it cannot start."""
-    args = make_parser().parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     gc.disable()  # until the page is up: imports make a million objects, and they stay
     try:
+        check_requirements(ROOT / "requirements.txt")
+        args = make_parser().parse_args(argv)
         host, port = resolve_address(args.host, args.port)
+        resolve_root_path(args.root_path)
         if args.mcp:
             check_mcp()
+        if args.proxies is not None and args.proxies < 0:
+            raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
+        own_folder()
         with closing(wait_at(host, port)) as waiting:
-            demo = start(args, host, port, waiting)
+            page = start(args, host, port, waiting)
         gc.freeze()  # or the first collection, while the first visitor waits, would go through them all
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
         gc.enable()
-    demo.block_thread()
+    from flexdemo.server import serve_until_told
+
+    serve_until_told(page.demo, page.state, page.close_gate, grace=args.grace)
     return 0
 
 
 if __name__ == "__main__":
+    # As the first process of a container it would not hear the signal otherwise, until the page is up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     sys.exit(main())

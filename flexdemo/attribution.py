@@ -6,6 +6,7 @@ Attention mass is descriptive; the leave-one-out effect is causal. Knows no page
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import PLAIN, Ape, Decoding
+from .config import PLAIN, Ape, Decoding, OutOfTime
 from .encoding import Encoding, View, fused_view
 from .generation import Answer, Stream, generate
 from .metrics import normalise
@@ -82,18 +83,27 @@ def _hidden_views(prompt: SegmentedPrompt, view: View) -> list[View]:
 
 
 def attribute(
-    lm: LanguageModel, prompt: SegmentedPrompt, encoding: Encoding, token_ids: Sequence[int], *, ape: Ape = PLAIN
+    lm: LanguageModel,
+    prompt: SegmentedPrompt,
+    encoding: Encoding,
+    token_ids: Sequence[int],
+    *,
+    ape: Ape = PLAIN,
+    until: float = math.inf,
 ) -> Attribution:
     """Attribute an answer of the fused view to segments and paraphrases, in one more decode of the same tokens.
 
-    The answer is forced, so that all rows read the same tokens: the full view and one without each paraphrase.
+    The answer is forced, so that all rows read the same tokens: the full view and one without each paraphrase. Raises
+    OutOfTime if it is not done at the time `until` (of `time.monotonic`).
     """
     full = fused_view(prompt, encoding, ape)
     hidden = _hidden_views(prompt, full)
     forced = tuple(token_ids)
     streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
-    *_, last = generate(lm, [prompt], streams, Decoding(len(forced), detail=True))
-    whole, *others = last.answers
+    for progress in generate(lm, [prompt], streams, Decoding(len(forced), detail=True)):
+        whole, *others = progress.answers
+        if time.monotonic() >= until and not all(answer.stopped_by for answer in progress.answers):
+            raise OutOfTime("there was no time left to explain the answer")
     effects = tuple(
         Effect(view.name, answer.logprobs, math.fsum(whole.logprobs) - math.fsum(answer.logprobs))
         for view, answer in zip(hidden, others, strict=True)

@@ -12,15 +12,11 @@ from tqdm import tqdm
 
 from .config import InputError
 from .journal import TABLE, Form, Journal, finish
+from .memory import is_out_of_memory
 from .workers import Workers
 
 Made = Mapping[int, Sequence[Any]]
 Work = Callable[[Sequence[int]], Made]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the GPU's or the CPU's allocator gave up."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def in_batches(

@@ -27,6 +27,7 @@ from .methods import resolve_methods
 from .model import LanguageModel, load_model
 from .prompt import SegmentedPrompt, build_prompt
 from .shapes import SHAPES, check_shape, random_lm, random_model, random_prompt, weight_bytes
+from .whereabouts import measure_whereabouts
 
 PARAPHRASES = 5
 TIE = 0.05  # nats: what rounding in bf16 moves the log-probabilities of a random model
@@ -228,7 +229,7 @@ def _parts_at_a_tie(answer: Answer, other: Answer) -> bool:
 def measure_bundled(
     *, new_tokens: int = 32, runs: int = 5, device: str = "cpu", dtype: str = "float32", log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What all methods cost on the bundled model, over the shipped examples of PARAPHRASES wordings."""
+    """What the bundled model costs over the shipped examples of PARAPHRASES wordings: start, speed, all methods."""
     lm = load_model(device=device, dtype=dtype)
     examples = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
     asked = [each for each in examples if len(each["paraphrases"]) == PARAPHRASES - 1]
@@ -238,8 +239,10 @@ def measure_bundled(
     every = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in examples]
     batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3))
     log(str(batch))
+    texts = [(each["question"], each["paraphrases"]) for each in asked]
+    spent = measure_whereabouts(lm, texts, new_tokens=new_tokens, runs=runs, log=log)
     measured = {"questions": len(prompts), "methods": [cost.to_dict()], "batches": [batch.to_dict()]}
-    return {**run_facts(BUNDLED, device, dtype), **measured}
+    return {**run_facts(BUNDLED, device, dtype), **measured, **spent}
 
 
 def measure(

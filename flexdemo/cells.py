@@ -9,6 +9,7 @@ import re
 import struct
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -45,6 +46,8 @@ REASONS = (
     "visible: earlier answer token",
 )
 _CODE = {phrase: code for code, phrase in enumerate(REASONS)}
+# Letters and marks that are drawn as nothing, beside the controls: fillers, joiners, the blank of Braille.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
 
 
@@ -75,10 +78,30 @@ def visible_text(token: str) -> str:
     def show(char: str) -> str:
         if char in _SYMBOLS:
             return _SYMBOLS[char]
-        # Cc and Cf hold control and direction characters, which could reorder or hide what stands around them.
-        return f"\\u{ord(char):04x}" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char
+        return seen_text(char)
 
     return "".join(map(show, token)) or "∅"
+
+
+def seen_text(text: str) -> str:
+    """A text with what cannot be seen in it written as its code."""
+    return "".join(f"\\u{ord(char):04x}" if is_unseen(char) else char for char in text)
+
+
+def is_unseen(char: str) -> bool:
+    """Whether a character is drawn as nothing, or reorders or hides what stands around it."""
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return True
+    return char in _BLANK or "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def unseen(text: str) -> str:
+    """Which characters of a text cannot be seen, and how many of each; "" if there is none. Line ends and tabs can."""
+    counts = Counter(char for char in text if char not in "\t\n\r" and is_unseen(char))
+    return ", ".join(
+        f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}" + (f" ({count} times)" if count > 1 else "")
+        for char, count in counts.most_common(5)
+    )
 
 
 def plot_text(text: str) -> str:

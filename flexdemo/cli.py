@@ -241,4 +241,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        from .memory import ADVICE, is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: this does not fit in memory: {ADVICE}", file=sys.stderr)
+        return 2
     return 0

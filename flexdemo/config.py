@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 MOST_SAMPLES = 64
@@ -10,6 +11,10 @@ MOST_SAMPLES = 64
 
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says in one line what was wrong and what would be right."""
+
+
+class OutOfTime(InputError):
+    """A request has had its seconds before this part of it was done."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,25 @@ class Samples:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request to the page may ask for."""
+    """What one request to the page may ask for; `seconds` is how long it may compute, None for as long as it takes."""
 
     paraphrases: int = 10
     characters: int = 2000
     prompt_tokens: int = 8192
     new_tokens: int = 256
+    methods: int = 10
+    samples: int = 32
+    seconds: float | None = None
     file_bytes: int = 20_000_000
     file_rows: int = 200_000
+
+    def until(self) -> float:
+        """When a request that begins now has had its seconds, on the clock of `time.monotonic`; inf for never."""
+        return math.inf if self.seconds is None else time.monotonic() + self.seconds
+
+    def time_is_up(self) -> str:
+        """What is said of a request that was stopped at `until()`."""
+        return (
+            f"stopped after {self.seconds:g} seconds, the most that a request may take here: what was answered until "
+            "then is kept; ask for a shorter answer, fewer methods or fewer paraphrases"
+        )

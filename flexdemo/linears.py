@@ -6,30 +6,40 @@ shape of matrix gets one that Inductor tunes by itself, instead of one woven int
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+import torch._inductor
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import linear
-
-from .attention import suit_dynamo
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 TUNED = {"coordinate_descent_tuning": True, "coordinate_descent_check_all_directions": True}
 
 
-@functools.cache
-def _tuned() -> Callable[..., Tensor]:
-    return torch.compile(linear, dynamic=False, options=TUNED)
+_kernels: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
+
+
+def _tuned(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One row (1, K) times weight (N, K), by a kernel tuned for that shape at its first call.
+
+    Not through torch.compile: its guards tell a tensor of a graph's first run from one of the second, and what is
+    compiled anew in the second spoils the capture of a CUDA graph.
+    """
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    kind = (weight.shape, weight.dtype, weight.device, bias is None)
+    if kind not in _kernels:
+        _kernels[kind] = torch._inductor.compile(make_fx(linear)(*inputs), inputs, options=TUNED)
+    return _kernels[kind](*inputs)
 
 
 @torch.library.custom_op("flexdemo::product", mutates_args=())
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., K) times weight (N, K), as `linear` does; opaque to the compiler of a step."""
     if x.is_cuda and x.numel() == x.shape[-1]:
-        suit_dynamo()
-        return _tuned()(x, weight, bias)
+        return _tuned(x.reshape(1, -1), weight, bias).reshape(*x.shape[:-1], -1)
     return linear(x, weight, bias)
 
 

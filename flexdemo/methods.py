@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -252,6 +253,8 @@ def stream(
     partial: bool = True,
     schemes: Sequence[Scheme] = (),
     reading: Reading | None = None,
+    until: float = math.inf,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
@@ -260,7 +263,9 @@ def stream(
     weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
     many of the likeliest tokens at each step. Without `partial` only the finished Result is made. `schemes` are decoded
     in the same lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds
-    this one. Closing the generator stops the work within one token. Raises InputError for what cannot be asked.
+    this one. Closing the generator stops the work within one token, and so does what `check`, called after every token,
+    raises, and the time `until` (of `time.monotonic`): then the last Result is not `done`. Raises InputError for what
+    cannot be asked.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
     chosen = resolve_methods(methods, 1 + len(paraphrases))
@@ -271,26 +276,13 @@ def stream(
     by_confidence = isinstance(weights, str) and weights == "confidence"
     given = None if by_confidence else weights
     prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
+    given = weights if weights is None or isinstance(weights, str) else tuple(map(float, weights))
     request = Request(
-        question,
-        tuple(paraphrases),
-        methods=tuple(methods),
-        weights=weights if weights is None or isinstance(weights, str) else tuple(map(float, weights)),
-        mask=mask,
-        positions=positions,
-        samples=samples,
-        sample_temperature=sample_temperature,
-        ape_temperature=ape_temperature,
-        ape_scale=ape_scale,
-        prefix=prefix,
-        template=template,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        mass=mass,
-        candidates=candidates,
-    )
+        question, tuple(paraphrases), methods=tuple(methods), weights=given, mask=mask, positions=positions,
+        samples=samples, sample_temperature=sample_temperature, ape_temperature=ape_temperature, ape_scale=ape_scale,
+        prefix=prefix, template=template, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        seed=seed, mass=mass, candidates=candidates,
+    )  # fmt: skip
     known, confidence = reading.known(prompt) if reading else None, None
     spent = 0.0
     facts = {encoding: mask_facts(prompt, encoding)}
@@ -305,9 +297,13 @@ def stream(
         known = prefill(lm, [prompt], [SEGMENT], known)
         steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
         for measured in steps:
-            confidence, spent = measured, time.perf_counter() - began
-            if partial:
+            if check is not None:
+                check()
+            confidence, spent, late = measured, time.perf_counter() - began, time.monotonic() >= until
+            if partial or late:
                 yield result((), _seconds(lm, None, spent), False)
+            if late:
+                return
         assert confidence is not None
         prompt = prompt.reweighted(confidence_weights(confidence))
 
@@ -318,12 +314,16 @@ def stream(
     facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
     keep = functools.partial(reading.keep, encodings=encodings) if reading else None
     for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
-        done = all(answer.stopped_by for answer in progress.answers)
-        if not (partial or done):
+        if check is not None:
+            check()
+        done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until
+        if not (partial or done or late):
             continue
         answers = dict(zip(distinct, progress.answers, strict=True))
         results = tuple(_method_result(lm, m, streams, answers, facts, spent) for m, streams in plans.items())
         yield result(results, _seconds(lm, progress, spent), done)
+        if late:
+            return
 
 
 def _seconds(lm: LanguageModel, progress: Progress | None, spent: float) -> dict[str, float]:
@@ -342,6 +342,6 @@ def _seconds(lm: LanguageModel, progress: Progress | None, spent: float) -> dict
 
 
 def ask(lm: LanguageModel, question: str, paraphrases: Sequence[str] = (), **options: Any) -> Result:
-    """The finished Result of `stream` with the same arguments."""
+    """The last Result of `stream` with the same arguments: the finished one, unless its time was up."""
     (finished,) = stream(lm, question, paraphrases, partial=False, **options)
     return finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -20,6 +23,7 @@ from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
 from .config import InputError
 from .linears import join_siblings
 from .masks import make_layout
+from .memory import within_memory
 from .passes import Pass, compiled_pass
 from .prompt import PARAPHRASE, PREFIX
 
@@ -103,10 +107,44 @@ def _read_config(source: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"cannot load the model {source!r}: {reason} (a local folder or a reachable Hub id is needed)"
-        ) from error
+        raise ModelError(_why_not(source, error)) from error
+
+
+def _why_not(source: str, error: BaseException) -> str:
+    """One line: what is wrong with a model that cannot be loaded, and what to do."""
+    causes = [error]
+    while causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    if any(isinstance(each, GatedRepoError) for each in causes):
+        return (
+            f"the model {source!r} is gated: ask for access at https://huggingface.co/{source}, "
+            "then run `hf auth login` or set HF_TOKEN to a token of that account"
+        )
+    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
+    if 401 in statuses or any(isinstance(each, RepositoryNotFoundError) for each in causes):
+        return (
+            f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
+            "or set HF_TOKEN"
+        )
+    if any(isinstance(each, SafetensorError) for each in causes):
+        return (
+            f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
+            "copy or download the folder again"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"cannot load the model {source!r}: {reason} (a local folder or a reachable Hub id is needed)"
+
+
+def _check_tokenizer(source: str) -> None:
+    """InputError for a tokenizer file that is no JSON, of which the tokenizer's own error says nothing useful."""
+    path = Path(source) / "tokenizer.json"
+    if path.is_file():
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ModelError(
+                f"cannot load the tokenizer of {source!r}: {path.name} is cut off or damaged; copy the folder again"
+            ) from error
 
 
 def refuse_unsupported(config: Any) -> None:
@@ -245,7 +283,7 @@ def load_tokenizer(path: str | Path | None = None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the tokenizer of {source!r}: {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(_why_not(source, error)) from error
 
 
 def load_model(
@@ -271,21 +309,31 @@ def load_model(
         raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
     config = _read_config(source)
     refuse_unsupported(config)
+    _check_tokenizer(source)
     device_map = "auto" if device == "auto" and place == "cuda" and number > 1 else place
     previous, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     if path is None or not sys.stderr.isatty():  # a bar is for somebody who waits at a terminal for a large model
         transformers.logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": kind, "device_map": device_map, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, device_map=device_map, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot load the model {source!r}: {reason}") from error
+        with within_memory(lambda: source):
+            model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_why_not(source, error)) from error
     finally:
         transformers.logging.set_verbosity(previous)
         if bars:
             transformers.logging.enable_progress_bar()
+    lacking = sorted(told["missing_keys"])
+    if lacking:  # transformers would go on with random numbers in their place
+        raise ModelError(
+            f"cannot load the model {source!r}: its weights files lack {len(lacking)} tensors, such as {lacking[0]}; "
+            "copy or download the folder again"
+        )
     name = "tinyqa" if path is None else str(path)
     spent = time.perf_counter() - began
     options = {"captures": captures, "compiled": compiled}

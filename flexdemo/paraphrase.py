@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from .config import Decoding, InputError
 from .encoding import Encoding, View
-from .generation import Stream, generate
+from .generation import Answer, Stream, generate
 from .metrics import answer_text, normalise
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, Template, check_text, decode_ids, encode_text, make_template, pack
@@ -85,10 +87,21 @@ class _Asked:
 
 
 def paraphrase(
-    lm: LanguageModel, question: str, n: int = 5, *, seed: int = 0, temperature: float = 0.7, top_p: float = 0.9
+    lm: LanguageModel,
+    question: str,
+    n: int = 5,
+    *,
+    seed: int = 0,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    until: float = math.inf,
 ) -> list[str]:
-    """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer."""
-    return paraphrase_all(lm, [question], n, seeds=[seed], temperature=temperature, top_p=top_p)[0]
+    """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer.
+
+    At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all.
+    """
+    drawing = {"temperature": temperature, "top_p": top_p, "until": until}
+    return paraphrase_all(lm, [question], n, seeds=[seed], **drawing)[0]
 
 
 def paraphrase_all(
@@ -99,6 +112,7 @@ def paraphrase_all(
     seeds: Sequence[int],
     temperature: float = 0.7,
     top_p: float = 0.9,
+    until: float = math.inf,
 ) -> list[list[str]]:
     """Up to n distinct paraphrases of each question, all samples decoding as rows of one batch.
 
@@ -112,13 +126,17 @@ def paraphrase_all(
         asked.append(_Asked(text, seed, pack(lm.tokenizer, [text], (1.0,), template)))
     for attempt in range(ROUNDS):
         open_ones = [each for each in asked if len(each.kept) < n]
-        if not open_ones:
+        if not open_ones or time.monotonic() >= until:
             break
         streams = [s for i, each in enumerate(open_ones) for s in each.streams(i, n - len(each.kept), attempt)]
         decoding = Decoding(max(each.length for each in open_ones), temperature, top_p, mass=False)
-        *_, last = generate(lm, [each.prompt for each in open_ones], streams, decoding)
-        for stream, answer in zip(streams, last.answers, strict=True):
-            if answer.stopped_by != "length":
+        answers: Sequence[Answer] = ()
+        for progress in generate(lm, [each.prompt for each in open_ones], streams, decoding):
+            answers = progress.answers
+            if time.monotonic() >= until:
+                break
+        for stream, answer in zip(streams, answers, strict=True):
+            if answer.stopped_by not in (None, "length"):
                 text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
                 open_ones[stream.prompt].keep(answer_text(text))
     return [list(each.kept.values())[:n] for each in asked]

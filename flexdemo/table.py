@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from .bounds import ANY, Bounds, TooMuch, read_feather, read_parquet
 from .config import InputError
 from .files import write_file
 
@@ -65,11 +66,11 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     write_file(path, lambda scratch: WRITERS[ending](rows, scratch))
 
 
-def read_table(path: Path) -> pandas.DataFrame:
+def read_table(path: Path, bounds: Bounds = ANY) -> pandas.DataFrame:
     """A results table as a frame with the columns of Row, the same for every form it was written in.
 
     Lists are lists; missing truth values are pandas.NA and a missing agreement is NaN. Raises InputError for a file
-    that is no results table.
+    that is no results table, or above the bounds: that is told before it is unpacked, as far as its form allows.
     """
     path = Path(path)
     ending = _ending(path, "read")
@@ -78,8 +79,10 @@ def read_table(path: Path) -> pandas.DataFrame:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        return _frame(READERS[ending](data))
-    except (ValueError, TypeError, OSError, csv.Error) as error:  # pyarrow's errors are among these
+        return _frame(READERS[ending](data, bounds))
+    except TooMuch as error:
+        raise InputError(f"the file {path} {error}") from error
+    except (ValueError, TypeError, OSError, OverflowError, RecursionError, csv.Error) as error:  # pyarrow's too
         why = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read {path}: it is no results table of this program ({why})") from error
 
@@ -106,13 +109,18 @@ def _frame(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
     for name in COLUMNS:
         values, kind = columns[name], TYPES[name]
         if not all(_fits(value, kind) for value in values):
-            raise ValueError(f"column {name!r} holds something else than {getattr(kind, '__name__', kind)}")
+            raise _unfit(name)
         if kind == tuple[str, ...]:
             values = [list(value) for value in values]
         elif kind == (bool | None):
             values = [pandas.NA if value is None else value for value in values]
         made[name] = pandas.Series(values, dtype=DTYPES.get(kind, "object"), name=name)
     return pandas.DataFrame(made)
+
+
+def _unfit(name: str) -> ValueError:
+    kind = TYPES[name]
+    return ValueError(f"column {name!r} holds something else than {getattr(kind, '__name__', kind)}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -154,33 +162,30 @@ def _write_feather(rows: Sequence[Row], path: Path) -> None:
     feather.write_feather(_arrow(rows), str(path))
 
 
-def _read_feather(data: bytes) -> dict[str, list[Any]]:
-    from pyarrow import feather
-
-    return feather.read_table(io.BytesIO(data)).to_pydict()
-
-
 def _write_parquet(rows: Sequence[Row], path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(_arrow(rows), str(path))
 
 
-def _read_parquet(data: bytes) -> dict[str, list[Any]]:
-    from pyarrow import parquet
-
-    return parquet.read_table(io.BytesIO(data)).to_pydict()
-
-
 def _write_jsonl(rows: Sequence[Row], path: Path) -> None:
     path.write_text("".join(f"{json.dumps(asdict(row), allow_nan=False)}\n" for row in rows), encoding="utf-8")
 
 
-def _read_jsonl(data: bytes) -> dict[str, list[Any]]:
-    objects = [json.loads(line) for line in data.decode("utf-8").split("\n") if line]
-    if not all(isinstance(each, dict) and set(COLUMNS) <= set(each) for each in objects):
-        raise ValueError("a line lacks a column")
-    return {name: [each[name] for each in objects] for name in COLUMNS}
+def _read_jsonl(data: bytes, bounds: Bounds) -> dict[str, list[Any]]:
+    bounds.check(data.count(b"\n"), 0, len(data))
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for line in data.decode("utf-8").split("\n"):
+        if not line:
+            continue
+        told = json.loads(line)
+        if not (isinstance(told, dict) and set(COLUMNS) <= set(told)):
+            raise ValueError("a line lacks a column")
+        for name, values in columns.items():
+            if not _fits(told[name], TYPES[name]):
+                raise _unfit(name)
+            values.append(told[name])
+    return columns
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -196,10 +201,10 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) if value is not None else ""
 
 
-def _read_csv(data: bytes) -> dict[str, list[Any]]:
+def _read_csv(data: bytes, bounds: Bounds) -> dict[str, list[Any]]:
     before = csv.field_size_limit(max(len(data), 1))  # cells may be longer than the module's default
     try:
-        header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        header, *lines = _bounded(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True), bounds)
     finally:
         csv.field_size_limit(before)
     if not set(COLUMNS) <= set(header):
@@ -209,6 +214,12 @@ def _read_csv(data: bytes) -> dict[str, list[Any]]:
     if any(len(line) != len(header) for line in cells):
         raise ValueError("a line has too few or too many cells")
     return {name: [_value(line[place], TYPES[name]) for line in cells] for name, place in places.items()}
+
+
+def _bounded(lines: Iterable[list[str]], bounds: Bounds) -> Iterator[list[str]]:
+    for count, line in enumerate(lines):  # the header is line 0
+        bounds.check(count, 0, 0)
+        yield line
 
 
 def _value(cell: str, kind: Any) -> Any:
@@ -223,9 +234,9 @@ WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
 }
-READERS: Mapping[str, Callable[[bytes], dict[str, list[Any]]]] = {
-    ".feather": _read_feather,
-    ".parquet": _read_parquet,
+READERS: Mapping[str, Callable[[bytes, Bounds], dict[str, list[Any]]]] = {
+    ".feather": read_feather,
+    ".parquet": read_parquet,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
 }

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from . import ui_parts as parts
 from . import ui_work as work
 from .cells import Window
 from .config import Decoding, InputError, Limits
+from .door import Door
 from .methods import resolve_methods
 from .model import LanguageModel
+from .profiles import DEFAULT, Profile
 from .reading import Readings
 from .recording import Recorded
 from .ui_access import SCRIPT
 from .ui_ask import ask_side, note_of
 from .ui_compare import PAIR, Pair
+from .ui_door import Page
 from .ui_export import ResultTools
 from .ui_form import ROWS, Form, token_limit
 from .ui_links import SAVE, live_html, png_html
@@ -30,6 +34,7 @@ from .ui_results import ResultsFile
 from .ui_rows import RowPool, budget_of
 from .ui_style import CHIPS, FONTS, MONO, THEME
 from .ui_tabs import Tabs
+from .zerogpu import LOCAL, Gpu
 
 START_METHODS = ("flex", "origin", "per_prompt", "causal")
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
@@ -42,8 +47,11 @@ FALLBACK_EXAMPLE = {
 }
 
 
-def launch_options() -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys."""
+def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) -> dict[str, Any]:
+    """Arguments of `Blocks.launch` that make the page look and behave as it should: theme, style, keys, its door.
+
+    `routes` are those that the app has beside the page's.
+    """
     sizes = {"text_size": "sm", "spacing_size": "sm", "radius_size": "sm"}
     hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
     # Plain names of fonts: gradio would fetch a GoogleFont from outside.
@@ -55,9 +63,12 @@ def launch_options() -> dict[str, Any]:
         "js": SCRIPT,
         "head": f"<script defer>{(ASSETS / 'views.js').read_text(encoding='utf-8')}</script>",
         "footer_links": ["api", "settings"],
-        "max_file_size": Limits().file_bytes + UPLOAD_MARGIN,
+        "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
+        "state_session_capacity": profile.sessions,
+        "enable_monitoring": False,
+        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)], "routes": list(routes)},
         "ssr_mode": False,
-        "show_error": True,
+        "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }
 
 
@@ -69,16 +80,19 @@ def shown(part: Any) -> Any:
 def build_demo(
     lm: LanguageModel,
     *,
-    limits: Limits | None = None,
+    profile: Profile = DEFAULT,
     examples: Sequence[dict] = (),
     recordings: Sequence[Recorded] = (),
+    gpu: Gpu = LOCAL,
+    notice: str = "",
 ) -> gr.Blocks:
     """The page over a loaded model; launch it with `launch_options()`.
 
     An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
-    of `recordings` asked the same, its result is shown until the first run.
+    of `recordings` asked the same, its result is shown until the first run. `gpu` is how the work comes to a GPU, and
+    `notice` a line on top that says what is special about the place where this runs.
     """
-    limits = limits or Limits()
+    limits = profile.limits
     offered = list(examples) or [FALLBACK_EXAMPLE]
     first = offered[0]
     count = min(len(first["paraphrases"]), ROWS)
@@ -103,28 +117,32 @@ def build_demo(
             "the answer is fused from all of them.</p>",
             elem_id="masthead",
         )
+        if notice:
+            gr.HTML(f"<p>{parts.escape(notice)}</p>", elem_id="notice")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
                 asked = ask_side(
                     start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
                 )
             with gr.Column(scale=7, min_width=320, elem_id="see"):
-                seen = _see_side(lm, limits, start, drawn)
-        results = ResultsFile(limits)
-        _wire(lm, limits, offered, recordings, asked, seen, results, demo)
-        add_endpoints(lm, limits)
+                seen = _see_side(lm, profile, start, drawn, gpu)
+        results = ResultsFile(limits) if profile.uploads else None
+        _wire(lm, limits, offered, recordings, asked, seen, results, demo, gpu)
+        add_endpoints(lm, limits, gpu)
     return demo
 
 
-def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) -> dict[str, Any]:
+def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing, gpu: Gpu) -> dict[str, Any]:
     """Right: status, the two answers, every wording alone, the tabs with the mask first."""
+    limits = profile.limits
     with gr.Column(elem_id="status"):
         model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
+        queue = gr.HTML("", elem_id="status-queue")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
-    tools = ResultTools(lm)
+    tools = ResultTools(lm, gpu, disk_bytes=profile.disk_bytes)
     tabs = Tabs(lm, limits, drawn)
     program_section()
     return {
@@ -132,6 +150,7 @@ def _see_side(lm: LanguageModel, limits: Limits, start: Form, drawn: Drawing) ->
         "model": model,
         "state": state,
         "weights": weights,
+        "queue": queue,
         "pair": pair,
         "table": table,
         "tabs": tabs,
@@ -145,14 +164,17 @@ def _wire(
     recordings: Sequence[Recorded],
     asked: dict[str, Any],
     seen: dict[str, Any],
-    results: ResultsFile,
+    results: ResultsFile | None,
     demo: gr.Blocks,
+    gpu: Gpu,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-    runs, readings = work.Runs(), Readings()
+    runs, readings, remote = work.Runs(), Readings(), work.Remote(lm, limits, gpu)
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
+    # Who waits is told the place in the queue, where nothing else is covered by it.
+    waiting = {**running, "show_progress": "minimal", "show_progress_on": seen["queue"]}
 
     pair: PairWidgets = seen["pair"]
 
@@ -193,7 +215,8 @@ def _wire(
         current, reading = runs.start(session), readings.of(session)
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         try:
-            for frame in work.answers(lm, limits, form, current, pair=chosen, reading=reading):
+            made = work.answers(lm, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
+            for frame in made:
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
                 yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
         finally:
@@ -203,7 +226,7 @@ def _wire(
     outputs = [*pair.bodies, seen["table"], seen["state"], asked["message"], seen["weights"], tabs.live]
     outputs += [*tabs.outputs, *tools.outputs]
     triggers = [asked["run"].click, *(box.submit for box in (asked["question"], *asked["boxes"]))]
-    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **running)
+    event = gr.on(triggers, run, run_inputs, outputs, trigger_mode="once", **waiting)
 
     def rerun(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
@@ -216,22 +239,23 @@ def _wire(
         session = request.session_hash or ""
         current, reading = runs.start(session), readings.of(session)
         try:
-            for frame in work.ladder(lm, limits, Form.from_values(values), current, reading=reading):
+            form = Form.from_values(values)
+            for frame in work.ladder(lm, limits, form, current, reading=reading, remote=remote.ladder):
                 yield tuple(map(shown, frame))
         finally:
             runs.end(session, current)
 
     said = [pair.ladder, seen["state"], asked["message"]]
-    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **running)
+    climbed = pair.climb.click(ladder, asked["form"], said, trigger_mode="once", **waiting)
 
     def tick(*values: Any) -> list[str]:
         wordings = len(Form.from_values(values).wordings)
         return [method.name for method in resolve_methods(["all"], wordings)]
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
-    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **running)]
+    events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **waiting)]
     rows, share = RowPool(asked), asked["share"]
-    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running)
+    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [
@@ -259,7 +283,8 @@ def _wire(
 
     compared = [*pair.choices, tabs.window_inputs[0]]
     share.wire(rows, asked["form"], compared, asked["message"], drawing=drawing)
-    results.wire(rows, asked["note"], drawing=drawing)
+    if results is not None:
+        results.wire(rows, asked["note"], drawing=drawing)
 
     def recorded(request: gr.Request, index: int, *sides: Any) -> list[Any]:
         """What a recording of an example shows in the places of `outputs`; all as it is where there is none, and where
@@ -290,4 +315,4 @@ def _wire(
     begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
     chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
-    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running)
+    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running, gpu=gpu)

@@ -5,28 +5,31 @@ Names and docstrings of the functions are what clients and MCP tools are shown.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .config import Ape, Decoding, InputError, Limits, Samples
+from .config import Ape, Decoding, InputError, Limits, OutOfTime, Samples
 from .encoding import Encoding
 from .explain import CANDIDATES, NEEDED
 from .explain import explain as explain_result
+from .ledger import checkpoint, note
 from .masks import STRATEGIES
+from .memory import within_memory
 from .methods import METHODS, ask, resolve_methods
 from .model import LanguageModel
 from .paraphrase import paraphrase as write_paraphrases
 from .prompt import POSITIONS, build_prompt
 from .prompt_masks import check_encoding, mask_dict
-from .ui_form import CONFIDENCE, check_request, check_room, token_limit
+from .ui_form import CONFIDENCE, check_request, check_room, is_number, shortened, token_limit
 
 TEMPERATURE = 0.7  # at which paraphrases are sampled
 KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "text": ("a text", lambda value: isinstance(value, str)),
     "texts": ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value)),
     "whole": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "number": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "number": ("a number", is_number),
     "yes": ("true or false", lambda value: isinstance(value, bool)),
     "weights": (
         'a list of numbers, one for each wording, or "raw" or "confidence"',
@@ -43,8 +46,18 @@ def check_kinds(given: Mapping[str, Any], **kinds: str) -> None:
             continue
         words, fits = KINDS[kind.rstrip("?")]
         if not fits(value):
-            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-            raise InputError(f"{name} must be {words}, not {shown}")
+            raise InputError(f"{name} must be {words}, not {shortened(value)}")
+
+
+def note_answer(answered: Any) -> None:
+    """Tell the log what `/generate` did, from its JSON."""
+    if isinstance(answered, dict) and "results" in answered:
+        views = [view for result in answered["results"] for view in result["views"]]
+        note(
+            methods=[result["method"] for result in answered["results"]],
+            prompt_tokens=len(answered["prompt"]["token_ids"]),
+            new_tokens=sum(len(view["token_ids"]) for view in views),
+        )
 
 
 def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
@@ -90,7 +103,8 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
             explain: also what each wording contributed: attention mass, leave-one-out effect, candidates, agreement.
 
         Returns:
-            The JSON object that `python -m flexdemo generate --json` prints.
+            The JSON object that `python -m flexdemo generate --json` prints. Where the time that a request has here was
+            up, "stopped" says so, and the answers are what there was until then.
         """
         given = dict(locals())
         check_kinds(
@@ -102,6 +116,7 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         others = paraphrases or []
         lengths = {"max_new_tokens": max_new_tokens, "samples": samples}
         check_request(limits, question, others, prefix=prefix, **lengths)
+        check_request(limits, question, [], methods=len(set(methods or ()) - {"all"}))
         names = [method.name for method in resolve_methods(methods or ["flex"], 1 + len(others))]
         if explain:
             names = list(dict.fromkeys([*names, *NEEDED]))
@@ -113,9 +128,19 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
         sampling = {"samples": samples, "sample_temperature": sample_temperature}
         ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
+        until = limits.until()
         options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
-        result = ask(lm, question, others, **options)
-        return result.to_dict() | ({"explain": explain_result(lm, result).to_dict()} if explain else {})
+        note(question=question, paraphrases=others, prefix=prefix)
+        size = f"{1 + len(others)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
+        with within_memory(lambda: size):
+            result = ask(lm, question, others, **options, until=until, check=checkpoint())
+            told = result.to_dict()
+            try:
+                if explain and result.done:
+                    told["explain"] = explain_result(lm, result, until=until).to_dict()
+            except OutOfTime:
+                return told | {"stopped": limits.time_is_up()}
+        return told if result.done else told | {"stopped": limits.time_is_up()}
 
     return generate
 
@@ -180,7 +205,13 @@ def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list
         if not 1 <= n <= limits.paraphrases:
             raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {n}")
         Decoding(seed=seed, temperature=temperature)
-        return write_paraphrases(lm, question, n, seed=seed, temperature=temperature)
+        note(question=question)
+        until = limits.until()
+        with within_memory():
+            written = write_paraphrases(lm, question, n, seed=seed, temperature=temperature, until=until)
+        if not written and time.monotonic() >= until:
+            raise OutOfTime(limits.time_is_up())
+        return written
 
     return paraphrase
 

@@ -12,9 +12,9 @@ from .config import Limits
 from .masks import STRATEGIES
 from .methods import METHODS
 from .prompt import POSITIONS
-from .ui_form import CONFIDENCE, GIVEN, MOST_SAMPLES, ROWS, Form
+from .ui_form import CONFIDENCE, GIVEN, ROWS, Form
 from .ui_parts import Drawing
-from .ui_rows import budget_html
+from .ui_rows import budget_html, limits_html
 from .ui_share import Share
 from .ui_tabs import number
 from .ui_terms import terms_html
@@ -51,6 +51,8 @@ def ask_side(
         equal = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
     rows_message = gr.HTML("", elem_id="rows-message", elem_classes="message")
     budget = gr.HTML(budget_html(drawn.tokens, start.max_new_tokens, room), elem_id="budget")
+    if limits != Limits():
+        gr.HTML(limits_html(limits), elem_id="limits", elem_classes="help")
     shares = gr.HTML(drawn.shares, elem_id="shares")
     gr.HTML(terms_html("Weights"), elem_classes="terms")
     with gr.Row(elem_id="actions"):
@@ -71,7 +73,7 @@ def ask_side(
         [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
     )
     with gr.Accordion("Weights, sampling and prefix", open=False, elem_id="more"):
-        weighing = _weighing(start)
+        weighing = _weighing(start, limits)
         with gr.Row():
             temperature = number(0, 2, start.temperature, 0.05, "Temperature", "temperature")
             top_p = number(0.05, 1, start.top_p, 0.05, "Top-p", "top-p")
@@ -112,7 +114,7 @@ def ask_side(
     }  # fmt: skip
 
 
-def _weighing(start: Form) -> list[Any]:
+def _weighing(start: Form, limits: Limits) -> list[Any]:
     """Where the weights come from, and how the fused answer's attention to the wordings is shaped."""
     source = gr.Radio(
         [("My weights", GIVEN), ("Confidence (samples agreeing with the greedy answer)", CONFIDENCE)],
@@ -122,7 +124,7 @@ def _weighing(start: Form) -> list[Any]:
         elem_id="weights-from",
     )
     with gr.Row():
-        samples = number(1, MOST_SAMPLES, start.samples or 1, 1, "Samples", "samples")
+        samples = number(1, limits.samples, min(start.samples or 1, limits.samples), 1, "Samples", "samples")
         warmth = number(0.1, 2, start.sample_temperature or 1, 0.05, "Their temperature", "sample-temperature")
     _help("Samples: answers drawn from each wording. A higher temperature makes them differ more.")
     gr.HTML(terms_html("Confidence"), elem_classes="terms")

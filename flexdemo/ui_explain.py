@@ -66,11 +66,11 @@ class LastRun:
         return {answered.method: answered for answered in self.result.results}
 
 
-def finish(lm: LanguageModel, form: Form, result: Result) -> LastRun:
-    """Explain a finished result as far as its methods allow; this runs the model once more."""
+def finish(lm: LanguageModel, form: Form, result: Result, *, until: float = math.inf) -> LastRun:
+    """Explain a finished result as far as its methods allow; this runs the model once more. OutOfTime as `explain`."""
     result = with_names(form, result)
     ran = {answered.method for answered in result.results}
-    return LastRun(form, result, explain(lm, result) if ran.issuperset(NEEDED) else None)
+    return LastRun(form, result, explain(lm, result, until=until) if ran.issuperset(NEEDED) else None)
 
 
 def with_names(form: Form, result: Result) -> Result:

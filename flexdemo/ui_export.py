@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
 from transformers import PreTrainedModel
 
 from . import export
 from . import ui_parts as parts
 from .cells import mask_png
 from .config import InputError
+from .files import make_room
+from .memory import within_memory
 from .model import LanguageModel
 from .prompt_masks import mask_array
 from .proof import Proof, prove, reference_model
 from .ui_explain import LastRun
+from .zerogpu import LOCAL, Gpu, answer_seconds
 
 PNG_PIXELS = 1024  # that a short prompt's mask is enlarged to, by whole numbers
 BEFORE = "After a run: files, the Python program, and a check of the answers."
@@ -66,6 +70,14 @@ FILES: dict[str, tuple[str, str, Callable[[LastRun], bytes]]] = {
 }
 
 
+def save_secretly(data: bytes, name: str, folder: Path) -> str:
+    """Write a file where only who is told the path can ask for it: gradio's own names follow from the contents."""
+    place = folder / secrets.token_hex(32)
+    place.mkdir(parents=True, mode=0o700)
+    (place / name).write_bytes(data)
+    return str((place / name).resolve())
+
+
 class Prover:
     """Checks answers of one model against its dense reference, which is made at the first check and kept."""
 
@@ -75,10 +87,11 @@ class Prover:
         self._reference: PreTrainedModel | None = None
 
     def check(self, last: LastRun) -> Proof:
-        with self._lock:
-            if self._reference is None:
-                self._reference = reference_model(self._lm)
-        return prove(self._lm, last.result, reference=self._reference)
+        with within_memory():
+            with self._lock:
+                if self._reference is None:
+                    self._reference = reference_model(self._lm)
+            return prove(self._lm, last.result, reference=self._reference)
 
 
 def badge_html(proof: Proof) -> str:
@@ -91,8 +104,9 @@ def badge_html(proof: Proof) -> str:
 class ResultTools:
     """The tools of the last result: built inside a Blocks context, wired afterwards. Holds nothing of a visitor."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self._prover = Prover(lm)
+    def __init__(self, lm: LanguageModel, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
+        self._disk_bytes = disk_bytes
+        self._prove = gpu.wrap(Prover(lm).check, lambda last: answer_seconds(32))
         self.note = gr.HTML(BEFORE, elem_id="tools-note")
         with gr.Row(elem_id="result-tools"):
             self.buttons = {
@@ -132,7 +146,16 @@ class ResultTools:
             except InputError as error:
                 return None, parts.alert_html(str(error))
             name = export.file_name(last.form.question, suffix)
-            path = save_bytes_to_cache(data, name, self.file.GRADIO_CACHE)
+            folder = Path(self.file.GRADIO_CACHE)
+            try:
+                if self._disk_bytes is not None:
+                    make_room(folder, self._disk_bytes, len(data))
+                path = save_secretly(data, name, folder)
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                return None, parts.alert_html(
+                    f"the file cannot be made: {reason} on the server; the result is still here, try again later"
+                )
             self.file.temp_files.add(path)  # which are deleted as the page's `delete_cache` says
             return path, ""
 
@@ -145,7 +168,7 @@ class ResultTools:
             if last is None:
                 return NOT_CHECKED, parts.alert_html("there is nothing to check yet: press Run")
             try:
-                return badge_html(self._prover.check(last)), ""
+                return badge_html(self._prove(last)), ""
             except InputError as error:
                 return NOT_CHECKED, parts.alert_html(f"Cannot be checked: {error}")
 

@@ -13,7 +13,6 @@ from .prompt import SegmentedPrompt, build_prompt
 from .prompt_masks import check_encoding
 
 ROWS = 10
-MOST_SAMPLES = 32  # on the page: each is a row of a batch that has so many for every wording
 GIVEN, CONFIDENCE = "given", "confidence"  # where weights come from: the visitor, or samples
 
 
@@ -43,7 +42,7 @@ class Form:
         """From the widgets' values: question, rows, weights (the question's first), then the settings in order."""
         question, rows, weights = values[0], values[1 : 1 + ROWS], values[1 + ROWS : 2 + 2 * ROWS]
         strategy, positions, methods, length, temperature, top_p, seed, prefix, *weighing = values[2 + 2 * ROWS :]
-        texts, chosen = tuple(row or "" for row in rows), tuple(methods)
+        texts, chosen = tuple(row or "" for row in rows), tuple(methods or ())
         decoding = (length, temperature, top_p, seed)
         return cls(
             question or "", texts, tuple(weights), strategy, positions, chosen, *decoding, prefix or "", *weighing
@@ -77,6 +76,7 @@ class Form:
         for name, weight in zip(self.names, chosen, strict=True):
             if weight is None:
                 raise InputError(f"the weight of {name} is empty: give a number, 0 or more")
+            check_number(f"the weight of {name}", weight)
         return tuple(float(weight) for weight in chosen if weight is not None)
 
     def arguments(self) -> dict[str, Any]:
@@ -94,6 +94,7 @@ class Form:
         for what, value, _ in numbers.values():
             if value is None:
                 raise InputError(f"{what} is empty: give a number")
+            check_number(what, value)
         return {
             "question": self.question,
             "paraphrases": [self.paraphrases[i] for i in self.filled],
@@ -106,6 +107,26 @@ class Form:
         }
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that fits in a float; truth values and texts are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def check_number(what: str, value: Any) -> None:
+    if not is_number(value):
+        raise InputError(f"{what} must be a number, not {shortened(value)}")
+
+
+def shortened(value: Any) -> str:
+    """A value of anybody's as it would be written, on one line and not too long."""
+    if isinstance(value, str | list | dict):
+        value = value[:60] if not isinstance(value, dict) else dict(list(value.items())[:3])
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:57]}..."
+
+
 def check_request(
     limits: Limits,
     question: str,
@@ -114,6 +135,7 @@ def check_request(
     prefix: str = "",
     max_new_tokens: int = 1,
     samples: int = 1,
+    methods: int = 1,
 ) -> None:
     """Raise InputError for what the page does not take, before any tokenising."""
     if len(paraphrases) > limits.paraphrases:
@@ -125,10 +147,15 @@ def check_request(
             raise InputError(
                 f"{what} is too long: it has {len(text):,} characters, the limit is {limits.characters:,}; shorten it"
             )
+        if "\0" in text:
+            raise InputError(f"{what} contains a NUL character, which a page cannot show: remove it")
     if max_new_tokens > limits.new_tokens:
-        raise InputError(f"an answer of {max_new_tokens} tokens is too long: ask for at most {limits.new_tokens}")
-    if samples > MOST_SAMPLES:
-        raise InputError(f"{samples} samples of each wording are too many: draw at most {MOST_SAMPLES}")
+        asked = shortened(max_new_tokens)
+        raise InputError(f"an answer of {asked} tokens is too long: ask for at most {limits.new_tokens}")
+    if samples > limits.samples:
+        raise InputError(f"{samples} samples of each wording are too many: draw at most {limits.samples}")
+    if methods > limits.methods:
+        raise InputError(f"{methods} methods are too many: choose at most {limits.methods}")
 
 
 def token_limit(lm: LanguageModel, limits: Limits) -> int:
@@ -153,7 +180,7 @@ def compose(lm: LanguageModel, limits: Limits, form: Form) -> SegmentedPrompt:
     arguments = form.arguments()
     check_encoding(Encoding(form.strategy, form.positions))
     length = arguments["max_new_tokens"]
-    lengths = {"max_new_tokens": length, "samples": arguments["samples"]}
+    lengths = {"max_new_tokens": length, "samples": arguments["samples"], "methods": len(form.methods)}
     check_request(limits, form.question, arguments["paraphrases"], prefix=form.prefix, **lengths)
     Samples(arguments["samples"], arguments["sample_temperature"])
     Ape(arguments["ape_temperature"], arguments["ape_scale"])

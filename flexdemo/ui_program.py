@@ -11,7 +11,9 @@ import gradio as gr
 
 from . import ui_api as api
 from .config import InputError, Limits
+from .ledger import note
 from .model import LanguageModel
+from .zerogpu import LOCAL, Gpu, answer_seconds
 
 ADDRESS = "http://127.0.0.1:7860"
 CLIENT = """from gradio_client import Client
@@ -43,21 +45,32 @@ def for_clients(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(endpoint)
     def call(*args: Any, **options: Any) -> Any:
         try:
-            return endpoint(*args, **options)
+            answered = endpoint(*args, **options)
         except InputError as error:
+            note(message=str(error))
             raise gr.Error(str(error), print_exception=False) from error
+        api.note_answer(answered)
+        return answered
 
     return call
 
 
-def add_endpoints(lm: LanguageModel, limits: Limits) -> None:
+def add_endpoints(lm: LanguageModel, limits: Limits, gpu: Gpu = LOCAL) -> None:
     """Register the endpoints with the Blocks being built; those that run the model share the queue of runs."""
     running: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     drawing: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 4}
-    gr.api(for_clients(api.generate_endpoint(lm, limits)), api_name="generate", **running)
+    generate = gpu.wrap(api.generate_endpoint(lm, limits), _seconds)
+    paraphrase = gpu.wrap(api.paraphrase_endpoint(lm, limits), _seconds)
+    gr.api(for_clients(generate), api_name="generate", **running)
     gr.api(for_clients(api.mask_endpoint(lm, limits)), api_name="mask", **drawing)
-    gr.api(for_clients(api.paraphrase_endpoint(lm, limits)), api_name="paraphrase", **running)
+    gr.api(for_clients(paraphrase), api_name="paraphrase", **running)
     gr.api(for_clients(api.methods_endpoint(lm, limits)), api_name="methods", **drawing)
+
+
+def _seconds(*args: Any, max_new_tokens: Any = 32, paraphrases: Any = (), **options: Any) -> float:
+    given = [value for value in args if isinstance(value, int) and not isinstance(value, bool)]
+    longest = max([value for value in (*given, max_new_tokens) if isinstance(value, int)], default=32)
+    return answer_seconds(min(longest, Limits().new_tokens), rows=10)
 
 
 def program_section() -> gr.HTML:

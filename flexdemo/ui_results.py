@@ -13,16 +13,20 @@ from typing import Any
 import gradio as gr
 
 from . import ui_parts as parts
+from .bounds import Bounds
+from .cells import seen_text
 from .config import InputError, Limits
 from .plots_results import accuracy_figure, wordings_figure
 from .summary import Disagreement, Summary, disagreements, summarise
 from .table import FORMATS, read_table
 from .ui_form import ROWS
 from .ui_parts import escape
-from .ui_rows import RowPool
+from .ui_rows import RowPool, detail
 from .ui_work import Rows
 
 MOST_LISTED = 200
+RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
+UNPACKED = 10  # times the size of a file that its contents may have
 CHOOSE = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-record]');
@@ -53,12 +57,11 @@ def open_results(path: Path, limits: Limits) -> Opened:
             "`python -m flexdemo evaluate --report` makes a page of any size"
         )
     try:
-        table = read_table(path)
-        if len(table) > limits.file_rows:
-            raise InputError(
-                f"the file {path.name} has {len(table):,} rows: at most {limits.file_rows:,} can be opened here"
-            )
-        return Opened(path.name, summarise(table), tuple(disagreements(table, MOST_LISTED)))
+        table = read_table(path, Bounds(limits.file_rows, UNPACKED * limits.file_bytes))
+        resamples = max(1_000, min(10_000, RESAMPLED // max(1, table["id"].nunique())))
+        return Opened(
+            seen_text(path.name), summarise(table, resamples=resamples), tuple(disagreements(table, MOST_LISTED))
+        )
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error
 
@@ -184,9 +187,10 @@ class ResultsFile:
         gr.on([self.file.upload, self.file.clear], show, self.file, self.outputs, **waiting)
 
         def fill(event: gr.EventData, opened: Opened | None, used: tuple[int, int]) -> list[Any]:
-            if opened is None or event.index not in range(len(opened.disagreements)):
+            index = detail(event, "index")
+            if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
                 return [gr.skip()] * (len(rows.outputs) + 2)
-            record = opened.disagreements[event.index]
+            record = opened.disagreements[index]
             texts = record.paraphrases[:ROWS]
             filled = rows.updates(Rows(tuple(texts), (1.0,) * (len(texts) + 1)), used[1])
             return [record.question, record_note(opened.name, record), *filled]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from . import ui_parts as parts
+from .cells import unseen
 from .config import InputError, Limits
+from .memory import within_memory
+from .methods import METHODS
 from .model import LanguageModel
 from .prompt import build_prompt
-from .ui_form import ROWS, Form, check_request, token_limit
+from .ui_form import ROWS, Form, check_request, is_number, token_limit
 from .ui_work import Rows
+from .zerogpu import LOCAL, Gpu, answer_seconds
 
+MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 # A paste of several lines into a paraphrase becomes several rows. The first line joins what stands before the cursor,
 # the last one what stands after it, as in any text box; blank lines are left out.
 PASTE = r"""
@@ -43,6 +49,33 @@ def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
     return f"<span>{said}{over}</span>{bar}"
 
 
+def limits_html(limits: Limits) -> str:
+    """What one request may have where the page runs, in one line."""
+    said = [
+        f"at most {min(limits.paraphrases, ROWS)} paraphrases",
+        f"{limits.characters:,} characters a text",
+        f"{limits.new_tokens:,} tokens an answer",
+    ]
+    said += [] if limits.methods >= len(METHODS) else [f"{limits.methods} methods"]
+    said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
+    return f"<p>Limits here: {', '.join(said)}.</p>"
+
+
+def unseen_html(form: Form) -> str:
+    """Which characters of the form's texts cannot be seen or change the direction of what is around them."""
+    texts = [("the question", form.question)]
+    texts += [(f"paraphrase {i}", text) for i, text in enumerate(form.paraphrases, start=1)]
+    said = [
+        f"{what} holds {told}"
+        for what, text in (*texts, ("the prefix", form.prefix))
+        if (told := unseen(text[:MOST_READ]))
+    ]
+    if not said:
+        return ""
+    note = f"{'; '.join(said)}. The model reads them; the token view has their codes, or \ufffd for a part of one."
+    return f'<span class="unseen" role="note">{escape(note[0].upper() + note[1:])}</span>'
+
+
 def count_tokens(lm: LanguageModel, limits: Limits, form: Form) -> int | None:
     """Tokens of the packed prompt, also of one that is too long to run; None for one that cannot be packed."""
     paraphrases = [form.paraphrases[i] for i in form.filled]
@@ -56,7 +89,14 @@ def count_tokens(lm: LanguageModel, limits: Limits, form: Form) -> int | None:
 def budget_of(lm: LanguageModel, limits: Limits, form: Form, tokens: int | None = None) -> str:
     """The budget of a form, whose prompt has `tokens` if that is known already."""
     tokens = count_tokens(lm, limits, form) if tokens is None else tokens
-    return budget_html(tokens, form.max_new_tokens, token_limit(lm, limits))
+    length = form.max_new_tokens if is_number(form.max_new_tokens) else None
+    return budget_html(tokens, length, token_limit(lm, limits)) + unseen_html(form)
+
+
+def detail(event: gr.EventData, name: str) -> Any:
+    """A detail of an event as the browser told it, None where it did not: what is told may be anything."""
+    told = event._data
+    return told.get(name) if isinstance(told, dict) else None
 
 
 class RowPool:
@@ -84,6 +124,7 @@ class RowPool:
         *,
         drawing: dict[str, Any],
         running: dict[str, Any],
+        gpu: Gpu = LOCAL,
     ) -> Any:
         """Returns the event after which all weights are equal."""
         asked, message = self.asked, self.asked["message"]
@@ -103,10 +144,12 @@ class RowPool:
         equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
 
         def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
-            if event.row not in range(used[0]):  # the row has gone meanwhile
+            row, lines = detail(event, "row"), detail(event, "lines")
+            if not isinstance(row, int) or row not in range(used[0]):  # the row has gone meanwhile
                 return [gr.skip()] * (len(self.outputs) + 1)
-            lines = [str(line) for line in event.lines]
-            rows, left_out = Rows.from_values(used[0], values).pasted(event.row, lines)
+            if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
+                return [*[gr.skip()] * len(self.outputs), parts.alert_html("what was pasted is no list of lines")]
+            rows, left_out = Rows.from_values(used[0], values).pasted(row, lines)
             said = ""
             if left_out:
                 said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {ROWS} paraphrases"
@@ -115,9 +158,15 @@ class RowPool:
         pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
         pasted.select(paste, self.inputs, [*self.outputs, asked["rows_message"]], **drawing)
 
+        def more(rows: Rows, question: str, seed: int) -> Rows:
+            with within_memory():
+                return rows.written(lm, limits, question, seed)
+
+        written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
+
         def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
             try:
-                rows = Rows.from_values(used[0], values).written(lm, limits, question or "", int(seed or 0))
+                rows = written(Rows.from_values(used[0], values), question or "", int(seed or 0))
             except InputError as error:
                 return [*[gr.skip()] * len(self.outputs), parts.alert_html(str(error))]
             return [*self.updates(rows, used[1]), ""]
@@ -127,6 +176,8 @@ class RowPool:
         asked["write"].click(write, write_inputs, [*self.outputs, message], **waiting)
 
         def load_example(index: int, used: tuple[int, int]) -> list[Any]:
+            if index not in range(len(examples)):
+                return [gr.skip()] * (len(self.outputs) + 2)
             example = examples[index]
             texts = tuple(example["paraphrases"][:ROWS])
             rows = Rows(texts, (1,) * (len(texts) + 1))

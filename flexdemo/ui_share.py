@@ -10,7 +10,7 @@ from . import ui_parts as parts
 from .config import InputError, Limits
 from .share import State, from_query, side_parts, side_text, to_query
 from .ui_compare import PAIR, Pair
-from .ui_form import CONFIDENCE, GIVEN, MOST_SAMPLES, Form
+from .ui_form import CONFIDENCE, GIVEN, Form
 from .ui_rows import RowPool
 from .ui_work import Rows
 
@@ -19,7 +19,6 @@ HEAVIEST = 10  # of a weight's slider
 RANGES = (
     ("temperature", "temperature", 0, 2),
     ("top_p", "top_p", 0.05, 1),
-    ("samples", "samples", 1, MOST_SAMPLES),
     ("sample_temperature", "sample_temperature", 0.1, 2),
     ("ape_temperature", "ape_temperature", 0.1, 2),
     ("ape_scale", "ape_scale", 0.1, 2),
@@ -75,6 +74,8 @@ def open_link(query: str, limits: Limits) -> State | None:
         value = getattr(state, field)
         if not low <= value <= high:
             raise InputError(f"{key} in the link is {value:g}: the page takes {low:g} to {high:g}")
+    if state.samples > limits.samples:
+        raise InputError(f"samples in the link is {state.samples}: the page takes 1 to {limits.samples}")
     if max(state.weights or (0,)) > HEAVIEST:
         raise InputError(f"w in the link has {max(state.weights or ()):g}: the page takes weights up to {HEAVIEST}")
     return state

@@ -11,6 +11,7 @@ from . import ui_parts as parts
 from .attention_map import heads_of
 from .cells import EXACT_TOKENS
 from .config import InputError, Limits
+from .memory import within_memory
 from .model import LanguageModel
 from .ui_access import effect_words, mass_words
 from .ui_explain import LastRun
@@ -18,6 +19,7 @@ from .ui_links import ANSWER, LINKS
 from .ui_parts import Drawing
 from .ui_style import COLOURS
 from .ui_terms import terms_html
+from .zerogpu import LOCAL, Gpu, answer_seconds
 
 MEAN = -1  # "mean over all", in place of the number of a layer or head
 
@@ -130,7 +132,15 @@ class Tabs:
             told.note_html("attention", last), gone, "",
         ]  # fmt: skip
 
-    def wire(self, lm: LanguageModel, runs: list[Any], *, drawing: dict[str, Any], running: dict[str, Any]) -> None:
+    def wire(
+        self,
+        lm: LanguageModel,
+        runs: list[Any],
+        *,
+        drawing: dict[str, Any],
+        running: dict[str, Any],
+        gpu: Gpu = LOCAL,
+    ) -> None:
         """Events of the tabs; `runs` are the events that answer, after which the settings of the mass still hold."""
 
         def mass(last: LastRun | None, layer: int, head: int, per_token: bool) -> Any:
@@ -151,9 +161,15 @@ class Tabs:
 
         self.step.change(candidates, [self.last, self.step], self.candidates, trigger_mode="always_last", **drawing)
 
+        def plot(last: LastRun | None, layer: float | None, head: float | None) -> Any:
+            with within_memory():
+                return told.attention_plot(lm, last, layer, head)
+
+        plotted = gpu.wrap(plot, lambda *_: answer_seconds(1))
+
         def attention(last: LastRun | None, layer: float | None, head: float | None) -> tuple[Any, str]:
             try:
-                return gr.update(value=told.attention_plot(lm, last, layer, head), visible=True), ""
+                return gr.update(value=plotted(last, layer, head), visible=True), ""
             except InputError as error:
                 return gr.update(value=None, visible=False), parts.alert_html(str(error))
 

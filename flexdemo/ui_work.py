@@ -8,14 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from . import ui_compare as compared
 from . import ui_parts as parts
-from .config import Decoding, InputError, Limits
+from .config import Decoding, InputError, Limits, OutOfTime
 from .ladder import climb
+from .ledger import checkpoint, note
+from .memory import within_memory
 from .methods import Result, stream
 from .model import LanguageModel
 from .paraphrase import paraphrase
@@ -24,6 +27,7 @@ from .ui_compare import PAIR, Pair
 from .ui_explain import CANDIDATES, LastRun, finish, with_names
 from .ui_form import ROWS, Form, check_request, compose
 from .ui_links import live_html
+from .zerogpu import Gpu, answer_seconds
 
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 WRITTEN = 4  # paraphrases that one click asks the model for
@@ -36,6 +40,11 @@ class Run:
     flag: threading.Event
     last: Result | None = None
     stopped: str = "Stopped before the first token"
+
+    def goes_on(self, last: Result) -> bool:
+        """Take what there is so far; whether to go on."""
+        self.last = last
+        return not self.flag.is_set()
 
 
 class Runs:
@@ -56,6 +65,9 @@ class Runs:
         return run
 
     def end(self, session: str, run: Run) -> None:
+        note_result(run.last)
+        if run.flag.is_set():
+            note(outcome="stopped")
         with self._lock:
             if self._runs.get(session) is run:
                 del self._runs[session]
@@ -109,6 +121,34 @@ class Frame:
     weights: str | None = None
     last: LastRun | None = None
     live: str | None = None
+    result: Result | None = None
+
+
+def note_result(result: Result | None) -> None:
+    """Tell the log what ran: no text of the visitor's, unless it was started to be logged."""
+    if result is None:
+        return
+    made = sum(len(view.token_ids) for answered in result.results for view in answered.views)
+    methods = [answered.method for answered in result.results]
+    note(methods=methods, prompt_tokens=len(result.prompt.token_ids), new_tokens=made)
+    if result.request is not None:
+        note(question=result.request.question, paraphrases=list(result.request.paraphrases))
+
+
+class Remote:
+    """The page's long work as calls that take and give plain data; None where they run as they are."""
+
+    def __init__(self, lm: LanguageModel, limits: Limits, gpu: Gpu) -> None:
+        self.answers: Callable[..., Iterator[Frame]] | None = None
+        self.ladder: Callable[..., Iterator[tuple[str | None, str, str]]] | None = None
+        if gpu.forks:
+            self.answers = gpu.wrap(partial(_frames, lm, limits), _seconds)
+            self.ladder = gpu.wrap(partial(_rungs, lm, limits), _seconds)
+
+
+def _seconds(form: Form, pair: Pair | None = None) -> float:
+    samples = (form.samples or 1) if form.by_confidence else 1
+    return answer_seconds(form.max_new_tokens or 1, rows=len(form.wordings) * samples * max(1, len(form.methods)))
 
 
 def answers(
@@ -119,34 +159,81 @@ def answers(
     *,
     pair: Pair = PAIR,
     reading: Reading | None = None,
+    remote: Callable[..., Iterator[Frame]] | None = None,
 ) -> Iterator[Frame]:
     """What is shown while a form runs: the answers as they grow, and at the end what explains them.
 
     `pair` are the schemes of the two cards; a prompt that `reading` holds is not read again. Ends within one token of
-    the stop flag, whether or not anybody still takes what it yields.
+    the stop flag, whether or not anybody still takes what it yields, and when the time of a request is up; where a
+    worker does it (`remote`), within one picture of the flag.
     """
+    if remote is None:
+        yield from _frames(lm, limits, form, pair, reading=reading, goes_on=run.goes_on)
+        return
+    frames = remote(form, pair)
+    for frame in frames:
+        run.last = frame.result or run.last
+        if run.flag.is_set():
+            frames.close()
+            return
+        yield frame
+
+
+def _frames(
+    lm: LanguageModel,
+    limits: Limits,
+    form: Form,
+    pair: Pair,
+    *,
+    reading: Reading | None = None,
+    goes_on: Callable[[Result], bool] = lambda last: True,
+) -> Iterator[Frame]:
+    """The pictures of `answers`; ends within one token once `goes_on` says no."""
+    last: Result | None = None
+
+    def size() -> str:
+        return f"{len(prompt.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(form.methods)} methods"
+
+    def give_up() -> None:
+        if reading is not None:
+            reading.prefill = None
+
     try:
-        prompt = compose(lm, limits, form)
-        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading}
-        frames = stream(lm, **form.arguments(), **options)
+        prompt, until = compose(lm, limits, form), limits.until()
+        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
+        frames = stream(lm, **form.arguments(), **options, check=checkpoint())
         if reading is None or reading.known(prompt) is None:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
             table, waiting = parts.table_html(form, None, pair.methods), parts.weights_html(None)
             yield Frame(cards, table, "Reading the prompt", "", waiting)
         shown = 0.0
-        for run.last in frames:
-            if run.flag.is_set():
-                frames.close()
-                return
-            if run.last.done or time.monotonic() - shown >= FRAME_SECONDS:
-                shown = time.monotonic()
-                yield _frame(form, pair, run.last)
-        if run.last is not None and not run.flag.is_set():
-            last = finish(lm, form, run.last)
-            if not run.flag.is_set():
-                yield Frame(last=last)
+        with within_memory(size, give_up=give_up):
+            for last in frames:
+                if not goes_on(last):
+                    frames.close()
+                    return
+                if last.done or time.monotonic() - shown >= FRAME_SECONDS:
+                    shown = time.monotonic()
+                    yield _frame(form, pair, last)
+            if last is not None and not last.done:
+                yield replace(_late(form, pair, last, limits, "Stopped"), result=last)
+            elif last is not None:
+                try:
+                    explained = finish(lm, form, last, until=until)
+                except OutOfTime:
+                    yield replace(_late(form, pair, last, limits, "Done, not explained"), result=last)
+                    return
+                if goes_on(last):
+                    yield Frame(last=explained, result=last)
     except InputError as error:
+        note(outcome="refused", message=str(error))
         yield Frame(line="Not run", message=parts.alert_html(str(error)))
+
+
+def _late(form: Form, pair: Pair, result: Result, limits: Limits, state: str) -> Frame:
+    """What is shown when the time of a request is up: the answers so far, and why there are no more."""
+    cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
+    return Frame(cards, table, parts.progress_html(result, state=state), parts.alert_html(limits.time_is_up()))
 
 
 def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) -> bool:
@@ -160,29 +247,64 @@ def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) ->
 def _frame(form: Form, pair: Pair, result: Result) -> Frame:
     weights = parts.weights_html(with_names(form, result)) if result.done else None
     cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
-    return Frame(cards, table, parts.progress_html(result), "", weights, live=live_html(form, pair, result))
+    return Frame(
+        cards, table, parts.progress_html(result), "", weights, live=live_html(form, pair, result), result=result
+    )
 
 
 def ladder(
-    lm: LanguageModel, limits: Limits, form: Form, run: Run, *, reading: Reading | None = None
+    lm: LanguageModel,
+    limits: Limits,
+    form: Form,
+    run: Run,
+    *,
+    reading: Reading | None = None,
+    remote: Callable[..., Iterator[tuple[str | None, str, str]]] | None = None,
 ) -> Iterator[tuple[str | None, str, str]]:
-    """The ladder as it grows: (table, status line, message). Ends within one token of the stop flag."""
+    """The ladder as it grows: (table, status line, message). Ends as `answers` does."""
     run.stopped = "Ladder stopped"
+    if remote is None:
+        yield from _rungs(lm, limits, form, reading=reading, stopped=run.flag.is_set)
+        return
+    steps = remote(form)
+    for step in steps:
+        if run.flag.is_set():
+            steps.close()
+            return
+        yield step
+
+
+def _rungs(
+    lm: LanguageModel,
+    limits: Limits,
+    form: Form,
+    *,
+    reading: Reading | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[str | None, str, str]]:
     began, shown, rungs = time.monotonic(), 0.0, ()
     try:
         prompt, given = compose(lm, limits, form), form.arguments()
         decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
         yield None, "Ladder: reading the prompt under three encodings", ""
-        steps = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None)
-        for rungs in steps:
-            if run.flag.is_set():
-                steps.close()
-                return
-            if time.monotonic() - shown >= FRAME_SECONDS:
-                shown = time.monotonic()
-                yield compared.ladder_html(rungs), "Ladder: running", ""
+        until = limits.until()
+        steps, check = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None), checkpoint()
+        with within_memory():
+            for rungs in steps:
+                check()
+                if stopped():
+                    steps.close()
+                    return
+                if time.monotonic() - shown >= FRAME_SECONDS:
+                    shown = time.monotonic()
+                    yield compared.ladder_html(rungs), "Ladder: running", ""
+                if time.monotonic() >= until and not all(rung.stopped_by for rung in rungs):
+                    steps.close()
+                    yield compared.ladder_html(rungs), "Ladder stopped", parts.alert_html(limits.time_is_up())
+                    return
         yield compared.ladder_html(rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
     except InputError as error:
+        note(outcome="refused", message=str(error))
         yield None, "Not run", parts.alert_html(str(error))
 
 
@@ -249,9 +371,13 @@ class Rows:
         if not room:
             raise InputError(f"all {ROWS} rows hold a paraphrase: remove one first")
         check_request(limits, question, [])
+        Decoding(seed=seed)
         known = {text.strip().casefold() for text in self.texts}
-        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed)
+        until = limits.until()
+        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed, until=until)
         fresh = [text for text in offered if text.casefold() not in known][:room]
+        if not fresh and time.monotonic() >= until:
+            raise OutOfTime(limits.time_is_up())
         if not fresh:
             raise InputError("the model wrote nothing new: write a paraphrase yourself")
         texts = list(self.texts)

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -47,21 +48,24 @@ def serve(*arguments: str, seconds: float = 120.0) -> Iterator[str]:
     port = free_port()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
-    )
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        end = time.monotonic() + seconds
-        while not answers(url):
-            if process.poll() is not None or time.monotonic() > end:
-                process.kill()
-                raise RuntimeError(f"app.py did not come up:\n{process.communicate()[0]}")
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.kill()
-        process.communicate()
+    # Into a file: a pipe that nobody reads is full after some hundred lines of the log, and then the server waits.
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        url = f"http://127.0.0.1:{port}/"
+        try:
+            end = time.monotonic() + seconds
+            while not answers(url):
+                if process.poll() is not None or time.monotonic() > end:
+                    process.kill()
+                    process.wait()
+                    output.seek(0)
+                    said = output.read().decode("utf-8", errors="replace")
+                    raise RuntimeError(f"app.py did not come up:\n{said}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.kill()
+            process.wait()
 
 
 def answers(url: str) -> bool:

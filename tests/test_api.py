@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import inspect
 import json
+import math
 import os
 import re
 import shutil
@@ -151,7 +152,7 @@ def test_paraphrase_endpoint_writes_what_the_command_line_writes(
 
     monkeypatch.setattr(ui_api, "write_paraphrases", write)
     assert client.predict(question=QUESTION, n=2, seed=7, api_name="/paraphrase") == ["One?", "Two?"]
-    assert asked == [(QUESTION, 2, {"seed": 7, "temperature": 0.7})]
+    assert asked == [(QUESTION, 2, {"seed": 7, "temperature": 0.7, "until": math.inf})]
 
 
 def test_methods_endpoint_tells_the_tables(client: Client, lm: LanguageModel) -> None:

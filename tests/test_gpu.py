@@ -12,13 +12,16 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from flexdemo.config import Decoding
 from flexdemo.encoding import Encoding, View, fused_view
 from flexdemo.generation import Stream, generate
+from flexdemo.memory import OutOfMemory, within_memory
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, load_model, prepare
 from flexdemo.prompt import build_prompt
+from flexdemo.zerogpu import place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -137,6 +140,39 @@ def test_replayed_steps_are_the_eager_ones(in_fp32: dict[str, LanguageModel], ba
     assert ends[0] == ends[1] and len({len(ids) for ids in ends[0]}) > 2
 
 
+@pytest.mark.parametrize("backend", ["flex", "sdpa"])
+def test_a_compiled_forward_pass_is_the_eager_one(in_fp32: dict[str, LanguageModel], backend: str) -> None:
+    """Prompt, suffix and answer tokens compiled as one graph, replayed: tokens, log-probabilities and masses."""
+    model = models.random_model("llama", **WIDE).to("cuda")
+    lm = prepare(model, models.tokenizer(), name="llama", backend=backend, compiled=True)
+    for repeats, others in ((1, OTHERS), (9, OTHERS[:1]), (30, OTHERS)):
+        for methods, mass in ((("flex",), False), (("flex",), True), (("all",), True)):
+            asked = {"methods": methods, "mass": mass, "max_new_tokens": 12}
+            ours, theirs = (ask(each, QUESTION * repeats, others, **asked) for each in (lm, in_fp32["sdpa"]))
+            for mine, their in zip(ours.results, theirs.results, strict=True):
+                for a, b in zip(mine.views, their.views, strict=True):
+                    assert a.token_ids == b.token_ids, (repeats, mine.method)
+                    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+                    np.testing.assert_allclose(a.segment_mass, b.segment_mass, atol=1e-4)
+    before = counters["stats"]["unique_graphs"]
+    ask(lm, QUESTION * 17, OTHERS[:2], methods=("all",), max_new_tokens=5)
+    assert counters["stats"]["unique_graphs"] == before, "another length compiles nothing anew"
+
+
+@pytest.mark.parametrize("backend", ["flex", "sdpa"])
+def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
+    """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
+    from flexdemo.growth import cost
+    from flexdemo.shapes import SHAPES, random_lm
+
+    wide = {**SHAPES["llama-3.2-3b"], "layers": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flexdemo.shapes.SHAPES", {**SHAPES, "wide": wide})
+        lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
+    told = cost(lm, 32768, 8, 1, new_tokens=2, runs=1)
+    assert told.other_bytes is not None and told.other_bytes < 2**30, str(told)
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2", "olmo2", "phi3"])
 def test_property_15_some_of_the_zoo_on_compiled_flex(kind: str) -> None:
     changes = {"query_pre_attn_scalar": 32} if kind == "gemma2" else {}
@@ -247,3 +283,31 @@ def test_no_memory_of_a_request_stays(in_fp32: dict[str, LanguageModel]) -> None
         ask(lm, QUESTION * 20, OTHERS, methods=("all",), max_new_tokens=4)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() - before < 2**20
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
+def test_a_full_gpu_is_told_in_one_line_and_the_next_request_works(
+    in_fp32: dict[str, LanguageModel], backend: str
+) -> None:
+    lm = in_fp32[backend]
+    want = ask(lm, QUESTION, OTHERS)["flex"].token_ids
+    torch.cuda.empty_cache()
+    before, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
+    filler = torch.empty(free - 20_000_000, dtype=torch.uint8, device="cuda")
+    said = r"does not fit in memory \(9 wordings\): use fewer"
+    with pytest.raises(OutOfMemory, match=said), within_memory(lambda: "9 wordings"):
+        ask(lm, QUESTION, [f"{i} " + "is it this? " * 10 for i in range(8)], methods=("all",), max_new_tokens=64)
+    del filler
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() == before
+    assert ask(lm, QUESTION, OTHERS)["flex"].token_ids == want
+
+
+def test_a_model_checked_on_the_cpu_and_placed_on_the_gpu_answers_the_same(saved: Path) -> None:
+    """As on ZeroGPU, where the GPU is not there while the model is loaded."""
+    there = load_model(saved, device="cuda", dtype="float32", backend="sdpa")
+    placed = place(load_model(saved, device="cpu", dtype="float32", backend="sdpa"))
+    assert str(placed.device) == "cuda:0" and not placed.captures
+    answered = [ask(lm, QUESTION, OTHERS, methods=("all",)).results for lm in (placed, there)]
+    for mine, theirs in zip(*answered, strict=True):
+        assert mine.token_ids == theirs.token_ids

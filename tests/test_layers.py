@@ -12,20 +12,23 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "versions", "waiting"},
+    {"config", "versions", "waiting", "profiles", "bounds"},
+    {"environment", "ledger"},
+    {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
+    {"door"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
     {"linears", "passes"},
     {"model"},
-    {"encoding", "threads"},
+    {"encoding", "threads", "zerogpu"},
     {"steps", "prompt_masks", "reading"},
     {"schemes"},
     {"generation"},
     {"confidence"},
     {"methods", "paraphrase", "attribution", "attention_map", "ladder"},
-    {"explain", "share"},
+    {"explain", "share", "whereabouts"},
     {"export", "proof", "recording"},
     {"evaluate", "tinyqa", "shapes"},
     {"growth"},
@@ -33,13 +36,16 @@ LAYERS = (
     {"batches", "data_commands"},
     {"commands"},
     {"cli"},
-    {"ui"},
+    {"ui", "server"},
     {"__main__", "__init__"},
 )
 LEAVES = {
     "config": set(),
     "versions": {"__version__"},
     "waiting": set(),
+    "environment": {"config"},
+    "ledger": {"config"},
+    "memory": {"config", "ledger"},
     "metrics": set(),
     "cells": set(),
     "plots": {"cells"},
@@ -47,7 +53,10 @@ LEAVES = {
     "files": {"config"},
     "hub": {"config"},
     "readers": {"config"},
-    "table": {"config", "files"},
+    "profiles": {"config"},
+    "bounds": set(),
+    "door": {"config", "files", "profiles"},
+    "table": {"bounds", "config", "files"},
     "journal": {"config", "files", "table"},
     "summary": {"config", "metrics", "bootstrap"},
     "plots_results": {"cells", "summary"},
@@ -115,7 +124,18 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
             "gradio",
             {
                 f"ui{part}.py"
-                for part in ("", "_ask", "_rows", "_share", "_export", "_results", "_tabs", "_program", "_pair")
+                for part in (
+                    "",
+                    "_ask",
+                    "_rows",
+                    "_share",
+                    "_export",
+                    "_results",
+                    "_tabs",
+                    "_program",
+                    "_pair",
+                    "_guard",
+                )
             },
         ),
         ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
@@ -127,7 +147,7 @@ def test_a_library_of_the_page_has_one_home(library: str, homes: set[str]) -> No
 
 def test_prompt_config_metrics_and_data_are_torch_free() -> None:
     data = ("bootstrap", "files", "hub", "readers", "records", "table", "journal", "summary")
-    for module in ("config", "prompt", "metrics", "cells", *data):
+    for module in ("config", "prompt", "metrics", "cells", "environment", "ledger", *data):
         assert not imports(PACKAGE / f"{module}.py")[1] & {"torch", "transformers", "gradio", "plotly"}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import flexdemo
+from flexdemo import linears
 from flexdemo.attention import BackendError
 from flexdemo.linears import Lone, Sibling, join_siblings
 from flexdemo.model import LanguageModel, prepare
@@ -96,3 +97,26 @@ def test_a_sibling_called_alone_or_between_computes_by_itself() -> None:
     order = [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (0, 2)]
     for found, (row, name) in zip(told, order, strict=True):
         torch.testing.assert_close(found, expected[row][name])
+
+
+def test_a_kernel_is_made_once_for_a_shape_of_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again for tensors of inference mode, other strides or parameters: in the second step a capture runs."""
+    made = []
+
+    def compile_counted(graph: torch.fx.GraphModule, inputs: list, options: dict) -> torch.fx.GraphModule:
+        made.append(options)
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compile_counted)
+    monkeypatch.setattr(linears, "_kernels", {})
+    weight = torch.randn(7, 5)
+    x = torch.randn(1, 5)
+    with torch.inference_mode():
+        inside = linears._tuned(torch.ones(1, 5), weight, None)
+    strided = torch.randn(1, 9, 5)[:, -1]
+    for row, matrix in ((x, weight), (strided, torch.nn.Parameter(weight, requires_grad=False))):
+        torch.testing.assert_close(linears._tuned(row, matrix, None), row @ weight.T)
+    torch.testing.assert_close(inside, torch.ones(1, 5) @ weight.T)
+    assert made == [linears.TUNED]
+    torch.testing.assert_close(linears._tuned(x, weight, torch.ones(7)), x @ weight.T + 1)
+    assert len(made) == 2

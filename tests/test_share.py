@@ -106,7 +106,8 @@ def test_defaults_are_those_of_stream() -> None:
         for field in fields(holder):
             if field.name != "question" and field.name not in extra:
                 assert field.default == given[field.name], field.name
-    assert {f.name for f in fields(Request)} == set(given) - {"lm", "partial", "schemes", "reading"}
+    left_out = {"lm", "partial", "schemes", "reading", "until", "check"}
+    assert {f.name for f in fields(Request)} == set(given) - left_out
 
 
 def test_a_short_state_is_readable() -> None:

@@ -76,6 +76,7 @@ def test_a_large_model_keeps_its_threads(lm: LanguageModel, monkeypatch: pytest.
     ("arguments", "said"),
     [
         (["--model", "./no-such-folder"], "no model at ./no-such-folder"),
+        (["--proxies", "-1"], "--proxies must be 0 or more, not -1"),
         (["--port", "0"], "the port must be a whole number from 1 to 65535"),
     ],
 )

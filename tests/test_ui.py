@@ -294,12 +294,14 @@ def test_a_prompt_that_is_too_long_is_counted_too(lm: LanguageModel) -> None:
 
 
 def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: ["Mine", "w1", "w2", "w3", "w4", "w5"])
+    monkeypatch.setattr(
+        ui_work, "paraphrase", lambda lm, question, n, **options: ["Mine", "w1", "w2", "w3", "w4", "w5"]
+    )
     rows = ui_work.Rows(("mine", ""), (1, 2, 3)).written(lm, Limits(), QUESTION, 0)
     assert rows.texts == ("mine", "w1", "w2", "w3", "w4") and rows.weights == (1, 2, 3, 1.0, 1.0, 1.0)
     with pytest.raises(InputError, match="remove one first"):
         ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1)).written(lm, Limits(), QUESTION, 0)
-    monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, seed: [])
+    monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, **options: [])
     with pytest.raises(InputError, match="nothing new"):
         rows.written(lm, Limits(), QUESTION, 0)
 

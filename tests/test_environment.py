@@ -1,0 +1,234 @@
+"""Starting where something is missing or broken: one line that says what, and what to do."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import browser_support
+import pytest
+
+import app
+from flexdemo.config import InputError
+from flexdemo.environment import check_requirements, release
+from flexdemo.model import BUNDLED, ModelError, load_model
+
+WANTED = "# a comment\n\ntorch>=2.11,<2.14\ngradio[mcp]>=6.31,<7  # the page\npyarrow>=17\n"
+
+
+def installed(**versions: str) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    return version
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Path:
+    path = tmp_path / "requirements.txt"
+    path.write_text(WANTED)
+    return path
+
+
+@pytest.mark.parametrize("torch", ["2.11", "2.11.0+cu130", "2.13.9", "2.13.0.dev20260101"])
+def test_what_meets_the_requirements_is_silent(wanted: Path, torch: str) -> None:
+    check_requirements(wanted, installed=installed(torch=torch, gradio="6.31", pyarrow="17.0.0"))
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ({}, "the package torch is missing"),
+        ({"torch": "2.9.1+cpu"}, "torch 2.9.1+cpu is too old: torch>=2.11,<2.14 is needed"),
+        ({"torch": "2.14.0"}, "torch 2.14.0 is too new"),
+        ({"torch": "2.11.0"}, "the package gradio is missing"),
+        ({"torch": "2.11.0", "gradio": "6.9"}, "gradio 6.9 is too old"),
+        ({"torch": "2.11.0", "gradio": "6.40", "pyarrow": "16.1"}, "pyarrow 16.1 is too old"),
+    ],
+)
+def test_the_first_requirement_that_is_not_met_is_named(wanted: Path, versions: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said.replace("+", r"\+")) as raised:
+        check_requirements(wanted, installed=installed(**versions))
+    assert "run `pip install -r requirements.txt`" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_our_own_requirements_are_understood() -> None:
+    """Every line has bounds of the kinds that the check reads, and is met here."""
+    lines = (app.ROOT / "requirements.txt").read_text().splitlines()
+    check_requirements(app.ROOT / "requirements.txt")
+    for line in lines:
+        name = line.split(">=")[0]
+        with pytest.raises(InputError, match=f"{name} 0.1 is too old"):
+            check_requirements(app.ROOT / "requirements.txt", installed=lambda each, n=name: _or_old(each, n))
+
+
+def _or_old(each: str, name: str) -> str:
+    from importlib.metadata import version
+
+    return "0.1" if each == name else version(each)
+
+
+def test_releases_compare_as_numbers() -> None:
+    assert release("2.9") < release("2.11") and release("2.11.0") == release("2.11") and release("weird") == ()
+
+
+def started(*arguments: str, code: str = "", **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", f"import sys\n{code}\nimport app\nsys.exit(app.main(sys.argv[1:]))", *arguments]
+    port = str(browser_support.free_port())
+    return subprocess.run(
+        [*command, "--port", port], cwd=app.ROOT, capture_output=True, encoding="utf-8", timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def one_line(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_broken_environment_is_told_before_anything_is_imported() -> None:
+    hide = """
+import importlib.metadata as m
+class Blocked:
+    def find_spec(self, name, *rest):
+        if name.split('.')[0] in ('gradio', 'torch', 'transformers', 'numpy'):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+version = m.version
+def hidden(name):
+    if name == 'gradio': raise m.PackageNotFoundError(name)
+    return version(name)
+m.version = hidden
+"""
+    said = one_line(started(code=hide))
+    assert said == "error: the package gradio is missing: run `pip install -r requirements.txt`\n"
+
+
+# Models that cannot be loaded
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLED, tmp_path / "model"))
+
+
+SHARD = "model-00002-of-00004.safetensors"
+
+
+def cut(folder: Path) -> None:
+    path = folder / SHARD
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def alter(folder: Path) -> None:
+    path = folder / SHARD
+    data = bytearray(path.read_bytes())
+    data[8:40] = os.urandom(32)
+    path.write_bytes(data)
+
+
+def lose(folder: Path) -> None:
+    (folder / SHARD).unlink()
+
+
+def lose_tensor(folder: Path) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] = {k: v for k, v in index["weight_map"].items() if v != SHARD}
+    path.write_text(json.dumps(index))
+
+
+def poison(folder: Path) -> None:
+    path = folder / "model-00001-of-00004.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-4000:] = b"\xff" * 4000  # not-a-numbers
+    path.write_bytes(data)
+
+
+FAULTS: list[tuple[Callable[[Path], object], str]] = [
+    (cut, "a weights file is cut off or damaged"),
+    (alter, "a weights file is cut off or damaged"),
+    (lose, SHARD),
+    (lose_tensor, "its weights files lack"),
+    (poison, "not finite"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config"),
+    (lambda folder: (folder / "config.json").write_text("{}"), "cannot load the model"),
+    (lambda folder: (folder / "tokenizer.json").write_text('{"model": '), "tokenizer.json is cut off or damaged"),
+    (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "cannot load the model"),
+    (lambda folder: shutil.rmtree(folder), "no model at"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), FAULTS, ids=[said for _, said in FAULTS])
+def test_a_damaged_model_folder_is_refused_in_one_line(folder: Path, damage: Callable, said: str) -> None:
+    damage(folder)
+    with pytest.raises(InputError) as raised:
+        load_model(folder)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_cut_shard_stops_the_server_before_it_listens(folder: Path) -> None:
+    cut(folder)
+    assert "a weights file is cut off or damaged" in one_line(started("--model", str(folder), HF_HUB_OFFLINE="1"))
+
+
+# The Hub: a server of our own that answers as the Hub does
+
+
+@contextmanager
+def hub(status: int, code: str | None) -> Iterator[str]:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+                self.send_header("X-Error-Message", "no")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (401, "GatedRepo", "the model 'some/model' is gated: ask for access at https://huggingface.co/some/model"),
+        (403, "GatedRepo", "run `hf auth login` or set HF_TOKEN"),
+        (404, "RepoNotFound", "there is no public model 'some/model' on the Hub: check its name"),
+        (401, None, "there is no public model 'some/model' on the Hub"),
+    ],
+)
+def test_what_the_hub_refuses_says_what_to_do(tmp_path: Path, status: int, code: str | None, said: str) -> None:
+    with hub(status, code) as endpoint:
+        assert said in one_line(started("--model", "some/model", HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path)))
+
+
+@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
+def test_a_hub_that_cannot_be_reached_says_so(tmp_path: Path, environment: dict[str, str]) -> None:
+    said = one_line(started("--model", "some/model", HF_HOME=str(tmp_path), **environment))
+    assert "cannot load the model 'some/model'" in said and "a local folder or a reachable Hub id is needed" in said
+
+
+def test_model_errors_are_input_errors() -> None:
+    assert issubclass(ModelError, InputError)

@@ -1,0 +1,283 @@
+"""Faults while the page is served: the visitor gets one line, the log the place, the next request an answer."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from hosting import QUESTION, Served, Slow, served, until
+
+import flexdemo
+from flexdemo import cli, commands, ui_export, ui_work
+from flexdemo.config import InputError, Limits
+from flexdemo.memory import OutOfMemory, within_memory
+from flexdemo.methods import Result
+from flexdemo.model import LanguageModel, prepare
+from flexdemo.reading import Reading
+from flexdemo.ui_form import ROWS, Form
+from flexdemo.ui_work import Run
+
+SECRET = "xyzzy-plugh"
+
+
+@pytest.fixture(scope="module")
+def own_lm() -> LanguageModel:
+    """A model that only this file breaks; without end tokens, so that answers are as long as they may be."""
+    return prepare(models.random_model("llama"), models.tokenizer(), name="own", backend="sdpa")
+
+
+@pytest.fixture
+def slow(own_lm: LanguageModel) -> Iterator[Slow]:
+    slow = Slow(own_lm)
+    yield slow
+    slow.remove()
+
+
+@pytest.fixture(scope="module")
+def page(own_lm: LanguageModel) -> Iterator[Served]:
+    with served(own_lm) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def client(page: Served) -> Client:
+    return Client(page.url, verbose=False)
+
+
+def ask(client: Client, **options: Any) -> list[int]:
+    options = {"question": QUESTION, "paraphrases": ["Name it."], "max_new_tokens": 6, **options}
+    return client.predict(**options, api_name="/generate")["results"][0]["token_ids"]
+
+
+def form(**changes: Any) -> Form:
+    given: dict[str, Any] = {
+        "strategy": "segment", "positions": "aligned", "methods": ("flex",), "max_new_tokens": 8, "temperature": 0.0,
+        "top_p": 1.0, "seed": 0, "prefix": "",
+    }  # fmt: skip
+    return Form(QUESTION, ("Name it.", *[""] * (ROWS - 1)), (1.0,) * (ROWS + 1), **{**given, **changes})
+
+
+def page_run(page: Served, **changes: Any) -> list[Any]:
+    """Values of the page's Run as a browser sends them, with some of them changed by element id."""
+    inputs = page.demo.fns[page.index("run")].inputs
+    return [changes.get(str(each.elem_id).replace("-", "_"), getattr(each, "value", None)) for each in inputs]
+
+
+# Out of memory
+
+
+def test_a_request_that_does_not_fit_says_what_would_and_the_next_one_works(
+    client: Client, page: Served, slow: Slow
+) -> None:
+    want = ask(client)
+    slow.break_at(3, lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"))
+    with pytest.raises(AppError, match=r"does not fit in memory \(2 wordings, \d+ tokens, 1 methods\): use fewer"):
+        ask(client)
+    assert ask(client) == want
+    assert "flexdemo_out_of_memory_total 0" not in page.get("/metrics")[1]
+
+
+def test_memory_that_a_failed_request_held_is_given_back(own_lm: LanguageModel, slow: Slow) -> None:
+    """The KV cache that the page keeps for a visitor goes too: a torch tensor of its own must be collected."""
+    reading, held = Reading(), []
+    list(ui_work.answers(own_lm, Limits(), form(), Run(threading.Event()), reading=reading))
+    assert reading.prefill is not None
+    tensor = next(iter(reading.prefill.caches.values()))
+    held.append(weakref.ref(tensor))
+    del tensor
+    slow.break_at(2, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    *_, last = ui_work.answers(own_lm, Limits(), form(), Run(threading.Event()), reading=reading)
+    assert last.line == "Not run" and "does not fit in memory (2 wordings" in last.message
+    assert reading.prefill is None and held[0]() is None
+
+
+def test_what_the_failed_frames_held_is_let_go() -> None:
+    held = []
+
+    def work() -> None:
+        large = torch.zeros(10)
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory) as raised, within_memory():
+        work()
+    assert held[0]() is None, f"still held by {raised.value!r}"
+
+
+def test_other_errors_are_no_memory_errors() -> None:
+    with pytest.raises(RuntimeError, match="shape"), within_memory():
+        raise RuntimeError("shape mismatch")
+
+
+def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def full(args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(commands, "run_generate", full)
+    assert cli.main(["generate", QUESTION]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: this does not fit in memory: use fewer methods") and said.count("\n") == 1
+
+
+# Anything else
+
+
+@pytest.mark.parametrize("endpoint", ["generate", "page"])
+def test_an_unexpected_error_is_one_line_with_an_id_that_is_in_the_log(
+    client: Client, page: Served, slow: Slow, endpoint: str, capfd: pytest.CaptureFixture
+) -> None:
+    want = ask(client)
+    slow.break_at(3, lambda: ZeroDivisionError(f"at {SECRET}"))
+    if endpoint == "generate":
+        with pytest.raises(AppError) as raised:
+            ask(client, question=f"{QUESTION} {SECRET}")
+        said = str(raised.value)
+    else:
+        page.join("run", page_run(page), "unexpected")
+        messages = page.listen("unexpected").read().decode()
+        said = next(json.loads(line[6:]) for line in messages.splitlines() if '"process_completed"' in line)
+        said = said["output"]["error"]
+    found = re.fullmatch(r"something went wrong on the server; .* Its log has the details under ([0-9a-f]{12})", said)
+    assert found, said
+    (line,) = [each for each in page.told if each.get("id") == found[1]]
+    assert line["outcome"] == "error" and line["error"] == "ZeroDivisionError"
+    assert any("hosting.py" in each for each in line["traceback"]), "the log does not say where it happened"
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err and SECRET not in out + err + "".join(page.lines)
+    assert ask(client) == want
+
+
+def test_an_error_in_a_redraw_is_told_and_logged_too(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flexdemo import ui_parts
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError(SECRET)
+
+    monkeypatch.setattr(ui_parts, "draw", broken)
+    inputs = page.demo.fns[page.index("redraw")].inputs
+    page.join("redraw", [getattr(each, "value", None) for each in inputs], "redraw")
+    answer = page.listen("redraw").read().decode()
+    assert "something went wrong on the server" in answer and SECRET not in answer
+    assert any(each["endpoint"] == "redraw" and each["error"] == "KeyError" for each in page.told)
+
+
+# Clients that leave
+
+
+def leave_while(page: Served, slow: Slow, name: str, data: list[Any], session: str) -> tuple[int, int, dict]:
+    """Forward passes when the server knew that the client was gone, passes in the end, and the request's line."""
+    already, passes = len(page.lines), slow.passes
+    page.join(name, data, session)
+    stream = page.listen(session)
+    until(lambda: slow.passes > passes + 6)
+    (event,) = page.demo._queue.event_ids_to_events.values()
+    stream.close()
+    until(lambda: not event.alive)
+    known = slow.passes
+    line = json.loads(until(lambda: page.lines[already:])[0])
+    return known - passes, slow.passes - passes, line
+
+
+def test_work_for_an_endpoint_stops_within_one_token_when_the_client_is_gone(page: Served, slow: Slow) -> None:
+    slow.seconds = 0.02
+    data = [QUESTION, ["Name it."], ["flex"], "segment", "aligned", None, "", 200, 0.0, 1.0, 0, 8, 0.7, 1.0, 1.0, False]
+    known, end, line = leave_while(page, slow, "generate", data, "leaver")
+    assert (line["endpoint"], line["outcome"]) == ("generate", "gone")
+    assert end <= known + 1 < 100
+
+
+def test_work_for_the_page_stops_within_one_token_when_the_tab_is_closed(page: Served, slow: Slow) -> None:
+    slow.seconds = 0.02
+    known, end, line = leave_while(page, slow, "run", page_run(page, max_new_tokens=200), "closed-tab")
+    assert (line["endpoint"], line["outcome"]) == ("run", "gone")
+    assert end <= known + 1 < 100
+
+
+def test_after_they_left_the_next_client_is_served(page: Served, slow: Slow, client: Client) -> None:
+    want = ask(client)
+    slow.seconds = 0.02
+    leave_while(page, slow, "run", page_run(page, max_new_tokens=200), "another-tab")
+    assert ask(client) == want
+
+
+# Two tabs of one browser: two sessions, whatever cookies they share
+
+
+def test_stop_in_one_tab_leaves_the_other_alone(page: Served, slow: Slow) -> None:
+    slow.seconds = 0.01
+    already, passes = len(page.lines), slow.passes
+    page.join("run", page_run(page, max_new_tokens=200), "tab-1")
+    page.join("run", page_run(page, max_new_tokens=8, question="Who wrote Hamlet?"), "tab-2")
+    streams = [page.listen("tab-1"), page.listen("tab-2")]
+    until(lambda: slow.passes > passes + 6)
+    page.join("stop", [], "tab-1")
+    first, second = (stream.read().decode() for stream in streams)
+    told = [(each["outcome"], each["prompt_tokens"]) for each in page.told[already:] if each["endpoint"] == "run"]
+    assert [outcome for outcome, _ in told] == ["stopped", "ok"] and told[0][1] != told[1][1]
+    assert "Hamlet" not in first and "Hamlet" in second
+    assert '"msg":"estimation"' in second.replace(" ", ""), "the tab that waits is not told its place in the queue"
+
+
+# Exports
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only")])
+def test_a_full_disk_loses_nothing(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, code: int, words: str, page: Served
+) -> None:
+    result = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=3)
+    last = ui_export.LastRun(form(), result, None)
+
+    def full(*_: Any) -> str:
+        raise OSError(code, os.strerror(code))
+
+    buttons = {i: str(each.elem_id) for i, each in page.demo.blocks.items() if each.elem_id == "save-json"}
+    save = next(fn.fn for fn in page.demo.fns.values() if any(target in buttons for target, _ in fn.targets))
+    monkeypatch.setattr(ui_export, "save_bytes_to_cache", full)
+    path, said = save(last)
+    assert path is None and words in said and "the result is still here" in said
+    monkeypatch.undo()
+    path, said = save(last)
+    assert said == "" and json.loads(Path(path).read_text())["results"][0]["answer"] == result["flex"].answer
+
+
+def test_input_errors_stay_as_they_are(own_lm: LanguageModel) -> None:
+    with pytest.raises(InputError, match="the question is empty"), within_memory():
+        flexdemo.ask(own_lm, " ")
+
+
+def test_a_stopped_run_is_counted_as_stopped(page: Served, slow: Slow) -> None:
+    slow.seconds = 0.02
+    already, passes = len(page.lines), slow.passes
+    page.join("run", page_run(page, max_new_tokens=200), "stopper")
+    stream = page.listen("stopper")
+    until(lambda: slow.passes > passes + 6)
+    page.join("stop", [], "stopper")
+    stream.read()
+    line = json.loads(until(lambda: page.lines[already:])[0])
+    assert line["outcome"] == "stopped" and 0 < line["new_tokens"] < 150
+
+
+def test_the_last_result_of_a_run_is_what_the_log_counts(page: Served, own_lm: LanguageModel) -> None:
+    already = len(page.lines)
+    page.join("run", page_run(page, methods=["flex"], max_new_tokens=5), "counted")
+    page.listen("counted").read()
+    line = json.loads(until(lambda: page.lines[already:])[0])
+    first = page.demo.fns[page.index("run")].inputs
+    given = {str(each.elem_id): getattr(each, "value", None) for each in first}
+    others = [given[f"paraphrase-{i}"] for i in range(1, ROWS + 1) if given[f"paraphrase-{i}"]]
+    want: Result = flexdemo.ask(own_lm, given["question"], others, max_new_tokens=5)
+    assert line["methods"] == ["flex"] and line["prompt_tokens"] == len(want.prompt.token_ids)
+    assert line["new_tokens"] == len(want["flex"].token_ids)

@@ -1,0 +1,189 @@
+"""What each profile allows: held by the server, told in one line; a request whose time is up keeps what it has."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from site_support import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+
+import app
+import flexdemo
+from flexdemo import methods, ui_api, ui_work
+from flexdemo.config import InputError, Limits
+from flexdemo.model import LanguageModel
+from flexdemo.profiles import DEFAULT, PROFILES, table
+
+# Profiles
+
+
+def test_the_readme_has_the_limits_that_hold() -> None:
+    assert table() in (Path(app.__file__).parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_public_host_is_tighter_than_ones_own_machine() -> None:
+    own, public = asdict(Limits()), asdict(SPACE.limits)
+    assert all(public[name] <= own[name] for name in own if own[name] is not None) and public["seconds"]
+    assert own == asdict(DEFAULT.limits) and DEFAULT.waiting is None
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_are_choices_of_the_program(profile: str) -> None:
+    assert app.make_parser().parse_args(["--profile", profile]).profile == profile
+
+
+def test_no_request_names_a_model(space: Site) -> None:
+    for name in ("generate", "mask", "paraphrase", "methods"):
+        for argument in ("model", "path", "lm", "device", "trust_remote_code"):
+            refused = space.post(f"call/v2/{name}", {argument: "../../secret"})
+            assert refused.status_code == 422 and f"unknown argument '{argument}'" in reason(refused)
+    assert not [each for each in space.widgets.values() if "model" in str(each["props"].get("label")).lower().split()]
+
+
+# Limits, asked of the server and not of the page
+
+ABOVE = [
+    ({"paraphrases": ["Name it."] * 9}, "9 paraphrases are too many: give at most 8"),
+    ({"paraphrases": ["x"] * 10_000}, "10000 paraphrases are too many: give at most 8"),
+    ({"question": "x" * 1001}, "the question is too long: it has 1,001 characters, the limit is 1,000"),
+    ({"question": "x" * 1_000_000}, "the question is too long: it has 1,000,000 characters"),
+    ({"paraphrases": ["x" * 1001]}, "paraphrase 1 is too long"),
+    ({"prefix": "x" * 1001}, "the prefix is too long"),
+    ({"question": "a\0b"}, "the question contains a NUL character"),
+]
+ABOVE_RUN = [
+    ({"max_new_tokens": 129}, "an answer of 129 tokens is too long: ask for at most 128"),
+    ({"max_new_tokens": HUGE}, "an answer of a number of more than 40 digits tokens is too long"),
+    ({"weights": "confidence", "samples": 9}, "9 samples of each wording are too many: draw at most 8"),
+    ({"paraphrases": ["w " * 400] * 3}, "tokens and the limit is"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), [*ABOVE, *ABOVE_RUN])
+def test_generate_holds_the_limits(space_client: Client, given: dict, said: str) -> None:
+    with pytest.raises(AppError, match=re.escape(said)) as refused:
+        space_client.predict(**{"question": QUESTION, **given}, api_name="/generate")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "said"), ABOVE)
+def test_mask_holds_the_limits(space_client: Client, given: dict, said: str) -> None:
+    with pytest.raises(AppError, match=re.escape(said)):
+        space_client.predict(**{"question": QUESTION, **given}, api_name="/mask")
+
+
+def test_paraphrase_holds_the_limits(space_client: Client) -> None:
+    with pytest.raises(AppError, match="the number of paraphrases must be from 1 to 8, not 10000"):
+        space_client.predict(question=QUESTION, n=10_000, api_name="/paraphrase")
+
+
+def test_methods_are_counted() -> None:
+    with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
+        ui_api.generate_endpoint(SimpleNamespace(), Limits(methods=2))(QUESTION, methods=["flex", "avg", "max"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({f"paraphrase_{i}": "Name it." for i in range(1, 10)}, "9 paraphrases are too many: give at most 8"),
+        ({"question": "x" * 1_000_000}, "The question is too long: it has 1,000,000 characters"),
+        ({"prefix": "x" * 1001}, "The prefix is too long"),
+        ({"seed": 10**14}, "The seed must be from 0 to 4294967295"),
+        ({"seed": None}, "The seed is empty: give a number"),
+        ({"question": "a\0b"}, "The question contains a NUL character"),
+        ({"question": None}, "The question is empty"),
+    ],
+)
+@pytest.mark.parametrize("button", ["run", "ladder-run"])
+def test_the_page_holds_the_limits_whatever_the_browser_sends(
+    space: Site, button: str, changes: dict, said: str
+) -> None:
+    event = next((e for e in space.events if space.events[e]["api_name"] == "ladder"), None)
+    event = space.event("run") if button == "run" else event
+    done = space.outcome(event, space.data(event, **changes))
+    assert done["success"] and said in json.dumps(done["output"]["data"] + done["generating"])
+    assert 'role=\\"alert\\"' in json.dumps(done["output"]["data"] + done["generating"])
+
+
+def test_a_slider_is_not_moved_beyond_its_end(space: Site, capsys: pytest.CaptureFixture) -> None:
+    event = space.event("run")
+    done = space.outcome(event, space.data(event, max_new_tokens=100_000))
+    assert not done["success"] and "100000 is greater than maximum value 128" in done["output"]["error"]
+    capsys.readouterr()  # gradio prints where it found this
+
+
+def test_every_limit_is_in_the_table_of_the_readme() -> None:
+    assert table().count("\n") - 1 >= len(fields(Limits)) + 3
+
+
+# Seconds
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """Time that passes by 1 each time that the module looks."""
+    ticks = iter(range(1, 10**6))
+    fake = SimpleNamespace(monotonic=lambda: next(ticks), perf_counter=module.time.perf_counter)
+    monkeypatch.setattr(module, "time", fake)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_request_ends_within_a_token_of_its_time(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, looks: int, partial: bool
+) -> None:
+    options = {"methods": ("flex", "avg", "causal"), "max_new_tokens": 12}
+    whole = flexdemo.ask(lm, QUESTION, ["Name it."], **options)
+    clock(monkeypatch, methods)
+    *_, last = methods.stream(lm, QUESTION, ["Name it."], **options, partial=partial, until=looks)
+    assert not last.done
+    for short, full in zip(last.results, whole.results, strict=True):
+        assert short.token_ids == full.token_ids[: looks - 1]  # the first look is before the first token
+
+
+def test_samples_end_with_the_time_too(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, methods)
+    seen = list(methods.stream(lm, QUESTION, ["Name it."], weights="confidence", until=3, partial=False))
+    assert len(seen) == 1 and not seen[0].done and seen[0].results == ()
+
+
+def test_the_page_keeps_what_was_answered_and_says_why_it_stopped(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = ui_work.Form.from_values(
+        [QUESTION, "Name it.", *[""] * 9, *[1] * 11, "segment", "aligned", ["flex", "causal"], 12, 0, 1, 0, ""]
+    )
+    limits = Limits(seconds=3.0)
+    whole = flexdemo.ask(lm, QUESTION, ["Name it."], methods=("flex", "causal"), max_new_tokens=12)
+    monkeypatch.setattr(Limits, "until", lambda self: self.seconds)
+    clock(monkeypatch, methods)
+    *_, end = ui_work.answers(lm, limits, form, ui_work.Run(threading.Event()))
+    assert "Stopped after 3 seconds, the most that a request may take here" in end.message
+    assert "longest 2 tokens" in end.line and end.last is None and "<b>2</b> tokens" in end.cards[0]
+    assert len(whole["flex"].token_ids) > 2
+
+
+def test_an_endpoint_tells_that_its_time_was_up(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = ui_api.generate_endpoint(lm, Limits(seconds=0.0))
+    told = endpoint(QUESTION, ["Name it."], max_new_tokens=12, explain=True)
+    assert told["stopped"].startswith("stopped after 0 seconds") and "explain" not in told
+    assert [len(each["token_ids"]) for each in told["results"]] == [0, 0]
+    json.dumps(told, allow_nan=False)
+    with pytest.raises(InputError, match="stopped after 0 seconds"):
+        ui_api.paraphrase_endpoint(lm, Limits(seconds=0.0))(QUESTION)
+    assert "stopped" not in ui_api.generate_endpoint(lm, Limits())(QUESTION, max_new_tokens=1)
+
+
+def test_an_explanation_that_has_no_time_left_is_left_out(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "until", lambda self: 10.0)
+    monkeypatch.setattr(methods, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=methods.time.perf_counter))
+    told = ui_api.generate_endpoint(lm, Limits(seconds=10.0))(QUESTION, ["Name it."], max_new_tokens=5, explain=True)
+    assert "explain" not in told and "stopped after 10 seconds" in told["stopped"]
+    assert all(each["stopped_by"] for each in told["results"])

@@ -1,0 +1,28 @@
+"""A short load: clients at once get the answers that each would get alone. The long one: `python tests/load.py`."""
+
+from __future__ import annotations
+
+import browser_support
+import pytest
+from load import Met, load, mark, requests_of
+
+
+@pytest.fixture(scope="module")
+def met() -> Met:
+    with browser_support.serve() as url:
+        return load(url, clients=6, seconds=120, most=4)
+
+
+def test_all_are_answered_as_if_they_were_alone(met: Met) -> None:
+    assert met.is_clean and len(met.seconds) == 6 * 4, "\n".join(met.lines())
+
+
+def test_who_waits_is_told_a_place_in_the_queue(met: Met) -> None:
+    assert 1 <= met.deepest <= 6
+
+
+def test_a_leak_or_a_wrong_answer_would_be_seen() -> None:
+    ours, theirs = requests_of(0), requests_of(1)
+    assert all(mark(0) in each["prefix"] and mark(1) not in each["prefix"] for each in ours)
+    assert not [each for each in ours if each in theirs], "clients must not ask the same, or a mix-up would not show"
+    assert not Met().is_clean and not Met(seconds=[1.0], leaked=1).is_clean and not Met(seconds=[1.0], wrong=1).is_clean

@@ -1,0 +1,263 @@
+"""Health, metrics, the log, accounts, a proxy's path, and how the server stops, seen from outside."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import browser_support
+import pytest
+from gradio_client import Client
+from hosting import QUESTION, Served, served, until
+
+import app
+from flexdemo import __version__
+from flexdemo.config import InputError
+from flexdemo.ledger import BOUNDS, Ledger
+from flexdemo.model import LanguageModel
+from flexdemo.server import is_account, read_account
+
+ACCOUNT = ("reader", "pass word:1")
+LINE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Iterator[Served]:
+    with served(lm) as page:
+        yield page
+
+
+def numbers(text: str) -> dict[str, float]:
+    """Every sample of a text in Prometheus' format, by name and labels; fails on a line that is none."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("# HELP ") and not line.startswith("# TYPE "):
+            match = LINE.fullmatch(line)
+            assert match, line
+            found[f"{match['name']}{{{match['labels'] or ''}}}"] = float(match["value"])
+    return found
+
+
+# /healthz and /metrics
+
+
+def test_health_tells_what_runs(page: Served, lm: LanguageModel) -> None:
+    status, text = page.get("/healthz")
+    assert status == 200
+    assert json.loads(text) == {
+        "status": "ready", "model": lm.name, "backend": lm.backend, "device": "cpu", "queue": 0, "version": __version__,
+    }  # fmt: skip
+
+
+def test_health_says_when_it_is_not_ready(lm: LanguageModel) -> None:
+    with served(lm) as page:
+        page.gate.close(60)
+        assert page.get("/healthz")[0] == 503 and json.loads(page.get("/healthz")[1])["status"] == "stopping"
+        page.state.demo = None
+        assert page.get("/healthz")[0] == 503
+
+
+def test_metrics_count_what_was_asked(page: Served) -> None:
+    before = numbers(page.get("/metrics")[1])
+    client = Client(page.url, verbose=False)
+    answered = client.predict(question=QUESTION, paraphrases=["Name it."], max_new_tokens=3, api_name="/generate")
+    with pytest.raises(ValueError, match="question is empty"):
+        client.predict(question="", api_name="/generate")
+    after = numbers(page.get("/metrics")[1])
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown['flexdemo_requests_total{endpoint="generate",outcome="ok"}'] == 1
+    assert grown['flexdemo_requests_total{endpoint="generate",outcome="refused"}'] == 1
+    assert grown['flexdemo_request_seconds_count{endpoint="generate"}'] == 2
+    assert grown['flexdemo_request_seconds_bucket{endpoint="generate",le="+Inf"}'] == 2
+    made = sum(len(view["token_ids"]) for view in answered["results"][0]["views"])
+    assert grown['flexdemo_tokens_total{kind="new_tokens"}'] == made
+    assert grown['flexdemo_tokens_total{kind="prompt_tokens"}'] == len(answered["prompt"]["token_ids"])
+    assert after['flexdemo_queue_length{queue="model"}'] == 0 and after["flexdemo_ready{}"] == 1
+    if sys.platform == "linux":
+        assert after["flexdemo_resident_memory_bytes{}"] > 50e6
+
+
+def test_a_histogram_is_cumulative_and_names_keep_their_quotes() -> None:
+    ledger = Ledger(log=lambda line: None)
+    for seconds in (0.01, 0.3, 1000):
+        entry = ledger.begin('a"b\\c\nd')
+        entry.began -= seconds
+        ledger.end(entry)
+    found = numbers(ledger.metrics())
+    label = 'endpoint="a\\"b\\\\c\\nd"'
+    counts = [found[f'flexdemo_request_seconds_bucket{{{label},le="{bound}"}}'] for bound in (*BOUNDS, "+Inf")]
+    assert counts == [sum(s <= bound for s in (0.01, 0.3)) for bound in BOUNDS] + [3]
+    assert 1000.3 < found[f"flexdemo_request_seconds_sum{{{label}}}"] < 1001
+
+
+# The log
+
+
+@pytest.mark.parametrize("log_text", [False, True])
+def test_the_log_has_texts_only_if_asked(lm: LanguageModel, log_text: bool) -> None:
+    secret = "plugh-xyzzy"
+    with served(lm, log_text=log_text) as page:
+        client = Client(page.url, verbose=False)
+        client.predict(question=f"What is {secret}?", paraphrases=[f"Name {secret}."], max_new_tokens=2,
+                       api_name="/generate")  # fmt: skip
+        with pytest.raises(ValueError, match=secret):
+            client.predict(question=QUESTION, mask=secret, api_name="/generate")
+        answered, refused = until(lambda: page.told if len(page.lines) >= 2 else None)
+    assert (secret in json.dumps(answered)) == (secret in json.dumps(refused)) == log_text
+    assert answered["outcome"] == "ok" and answered["methods"] == ["flex"] and answered["endpoint"] == "generate"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", answered["time"]) and answered["seconds"] > 0
+    assert refused["outcome"] == "refused" and "traceback" not in refused
+
+
+# Accounts
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def test_an_account_guards_all_but_health(lm: LanguageModel) -> None:
+    with served(lm, account=ACCOUNT) as page:
+        assert page.get("/healthz")[0] == 200
+        assert page.get("/gradio_api/info")[0] == page.get("/metrics")[0] == 401
+        assert page.get("/metrics", basic(*ACCOUNT))[0] == 200
+        assert page.get("/metrics", basic("reader", "wrong"))[0] == 401
+        client = Client(page.url, auth=ACCOUNT, verbose=False)
+        assert client.predict(question=QUESTION, max_new_tokens=2, api_name="/generate")["results"]
+        assert not any(ACCOUNT[1] in line for line in page.lines)
+
+
+@pytest.mark.parametrize("header", [None, "", "Basic", "Basic !!", "Basic =", "Bearer abc", "Basic cmVhZGVy"])
+def test_what_is_no_account(header: str | None) -> None:
+    assert not is_account(header, ACCOUNT)
+
+
+def test_an_account_is_read_from_text_or_file(tmp_path: Path) -> None:
+    file = tmp_path / "account"
+    file.write_text("reader:pass word:1\nmore\n")
+    assert read_account("reader:pass word:1") == read_account(f"@{file}") == ACCOUNT
+    assert read_account(None) is read_account("") is None
+
+
+@pytest.mark.parametrize("given", ["reader", ":x", "reader:", "@/no/such/file"])
+def test_an_account_that_cannot_be_used_is_refused_without_repeating_it(given: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_account(given)
+    assert "\n" not in str(raised.value) and (given.startswith("@") or "reader" not in str(raised.value))
+
+
+# Behind a proxy
+
+
+def test_a_root_path_reaches_the_page_whether_or_not_the_proxy_strips_it(lm: LanguageModel) -> None:
+    with served(lm, root_path="/demo") as page:
+        assert '"root":"/demo"' in page.get("/")[1].replace(" ", "") or "/demo" in page.get("/config")[1]
+        for prefix in ("", "/demo"):
+            assert page.get(f"{prefix}/healthz")[0] == page.get(f"{prefix}/metrics")[0] == 200
+            assert page.get(f"{prefix}/gradio_api/info")[0] == 200
+
+
+@pytest.mark.parametrize(("given", "want"), [(None, None), ("/demo/", "/demo"), ("https://x.org/d", "https://x.org/d")])
+def test_root_paths(given: str | None, want: str | None) -> None:
+    assert app.resolve_root_path(given) == want
+
+
+@pytest.mark.parametrize("given", ["demo", "/de mo", "/demo?x"])
+def test_root_paths_that_cannot_be(given: str) -> None:
+    with pytest.raises(InputError, match="the root path must begin with /"):
+        app.resolve_root_path(given)
+
+
+# Stopping
+
+
+@contextmanager
+def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """app.py in a process of its own, after `code` ran in it; yields it and its address once it answers."""
+    port = browser_support.free_port()
+    command = [sys.executable, "-c", f"import sys\n{code}\nimport app\nsys.exit(app.main(sys.argv[1:]))"]
+    running = subprocess.Popen(
+        [*command, "--port", str(port), *arguments], cwd=app.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, encoding="utf-8",
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        until(lambda: running.poll() is not None or browser_support.answers(f"{url}healthz"), 120)
+        yield running, url
+    finally:
+        running.kill()
+        running.communicate()
+
+
+SLOW = """
+import time
+from flexdemo import generation
+forward = generation.forward
+generation.forward = lambda *a, **o: (time.sleep(0.1), forward(*a, **o))[1]
+from flexdemo import steps
+steps.forward = generation.forward
+"""
+ENDLESS = (
+    SLOW
+    + """
+generation.stop_reason = lambda lm, prompt, token_ids, limit: "length" if len(token_ids) >= limit else None
+"""
+)
+
+
+def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
+    """Exit status, standard output and the log of a process that is asked to stop."""
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    assert "Traceback" not in out + err, err
+    return running.returncode, out, [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_sigterm_ends_an_idle_server_at_once() -> None:
+    with process() as (running, _):
+        code, _, log = stopped(running)
+    assert code == 0 and [each["event"] for each in log] == ["stopping", "stopped"] and log[-1]["unfinished"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_sigterm_lets_a_running_answer_end() -> None:
+    with process("--grace", "30", code=SLOW) as (running, url):
+        client = Client(url, verbose=False)
+        job = client.submit(question=QUESTION, max_new_tokens=20, api_name="/generate")
+        until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
+        code, _, log = stopped(running)
+        assert job.result(timeout=30)["results"][0]["answer"] == "Lima"
+    assert code == 0 and log[0]["running"] == 1 and log[-1]["unfinished"] == 0
+    assert [each["outcome"] for each in log if each["event"] == "request"] == ["ok"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_sigterm_cuts_what_takes_longer_and_says_so() -> None:
+    with process("--grace", "1", code=ENDLESS) as (running, url):
+        client = Client(url, verbose=False)
+        jobs = [client.submit(question=QUESTION, max_new_tokens=200, api_name="/generate") for _ in range(2)]
+        until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
+        time.sleep(0.2)
+        code, _, log = stopped(running)
+        said = [str(job.exception(timeout=30)) for job in jobs]
+    assert code == 0 and log[-1]["event"] == "stopped" and log[-1]["seconds"] < 10
+    assert all("the server is stopping: ask again in a minute" in each for each in said), said
+    assert {each["outcome"] for each in log if each["event"] == "request"} <= {"stopped", "refused"}
+
+
+def metrics(url: str) -> Any:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{url}metrics", timeout=10) as answer:
+        return answer.read().decode()

@@ -1,0 +1,52 @@
+"""The README's front matter, from which a Space is built, and the commands that the README shows."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+import app
+from flexdemo.environment import release
+
+README = (app.ROOT / "README.md").read_text(encoding="utf-8")
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+
+
+@pytest.fixture(scope="module")
+def front() -> dict:
+    _, block, _ = README.split("---\n", 2)
+    return yaml.safe_load(block)
+
+
+def test_the_front_matter_is_what_a_gradio_space_needs(front: dict) -> None:
+    assert front["sdk"] == "gradio" and (app.ROOT / front["app_file"]).samefile(app.__file__)
+    assert {front["colorFrom"], front["colorTo"]} <= COLOURS
+    assert len(front["emoji"]) == 1 and front["title"] and len(front["short_description"]) <= 60
+    assert front["suggested_hardware"] == "zero-a10g" and front["license"] == "apache-2.0"
+    assert isinstance(front["models"], list) and all(re.fullmatch(r"[a-z-]+", tag) for tag in front["tags"])
+
+
+def test_its_versions_are_ours(front: dict) -> None:
+    (line,) = [each for each in (app.ROOT / "requirements.txt").read_text().splitlines() if each.startswith("gradio")]
+    low, high = re.fullmatch(r"gradio>=([\d.]+),<([\d.]+)", line).groups()
+    assert release(low) <= release(front["sdk_version"]) < release(high)
+    assert isinstance(front["python_version"], str) and front["python_version"] in ("3.10", "3.12")  # what ZeroGPU has
+
+
+def test_the_first_screen_has_the_two_commands() -> None:
+    """Within the first lines after the front matter, which the Hub does not show."""
+    first = README.split("---\n", 2)[2].strip().splitlines()[:12]
+    assert first[0] == "# flexdemo" and "```bash" in first
+    assert sum(line.startswith("pip install -r ") for line in first) == 2
+
+
+def test_flags_and_paths_that_the_readme_names_exist() -> None:
+    section = README.split("## Put it on the internet\n")[1].split("\n## ")[0]
+    flags = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", section))
+    docker = {"--rm", "--read-only", "--tmpfs", "--gpus", "--build-arg"}
+    load = {"--clients", "--seconds"}
+    ours = {flag for action in app.make_parser()._actions for flag in action.option_strings}
+    assert flags <= ours | docker | load, flags - ours - docker - load
+    assert {"--root-path", "--auth", "--log-text", "--grace"} <= flags

@@ -1,0 +1,41 @@
+"""Where time goes: the numbers are those of work whose cost is known."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from flexdemo import whereabouts
+from flexdemo.model import LanguageModel
+from flexdemo.whereabouts import measure_speed, measure_start, profile
+
+
+def test_a_profile_names_the_package_that_works() -> None:
+    packages, functions = profile(lambda: time.sleep(0.05))
+    assert packages[0].name == "Python built-ins" and packages[0].share > 0.9 and functions == []
+    assert sum(each.share for each in packages) == pytest.approx(1)
+
+
+def test_our_functions_are_named_with_what_they_call(lm: LanguageModel) -> None:
+    def work() -> None:
+        measure_speed(lm, [("What is the capital of Peru?", ["Name it."])], 4, runs=1)
+
+    packages, functions = profile(work)
+    names = {each.name: each.share for each in functions}
+    assert names["whereabouts.measure_speed"] > 0.95 and names["methods.ask"] <= names["whereabouts.measure_speed"]
+    assert {"torch", "torch operators", "transformers", "flexdemo"} & {each.name for each in packages}
+
+
+def test_rates_are_of_the_tokens_after_the_first(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = SimpleNamespace(token_ids=(1, 2, 3))
+    told = SimpleNamespace(results=(answered,), seconds={"first_token": 0.2, "decode": 0.5})
+    monkeypatch.setattr(whereabouts, "ask", lambda *_, **__: told)
+    speed = measure_speed(lm, [("q", [])], 3, runs=2)
+    assert speed.first_token_ms == pytest.approx(200) and speed.tokens_per_second == pytest.approx(4)
+
+
+def test_a_start_is_measured_in_a_process_of_its_own() -> None:
+    start = measure_start(device="cpu", dtype="float32", starts=1)
+    assert start.imported > 0.1 and start.loaded > 0 and start.first_answer > 0

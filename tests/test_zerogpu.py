@@ -1,0 +1,301 @@
+"""The page where a GPU is lent for each call: what crosses to the worker and back, and what the page still does."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import browser_support
+import gradio as gr
+import pytest
+from forking import Forking, WorkerError
+from gradio_client import Client
+from hosting import QUESTION, Served, Slow, served, until
+from test_faults import form, page_run
+
+import app
+import flexdemo
+from flexdemo import ui_work, zerogpu
+from flexdemo.config import InputError, Limits
+from flexdemo.model import LanguageModel
+from flexdemo.reading import Reading
+from flexdemo.ui_compare import PAIR
+from flexdemo.ui_guard import WORKER_TITLE
+from flexdemo.ui_work import Remote, Run
+from flexdemo.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options, place
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here, nor on a Space's Windows")
+METHODS = ("flex", "causal", "origin", "per_prompt")
+
+
+@pytest.fixture(scope="module")
+def forking() -> Forking:
+    return Forking()
+
+
+@pytest.fixture(scope="module")
+def gpu(forking: Forking) -> Gpu:
+    return Gpu(forking.GPU)
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel, gpu: Gpu) -> Iterator[Served]:
+    with served(lm, gpu=gpu) as page:
+        yield page
+
+
+# What is found
+
+
+def test_elsewhere_nothing_is_wrapped() -> None:
+    assert find_gpu({}) is find_gpu({"SPACES_ZERO_GPU": "false", "SPACE_ID": "a/b"}) is LOCAL and not LOCAL.forks
+    assert LOCAL.wrap(test_elsewhere_nothing_is_wrapped, lambda: 1.0) is test_elsewhere_nothing_is_wrapped
+    assert load_options(LOCAL, "auto", "auto", "auto") == {"device": "auto", "dtype": "auto", "backend": "auto"}
+
+
+def test_there_the_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    with pytest.raises(InputError, match="the package spaces is missing"):
+        find_gpu({"SPACES_ZERO_GPU": "true"})
+
+
+def test_there_nothing_is_compiled(gpu: Gpu) -> None:
+    assert load_options(gpu, "auto", "auto", "auto") == {"device": "cpu", "dtype": "bfloat16", "backend": "sdpa"}
+    assert load_options(gpu, "auto", "float32", "flex-eager")["backend"] == "flex-eager"
+    with pytest.raises(InputError, match="cannot compile at run time: use sdpa or flex-eager"):
+        load_options(gpu, "auto", "auto", "flex")
+
+
+# Calls
+
+
+def test_values_and_input_errors_cross(gpu: Gpu) -> None:
+    def halve(number: int) -> float:
+        if number % 2:
+            raise InputError(f"{number} is odd")
+        return number / 2
+
+    call = gpu.wrap(halve, lambda number: number)
+    assert call(4) == 2
+    with pytest.raises(InputError, match="3 is odd"):
+        call(3)
+
+
+def test_steps_and_input_errors_cross(gpu: Gpu) -> None:
+    def count(end: int) -> Iterator[int]:
+        yield from range(end)
+        raise InputError("no more")
+
+    taken = []
+    with pytest.raises(InputError, match="no more"):
+        for each in gpu.wrap(count, lambda end: end)(3):
+            taken.append(each)
+    assert taken == [0, 1, 2]
+
+
+def test_other_errors_are_told_by_their_class(gpu: Gpu) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("secret")
+
+    with pytest.raises(WorkerError, match=r"^ZeroDivisionError$"):
+        gpu.wrap(fail, lambda: 1)()
+
+
+def test_what_is_asked_for_grows_with_the_request_within_bounds(gpu: Gpu, forking: Forking, lm: LanguageModel) -> None:
+    remote = Remote(lm, Limits(), gpu)
+    for length in (1, 40, 256):
+        work = remote.answers(form(max_new_tokens=length), PAIR)
+        next(work)
+        work.close()
+    short, middle, long = forking.asked[-3:]
+    assert LEAST <= short < middle < long <= MOST
+    assert max(forking.sizes[-3:]) < 10_000, "the model must not be pickled"
+
+
+def test_the_worker_has_its_own_memory(gpu: Gpu) -> None:
+    seen: list[int] = []
+    gpu.wrap(lambda: seen.append(1), lambda: 1)()
+    assert seen == []
+
+
+# The page's work
+
+
+def test_an_answer_made_in_a_worker_is_the_answer(lm: LanguageModel, gpu: Gpu) -> None:
+    given = form(methods=METHODS)
+    here = list(ui_work.answers(lm, Limits(), given, Run(threading.Event())))
+    run = Run(threading.Event())
+    there = list(ui_work.answers(lm, Limits(), given, run, remote=Remote(lm, Limits(), gpu).answers))
+    for name in METHODS:
+        assert there[-1].last.result[name].token_ids == here[-1].last.result[name].token_ids
+    assert there[-1].last.explanation.to_dict().keys() == here[-1].last.explanation.to_dict().keys()
+    assert run.last is not None and run.last.done, "what was answered must be known here, for the line of Stop"
+    assert there[0].line == "Reading the prompt"
+
+
+def test_stop_ends_the_worker_and_says_what_there_was(lm: LanguageModel, gpu: Gpu) -> None:
+    slow = Slow(lm, seconds=0.02)
+    try:
+        runs = ui_work.Runs()
+        run = runs.start("me")
+        remote = Remote(lm, Limits(), gpu)
+        work = ui_work.answers(lm, Limits(), form(max_new_tokens=200), run, remote=remote.answers)
+        for _ in range(4):
+            next(work)
+        assert run.last is not None and not run.last.done
+        assert "Stopped" in (runs.stop("me") or "")
+        assert list(work) == []  # and the stand-in has seen its worker end
+    finally:
+        slow.remove()
+
+
+def test_a_ladder_climbs_in_a_worker(lm: LanguageModel, gpu: Gpu) -> None:
+    given = form(max_new_tokens=4)
+    here = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event())))
+    remote = Remote(lm, Limits(), gpu)
+    there = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event()), remote=remote.ladder))
+    assert there[-1][0] == here[-1][0] and there[-1][1].startswith("Ladder done")
+
+
+def test_bad_input_is_told_as_ever(lm: LanguageModel, gpu: Gpu) -> None:
+    remote = Remote(lm, Limits(), gpu)
+    (frame,) = ui_work.answers(lm, Limits(), form(max_new_tokens=999), Run(threading.Event()), remote=remote.answers)
+    assert frame.line == "Not run" and "too long" in frame.message
+
+
+def test_nothing_is_kept_of_a_prompt_so_sliders_wait_for_run(lm: LanguageModel, gpu: Gpu) -> None:
+    reading = Reading()
+    remote = Remote(lm, Limits(), gpu)
+    list(ui_work.answers(lm, Limits(), form(), Run(threading.Event()), reading=reading, remote=remote.answers))
+    assert reading.prefill is None and not ui_work.has_read(lm, Limits(), form(), reading)
+    assert "press Run to see other weights" in zerogpu.NOTICE
+
+
+# The page
+
+
+def test_endpoints_answer_from_workers(page: Served, lm: LanguageModel, forking: Forking) -> None:
+    client, calls = Client(page.url, verbose=False), len(forking.asked)
+    got = client.predict(question=QUESTION, paraphrases=["Name it."], max_new_tokens=5, explain=True,
+                         api_name="/generate")  # fmt: skip
+    want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=5)["flex"]
+    assert got["results"][0]["token_ids"] == list(want.token_ids) and "explain" in got
+    with pytest.raises(ValueError, match="the question is empty"):
+        client.predict(question=" ", api_name="/generate")
+    client.predict(question=QUESTION, n=1, api_name="/paraphrase")
+    client.predict(question=QUESTION, api_name="/mask")
+    assert len(forking.asked) == calls + 3, "generate twice and paraphrase; a mask needs no GPU"
+    assert all(LEAST <= each <= MOST for each in forking.asked)
+    line = next(each for each in page.told if each["endpoint"] == "generate")
+    assert line["new_tokens"] and line["methods"][0] == "flex"
+
+
+def test_run_streams_from_a_worker_and_fills_the_tabs(page: Served) -> None:
+    already = len(page.lines)
+    page.join("run", page_run(page, max_new_tokens=6, methods=list(METHODS)), "visitor")
+    answered = page.listen("visitor").read().decode()
+    last = [json.loads(line[6:]) for line in answered.splitlines() if '"process_completed"' in line][-1]
+    assert last["success"], last
+    line = json.loads(until(lambda: page.lines[already:])[0])
+    assert line["outcome"] == "ok" and line["methods"] == list(METHODS) and line["new_tokens"] > 0
+
+
+def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) -> None:
+    slow, already = Slow(lm, seconds=0.02), len(page.lines)
+    try:
+        page.join("run", page_run(page, max_new_tokens=200), "stopper")
+        stream = page.listen("stopper")
+        for raw in stream:
+            if b"process_generating" in raw:
+                break
+        page.join("stop", [], "stopper")
+        stream.read()
+        line = json.loads(until(lambda: page.lines[already:])[0])
+        assert line["outcome"] == "stopped" and line["seconds"] < 4
+    finally:
+        slow.remove()
+
+
+def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
+    from flexdemo.ui_explain import attention_plot
+    from flexdemo.ui_export import Prover
+
+    *_, frame = ui_work.answers(lm, Limits(), form(methods=METHODS), Run(threading.Event()))
+    plot = gpu.wrap(lambda last, layer, head: attention_plot(lm, last, layer, head), lambda *_: 1)
+    crossed, made = (each.to_dict() for each in (plot(frame.last, 0, 0), attention_plot(lm, frame.last, 0, 0)))
+    assert crossed["data"] == made["data"]
+    assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
+    assert gpu.wrap(Prover(lm).check, lambda last: 1)(frame.last).ok
+
+
+# Devices
+
+
+def test_a_placed_model_answers_the_same(lm: LanguageModel) -> None:
+    placed = place(lm, "cpu")
+    assert not placed.captures and placed.devices == lm.devices
+    want = flexdemo.ask(lm, QUESTION, max_new_tokens=4)["flex"].token_ids
+    assert flexdemo.ask(placed, QUESTION, max_new_tokens=4)["flex"].token_ids == want
+
+
+# The real package
+
+
+@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed (pip install spaces)")
+def test_the_real_package_changes_nothing_without_a_zerogpu() -> None:
+    code = """
+import sys, spaces
+from flexdemo.zerogpu import Gpu, LOCAL, find_gpu
+assert find_gpu() is LOCAL
+def steps(n):
+    yield from range(n)
+wrapped = Gpu(spaces.GPU).wrap(steps, lambda n: n)
+assert list(wrapped(3)) == [0, 1, 2]
+import app
+sys.exit(app.main(["--port", "0"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=app.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "the port must be" in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed (pip install spaces)")
+def test_a_space_on_the_cpu_answers(tmp_path: Any) -> None:
+    """As a Space starts it: python app.py as __main__, the address in the environment, the Space's own variables."""
+    port = browser_support.free_port()
+    env = {**os.environ, "SYSTEM": "spaces", "SPACE_ID": "some/space", "SPACE_HOST": "some-space.hf.space",
+           "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1",
+           "OMP_NUM_THREADS": "1"}  # fmt: skip
+    running = subprocess.Popen([sys.executable, "app.py"], cwd=app.ROOT, env=env, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}/"
+        until(lambda: running.poll() is not None or browser_support.answers(f"{url}healthz"), 120)
+        answered = Client(url, verbose=False).predict(question=QUESTION, api_name="/generate")
+        assert answered["results"][0]["answer"] == "Lima"
+    finally:
+        running.terminate()
+        out, _ = running.communicate(timeout=30)
+    assert "Traceback" not in out and running.returncode == 0, out
+
+
+def test_an_error_that_ended_the_worker_is_told_with_an_id(
+    page: Served, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the real package tells it: the class alone, under a title of its own."""
+    monkeypatch.setattr("forking.WorkerError", lambda name: gr.Error(name, title=WORKER_TITLE))
+    slow, client = Slow(lm), Client(page.url, verbose=False)
+    try:
+        slow.break_at(2, lambda: ZeroDivisionError("secret"))
+        with pytest.raises(ValueError, match="something went wrong on the server") as raised:
+            client.predict(question=QUESTION, max_new_tokens=5, api_name="/generate")
+    finally:
+        slow.remove()
+    (line,) = [each for each in page.told if each["id"] in str(raised.value)]
+    assert line["outcome"] == "error" and line["error"] == "ZeroDivisionError"
+    assert client.predict(question=QUESTION, max_new_tokens=2, api_name="/generate")["results"]
