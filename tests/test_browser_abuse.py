@@ -74,7 +74,7 @@ def test_markup_is_text_everywhere(visit: Any) -> None:
     harmless(visit)
     with page.expect_download() as saved:
         page.locator("#save-report").click()
-    report = visit.context.new_page()
+    report = page.context.new_page()
     report.on("dialog", lambda dialog: (visit.dialogs.append(dialog.message), dialog.dismiss()))
     outside: list[str] = []
     report.on("request", lambda request: outside.append(request.url) if request.url.startswith("http") else None)
@@ -84,6 +84,7 @@ def test_markup_is_text_everywhere(visit: Any) -> None:
     assert "<script>alert(1)" in report.locator("h1").inner_text() and report.title().startswith("flexdemo: <script>")
     assert outside == [] and visit.dialogs == []
     assert report.locator("img[src=x], svg[onload], [onerror], a[href^=javascript]").count() == 0
+    report.close()
 
 
 def test_a_link_with_markup_is_text_too(visit: Any, space_url: str) -> None:
