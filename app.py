@@ -9,7 +9,6 @@ import importlib.util
 import inspect
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -132,14 +131,9 @@ def without_stubs() -> Iterator[None]:
 
 
 def wait_at(host: str, port: int) -> Waiting:
-    """Answer the port from now on; browsers load what every page of gradio needs while the model loads here."""
-    found = importlib.util.find_spec("gradio")
-    folder = Path(found.origin or "").parent / "templates" / "frontend" if found else Path()
-    page = folder / "index.html"
-    entry = re.findall(r'src="./assets/([\w.-]+[.]js)"', page.read_text(encoding="utf-8")) if page.is_file() else []
-    plots = sorted(each.name for each in (folder / "assets").glob("PlotlyPlot-*.js"))
+    """Answer the port from now on, so that who opens the page early is told that it starts."""
     with listening(host, port):
-        return Waiting(host, port, assets=folder / "assets", scripts=[*entry, *plots])
+        return Waiting(host, port)
 
 
 def own_folder() -> None:

@@ -1,7 +1,7 @@
 """Answers a port while the program behind it still starts: a page that says so. Knows no model and no page of ours.
 
-A browser that opens the address sees the page at once, with status 503, and loads the program's scripts meanwhile. Any
-other request waits: when the program listens, it is passed on to it, and its client has noticed nothing but the time.
+A browser that opens the address sees the page at once, with status 503. Any other request waits: when the program
+listens, it is passed on to it, and its client has noticed nothing but the time.
 Standard library only, so that it listens before anything large is imported.
 """
 
@@ -10,15 +10,11 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 LONGEST_HEAD = 65_536  # bytes of a request's first line and headers
 HEAD_SECONDS = 10.0  # that a client has to send them
-KINDS = {".js": "text/javascript", ".css": "text/css"}
 HEALTH = "/healthz"  # who asks for it wants to know now
-UNREADY = ("Retry-After: 1", "Cache-Control: no-store")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>flexdemo is starting</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -46,21 +42,14 @@ async function wait() {
 }
 wait();
 </script>
-<!-- scripts -->
 </body></html>
 """
 
 
 class Waiting:
-    """Listens on an address from `Waiting(...)` until `close()`; `pass_on()` then hands over what waits.
+    """Listens on an address from `Waiting(...)` until `close()`; `pass_on()` then hands over what waits."""
 
-    `scripts` are modules in the folder `assets`, served under /assets/, that the page loads before it is needed.
-    """
-
-    def __init__(self, host: str, port: int, *, assets: Path | None = None, scripts: Sequence[str] = ()) -> None:
-        loads = "\n".join(f'<link rel="modulepreload" href="./assets/{name}">' for name in scripts)
-        self._page = PAGE.replace("<!-- scripts -->", loads).encode()
-        self._assets = assets
+    def __init__(self, host: str, port: int) -> None:
         self._ready, self._over = threading.Event(), threading.Event()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM)
@@ -110,34 +99,24 @@ class Waiting:
                 program.sendall(_once(head))
                 _pipe(client, program)
 
-    def _answer(self, head: bytes) -> bytes | None:
+    @staticmethod
+    def _answer(head: bytes) -> bytes | None:
         """What is answered at once; None for a request that waits."""
         line, _, headers = head.partition(b"\r\n")
         method, _, rest = line.decode("latin-1").partition(" ")
         path = rest.split(" ")[0].split("?")[0]
         if method not in ("GET", "HEAD"):
             return None
-        body_of = {"GET": lambda body: body, "HEAD": lambda body: b""}[method]
-        name = path.rpartition("/assets/")[2] if "/assets/" in path else ""
-        if self._assets is not None and re.fullmatch(r"[\w-][\w.-]*", name) and Path(name).suffix in KINDS:
-            found = self._assets / name
-            if found.is_file():
-                data = found.read_bytes()
-                kind = f"{KINDS[found.suffix]}; charset=utf-8"
-                return _response("200 OK", kind, len(data), "Cache-Control: max-age=3600") + body_of(data)
-        if path.endswith(HEALTH):
-            data = b'{"status": "starting"}\n'
-            return _response("503 Service Unavailable", "application/json", len(data), *UNREADY) + body_of(data)
         asks = headers.lower()
-        if b"sec-fetch-mode: navigate" in asks or re.search(rb"^accept:[^\r\n]*text/html", asks, re.MULTILINE):
-            kind = "text/html; charset=utf-8"
-            return _response("503 Service Unavailable", kind, len(self._page), *UNREADY) + body_of(self._page)
-        return None
-
-
-def _response(status: str, kind: str, length: int, *more: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {length}", "Connection: close", *more]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+        if path.endswith(HEALTH):
+            kind, body = "application/json", b'{"status": "starting"}\n'
+        elif b"sec-fetch-mode: navigate" in asks or re.search(rb"^accept:[^\r\n]*text/html", asks, re.MULTILINE):
+            kind, body = "text/html; charset=utf-8", PAGE.encode()
+        else:
+            return None
+        lines = ["HTTP/1.1 503 Service Unavailable", "Retry-After: 1", "Cache-Control: no-store", "Connection: close"]
+        lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}", "", ""]
+        return "\r\n".join(lines).encode() + (body if method == "GET" else b"")
 
 
 def _head(client: socket.socket) -> bytes | None:

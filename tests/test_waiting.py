@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import browser_support
@@ -48,12 +47,8 @@ def port() -> int:
 
 
 @pytest.fixture
-def waiting(port: int, tmp_path: Path) -> Iterator[Waiting]:
-    (tmp_path / "assets").mkdir()
-    (tmp_path / "assets" / "page-1.js").write_text("export {};")
-    (tmp_path / "assets" / "picture.png").write_text("none of its kinds")
-    (tmp_path / "secret.js").write_text("outside")
-    made = Waiting("127.0.0.1", port, assets=tmp_path / "assets", scripts=["page-1.js"])
+def waiting(port: int) -> Iterator[Waiting]:
+    made = Waiting("127.0.0.1", port)
     yield made
     made.close()
 
@@ -83,7 +78,6 @@ def test_a_browser_is_told_at_once_that_the_program_starts(waiting: Waiting, por
         status, headers, body = asked(port, path, **NAVIGATION)
         assert status == 503 and headers["Retry-After"] == "1" and headers["Cache-Control"] == "no-store"
         assert b"Starting: loading the model" in body and len(body) == int(headers["Content-Length"])
-        assert b'href="./assets/page-1.js"' in body
     status, headers, body = asked(port, "/", method="HEAD", **NAVIGATION)
     assert status == 503 and body == b"" and int(headers["Content-Length"]) > 500
     request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers=NAVIGATION)
@@ -94,19 +88,6 @@ def test_a_browser_is_told_at_once_that_the_program_starts(waiting: Waiting, por
 def test_who_asks_for_health_is_told_at_once(waiting: Waiting, port: int) -> None:
     status, headers, body = asked(port, "/healthz")
     assert (status, headers["Retry-After"], body) == (503, "1", b'{"status": "starting"}\n')
-
-
-def test_scripts_come_from_their_folder_only(waiting: Waiting, port: int) -> None:
-    status, headers, body = asked(port, "/assets/page-1.js")
-    assert (status, body) == (200, b"export {};") and headers["Content-Type"].startswith("text/javascript")
-    others = ("/assets/../secret.js", "/assets/%2e%2e/secret.js", "/assets/picture.png", "/assets/none.js", "/assets/")
-    threads = [later(port, path) for path in others]
-    time.sleep(0.2)
-    assert all(told == [] for _, told in threads), "they wait for the program, which knows"
-    program(waiting, port)
-    for (thread, told), path in zip(threads, others, strict=True):
-        thread.join(10)
-        assert told[0][2] == f"GET {path}  ".encode()
 
 
 def program(waiting: Waiting, port: int) -> Any:
@@ -157,15 +138,3 @@ def test_a_program_that_cannot_start_frees_its_port(port: int, capsys: pytest.Ca
     assert "no model at" in capsys.readouterr().err
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def test_the_waiting_page_loads_what_the_page_of_gradio_needs(port: int) -> None:
-    waiting = app.wait_at("127.0.0.1", port)
-    try:
-        body = asked(port, "/", **NAVIGATION)[2].decode()
-        names = [part.split('"')[0] for part in body.split('href="./assets/')[1:]]
-        assert len(names) == 2 and names[1].startswith("PlotlyPlot-")
-        for name in names:
-            assert asked(port, f"/assets/{name}")[0] == 200
-    finally:
-        waiting.close()
