@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from flexdemo.config import InputError
 from flexdemo.environment import check_requirements
 from flexdemo.profiles import PROFILES
+from flexdemo.waiting import Waiting
 
 ROOT = Path(__file__).resolve().parent
 ASSETS = ROOT / "assets"
@@ -93,14 +94,19 @@ def resolve_address(host: str | None, port: int | None) -> tuple[str, int]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with listening(address, int(named)):
             probe.bind((address, int(named)))
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(
-                f"cannot listen on {address}:{named} ({reason}): choose another with --port or --host"
-            ) from error
     return address, int(named)
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """InputError for an address that cannot be listened on in here."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host") from error
 
 
 @contextmanager
@@ -124,6 +130,12 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = getfile
 
 
+def wait_at(host: str, port: int) -> Waiting:
+    """Answer the port from now on, so that who opens the page early is told that it starts."""
+    with listening(host, port):
+        return Waiting(host, port)
+
+
 def own_folder() -> None:
     """Visitors' files go to a folder that nobody else on this machine can read, and that is gone when the program is.
 
@@ -142,7 +154,7 @@ class Page(NamedTuple):
     close_gate: Any
 
 
-def start(args: argparse.Namespace, host: str, port: int) -> Page:
+def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> Page:
     """Load the model, build the page and launch it. InputError if there is no such model."""
     from flexdemo import zerogpu
 
@@ -175,6 +187,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> Page:
     demo = build_demo(lm, **page)
     Guard(ledger, gate).protect(demo)
     demo.queue(max_size=profile.queue)
+    waiting.close()
     demo.launch(
         server_name=host,
         server_port=port,
@@ -185,6 +198,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> Page:
         **launch_options(profile, routes=routes(state)),
     )
     state.demo = demo
+    waiting.pass_on()
     return Page(demo, state, gate.close)
 
 
@@ -213,7 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.proxies is not None and args.proxies < 0:
             raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
         own_folder()
-        page = start(args, host, port)
+        with closing(wait_at(host, port)) as waiting:
+            page = start(args, host, port, waiting)
         gc.freeze()  # or the first collection, while the first visitor waits, would go through them all
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -87,6 +87,7 @@
 
   // Pictures
 
+  const tokenElements = () => [...document.querySelectorAll('#token-view .token, #answer-tokens .token')];
   const ink = () => (document.body.classList.contains('dark') ? '#FFFFFF' : '#111111');
   function bands(meta) {
     if (!pick) return [];
@@ -109,12 +110,12 @@
     if (drawn || pick) window.Plotly.relayout(gd, { shapes: [...shapes, ...bands(metaOf(gd))] });
   }
   function paintTokens(meta) {
-    const view = find('#token-view .textfield');
-    if (!view) return;
-    view.classList.toggle('linked', Boolean(pick));
+    for (const view of document.querySelectorAll('#token-view .textfield, #answer-tokens .textfield')) {
+      view.classList.toggle('linked', Boolean(pick));
+    }
     const [low, high] = pick ? pick.rows : [0, 0], [left, right] = pick ? pick.columns : [0, 0];
     // Visible from or to a range: by the rule between segments, from its last query and to its first key.
-    view.querySelectorAll('.token').forEach((element, i) => {
+    tokenElements().forEach((element, i) => {
       element.classList.toggle('picked', Boolean(pick) && ((i >= low && i < high) || (i >= left && i < right)));
       const seen = pick && rangeSome(low, high, (q) => isVisible(meta, code(meta, meta.rules, q, i)));
       const sees = pick && rangeSome(left, right, (k) => isVisible(meta, code(meta, meta.rules, i, k)));
@@ -127,8 +128,24 @@
     const last = end - 1;
     return test(first) || test(last);
   }
+  // The answer's tokens stand behind those of the prompt, in an element that belongs to this script.
+  function paintAnswer(meta) {
+    const place = find('#answer-tokens');
+    if (!place) return;
+    const tokens = meta.answer ?? [], view = place.querySelector('.textfield');
+    place.hidden = !tokens.length;
+    place.querySelector('[data-segment]').dataset.segment = meta.segments.length - 1;
+    place.querySelector('.count').textContent = tokens.length;
+    if (tokens.length === view.children.length && tokens.every((text, i) => text === view.children[i].textContent)) return;
+    view.replaceChildren(...tokens.map((text) => {
+      const token = Object.assign(document.createElement('span'), { className: 'token' });
+      token.append(Object.assign(document.createElement('span'), { className: 'text', textContent: text }));
+      return token;
+    }));
+  }
+  const LEGEND = ':is(#token-legend, #answer-tokens) [data-segment]';
   function paintLegend() {
-    document.querySelectorAll('#token-legend [data-segment]').forEach((chip) => {
+    document.querySelectorAll(LEGEND).forEach((chip) => {
       chip.setAttribute('aria-pressed', String(pick?.kind === 'segment' && pick.segment === Number(chip.dataset.segment)));
     });
   }
@@ -144,6 +161,7 @@
     if (!meta) return;
     if (pick && (pick.rows[1] > total(meta) || pick.columns[1] > total(meta))) pick = null;
     paintBands(gd);
+    paintAnswer(meta);
     paintTokens(meta);
     paintLegend();
     paintWords(meta);
@@ -180,9 +198,9 @@
     show();
   }
   document.addEventListener('click', (event) => {
-    const token = event.target.closest?.('#token-view .token');
-    if (token) pickToken([...document.querySelectorAll('#token-view .token')].indexOf(token));
-    const chip = event.target.closest?.('#token-legend [data-segment]');
+    const token = event.target.closest?.(':is(#token-view, #answer-tokens) .token');
+    if (token) pickToken(tokenElements().indexOf(token));
+    const chip = event.target.closest?.(LEGEND);
     if (chip && metaOf(graph())) pickSegment(Number(chip.dataset.segment));
     if (event.target.closest?.('#link-clear')) clear();
     if (event.target.closest?.('#link-exact')) zoomHere();
@@ -200,10 +218,12 @@
     }
   });
 
-  // The exact window around what is picked: through the page's own fields, as a visitor would.
-  function zoomHere() {
-    const meta = metaOf(graph());
-    if (!pick || !meta) return;
+  // The exact window: through the page's own fields, as a visitor would.
+  let zoomed = null; // {rows, columns}: what was dragged over in the overview
+  for (const kind of ['pointerdown', 'keydown']) { // the visitor chooses another window
+    document.addEventListener(kind, (event) => { if (event.target.closest?.('#mask-window')) zoomed = null; });
+  }
+  function showExactly(meta, rows, columns) {
     const set = (id, range) => {
       const middle = Math.floor((range[0] + range[1]) / 2);
       const field = find(`#${id} input[type=number]`);
@@ -211,10 +231,42 @@
       field.dispatchEvent(new Event('input', { bubbles: true }));
       field.dispatchEvent(new Event('blur', { bubbles: true }));
     };
-    set('mask-query', pick.rows);
-    set('mask-key', pick.columns);
+    set('mask-query', rows);
+    set('mask-key', columns);
     const exact = find('#mask-exact input');
     if (!exact.checked) exact.click();
+  }
+  function zoomHere() {
+    const meta = metaOf(graph());
+    if (!pick || !meta) return;
+    zoomed = null;
+    showExactly(meta, pick.rows, pick.columns);
+  }
+  // A part of the overview that was dragged over is drawn cell by cell, if so many cells can be drawn.
+  function dragged(meta, change) {
+    if (meta.block === 1) return;
+    const range = (axis) => {
+      const ends = [0, 1].map((i) => change[`${axis}.range[${i}]`] ?? change[`${axis}.range`]?.[i]).sort((a, b) => a - b);
+      const [low, high] = ends.map((end) => (end + 0.5) * meta.block);
+      return [Math.max(0, Math.floor(low)), Math.min(meta.length, Math.ceil(high))];
+    };
+    const [columns, rows] = ['xaxis', 'yaxis'].map(range);
+    if (![columns, rows].every(([first, end]) => end - first > 0 && end - first <= meta.exact)) return;
+    zoomed = { rows, columns };
+    showExactly(meta, rows, columns);
+  }
+  function narrow(gd, meta) {
+    if (!zoomed || meta.block > 1 || meta.size >= meta.length) return;
+    const inside = (range, from) => [range[0] - from - 0.5, range[1] - from - 0.5];
+    const [x, y] = [inside(zoomed.columns, meta.column), inside(zoomed.rows, meta.row)];
+    if ([...x, ...y].some((at) => at < -0.5 || at > meta.size - 0.5)) return;
+    window.Plotly.relayout(gd, { 'xaxis.range': x, 'yaxis.range': y.reverse() });
+  }
+  function zoomOut() {
+    if (!zoomed) return;
+    zoomed = null;
+    const exact = find('#mask-exact input');
+    if (exact.checked) exact.click();
   }
 
   // Pointing
@@ -250,29 +302,61 @@
   function grow() {
     const gd = graph(), meta = metaOf(gd);
     const mine = meta && !meta.other && live?.[meta.side];
-    if (!gd?._fullLayout || !mine || mine.signature !== meta.signature || meta.block > 1 || meta.size < meta.length) return;
-    if (meta.length > LIVE_TOKENS && !mine.done) return;
+    if (!gd?._fullLayout || !mine || mine.signature !== meta.signature) return;
+    const cells = meta.block === 1 && meta.size >= meta.length; // else the answer has tokens and no rows
+    if (cells && meta.length > LIVE_TOKENS && !mine.done) return;
     if (meta.answer?.length === mine.tokens.length && meta.answer.every((text, i) => text === mine.tokens[i])) return;
     drawn = performance.now();
     const before = total(meta);
     meta.answer = mine.tokens;
+    if (!cells) return show();
     const size = total(meta), owners = Array.from({ length: size }, (_, token) => segmentOf(meta, token));
     const n = meta.segments.length, visible = meta.rules.map((why) => isVisible(meta, why));
     const z = owners.map((asks, q) => Uint8Array.from(owners, (seen, k) =>
       (visible[(asks * n + seen) * 2 + (k > q ? 1 : 0)] ? meta.z[seen] : 0)));
     const whole = (axis) => Math.abs(Math.abs(axis.range[1] - axis.range[0]) - before) < 1e-6;
-    const change = { shapes: frame(meta, size), meta };
+    const change = { shapes: frame(meta, size), meta, ...labels(gd, meta) };
     for (const name of ['xaxis', 'yaxis']) {
-      change[`${name}.tickvals`] = meta.segments.map(([, start], i) => (start + endOf(meta, i)) / 2 - 0.5);
-      change[`${name}.ticktext`] = tickTexts(gd.layout[name].ticktext, meta);
       if (whole(gd.layout[name])) change[`${name}.range`] = name === 'xaxis' ? [-0.5, size - 0.5] : [size - 0.5, -0.5];
     }
     window.Plotly.update(gd, { z: [z] }, change);
     show();
   }
-  function tickTexts(texts, meta) {
-    const own = [...texts].slice(0, meta.segments.length - 1);
-    return [...own, own.at(-1).replace(/suffix$/, 'answer')];
+
+  // Labels of the axes, as the program sets them, for the size that the figure has here.
+
+  const MARK = 20, LETTER = 7, HIGH = 16, LINES = 3;
+  function labels(gd, meta) {
+    const shown = meta.block > 1 ? meta.length : meta.size < meta.length ? meta.size : total(meta);
+    const placed = (from, pixels) => meta.segments.flatMap(([name, start, colour], i) => {
+      const [first, end] = [Math.max(start, from), Math.min(endOf(meta, i), from + shown)];
+      const at = (first + end - 2 * from) / (2 * meta.block) - 0.5;
+      const text = `<span style="color:${colour}">■</span> ${name}`;
+      return first < end ? [{ at, text, middle: at * pixels * meta.block / shown, half: (MARK + LETTER * name.length) / 2 }] : [];
+    });
+    const ends = Array(LINES).fill(-Infinity);
+    const across = placed(meta.column, gd._fullLayout.xaxis._length).map(({ at, text, middle, half }) => {
+      const free = ends.findIndex((end) => end <= middle - half), line = free < 0 ? ends.indexOf(Math.min(...ends)) : free;
+      ends[line] = middle + half;
+      return { at, text: '<br>'.repeat(line) + text };
+    });
+    const groups = [], mean = (group, key) => group.reduce((sum, each) => sum + each[key], 0) / group.length;
+    for (const each of placed(meta.row, gd._fullLayout.yaxis._length)) {
+      if (groups.length && each.middle - mean(groups.at(-1), 'middle') < HIGH) groups.at(-1).push(each);
+      else groups.push([each]);
+    }
+    const down = groups.map((group) => ({ at: mean(group, 'at'), text: group.map((each) => each.text).join(' ') }));
+    const told = (list, key) => list.map((each) => each[key]);
+    return { 'xaxis.tickvals': told(across, 'at'), 'xaxis.ticktext': told(across, 'text'),
+      'yaxis.tickvals': told(down, 'at'), 'yaxis.ticktext': told(down, 'text') };
+  }
+  function label(gd, meta) {
+    const change = labels(gd, meta);
+    const same = ['xaxis', 'yaxis'].every((name) => {
+      const texts = [...gd.layout[name].ticktext], wanted = change[`${name}.ticktext`];
+      return texts.length === wanted.length && texts.every((text, i) => text === wanted[i]);
+    });
+    if (!same) window.Plotly.relayout(gd, change);
   }
   function frame(meta, size) {
     const line = { color: 'rgba(128,136,148,0.75)', width: 1 }, far = size - 0.5;
@@ -303,8 +387,13 @@
         show();
       });
       gd.on('plotly_hover', hover);
+      gd.on('plotly_relayout', (change) => dragged(metaOf(gd), change));
+      gd.on('plotly_doubleclick', zoomOut);
+      gd.on('plotly_autosize', () => label(gd, metaOf(gd)));
       gd.on('plotly_unhover', () => tip?.remove());
       tip?.remove();
+      narrow(gd, metaOf(gd));
+      label(gd, metaOf(gd));
       grow();
       show();
     }

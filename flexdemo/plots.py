@@ -5,6 +5,7 @@ Segments are as in `cells`, which holds all that needs no plotly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 GRID_TOKENS = 96  # up to here cells stand apart
+AXIS_PIXELS = 460  # of an axis, to judge whether its labels have room; the page knows better and sets them again
+LAST_LABEL = 32  # pixels to the right of the last cell, for half of its segment's name
+LABEL_MARK, LABEL_CHARACTER, LABEL_HEIGHT, LABEL_LINES = 20, 7, 16, 3
 KEPT, REMOVED, ADDED = CHANGES.values()
 HIDDEN = "rgba(128,136,148,0.10)"
 LINE = "rgba(128,136,148,0.75)"
@@ -53,37 +57,73 @@ def token_labels(indices: np.ndarray, tokens: Sequence[str], segments: Sequence[
     return [f"{i} <b>{plot_text(tokens[i])}</b> ({plot_text(segments[owners[i]].name)})" for i in indices]
 
 
-def _axis(first: int, last: int, segments: Sequence[Any], block: int) -> tuple[dict[str, Any], list[float]]:
-    """Ticks that name the segments among tokens first <= t < last, and where one segment ends and the next begins."""
+def _axis(
+    first: int, last: int, segments: Sequence[Any], block: int, *, across: bool
+) -> tuple[dict[str, Any], list[float]]:
+    """Ticks that name the segments among tokens first <= t < last, and where one segment ends and the next begins.
+
+    Names that would lie over one another stand on lines of their own on an axis that goes across, else on one line.
+    """
     middles, names, bounds = [], [], []
     for segment in segments:
         start, end = max(segment.start, first), min(segment.end, last)
         if start >= end:
             continue
         middles.append((start + end - first * 2) / (2 * block) - 0.5)
-        colour = segment_colour(segment.name, segment.role)
-        names.append(f'<span style="color:{colour}">■</span> {plot_text(segment.name)}')
+        names.append((segment.name, segment_colour(segment.name, segment.role)))
         if end < last:
             bounds.append((end - first) / block - 0.5)
-    return {"tickmode": "array", "tickvals": middles, "ticktext": names, "ticks": ""}, bounds
+    pixel = AXIS_PIXELS * block / max(1, last - first)  # of one cell
+    texts = [f'<span style="color:{colour}">■</span> {plot_text(name)}' for name, colour in names]
+    if across:
+        lines = tick_lines([middle * pixel for middle in middles], [len(name) for name, _ in names])
+        texts = ["<br>" * line + text for line, text in zip(lines, texts, strict=True)]
+    else:
+        middles, texts = _joined(middles, texts, LABEL_HEIGHT / pixel)
+    return {"tickmode": "array", "tickvals": middles, "ticktext": texts, "ticks": "", "tickangle": 0}, bounds
+
+
+def tick_lines(middles: Sequence[float], lengths: Sequence[int]) -> list[int]:
+    """On which of LABEL_LINES lines each label stands so that none lies over another: the first with room, or that
+    with most. `middles` are in pixels, from left to right; `lengths` in characters."""
+    ends, lines = [-math.inf] * LABEL_LINES, []
+    for middle, length in zip(middles, lengths, strict=True):
+        half = (LABEL_MARK + LABEL_CHARACTER * length) / 2
+        free = [i for i, end in enumerate(ends) if end <= middle - half]
+        lines.append(free[0] if free else ends.index(min(ends)))
+        ends[lines[-1]] = middle + half
+    return lines
+
+
+def _joined(middles: Sequence[float], texts: Sequence[str], least: float) -> tuple[list[float], list[str]]:
+    """Labels with those nearer than `least` to the one before them on its line."""
+    groups: list[list[int]] = []
+    for i, middle in enumerate(middles):
+        if groups and middle - np.mean([middles[j] for j in groups[-1]]) < least:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    places = [float(np.mean([middles[i] for i in group])) for group in groups]
+    return places, [" ".join(texts[i] for i in group) for group in groups]
 
 
 def segment_axes(
     figure: go.Figure, rows: tuple[int, int], columns: tuple[int, int], segments: Sequence[Any], *, block: int = 1
 ) -> go.Figure:
     """Segment bounds as lines and names as ticks on both axes; square cells, queries downwards."""
-    x_ticks, x_bounds = _axis(*columns, segments, block)
-    y_ticks, y_bounds = _axis(*rows, segments, block)
+    x_ticks, x_bounds = _axis(*columns, segments, block, across=True)
+    y_ticks, y_bounds = _axis(*rows, segments, block, across=False)
     right, bottom = -(-(columns[1] - columns[0]) // block) - 0.5, -(-(rows[1] - rows[0]) // block) - 0.5
     line = {"color": LINE, "width": 1}
     shapes = [{"type": "line", "x0": x, "x1": x, "y0": -0.5, "y1": bottom, "line": line} for x in x_bounds]
     shapes += [{"type": "line", "x0": -0.5, "x1": right, "y0": y, "y1": y, "line": line} for y in y_bounds]
     shapes.append({"type": "rect", "x0": -0.5, "x1": right, "y0": -0.5, "y1": bottom, "line": line})
     common = {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": True, "title_standoff": 6}
+    common["ticklabeloverflow"] = "allow"  # else a name at the edge of a narrow figure is left out
     figure.update_xaxes(**common, **x_ticks, range=[-0.5, right], title_text="key (is seen)")
     figure.update_yaxes(**common, **y_ticks, range=[bottom, -0.5], title_text="query (sees)")
     figure.update_yaxes(scaleanchor="x", scaleratio=1, constraintoward="top")
-    return figure.update_layout(shapes=shapes)
+    return figure.update_layout(shapes=shapes, margin_r=LAST_LABEL)
 
 
 def base_figure(traces: Any, *, title: str = "", height: int | None = None) -> go.Figure:

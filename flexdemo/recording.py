@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -224,7 +225,7 @@ def _loaded(told: Mapping[str, Any]) -> list[Recorded]:
 def _build(kind: Any, data: Any, *, single: bool = False) -> Any:
     """A value of a type from its data; ValueError for data of another type. `single`: floats are float32 numbers."""
     if is_dataclass(kind):
-        hints, names = get_type_hints(kind), {f.name for f in fields(kind)}
+        hints, names = _hints(kind), {f.name for f in fields(kind)}
         if not isinstance(data, dict) or set(data) != names:
             raise ValueError(f"a {kind.__name__} must have the fields {', '.join(sorted(names))}")
         return kind(**{name: _build(hints[name], data[name], single=name in SINGLES) for name in names})
@@ -237,6 +238,11 @@ def _build(kind: Any, data: Any, *, single: bool = False) -> Any:
     if origin is tuple:
         return tuple(_build(parts[0], each, single=single) for each in data)
     return float(np.float32(data)) if single and kind is float else data
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _is(kind: Any, data: Any) -> bool:

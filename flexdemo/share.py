@@ -25,6 +25,9 @@ READABLE = 1_500  # characters up to which a link shows what it holds
 LONGEST = 48_000  # characters of a query; servers refuse request lines of more than about 64,000
 UNPACKED = 64 * 1024  # bytes that `z` may hold, so that a small link cannot ask for a large memory
 SOURCES = ("mine", "confidence")
+FORM = "form"  # in place of a side's mask strategy: the form's
+WEIGHTED = ("weights", "raw")
+SHOWN = ("left", "right", "difference")
 LIMITS = Limits()
 
 
@@ -33,8 +36,10 @@ class State:
     """What the page holds, with the defaults of `methods.stream`; a State that exists is one that can be in a link.
 
     `weights` are the sliders' numbers, one for each wording; `weights_from` says whether they count ("mine") or those
-    by confidence. `against` is the mask strategy that the shown one is compared with. Texts may be empty, as a page's
-    boxes may. Raises InputError that names the field.
+    by confidence. `left` and `right` are what the two answers side by side are given with: mask strategy, or "form" for
+    that of `mask` and `positions`; position scheme; "weights" or "raw". `show` is the mask that is drawn, or what
+    changes from the right one to the left. Texts may be empty, as a page's boxes may. Raises InputError that names the
+    field.
     """
 
     question: str
@@ -53,7 +58,9 @@ class State:
     sample_temperature: float = Samples.temperature
     ape_temperature: float = 1.0
     ape_scale: float = 1.0
-    against: str | None = None
+    left: str = "form.aligned.weights"
+    right: str = "causal.sequential.raw"
+    show: str = "left"
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -79,9 +86,24 @@ def _check_source(state: State) -> None:
         raise InputError(f"weights are from {' or '.join(SOURCES)}, not from {state.weights_from!r}")
 
 
-def _check_against(state: State) -> None:
-    if state.against is not None:
-        check_encoding(Encoding(state.against))
+def side_parts(side: str) -> tuple[str, str, bool]:
+    """(mask strategy or FORM, position scheme, whether weights act) of one side; InputError for what is none."""
+    parts = side.split(".")
+    if len(parts) != 3 or parts[2] not in WEIGHTED:
+        raise InputError(f"{side[:60]!r} is no mask, positions and {' or '.join(WEIGHTED)}, such as anchor.aligned.raw")
+    strategy, positions, weights = parts
+    check_encoding(Encoding(positions=positions) if strategy == FORM else Encoding(strategy, positions))
+    return strategy, positions, weights == WEIGHTED[0]
+
+
+def side_text(strategy: str, positions: str, weighted: bool) -> str:
+    """What `side_parts` reads."""
+    return ".".join((strategy, positions, WEIGHTED[not weighted]))
+
+
+def _check_show(state: State) -> None:
+    if state.show not in SHOWN:
+        raise InputError(f"the mask shown is {', '.join(SHOWN[:-1])} or {SHOWN[-1]}, not {state.show[:60]!r}")
 
 
 # Each by itself, so that a message names the field that is wrong.
@@ -103,7 +125,9 @@ _CHECKS: Mapping[str, Callable[[State], Any]] = MappingProxyType(
         "sample_temperature": lambda state: Samples(temperature=state.sample_temperature),
         "ape_temperature": lambda state: Ape(state.ape_temperature),
         "ape_scale": lambda state: Ape(scale=state.ape_scale),
-        "against": _check_against,
+        "left": lambda state: side_parts(state.left),
+        "right": lambda state: side_parts(state.right),
+        "show": _check_show,
     }
 )
 
@@ -177,7 +201,9 @@ _PARAMETERS = (
     _real("sample_temperature"),
     _real("ape_temperature"),
     _real("ape_scale"),
-    _text("against", "against"),
+    _text("left", "left"),
+    _text("right", "right"),
+    _text("show", "show"),
 )
 _BY_KEY = MappingProxyType({each.key: each for each in _PARAMETERS})
 _DEFAULTS = MappingProxyType({each.name: each.default for each in fields(State) if each.default is not MISSING})

@@ -25,7 +25,7 @@ from .ui_compare import PAIR, Pair
 from .ui_door import Page
 from .ui_export import ResultTools
 from .ui_form import ROWS, Form, token_limit
-from .ui_links import SAVE, png_html
+from .ui_links import SAVE, live_html, png_html
 from .ui_pair import PairWidgets
 from .ui_parts import Drawing
 from .ui_program import add_endpoints, program_section
@@ -281,27 +281,37 @@ def _wire(
 
     demo.unload(forget)
 
-    share.wire(rows, asked["form"], asked["message"], drawing=drawing)
+    compared = [*pair.choices, tabs.window_inputs[0]]
+    share.wire(rows, asked["form"], compared, asked["message"], drawing=drawing)
     if results is not None:
         results.wire(rows, asked["note"], drawing=drawing)
 
-    def recorded(index: int, *sides: Any) -> list[Any]:
-        """What a recording of an example shows in the places of `outputs`; all as it is where there is none."""
-        found = recorded_of(recordings, examples[index])
+    def recorded(request: gr.Request, index: int, *sides: Any) -> list[Any]:
+        """What a recording of an example shows in the places of `outputs`; all as it is where there is none, and where
+        the visitor has pressed Run meanwhile."""
+        found, session = recorded_of(recordings, examples[index]), request.session_hash or ""
         if found is None:
             return [gr.skip()] * len(outputs)
+        begun = runs.begun(session)
         last = recorded_run(found, START_METHODS)
-        cards = cards_html(last) if not sides or Pair.from_values(sides) == PAIR else [gr.skip()] * 2
+        usual = not sides or Pair.from_values(sides) == PAIR
+        cards = cards_html(last) if usual else [gr.skip()] * 2
+        live = live_html(last.form, PAIR, last.result) if usual else ""
         said = (*cards, parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
-        return [*said, parts.weights_html(last.result), "", *tabs.filled(last), *tools.filled(last)]
+        told = [*said, parts.weights_html(last.result), live, *tabs.filled(last), *tools.filled(last)]
+        runs_now = runs.is_running(session) or runs.begun(session) != begun
+        return [gr.skip()] * len(outputs) if runs_now else told
 
     def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
         values, alert = share.opened(request, rows, used, limits)
         if values is None:
-            return [*[gr.skip()] * len(filled), alert, *recorded(0)]
+            told = recorded(request, 0)
+            # None of it where Run was pressed while the page was still loading.
+            told = [gr.skip()] * len(outputs) if runs.begun(request.session_hash or "") else told
+            return [*[gr.skip()] * len(filled), alert, *told]
         return [*values, alert, *[gr.skip()] * len(outputs)]
 
-    filled = share.outputs(rows, asked["form"])
+    filled = share.outputs(rows, asked["form"], compared)
     begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
     chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)

@@ -17,10 +17,10 @@ from .masks import STRATEGIES
 from .methods import METHODS, MethodResult, Result
 from .prompt import POSITIONS
 from .schemes import STANDARD, Scheme
+from .share import FORM
 from .ui_form import Form
 from .ui_parts import card_html, scheme_label
 
-FORM = "form"  # in place of a mask strategy: this side is what the form asks for
 SIDES = ("left", "right")
 
 
@@ -58,6 +58,11 @@ class Pair:
         """From the widgets' values: mask, positions and weights of the left side, then of the right."""
         left, right = ((values[i], values[i + 1], bool(values[i + 2])) for i in (0, 3))
         return cls(Side(*left), Side(*right))
+
+    @property
+    def values(self) -> tuple[str | bool, ...]:
+        """What `from_values` reads."""
+        return tuple(value for side in self.sides for value in (side.strategy, side.positions, side.weighted))
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -104,8 +109,8 @@ def head_html(side: Side) -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(summary)}</p>"
 
 
-def cards_html(form: Form, pair: Pair, result: Result | None, *, note: str = "") -> tuple[str, str]:
-    """Both cards' answers, tokens that differ from the other side's marked, and their numbers."""
+def cards_html(form: Form, pair: Pair, result: Result | None, *, note: str = "", tail: str = "") -> tuple[str, str]:
+    """Both cards' answers, tokens that differ from the other side's marked, and their numbers, with `tail` behind."""
     both = (None, None) if result is None else pair.answered(result)
     first = result.seconds["first_token"] if result else 0.0
     made = []
@@ -118,7 +123,7 @@ def cards_html(form: Form, pair: Pair, result: Result | None, *, note: str = "")
         if mine is not None and other is not None:
             differs = differing(mine.token_ids, other.token_ids)
             marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
-        made.append(card_html(key, mine, first, note=said, marked=marked))
+        made.append(card_html(key, mine, first, note=said, tail=tail, marked=marked))
     return made[0], made[1]
 
 

@@ -20,12 +20,15 @@ LINKS = (
     '<input id="link-token" type="number" min="0" step="1" inputmode="numeric">'
     '<button id="link-clear" type="button">Clear</button>'
     '<button id="link-exact" type="button" hidden>Show exactly here</button>'
-    '<span class="hint">or click a cell, a token, a segment: its row is what it sees, its column who sees it.'
-    "</span></div>"
-    '<div id="link-words" role="status" aria-live="polite"></div>'
+    "</div>"
+    '<div id="link-told"><div id="link-words" role="status" aria-live="polite"></div>'
+    '<p id="link-hint">Give a number here, or click a cell, a token or a segment: its row is what it sees, its column '
+    "who sees it. Drag over a part of the mask to enlarge it, double-click to see all of it again.</p></div>"
 )
-
-
+ANSWER = (
+    '<div id="answer-tokens" hidden><button type="button" class="chip is-answer" data-segment="0" aria-pressed="false">'
+    'answer</button> <span class="count"></span><div class="textfield"></div></div>'
+)
 SAVE = "() => document.querySelector('#mask-png-link a')?.click()"
 
 

@@ -30,7 +30,6 @@ from .prompt import SUFFIX, Segment, SegmentedPrompt
 from .rules import rule_table
 from .schemes import Scheme
 
-SHOW = ("left", "right", "difference")
 ANSWERS = 2  # answer tokens that a rule needs to be told: one sees the other
 
 
@@ -140,5 +139,6 @@ def _steps(segments: Sequence[Segment]) -> list[int]:
 
 
 def _segments(segments: Sequence[Segment]) -> list[list[Any]]:
-    """Name and first token of each segment, and of the answer behind them."""
-    return [*([segment.name, segment.start] for segment in segments), ["answer", segments[-1].end]]
+    """Name, first token and colour of each segment, and of the answer behind them."""
+    shown = [[segment.name, segment.start, segment_colour(segment.name, segment.role)] for segment in segments]
+    return [*shown, ["answer", segments[-1].end, segment_colour("answer", "answer")]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import ui_parts as parts
+from . import ui_compare as compared
 from .model import LanguageModel
 from .recording import Recorded
+from .ui_compare import PAIR
 from .ui_explain import LastRun, with_names
 from .ui_form import ROWS, Form
-from .ui_parts import CARDS, escape
+from .ui_parts import escape
 
 
 def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any]) -> Recorded | None:
@@ -36,10 +37,9 @@ def recorded_run(recorded: Recorded, methods: Sequence[str]) -> LastRun:
     return LastRun(form, with_names(form, recorded.result), recorded.explanation, recorded)
 
 
-def cards_html(last: LastRun) -> tuple[str, ...]:
-    """The answer cards of a recorded run, which say that it is one."""
-    first, given = last.result.seconds["first_token"], last.methods
-    return tuple(parts.card_html(name, given.get(name), first, tail="recorded") for name in CARDS)
+def cards_html(last: LastRun) -> tuple[str, str]:
+    """The answer cards of a recorded run, which say that it is one; differing tokens are marked."""
+    return compared.cards_html(last.form, PAIR, last.result, tail="recorded")
 
 
 def line_html(recorded: Recorded, lm: LanguageModel) -> str:

@@ -8,7 +8,8 @@ import gradio as gr
 
 from . import ui_parts as parts
 from .config import InputError, Limits
-from .share import State, from_query, to_query
+from .share import State, from_query, side_parts, side_text, to_query
+from .ui_compare import PAIR, Pair
 from .ui_form import CONFIDENCE, GIVEN, Form
 from .ui_rows import RowPool
 from .ui_work import Rows
@@ -37,8 +38,9 @@ COPY = """async (query, shown, said) => {
 }"""
 
 
-def state_of(form: Form, count: int, *, against: str | None = None) -> State:
-    """What the form holds, with its first `count` rows; InputError for what cannot be in a link."""
+def state_of(form: Form, count: int, *, pair: Pair = PAIR, show: str = "left") -> State:
+    """What the form holds, with its first `count` rows, the two sides and the mask shown; InputError for what cannot be
+    in a link."""
     arguments = form.arguments()
     rows = form.paraphrases[:count]
     weights = form.weights[: count + 1]
@@ -54,7 +56,9 @@ def state_of(form: Form, count: int, *, against: str | None = None) -> State:
         "confidence" if form.by_confidence else "mine",
         form.strategy,
         form.positions,
-        against=against,
+        left=side_text(*pair.values[:3]),
+        right=side_text(*pair.values[3:]),
+        show=show,
         **kept,
     )
 
@@ -92,25 +96,30 @@ class Share:
         with gr.Row(elem_id="share"):
             self.button = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=90, scale=0)
             self.said = gr.HTML(
-                "The link holds the question, the paraphrases, the weights and all settings.", elem_id="link-said"
+                "The link holds question, paraphrases, weights, both sides and all settings.",
+                elem_id="link-said",
             )
         self.link = gr.Textbox(
             visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
         )
         self.query = gr.Textbox(visible=False)
 
-    def wire(self, rows: RowPool, form: list[Any], message: gr.HTML, *, drawing: dict[str, Any]) -> None:
-        """`form` are the widgets of a Form; `message` is where errors are told."""
+    def wire(
+        self, rows: RowPool, form: list[Any], compared: list[Any], message: gr.HTML, *, drawing: dict[str, Any]
+    ) -> None:
+        """`form` are the widgets of a Form, `compared` those of a Pair and of the mask shown; `message` is where errors
+        are told."""
 
         def make(used: tuple[int, int], *values: Any) -> tuple[Any, ...]:
+            pair, show = Pair.from_values(values[:6]), values[6]
             try:
-                query = to_query(state_of(Form.from_values(values), used[0]))
+                query = to_query(state_of(Form.from_values(values[7:]), used[0], pair=pair, show=show))
             except InputError as error:
                 return "", gr.update(visible=False), parts.alert_html(f"No link: {error}")
             return query, gr.update(visible=True), ""
 
         outputs = [self.query, self.link, message]
-        made = self.button.click(make, [rows.asked["used"], *form], outputs, **drawing)
+        made = self.button.click(make, [rows.asked["used"], *compared, *form], outputs, **drawing)
         shown = [self.query, self.link, self.said]
         made.then(None, shown, shown, js=COPY, api_visibility="private", show_progress="hidden")
 
@@ -126,9 +135,10 @@ class Share:
             return None, ""
         weights = state.weights or (1.0,) * (len(state.paraphrases) + 1)
         told = rows.updates(Rows(state.paraphrases, weights), used[1])
-        return [state.question, *told, *settings_of(state)], ""
+        sides = [*side_parts(state.left), *side_parts(state.right)]
+        return [state.question, *told, *settings_of(state), *sides, state.show], ""
 
     @staticmethod
-    def outputs(rows: RowPool, form: list[Any]) -> list[Any]:
-        """The widgets that a link fills: the question, the rows, the settings."""
-        return [form[0], *rows.outputs, *form[1 + len(rows.pool) :]]
+    def outputs(rows: RowPool, form: list[Any], compared: list[Any]) -> list[Any]:
+        """The widgets that a link fills: the question, the rows, the settings, the two sides, the mask shown."""
+        return [form[0], *rows.outputs, *form[1 + len(rows.pool) :], *compared]

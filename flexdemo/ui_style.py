@@ -5,8 +5,8 @@ from __future__ import annotations
 from .cells import CHANGES, segment_colour
 from .ui_form import ROWS
 
-NAMES = ("prefix", *(f"P{i}" for i in range(1, ROWS + 2)), "suffix")
-COLOURS = {name: segment_colour(name, name if name in ("prefix", "suffix") else "paraphrase") for name in NAMES}
+NAMES = ("prefix", *(f"P{i}" for i in range(1, ROWS + 2)), "suffix", "answer")
+COLOURS = {name: segment_colour(name, "paraphrase" if name.startswith("P") else name) for name in NAMES}
 COLOURS |= CHANGES
 CHIPS = "".join(f".is-{name} {{ --chip: {colour}; }}\n" for name, colour in COLOURS.items())
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")

@@ -15,7 +15,7 @@ from .memory import within_memory
 from .model import LanguageModel
 from .ui_access import effect_words, mass_words
 from .ui_explain import LastRun
-from .ui_links import LINKS
+from .ui_links import ANSWER, LINKS
 from .ui_parts import Drawing
 from .ui_style import COLOURS
 from .ui_terms import terms_html
@@ -89,6 +89,7 @@ class Tabs:
             drawn.spans, color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
             elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
         )  # fmt: skip
+        gr.HTML(ANSWER)
 
     def _mass(self, layers: int, heads: int) -> None:
         self.mass_note = gr.HTML(told.note_html("mass", None), elem_id="mass-note")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,12 +53,14 @@ class Runs:
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
         self._said: dict[str, str] = {}
+        self._begun: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def start(self, session: str) -> Run:
         self.stop(session)  # one at a time: the later click counts
         with self._lock:
             self._said.pop(session, None)
+            self._begun[session] += 1
             run = self._runs[session] = Run(threading.Event())
         return run
 
@@ -90,10 +93,21 @@ class Runs:
         with self._lock:
             return self._said.pop(session, None)
 
+    def begun(self, session: str) -> int:
+        """How many runs a session has begun."""
+        with self._lock:
+            return self._begun[session]
+
+    def is_running(self, session: str) -> bool:
+        with self._lock:
+            return session in self._runs
+
     def forget(self, session: str) -> None:
         """The visitor has left: stop the work and keep nothing."""
         self.stop(session)
         self.last_word(session)
+        with self._lock:
+            del self._begun[session]
 
 
 @dataclass(frozen=True)

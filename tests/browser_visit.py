@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
+MOST_VISITS = 30  # of one page: its process keeps some memory of each
 TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
+STATUS = "(document.querySelector('#status-run .prose')?.textContent ?? '')"
+ROW_COUNT = "count => document.querySelectorAll('[id^=paraphrase-]').length === count"
 Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
 
 
@@ -34,6 +38,18 @@ def browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def pages(browser: Browser) -> Visitors:
+    return Visitors(browser)
+
+
+@pytest.fixture
+def visitors(pages: Visitors) -> Iterator[Visitors]:
+    """visitors(url, ...): a page that a visitor has opened; as many as a test wants."""
+    yield pages
+    pages.take_back()
 
 
 @pytest.fixture(scope="session")
@@ -59,21 +75,85 @@ def bundled_url(browser: Browser) -> Iterator[str]:
         yield url
 
 
+class Visitors:
+    """Hands out pages of one Chromium; each comes back at the end of its test and is used again for a new document.
+
+    A page that loads the program once more takes a third of the time that a new one takes, for its process holds the
+    scripts. Nothing else is left of the visit before, neither in the browser nor on the server.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self._idle: list[Page] = []
+        self._out: list[Visit] = []
+        self._visits: Counter[Page] = Counter()
+
+    def __call__(
+        self,
+        url: str,
+        *,
+        width: int = 1400,
+        height: int = 900,
+        scheme: str = "light",
+        motion: str = "no-preference",
+        permissions: tuple[str, ...] = (),
+    ) -> Visit:
+        """A page that shows `url`, drawn and ready."""
+        page = self._idle.pop() if self._idle else self.browser.new_context().new_page()
+        page.context.grant_permissions(list(permissions))
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme, reduced_motion=motion)
+        page.mouse.move(0, 0)
+        visit = Visit(page, url)
+        self._out.append(visit)
+        visit.open_page()
+        return visit
+
+    def take_back(self) -> None:
+        """All pages that were handed out; the server is told that their visitors have gone."""
+        while self._out:
+            visit = self._out.pop()
+            visit.forget()
+            visit.page.context.clear_permissions()
+            visit.page.goto("about:blank")
+            self._visits[visit.page] += 1
+            if self._visits[visit.page] < MOST_VISITS:
+                self._idle.append(visit.page)
+            else:
+                visit.page.context.close()
+
+
 class Visit:
     """One page with everything it asked for and complained about."""
 
-    def __init__(self, browser: Browser, url: str, **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **context})
-        self.page: Page = self.context.new_page()
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.requests: list[str] = []
+        self.problems: list[str] = []
         self.page.set_default_timeout(30_000)
-        self.url, self.requests, self.problems = url, [], []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
-        self.page.goto(url)
+        self._listeners = {
+            "request": lambda request: self.requests.append(request.url),
+            "pageerror": lambda error: self.problems.append(str(error)),
+            "console": lambda m: self.problems.append(m.text) if m.type == "error" else None,
+        }
+        for event, listener in self._listeners.items():
+            self.page.on(event, listener)
+
+    def open_page(self) -> None:
+        self.page.goto(self.url)
         self.page.locator("#mask-plot .nsewdrag").wait_for()
-        # Handlers of the first change events must be through before a test counts redraws.
+        self.settle()
+
+    def settle(self) -> None:
+        """Until the program has answered all that the page asked it so far.
+
+        Handlers of the first change events must be through before a test counts redraws or runs.
+        """
         self.page.wait_for_timeout(300)
+
+    def forget(self) -> None:
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
 
     def fill(self, name: str, text: str) -> None:
         self.page.locator(f"#{name} textarea").fill(text)
@@ -85,14 +165,16 @@ class Visit:
 
     def rows(self, texts: list[str]) -> None:
         """Exactly these paraphrases, whatever the first example had."""
-        from playwright.sync_api import expect
-
         rows = self.page.locator("[id^=paraphrase-]")
         while (count := rows.count()) != len(texts):
             self.page.locator(f"#remove-{count}" if count > len(texts) else "#add-paraphrase").click()
-            expect(rows).to_have_count(count - 1 if count > len(texts) else count + 1)
+            self.until(ROW_COUNT, count - 1 if count > len(texts) else count + 1)
         for i, text in enumerate(texts, start=1):
             self.fill(f"paraphrase-{i}", text)
+
+    def until(self, condition: str, value: Any, *, seconds: float = 30) -> None:
+        """Wait until a function of the page is true of `value`; looks at each frame, `expect` only now and then."""
+        self.page.wait_for_function(condition, arg=value, timeout=1000 * seconds)
 
     def text(self, name: str) -> str:
         return self.page.locator(f"#{name}").text_content() or ""
@@ -101,25 +183,18 @@ class Visit:
         return self.page.evaluate(Z)
 
     def run(self) -> None:
-        from playwright.sync_api import expect
-
-        line = self.page.locator("#status-run .prose")
-        before = line.text_content() or ""
+        before = self.page.locator("#status-run .prose").text_content() or ""
         self.page.locator("#run").click()
-        expect(line).not_to_have_text(before)  # it tells times: two runs that say the same are no worry
+        self.until(f"before => {STATUS} !== before", before)  # it tells times: two runs that say the same are no worry
         self.done()
 
     def done(self) -> None:
-        from playwright.sync_api import expect
-
-        expect(self.page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
+        self.until(f"word => {STATUS}.includes(word)", "Done", seconds=60)
 
     def example(self, question: str) -> None:
         """Fill in one of the examples."""
-        from playwright.sync_api import expect
-
         self.page.locator("#examples button", has_text=question).click()
-        expect(self.page.locator("#question textarea")).to_have_value(question)
+        self.until("question => document.querySelector('#question textarea').value === question", question)
         self.page.wait_for_timeout(300)
 
     def open(self, tab: str) -> None:
@@ -135,6 +210,12 @@ class Visit:
             return plot?._fullData?.length && plot.querySelector('.nsewdrag') ? JSON.stringify(plot.{what}) : null;
         }}"""
         return json.loads(self.page.wait_for_function(script).json_value())
+
+
+def choose(visit: Visit, name: str, option: str) -> None:
+    """One option of a dropdown."""
+    visit.page.locator(f"#{name} input").click()
+    visit.page.get_by_role("option", name=option, exact=True).click()
 
 
 def clean(visit: Visit) -> None:

@@ -16,7 +16,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers `models` and `oracle` by name
 
 import models
-from browser_visit import browser, bundled_url, slow_url  # noqa: F401 (fixtures)
+from browser_visit import browser, bundled_url, pages, slow_url, visitors  # noqa: F401 (fixtures)
 from site_support import bundled, local, space, space_client  # noqa: F401 (fixtures)
 
 from flexdemo.model import LanguageModel, prepare

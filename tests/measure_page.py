@@ -2,8 +2,9 @@
 
 python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--json]
 
-Each round starts the server anew and visits it with a new Chromium profile, already running. With --against two
-checkouts take turns, so that what else the machine does meets both. All times are seconds since the server's start.
+Each round starts the server anew and opens its address in a new Chromium profile, already running, as soon as something
+listens there. With --against two checkouts take turns, so that what else the machine does meets both. All times are
+seconds since the server's start.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,28 +23,35 @@ from typing import Any
 import browser_support
 
 EVENTS = {
-    "server answers": "the page's HTML can be fetched",
-    "first paint": "first contentful paint (PerformanceObserver)",
+    "first paint": "first contentful paint of whatever the address shows: that it starts, or the page",
+    "page painted": "first contentful paint of the page itself",
     "run enabled": "the button Run is there and enabled",
     "first token": "the first token of an answer is on screen",
     "answer": "all answers are there",
 }
 WATCH = """() => {
-    const seen = window.seen = {};
-    const note = (name) => { seen[name] ??= performance.timeOrigin + performance.now(); };
+    const seen = window.seen = JSON.parse(sessionStorage.getItem('seen') ?? '{}'); // it may load more than one document
+    const note = (name, at) => {
+        seen[name] ??= performance.timeOrigin + at;
+        sessionStorage.setItem('seen', JSON.stringify(seen));
+    };
     new PerformanceObserver((list) => {
-        for (const entry of list.getEntriesByName('first-contentful-paint'))
-            seen['first paint'] ??= performance.timeOrigin + entry.startTime;
+        for (const entry of list.getEntriesByName('first-contentful-paint')) {
+            note('first paint', entry.startTime);
+            const [own] = performance.getEntriesByType('navigation');
+            if (own.responseStatus === 200) note('page painted', entry.startTime);
+        }
     }).observe({type: 'paint', buffered: true});
     const look = () => {
         const run = document.querySelector('#run');
         if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status-run')) {
-            note('run enabled');
+            note('run enabled', performance.now());
             run.click();
         }
         const text = (name) => document.querySelector(name)?.textContent ?? '';
-        if (text('#answer-flex') + text('#answer-causal')) note('first token');
-        if (text('#status-run').includes('Done')) note('answer');
+        if (seen['run enabled'] && !text('#status-run').includes('Recorded')
+            && text('#answer-flex') + text('#answer-causal')) note('first token', performance.now());
+        if (text('#status-run').includes('Done')) note('answer', performance.now());
         if (!seen['answer']) requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
@@ -58,22 +67,26 @@ def visit(browser: Any, root: Path, *, threads: str | None = None) -> dict[str, 
     began = time.time()
     process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not browser_support.answers(url):
-            if process.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
-            time.sleep(0.01)
-        times = {"server answers": time.time() - began}
         context = browser.new_context(viewport={"width": 1400, "height": 900})
         page = context.new_page()
         page.add_init_script(f"({WATCH})()")
+        while not listens(port):
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
+            time.sleep(0.01)
         page.goto(url, wait_until="commit")
-        page.wait_for_function("() => window.seen?.answer && window.seen['first paint']", timeout=60_000)
+        page.wait_for_function("() => window.seen?.answer && window.seen['page painted']", timeout=30_000)
         seen = page.evaluate("() => window.seen")
         context.close()
-        return times | {name: at / 1000 - began for name, at in seen.items()}
+        return {name: at / 1000 - began for name, at in seen.items()}
     finally:
         process.kill()
         process.wait()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def measure(roots: list[Path], rounds: int, *, threads: str | None = None) -> dict[str, dict[str, float]]:

@@ -13,11 +13,10 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import browser_support
 import models
-from browser_visit import Visit
+from browser_visit import Visitors
 from playwright.sync_api import sync_playwright
 
 REPEATS = 5
@@ -73,9 +72,9 @@ def median(values: list[float | None]) -> float:
     return statistics.median(value for value in values if value is not None) / 1000
 
 
-def painting(browser: Any, url: str, sizes: list[int]) -> None:
+def painting(visitors: Visitors, url: str, sizes: list[int]) -> None:
     """How long the mask of a prompt of about so many tokens takes to be on screen."""
-    visit = Visit(browser, url)
+    visit = visitors(url)
     page = visit.page
     per_word = 4  # tokens of `word ` in the tests' tokenizer; the page says the true number
     for size in sizes:
@@ -108,12 +107,12 @@ def painting(browser: Any, url: str, sizes: list[int]) -> None:
             page.evaluate(PAINTED, exact)
             page.wait_for_timeout(300)
         print(f"exact window of 512 x 512: click to painted {median(whole):.2f} s")
-    visit.context.close()
+    visitors.take_back()
 
 
-def answering(browser: Any, url: str) -> None:
+def answering(visitors: Visitors, url: str) -> None:
     """How long a full run takes, and one after which only the decode is done."""
-    visit = Visit(browser, url)
+    visit = visitors(url)
     page = visit.page
     example = "currency do i ask bank if i travel madagascar?"
     visit.example(example)
@@ -130,7 +129,7 @@ def answering(browser: Any, url: str) -> None:
     for name, times in (("full run", full), ("weight moved", again)):
         first, done = (median([time[i] for time in times[1:]]) for i in (0, 1))
         print(f"{name}: first token on the page {first:.2f} s, answer done {done:.2f} s ({times[-1][2].strip()})")
-    visit.context.close()
+    visitors.take_back()
 
 
 def main() -> int:
@@ -150,10 +149,10 @@ def main() -> int:
                 models.random_model(max_position_embeddings=8192).save_pretrained(Path(folder))
                 models.tokenizer().save_pretrained(Path(folder))
                 with browser_support.serve("--model", folder) as url:
-                    painting(browser, url, args.tokens)
+                    painting(Visitors(browser), url, args.tokens)
         if not args.skip_answers:
             with browser_support.serve() as url:
-                answering(browser, url)
+                answering(Visitors(browser), url)
         browser.close()
     return 0
 

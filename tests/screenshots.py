@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import browser_support
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 LIMIT = 300_000  # bytes a picture may have
@@ -49,7 +50,7 @@ def take(browser: Any, url: str, path: Path, width: int, scheme: str) -> None:
     page = answered(browser, url, EXAMPLE, "#run", width, scheme)
     page.screenshot(path=path, full_page=True)
     page.close()
-    check_size(path)
+    shrink(path)
 
 
 def take_tabs(browser: Any, url: str, folder: Path) -> None:
@@ -63,11 +64,16 @@ def take_tabs(browser: Any, url: str, folder: Path) -> None:
         settle(page)
         path = folder / f"{name}.png"
         page.locator("#tabs").screenshot(path=path)
-        check_size(path)
+        shrink(path)
     page.close()
 
 
-def check_size(path: Path) -> None:
+def shrink(path: Path) -> None:
+    """A picture that is too large with fewer colours; of a page so large that none is missed."""
+    if path.stat().st_size > LIMIT:
+        with Image.open(path) as picture:
+            few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path}: {size:,} bytes")
     if size > LIMIT:

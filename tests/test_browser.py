@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
-from browser_visit import NASTY, Visit, Z, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import NASTY, Visit, Visitors, Z, clean
+from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
-    made = Visit(browser, slow_url)
-    yield made
-    made.context.close()
+def visit(visitors: Visitors, slow_url: str) -> Visit:
+    return visitors(slow_url)
 
 
-def test_a_newcomer_gets_answers_mask_and_tokens(browser: Browser, bundled_url: str) -> None:
-    visit = Visit(browser, bundled_url)
+def test_a_newcomer_gets_answers_mask_and_tokens(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url)
     visit.fill("question", "What is the capital of Peru?")
     visit.rows(["Which city is Peru's capital?", "Name the capital city of Peru."])
     visit.run()
@@ -34,11 +31,10 @@ def test_a_newcomer_gets_answers_mask_and_tokens(browser: Browser, bundled_url: 
         assert fact in status
     assert visit.page.locator("#token-view .token").count() == int(re.search(r"prompt (\d+)", status).group(1))
     clean(visit)
-    visit.context.close()
 
 
-def test_examples_fill_the_form_and_run(browser: Browser, bundled_url: str) -> None:
-    visit = Visit(browser, bundled_url)
+def test_examples_fill_the_form_and_run(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url)
     example = visit.page.locator("#examples button").last
     question = (example.text_content() or "").strip()
     visit.fill("question", "something else")
@@ -47,11 +43,10 @@ def test_examples_fill_the_form_and_run(browser: Browser, bundled_url: str) -> N
     visit.run()
     assert visit.text("answer-flex")
     clean(visit)
-    visit.context.close()
 
 
-def test_the_model_writes_paraphrases_and_edits_stay(browser: Browser, bundled_url: str) -> None:
-    visit = Visit(browser, bundled_url)
+def test_the_model_writes_paraphrases_and_edits_stay(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url)
     visit.fill("question", "What is the capital of Peru?")
     visit.rows(["My own wording of it?", ""])
     rows = visit.page.locator("[id^=paraphrase-]")
@@ -62,7 +57,6 @@ def test_the_model_writes_paraphrases_and_edits_stay(browser: Browser, bundled_u
     texts = [box.input_value() for box in rows.locator("textarea").all()]
     assert all(texts) and len(set(texts)) == len(texts)
     clean(visit)
-    visit.context.close()
 
 
 def test_answers_stream(visit: Visit) -> None:
@@ -155,7 +149,6 @@ def test_mask_hover_names_tokens_segments_and_reason(visit: Visit) -> None:
 def test_weights_change_shares_and_the_fused_answer(visit: Visit) -> None:
     visit.number("max-new-tokens", 12)
     visit.rows(["Name 7 rivers, please, in Japan, and say 8 things of each!", "Name it."])
-    visit.run()
     visit.number("weight-0", 0)
     visit.number("weight-2", 0)
     expect(visit.page.locator("#shares")).to_contain_text(re.compile(r"P1\s+0\.000.*P2\s+1\.000", re.DOTALL))
@@ -267,8 +260,8 @@ def test_a_long_prompt_is_drawn_as_blocks_and_in_an_exact_window(visit: Visit) -
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1400, "dark"), (800, "light")])
-def test_layout_fits(browser: Browser, slow_url: str, width: int, scheme: str) -> None:
-    visit = Visit(browser, slow_url, viewport={"width": width, "height": 844}, color_scheme=scheme)
+def test_layout_fits(visitors: Visitors, slow_url: str, width: int, scheme: str) -> None:
+    visit = visitors(slow_url, width=width, height=844, scheme=scheme)
     visit.number("max-new-tokens", 40)
     visit.run()
     wide, dark = visit.page.evaluate(
@@ -284,12 +277,11 @@ def test_layout_fits(browser: Browser, slow_url: str, width: int, scheme: str) -
     columns = [visit.page.locator(f"#{name}").bounding_box() for name in ("ask", "see")]
     assert (columns[1]["y"] > columns[0]["y"]) == (width < 700)
     clean(visit)
-    visit.context.close()
 
 
-def test_two_visitors_do_not_meet(browser: Browser, slow_url: str) -> None:
-    one, two = Visit(browser, slow_url), Visit(browser, slow_url)
-    one.number("max-new-tokens", 120)
+def test_two_visitors_do_not_meet(visitors: Visitors, slow_url: str) -> None:
+    one, two = visitors(slow_url), visitors(slow_url)
+    one.number("max-new-tokens", 60)
     two.number("max-new-tokens", 4)
     two.fill("question", "Another question?")
     one.page.locator("#run").click()
@@ -301,4 +293,3 @@ def test_two_visitors_do_not_meet(browser: Browser, slow_url: str) -> None:
     assert one.page.locator("#question textarea").input_value() != "Another question?"
     for visit in (one, two):
         clean(visit)
-        visit.context.close()

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 import browser_support
 import pytest
-from browser_visit import Visit
-from playwright.sync_api import Browser, expect
+from browser_visit import Visitors
+from playwright.sync_api import Browser, Dialog, expect
 
 from flexdemo.profiles import PROFILES
 
@@ -29,12 +29,17 @@ def space_url(browser: Browser) -> Iterator[str]:
 
 
 @pytest.fixture
-def visit(browser: Browser, space_url: str) -> Iterator[Any]:
-    made = Visit(browser, space_url)
+def visit(visitors: Visitors, space_url: str) -> Iterator[Any]:
+    made = visitors(space_url)
     made.dialogs = []  # type: ignore[attr-defined]
-    made.page.on("dialog", lambda dialog: (made.dialogs.append(dialog.message), dialog.dismiss()))  # type: ignore
+
+    def dismiss(dialog: Dialog) -> None:
+        made.dialogs.append(dialog.message)  # type: ignore[attr-defined]
+        dialog.dismiss()
+
+    made.page.on("dialog", dismiss)
     yield made
-    made.context.close()
+    made.page.remove_listener("dialog", dismiss)
 
 
 def harmless(visit: Any) -> None:
@@ -69,7 +74,7 @@ def test_markup_is_text_everywhere(visit: Any) -> None:
     harmless(visit)
     with page.expect_download() as saved:
         page.locator("#save-report").click()
-    report = visit.context.new_page()
+    report = page.context.new_page()
     report.on("dialog", lambda dialog: (visit.dialogs.append(dialog.message), dialog.dismiss()))
     outside: list[str] = []
     report.on("request", lambda request: outside.append(request.url) if request.url.startswith("http") else None)
@@ -79,6 +84,7 @@ def test_markup_is_text_everywhere(visit: Any) -> None:
     assert "<script>alert(1)" in report.locator("h1").inner_text() and report.title().startswith("flexdemo: <script>")
     assert outside == [] and visit.dialogs == []
     assert report.locator("img[src=x], svg[onload], [onerror], a[href^=javascript]").count() == 0
+    report.close()
 
 
 def test_a_link_with_markup_is_text_too(visit: Any, space_url: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_visit import Visit, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import Visit, Visitors, clean
+from playwright.sync_api import expect
 
 from flexdemo.ui_terms import TERMS
 
@@ -21,11 +21,16 @@ AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 CONTROLS = """() => [...document.querySelectorAll('#page :is(a[href], button, input, textarea, summary, [tabindex])')]
     .filter(e => e.checkVisibility({visibilityProperty: true}) && e.offsetWidth > 2 && !e.disabled && e.tabIndex >= 0)
     .filter(e => !(e.type === 'radio' && !e.checked))"""
-FOCUSED = """() => {
-    const e = document.activeElement, style = getComputedStyle(e);
-    if (!e.dataset.stop) e.dataset.stop = String(window.stops = (window.stops ?? 0) + 1);
-    const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
-    return [e.dataset.stop, outlined, e.outerHTML.slice(0, 120)];
+# Notes each stop of the focus: [its number, whether an outline is seen, what it is].
+WATCH_FOCUS = """() => {
+    window.stops = [];
+    let count = 0;
+    document.addEventListener('focusin', ({target: e}) => {
+        const style = getComputedStyle(e);
+        if (!e.dataset.stop) e.dataset.stop = String(count += 1);
+        const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+        window.stops.push([e.dataset.stop, outlined, e.outerHTML.slice(0, 120)]);
+    }, true);
 }"""
 BOXES = """() => ['answer-flex', 'answer-causal', 'stats-flex', 'answers', 'answers-alone', 'mask-plot', 'token-view']
     .map(name => document.getElementById(name).getBoundingClientRect())
@@ -33,27 +38,25 @@ BOXES = """() => ['answer-flex', 'answer-causal', 'stats-flex', 'answers', 'answ
 
 
 @pytest.fixture
-def visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
-    made = Visit(browser, slow_url)
-    yield made
-    made.context.close()
+def visit(visitors: Visitors, slow_url: str) -> Visit:
+    return visitors(slow_url)
 
 
 @pytest.fixture
-def answered(browser: Browser, bundled_url: str) -> Iterator[Visit]:
+def answered(visitors: Visitors, bundled_url: str) -> Iterator[Visit]:
     """A page of the bundled model after a run."""
-    made = Visit(browser, bundled_url)
+    made = visitors(bundled_url)
     made.run()
     yield made
-    made.context.close()
 
 
-def findings(visit: Visit) -> list[str]:
-    """What axe-core finds on the page as it is now, serious and critical only."""
+def findings(visit: Visit, within: str = "html") -> list[str]:
+    """What axe-core finds on the page, or in a part of it, as it is now; serious and critical only."""
     if not visit.page.evaluate("() => 'axe' in window"):
         visit.page.evaluate(AXE)
-    found = visit.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
-    assert len(found["passes"]) > 20, "axe-core looked at the page"
+    script = "(within) => axe.run(within, {resultTypes: ['violations']})"
+    found = visit.page.evaluate(script, within)
+    assert len(found["passes"]) > (20 if within == "html" else 5), "axe-core looked at the page"
     return [
         f"{each['id']} ({each['impact']}): {node['target']} {node['html'][:120]}"
         for each in found["violations"]
@@ -76,52 +79,51 @@ def test_axe_sees_a_fault(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
 def test_no_serious_findings_before_and_after_a_run_and_on_any_tab(
-    browser: Browser, bundled_url: str, width: int, scheme: str
+    visitors: Visitors, bundled_url: str, width: int, scheme: str
 ) -> None:
-    visit = Visit(browser, bundled_url, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    visit = visitors(bundled_url, width=width, height=900, scheme=scheme)
     assert findings(visit) == []
     visit.run()
     visit.page.wait_for_timeout(400)  # buttons that a result enables get their colours within 0.2 s
     assert findings(visit) == []
     open_all(visit)
+    assert findings(visit) == []
     for tab in visit.page.locator("#tabs").get_by_role("tab").all_text_contents():
         visit.open(tab.strip())
         if "head" in tab:
             visit.page.locator("#attention-show").click()
             visit.plot("attention-plot", "data")
         visit.page.wait_for_timeout(200)
-        assert findings(visit) == [], tab
+        assert findings(visit, "#tabs") == [], tab
     visit.fill("question", "")
     expect(visit.page.locator("#message [role=alert]")).to_be_visible()
     assert findings(visit) == []
     clean(visit)
-    visit.context.close()
 
 
 # Keyboard
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_is_reached_by_tab_and_the_focus_is_seen(browser: Browser, bundled_url: str, scheme: str) -> None:
-    visit = Visit(browser, bundled_url, color_scheme=scheme)
+def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, bundled_url: str, scheme: str) -> None:
+    visit = visitors(bundled_url, scheme=scheme)
     visit.run()
     open_all(visit)
     page = visit.page
     count = page.evaluate(f"() => ({CONTROLS})().length")
     assert count > 40
     page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
-    hidden, seen = [], set()
-    for _ in range(2 * count):
+    page.evaluate(WATCH_FOCUS)
+    stops: list[Any] = []
+    for i in range(2 * count):
         page.keyboard.press("Tab")
-        stop, outlined, html = page.evaluate(FOCUSED)
-        if stop in seen and len(seen) > 5:
-            break
-        seen.add(stop)
-        if not outlined:
-            hidden.append(html)
+        if i % 20 == 19:
+            stops = page.evaluate("() => window.stops")
+            if len({stop for stop, *_ in stops}) < len(stops):  # once round
+                break
+    hidden = [html for _, outlined, html in stops if not outlined]
     left = page.evaluate(f"() => ({CONTROLS})().filter(e => !e.dataset.stop).map(e => e.outerHTML.slice(0, 160))")
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
-    visit.context.close()
 
 
 def test_escape_stops_and_ctrl_enter_runs(visit: Visit) -> None:
@@ -178,22 +180,21 @@ def test_figures_have_names_that_tell_their_facts(answered: Visit) -> None:
 # Calm
 
 
-def test_reduced_motion_is_respected(browser: Browser, slow_url: str) -> None:
+def test_reduced_motion_is_respected(visitors: Visitors, slow_url: str) -> None:
     longest = """() => Math.max(0, ...document.getAnimations().map(each => each.effect.getComputedTiming())
         .map(timing => timing.iterations * timing.duration))"""
     moving: dict[str, float] = {}
     for motion in ("reduce", "no-preference"):
-        visit = Visit(browser, slow_url, reduced_motion=motion)
+        visit = visitors(slow_url, motion=motion)
         visit.number("max-new-tokens", 40)
         visit.page.locator("#run").click()
         times = []
-        for _ in range(12):
+        for _ in range(5):
             visit.page.locator("#add-paraphrase").hover()
             times.append(visit.page.evaluate(longest))
             visit.page.locator("#equal-weights").hover()
             times.append(visit.page.evaluate(longest))
         moving[motion] = max(times)
-        visit.context.close()
     assert moving["reduce"] <= 1 < moving["no-preference"]
 
 

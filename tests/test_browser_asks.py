@@ -10,15 +10,14 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import browser_support
 import pytest
-from browser_visit import NASTY, TRACE, Visit, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import NASTY, TRACE, Visit, Visitors, choose, clean
+from playwright.sync_api import expect
 
 from flexdemo.table import Row, write_table
 
@@ -28,10 +27,8 @@ ROWS_OF_MASK = f"() => [...{TRACE}.z].map(row => [...row].join()).join(';')"
 
 
 @pytest.fixture
-def visit(browser: Browser, bundled_url: str) -> Iterator[Visit]:
-    made = Visit(browser, bundled_url)
-    yield made
-    made.context.close()
+def visit(visitors: Visitors, bundled_url: str) -> Visit:
+    return visitors(bundled_url)
 
 
 def texts(visit: Visit) -> list[str]:
@@ -124,6 +121,13 @@ def form_of(visit: Visit) -> dict:
         "weights": weights(visit),
         "numbers": [page.locator(f"#{name} input").first.input_value() for name in numbers],
         "chosen": [page.locator(f"#{name} input").input_value() for name in ("strategy", "positions")],
+        "sides": [
+            box.is_checked() if box.get_attribute("type") == "checkbox" else box.input_value()
+            for side in ("left", "right")
+            for part in ("mask", "positions", "weights")
+            for box in page.locator(f"#{side}-{part} input").all()
+        ],
+        "shown": page.locator("#mask-show input:checked").input_value(),
         "methods": [box.is_checked() for box in page.locator("#methods input").all()],
         "prefix": page.locator("#prefix textarea").input_value(),
     }
@@ -142,15 +146,20 @@ def selected(visit: Visit) -> str:
     return visit.page.evaluate(f"() => {box}.value.slice({box}.selectionStart, {box}.selectionEnd)")
 
 
-def test_a_link_holds_the_whole_page_and_survives_a_restart(browser: Browser, bundled_url: str) -> None:
-    granted = {"permissions": ["clipboard-read", "clipboard-write"]}
-    visit = Visit(browser, bundled_url, **granted)
+def test_a_link_holds_the_whole_page_and_survives_a_restart(visitors: Visitors, bundled_url: str) -> None:
+    granted = {"permissions": ("clipboard-read", "clipboard-write")}
+    visit = visitors(bundled_url, **granted)
     visit.fill("question", "What is 1+1 & 2%? ü \U0001f600")
     visit.rows([NASTY, "two\nlines", ""])
     visit.number("weight-0", 0)
     visit.number("weight-2", 2.5)
-    visit.page.locator("#strategy input").click()
-    visit.page.get_by_role("option", name=re.compile("Anchor")).click()
+    choose(visit, "strategy", "Anchor")
+    choose(visit, "left-mask", "Late fusion")
+    expect(visit.page.locator("#left-positions")).to_be_visible()
+    choose(visit, "left-positions", "Right aligned")
+    visit.page.locator("#left-weights input").uncheck()
+    choose(visit, "right-mask", "As the form says")
+    visit.page.get_by_label("Difference").check()
     visit.page.locator("#methods input").nth(3).check()
     visit.number("max-new-tokens", 9)
     visit.page.locator("#more button").first.click()
@@ -160,36 +169,43 @@ def test_a_link_holds_the_whole_page_and_survives_a_restart(browser: Browser, bu
     visit.fill("prefix", "Be brief.\n")
     visit.page.wait_for_timeout(300)
     before, link = form_of(visit), link_of(visit)
+    assert before["sides"] == ["Late fusion", "Right aligned", False, "As the form says"]
+    told = re.sub(r"\s+", " ", visit.text("mask-caption"))
+    assert "to the left (Late fusion, right aligned, raw weights)" in told
     expect(visit.page.locator("#link-said")).to_contain_text("Copied.")
     assert visit.page.evaluate("() => navigator.clipboard.readText()") == link
     assert selected(visit) == link
     clean(visit)
-    visit.context.close()
+    visitors.take_back()
 
     with browser_support.serve() as elsewhere:  # another process, which knows nothing of the first
-        again = Visit(browser, link.replace(bundled_url, elsewhere), **granted)
+        again = visitors(link.replace(bundled_url, elsewhere), **granted)
         expect(again.page.locator("#question textarea")).to_have_value(before["question"])
         again.page.locator("#more button").first.click()
         expect(again.page.locator("#seed input")).to_have_value("77")
+        expect(again.page.locator(".card h2").first).to_have_text("Late fusion, right aligned, raw weights")
+        expect(again.page.locator("#answer-left")).to_be_attached()
         assert form_of(again) == before
-        assert again.text("answer-flex") == "", "nothing has run and no recording is shown in its place"
+        assert re.sub(r"\s+", " ", again.text("mask-caption")) == told, "the same difference, cell for cell"
+        assert again.text("answer-left") == again.text("answer-flex") == "", (
+            "nothing has run and no recording is shown in its place"
+        )
         tokens = again.page.locator("#token-view .token").count()
         expect(again.page.locator("#budget")).to_contain_text(f"prompt {tokens} + answer up to 9")
         assert link_of(again).split("?")[1] == link.split("?")[1]
         again.url = elsewhere
         clean(again)
-        again.context.close()
 
 
-def test_a_long_form_has_a_link_too(browser: Browser, visit: Visit, bundled_url: str) -> None:
+def test_a_long_form_has_a_link_too(visitors: Visitors, visit: Visit, bundled_url: str) -> None:
     long = [f"{i} " + "wording ü " * 60 for i in range(5)]
     visit.rows(long)
     link = link_of(visit)
     assert "?z=" in link and len(link) < 2000
-    again = Visit(browser, link)
+    visitors.take_back()
+    again = visitors(link)
     expect(again.page.locator("#paraphrase-5 textarea")).to_have_value(long[4])
     assert texts(again) == long
-    again.context.close()
 
 
 def test_without_permission_the_link_is_selected_for_the_keyboard(visit: Visit) -> None:
@@ -215,8 +231,8 @@ def test_without_permission_the_link_is_selected_for_the_keyboard(visit: Visit) 
         ("q=" + "x" * 2001, "q in the link has 2001 characters: at most 2000"),
     ],
 )
-def test_a_broken_link_says_so_and_the_page_works(browser: Browser, bundled_url: str, query: str, said: str) -> None:
-    visit = Visit(browser, f"{bundled_url}?{query}")
+def test_a_broken_link_says_so_and_the_page_works(visitors: Visitors, bundled_url: str, query: str, said: str) -> None:
+    visit = visitors(f"{bundled_url}?{query}")
     expect(visit.page.locator("#link-message [role=alert]")).to_contain_text(said)
     expect(visit.page.locator("#question textarea")).to_have_value("What is the capital of Peru?")
     visit.run()
@@ -224,7 +240,6 @@ def test_a_broken_link_says_so_and_the_page_works(browser: Browser, bundled_url:
     assert visit.text("answer-flex") == "Lima" and visit.page.title() == "flexdemo"
     visit.url = bundled_url
     clean(visit)
-    visit.context.close()
 
 
 # Files, program, proof
@@ -236,7 +251,7 @@ def download(visit: Visit, name: str) -> tuple[str, bytes]:
     return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
 
 
-def test_one_click_saves_what_ran(browser: Browser, visit: Visit, tmp_path: Path) -> None:
+def test_one_click_saves_what_ran(visitors: Visitors, visit: Visit, tmp_path: Path) -> None:
     visit.fill("question", f"{NASTY} ../../etc/passwd")
     visit.rows(["Name it."])
     visit.number("max-new-tokens", 5)
@@ -268,7 +283,7 @@ def test_one_click_saves_what_ran(browser: Browser, visit: Visit, tmp_path: Path
     assert name.endswith(".html")
     report = tmp_path / name
     report.write_bytes(data)
-    page = visit.context.new_page()
+    page = visit.page.context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(report.as_uri())
@@ -344,6 +359,26 @@ def test_a_newcomer_sees_a_recorded_result_until_the_first_run(visit: Visit) -> 
     clean(visit)
 
 
+def test_a_run_begun_while_the_page_still_loads_is_not_painted_over(visit: Visit) -> None:
+    held: list[Any] = []
+    holding = [True]
+    visit.page.route("**/queue/join*", lambda route: held.append(route) if holding[0] else route.continue_())
+    visit.page.reload()
+    visit.page.locator("#mask-plot .nsewdrag").wait_for()
+    visit.page.wait_for_timeout(200)
+    assert held, "the page has asked for what it shows first"
+    holding[0] = False
+    visit.page.locator("#run").click()
+    visit.done()
+    for route in held:
+        route.continue_()
+    visit.page.wait_for_timeout(700)
+    assert "Done" in visit.text("status-run") and "ecorded" not in visit.text("stats-flex")
+    assert "Last run" in visit.text("tools-note")
+    visit.page.unroute("**/queue/join*")
+    clean(visit)
+
+
 def test_another_example_shows_its_recording(visit: Visit) -> None:
     visit.run()
     visit.example("currency do i ask bank if i travel madagascar?")
@@ -355,8 +390,8 @@ def test_another_example_shows_its_recording(visit: Visit) -> None:
     clean(visit)
 
 
-def test_a_recording_of_another_model_is_told_so(browser: Browser, slow_url: str) -> None:
-    visit = Visit(browser, slow_url)
+def test_a_recording_of_another_model_is_told_so(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
     line = visit.page.locator("#status-run")
     expect(line).to_contain_text(re.compile("Recorded .* with tinyqa .*; the loaded model is .*: press Run to ask it"))
     assert visit.text("answer-flex") == "Lima"
@@ -374,7 +409,6 @@ def test_a_recording_of_another_model_is_told_so(browser: Browser, slow_url: str
     visit.open("Attention mass")
     expect(visit.page.locator("#mass-layer")).to_be_visible()
     clean(visit)
-    visit.context.close()
 
 
 # Results files

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import browser_support
 import numpy as np
 import pytest
-from browser_visit import NASTY, Visit, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import NASTY, Visit, Visitors, clean
+from playwright.sync_api import expect
 
 import flexdemo
 from flexdemo.attention_map import attention_map
@@ -31,10 +30,8 @@ def tinyqa() -> Any:
 
 
 @pytest.fixture
-def visit(browser: Browser, bundled_url: str) -> Iterator[Visit]:
-    made = Visit(browser, bundled_url)
-    yield made
-    made.context.close()
+def visit(visitors: Visitors, bundled_url: str) -> Visit:
+    return visitors(bundled_url)
 
 
 def asked(lm: Any, visit: Visit, methods: tuple[str, ...] = PLAIN) -> Any:
@@ -48,8 +45,8 @@ def bars(visit: Visit) -> np.ndarray:
     return np.array(visit.plot("mass-plot", "_fullData.map(bar => Array.from(bar.y))"))
 
 
-def test_before_a_run_every_tab_says_what_will_be_there(browser: Browser, bundled_url: str) -> None:
-    visit = Visit(browser, f"{bundled_url}?q=What+has+no+recording?")
+def test_before_a_run_every_tab_says_what_will_be_there(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(f"{bundled_url}?q=What+has+no+recording?")
     assert visit.page.get_by_role("tab").all_text_contents() == list(TABS)
     expect(visit.page.locator("#mask-plot")).to_be_visible()
     for tab in TABS[1:]:
@@ -59,7 +56,6 @@ def test_before_a_run_every_tab_says_what_will_be_there(browser: Browser, bundle
     expect(visit.page.locator("#attention-message")).to_contain_text("Nothing has run yet: press Run")
     visit.url = bundled_url
     clean(visit)
-    visit.context.close()
 
 
 def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
@@ -262,8 +258,8 @@ def test_the_note_of_an_example_goes_when_its_text_is_edited(visit: Visit) -> No
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_tabs_fit_a_phone(browser: Browser, bundled_url: str, scheme: str) -> None:
-    visit = Visit(browser, bundled_url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+def test_tabs_fit_a_phone(visitors: Visitors, bundled_url: str, scheme: str) -> None:
+    visit = visitors(bundled_url, width=390, height=844, scheme=scheme)
     visit.page.locator("#compare-all").click()
     visit.done()
     for tab in TABS:
@@ -271,11 +267,10 @@ def test_tabs_fit_a_phone(browser: Browser, bundled_url: str, scheme: str) -> No
         visit.page.wait_for_timeout(200)
         assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
     clean(visit)
-    visit.context.close()
 
 
-def test_long_answers_are_told_in_parts(browser: Browser, slow_url: str) -> None:
-    visit = Visit(browser, slow_url)
+def test_long_answers_are_told_in_parts(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
     visit.number("max-new-tokens", 60)
     visit.run()
     visit.open("Candidates")
@@ -285,4 +280,3 @@ def test_long_answers_are_told_in_parts(browser: Browser, slow_url: str) -> None
     expect(steps.first).to_contain_text("30")
     expect(steps.last).to_contain_text("53")
     clean(visit)
-    visit.context.close()

@@ -12,8 +12,8 @@ import browser_support
 import numpy as np
 import oracle
 import pytest
-from browser_visit import NASTY, Visit, clean
-from playwright.sync_api import Browser, expect
+from browser_visit import NASTY, Visit, Visitors, choose, clean
+from playwright.sync_api import expect
 
 import flexdemo
 from flexdemo.model import LanguageModel
@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 QUESTION = "currency do i ask bank if i travel madagascar?"  # fused and standard attention part ways there
 SHORT = "What is the capital of Peru?"
+TOKENS = "#token-view .token, #answer-tokens .token"
 GD = "document.querySelector('#mask-plot .js-plotly-plot')"
 SEES = f"() => [...{GD}._fullData[0].z].map(row => [...row].map(z => z > 0))"
 
@@ -32,20 +33,14 @@ def bundled() -> LanguageModel:
 
 
 @pytest.fixture
-def visit(browser: Browser, bundled_url: str) -> Iterator[Visit]:
-    made = Visit(browser, bundled_url)
+def visit(visitors: Visitors, bundled_url: str) -> Iterator[Visit]:
+    made = visitors(bundled_url)
     yield made
     clean(made)
-    made.context.close()
 
 
 def wordings(visit: Visit) -> list[str]:
     return [box.input_value() for box in visit.page.locator("[id^=paraphrase-] textarea").all()]
-
-
-def choose(visit: Visit, name: str, option: str) -> None:
-    visit.page.locator(f"#{name} input").click()
-    visit.page.get_by_role("option", name=option, exact=True).click()
 
 
 def prompt_length(prompt: dict[str, Any]) -> int:
@@ -79,6 +74,32 @@ def test_differing_tokens_are_marked_and_the_text_stays(visit: Visit, bundled: L
     assert marked and marked in result["flex"].answer
     for token in set(result["flex"].tokens) - shared:
         assert token.strip() in marked or token not in result["flex"].answer
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_no_name_in_the_cards_is_cut(visitors: Visitors, bundled_url: str, width: int) -> None:
+    visit = visitors(bundled_url, width=width)
+    for name in ("right-mask", "right-positions"):
+        box = visit.page.locator(f"#{name} input")
+        box.click()
+        options = visit.page.get_by_role("option")
+        expect(options).not_to_have_count(0)
+        names = [option.strip().removeprefix("✓").strip() for option in options.all_text_contents()]
+        visit.page.keyboard.press("Escape")
+        expect(options).to_have_count(0)
+        assert len(names) >= 3
+        longest = max(names, key=len)
+        wide, room = box.evaluate(
+            """(box, text) => {
+                const style = getComputedStyle(box), pen = document.createElement('canvas').getContext('2d');
+                pen.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+                const arrow = box.closest('.block').querySelector('.icon-wrap, svg').getBoundingClientRect();
+                const left = box.getBoundingClientRect().left + parseFloat(style.paddingLeft);
+                return [pen.measureText(text).width, arrow.left - left];
+            }""",
+            longest,
+        )
+        assert 20 < wide <= room, longest
 
 
 def test_any_two_schemes_stream_side_by_side(visit: Visit, bundled: LanguageModel) -> None:
@@ -167,14 +188,14 @@ def test_a_token_a_cell_and_a_segment_highlight_each_other(visit: Visit) -> None
     assert f"is seen by {sees[:, token].sum()} of {len(sees)}" in words(visit)
     for kind, visible in (("seen", sees[token]), ("sees", sees[:, token])):
         lit = page.evaluate(
-            f"() => [...document.querySelectorAll('#token-view .token')].map(e => e.classList.contains('{kind}'))"
+            f"() => [...document.querySelectorAll('{TOKENS}')].map(e => e.classList.contains('{kind}'))"
         )
         assert lit == visible.tolist()
     bands = page.evaluate(f"() => {GD}.layout.shapes.filter(s => s.name === 'pick').map(s => [s.x0, s.x1, s.y0, s.y1])")
     far = len(sees) - 0.5
     assert bands == [[-0.5, far, token - 0.5, token + 0.5], [token - 0.5, token + 0.5, -0.5, far]]
 
-    suffix = len(sees) - 1
+    suffix = page.evaluate(f"() => {GD}.layout.meta.length") - 1
     page.mouse.click(*cell(visit, suffix, token))
     expect(page.locator("#link-words")).to_contain_text(f"Query {suffix} ")
     assert re.search(rf"key {token} .*visible: fused \(suffix sees all\)", words(visit))
@@ -239,6 +260,46 @@ def test_dragging_zooms_exactly(visit: Visit) -> None:
 # Live rows
 
 
+def test_the_answer_s_tokens_are_tokens_too(visit: Visit, bundled: LanguageModel) -> None:
+    page, answer = visit.page, visit.page.locator("#answer-tokens")
+    shown = flexdemo.ask(bundled, SHORT, wordings(visit))["flex"].tokens
+    shown = [token.replace(" ", "·") for token in shown]
+    for how in ("recorded", "run"):
+        if how == "run":
+            visit.run()
+        expect(answer.locator(".token")).to_have_text(shown)
+        expect(answer.locator(".count")).to_have_text(str(len(shown)))
+        length = page.locator("#token-view .token").count()
+        page.wait_for_function(f"(n) => {GD}._fullData[0].z.length === n", arg=length + len(shown))
+        answer.locator(".token").nth(1).click()
+        expect(page.locator("#link-words")).to_contain_text(
+            f"Query {length + 1} {shown[1]} (answer) sees {length + 2} of"
+        )
+        assert page.locator("#token-view .token.seen").count() == length, "an answer's token sees the whole prompt"
+        classes = [each.get_attribute("class").split() for each in answer.locator(".token").all()]
+        assert [("seen" in each, "sees" in each) for each in classes[:2]] == [(True, False), (True, True)]
+        assert all("seen" not in each and "sees" in each for each in classes[2:]), "later ones see it"
+        answer.get_by_role("button", name="answer").click()
+        expect(page.locator("#link-words")).to_contain_text(f"answer: tokens {length} to {length + len(shown) - 1}.")
+        page.mouse.click(*cell(visit, length + 1, 3))
+        expect(answer.locator(".picked")).to_have_text(shown[1])
+        page.locator("#link-clear").click()
+    visit.fill("question", SHORT + " Really?")
+    expect(answer).to_be_hidden()
+    page.get_by_label("Difference").check()
+    expect(answer).to_be_hidden()
+
+
+def test_recorded_answers_are_marked_where_they_differ(visit: Visit) -> None:
+    visit.example(QUESTION)
+    expect(visit.page.locator("#status-run")).to_contain_text("Recorded")
+    recorded = visit.page.locator("#answers mark")
+    expect(recorded).not_to_have_count(0)
+    marks, answers = recorded.all_text_contents(), [visit.text(f"answer-{name}") for name in ("flex", "causal")]
+    visit.run()
+    assert recorded.all_text_contents() == marks and answers[0] != answers[1]
+
+
 def test_the_mask_grows_a_row_for_each_answer_token(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(SHORT)
     visit.run()
@@ -257,8 +318,8 @@ def test_the_mask_grows_a_row_for_each_answer_token(visit: Visit, bundled: Langu
     )
 
 
-def test_rows_grow_while_the_answer_streams_without_new_figures(browser: Browser, slow_url: str) -> None:
-    visit = Visit(browser, slow_url)
+def test_rows_grow_while_the_answer_streams_without_new_figures(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
     visit.number("max-new-tokens", 100)
     visit.rows(["Name it."])
     visit.page.wait_for_timeout(500)
@@ -275,7 +336,6 @@ def test_rows_grow_while_the_answer_streams_without_new_figures(browser: Browser
     assert same, "the figure was grown, not sent again"
     assert len(sizes) >= 3 and sizes == sorted(sizes)
     clean(visit)
-    visit.context.close()
 
 
 @pytest.mark.parametrize("how", ["drag", "keys", "number", "equal"])
@@ -327,15 +387,14 @@ def test_a_weight_moved_before_any_run_runs_nothing(visit: Visit) -> None:
 
 
 @pytest.fixture
-def long_visit(browser: Browser, slow_url: str) -> Iterator[Visit]:
+def long_visit(visitors: Visitors, slow_url: str) -> Iterator[Visit]:
     """A prompt of more than 3,500 tokens."""
-    made = Visit(browser, slow_url)
+    made = visitors(slow_url)
     made.number("max-new-tokens", 4)
     made.rows(["word " * 95, *["word " * 380] * 2])
     made.page.wait_for_function(f"() => {GD}.layout.meta.length > 3000", timeout=60_000)
     yield made
     clean(made)
-    made.context.close()
 
 
 def test_a_long_prompt_links_and_zooms_to_a_chosen_place(long_visit: Visit, tmp_path: Path) -> None:
@@ -362,8 +421,52 @@ def test_a_long_prompt_links_and_zooms_to_a_chosen_place(long_visit: Visit, tmp_
     assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (length, length)
 
 
-def test_the_exact_mask_is_sent_small(browser: Browser, slow_url: str) -> None:
-    visit = Visit(browser, slow_url)
+def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: Visit) -> None:
+    page = long_visit.page
+    block, length = (page.evaluate(f"() => {GD}.layout.meta.{name}") for name in ("block", "length"))
+    first, end = 120, 132
+    (x0, y0), (x1, y1) = cell(long_visit, first, first), cell(long_visit, end, end)
+    page.mouse.move(x0, y0)
+    page.mouse.down()
+    page.mouse.move(x1, y1, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"() => {GD}?.layout.meta.block === 1 && {GD}._fullLayout && {GD}.layout.xaxis.range[0] > 0")
+    expect(page.locator("#mask-exact input")).to_be_checked()
+    meta = page.evaluate(f"() => {GD}.layout.meta")
+    for axis, start in (("xaxis", meta["column"]), ("yaxis", meta["row"])):
+        low, high = sorted(page.evaluate(f"() => {GD}.layout.{axis}.range"))
+        assert low + start == pytest.approx((first + 0.5) * block, abs=block)
+        assert high + start == pytest.approx((end + 0.5) * block, abs=block)
+    segments = [*meta["segments"], ["", length]]
+    owner = [i for i in range(len(segments) - 1) for _ in range(segments[i][1], segments[i + 1][1])]
+    seen = page.evaluate(SEES)
+    assert len(seen) == len(seen[0]) == 512
+    for q in range(0, 512, 7):
+        for k in range(0, 512, 5):
+            asks, key = q + meta["row"], k + meta["column"]
+            told = key <= asks and (
+                owner[key] == 0 or owner[key] == owner[asks] or meta["segments"][owner[asks]][0] == "suffix"
+            )
+            assert seen[q][k] == told, (asks, key)
+    page.mouse.dblclick(*cell(long_visit, 256, 256))
+    page.wait_for_function(f"(block) => {GD}?.layout.meta.block === block && {GD}._fullLayout", arg=block)
+    expect(page.locator("#mask-exact input")).not_to_be_checked()
+
+
+def test_a_large_part_of_the_overview_is_enlarged_as_it_is(long_visit: Visit) -> None:
+    page = long_visit.page
+    (x0, y0), (x1, y1) = cell(long_visit, 20, 20), cell(long_visit, 200, 200)
+    page.mouse.move(x0, y0)
+    page.mouse.down()
+    page.mouse.move(x1, y1, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] > 10")
+    expect(page.locator("#mask-exact input")).not_to_be_checked()
+    assert page.evaluate(f"() => {GD}.layout.meta.block") > 1
+
+
+def test_the_exact_mask_is_sent_small(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
     sizes: list[int] = []
     visit.rows([])
     visit.fill("question", "a longer question " * 38)
@@ -376,4 +479,3 @@ def test_the_exact_mask_is_sent_small(browser: Browser, slow_url: str) -> None:
     assert sizes[0] < 450_000, "it was 6.8 MB with a hover text in every cell"
     assert html.unescape(visit.text("mask-caption"))
     clean(visit)
-    visit.context.close()

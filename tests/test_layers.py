@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "versions", "profiles", "bounds"},
+    {"config", "versions", "waiting", "profiles", "bounds"},
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -42,6 +42,7 @@ LAYERS = (
 LEAVES = {
     "config": set(),
     "versions": {"__version__"},
+    "waiting": set(),
     "environment": {"config"},
     "ledger": {"config"},
     "memory": {"config", "ledger"},

@@ -13,7 +13,7 @@ import pytest
 from flexdemo import plots
 from flexdemo.cells import PARAPHRASE_COLOURS, REASONS, Window, block_means, reason_codes, segment_colour, visible_text
 from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
-from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
+from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX, Segment
 
 LENGTHS = (2, 4, 3, 5, 2)  # prefix, P1..P3, suffix
 
@@ -90,6 +90,30 @@ def test_figure_cells_are_the_mask_and_colours_are_the_key_segments() -> None:
     for segment in segments:
         column = trace.z[:, segment.start]
         assert {steps[value] for value in column if value} == {segment_colour(segment.name, segment.role)}
+
+
+@pytest.mark.parametrize("sizes", [(1, 400, 60, 2, 5), (1, 3, 2, 2, 4), (1, *[9] * 11, 2, 3), (1, 1900, 1900, 2, 200)])
+def test_labels_of_narrow_segments_do_not_lie_over_one_another(sizes: tuple[int, ...]) -> None:
+    names = ["prefix", *(f"P{i}" for i in range(1, len(sizes) - 2)), "suffix", "answer"]
+    ends = np.cumsum(sizes).tolist()
+    segments = [
+        Segment(name, name if name in ("prefix", "suffix", "answer") else "paraphrase", end - size, end, "")
+        for name, size, end in zip(names, sizes, ends, strict=True)
+    ]
+    mask = np.tril(np.ones((ends[-1], ends[-1]), dtype=bool))
+    layout = plots.mask_figure(mask, ["a"] * ends[-1], segments, words=False).layout
+    cells = layout.xaxis.range[1] + 0.5
+    boxes = []  # (line, left, right) in pixels of an axis of 460: seven a letter, and the square before the name
+    for at, text in zip(layout.xaxis.tickvals, layout.xaxis.ticktext, strict=True):
+        middle, name = at * 460 / cells, re.sub("<.*?>", "", text)
+        boxes.append((text.count("<br>"), middle - 3.5 * len(name), middle + 3.5 * len(name)))
+    for i, (line, left, right) in enumerate(boxes):
+        assert all(line != other or right <= start or end <= left for other, start, end in boxes[:i]), boxes
+    rows = np.diff(layout.yaxis.tickvals) * 460 / cells
+    assert len(rows) and rows.min() >= 12, "a line of text is 12 pixels high"
+    for axis in (layout.xaxis, layout.yaxis):
+        assert re.findall(r"prefix|P\d+|suffix|answer", " ".join(axis.ticktext)) == names
+    assert layout.xaxis.tickangle == 0, "labels with lines of their own stay level"
 
 
 def test_axes_name_segments_and_queries_go_down() -> None:

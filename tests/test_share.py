@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import inspect
+import itertools
 import json
 import random
 import tracemalloc
@@ -19,13 +20,15 @@ from flexdemo.masks import STRATEGIES
 from flexdemo.methods import METHODS, stream
 from flexdemo.prompt import POSITIONS
 from flexdemo.results import Request
-from flexdemo.share import LONGEST, READABLE, UNPACKED, State, from_query, to_query
+from flexdemo.share import LONGEST, READABLE, UNPACKED, State, from_query, side_parts, side_text, to_query
 
 # What breaks encodings: separators of queries, escapes, spaces, direction marks, astral and combining characters.
 PIECES = (
     *"&=+%#?;,/\\'\"<>\n\r\t abcXYZ019", "%41", "%zz", "&amp;", "\x01", "\x7f", "é", "日本", "\u2028", "\u202e", "😀",
     "e\u0301", "\ufeff", "\uffff", "z=", "&q=", "<script>",
 )  # fmt: skip
+
+SIDES = [".".join(each) for each in itertools.product(["form", *STRATEGIES], POSITIONS, ["weights", "raw"])]
 
 
 def packed(told: object) -> str:
@@ -67,7 +70,9 @@ def random_state(rng: random.Random, longest: int = 40) -> State:
         "sample_temperature": number(),
         "ape_temperature": number(),
         "ape_scale": number(),
-        "against": rng.choice(list(STRATEGIES)),
+        "left": rng.choice(SIDES),
+        "right": rng.choice(SIDES),
+        "show": rng.choice(["right", "difference"]),
     }
     kept = {name: value for name, value in choices.items() if rng.random() < 0.6}
     if len(kept.get("weights", ())) != 1 + len(kept.get("paraphrases", ())):
@@ -96,7 +101,7 @@ def test_both_forms_are_met_by_the_random_states() -> None:
 
 def test_defaults_are_those_of_stream() -> None:
     given = {name: each.default for name, each in inspect.signature(stream).parameters.items()}
-    ours = {"weights_from", "against"}  # what stream does not take
+    ours = {"weights_from", "left", "right", "show"}  # what stream does not take
     for holder, extra in ((State, ours), (Request, set())):
         for field in fields(holder):
             if field.name != "question" and field.name not in extra:
@@ -122,6 +127,14 @@ def test_the_form_changes_where_the_link_gets_long() -> None:
 def test_a_link_without_our_parameters_is_an_empty_page() -> None:
     assert from_query("") == from_query({}) == from_query("?utm_source=x&ref=%ff") == State("")
     assert from_query("mask=anchor") == State("", mask="anchor")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_sides_come_back_exactly(side: str) -> None:
+    assert side_text(*side_parts(side)) == side
+    strategy, positions, weighted = side_parts(side)
+    assert (strategy, positions) == tuple(side.split(".")[:2]) and weighted == side.endswith(".weights")
+    assert from_query(to_query(State("q", left=side, right=side))) == State("q", left=side, right=side)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +176,13 @@ def test_a_link_without_our_parameters_is_an_empty_page() -> None:
         ("q=a&sample_temperature=0", "sample_temperature in the link"),
         ("q=a&ape_temperature=0", "ape_temperature in the link"),
         ("q=a&ape_scale=-1", "ape_scale in the link"),
-        ("q=a&against=nothing", "against in the link.*nothing"),
+        ("q=a&left=nothing.aligned.raw", "left in the link.*nothing"),
+        ("q=a&right=segment.nowhere.raw", "right in the link.*nowhere"),
+        ("q=a&right=form.nowhere.raw", "right in the link.*nowhere"),
+        ("q=a&right=segment.aligned.1", "right in the link.*no mask, positions and weights or raw"),
+        ("q=a&right=segment", "right in the link.*no mask, positions"),
+        ("q=a&right=", "right in the link.*no mask, positions"),
+        ("q=a&show=both", "show in the link.*left, right or difference, not 'both'"),
         ("q=a" + "&p=b" * 11, "p in the link.*11.*at most 10"),
         ("q=" + "a" * 2001, "q in the link has 2001 characters: at most 2000"),
         ("q=a&p=" + "b" * 2001, "p in the link has 2001"),

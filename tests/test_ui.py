@@ -237,6 +237,18 @@ def test_sessions_stop_their_own_run_only() -> None:
     assert two.flag.is_set() and runs.last_word("two") is None
 
 
+def test_runs_of_a_session_are_counted_until_it_is_forgotten() -> None:
+    runs = Runs()
+    assert runs.begun("one") == 0 and not runs.is_running("one")
+    first = runs.start("one")
+    assert (runs.begun("one"), runs.is_running("one"), runs.begun("two"), runs.is_running("two")) == (1, True, 0, False)
+    runs.end("one", first)
+    assert (runs.begun("one"), runs.is_running("one")) == (1, False)
+    runs.start("one")
+    runs.forget("one")
+    assert runs.begun("one") == 0
+
+
 # Rows
 
 

@@ -13,7 +13,8 @@ import pytest
 from flexdemo import ui
 from flexdemo.config import InputError, Limits
 from flexdemo.model import LanguageModel
-from flexdemo.share import from_query, to_query
+from flexdemo.share import SHOWN, from_query, side_parts, to_query
+from flexdemo.ui_compare import PAIR, Pair, Side
 from flexdemo.ui_form import ROWS, Form
 from flexdemo.ui_share import RANGES, Share, open_link, state_of
 
@@ -35,6 +36,7 @@ FORM = Form(
     0.9,
     1.1,
 )
+COMPARED = Pair(Side("late_fusion", "right_aligned", False), Side())
 
 
 def test_a_link_tells_what_the_form_holds() -> None:
@@ -45,6 +47,10 @@ def test_a_link_tells_what_the_form_holds() -> None:
         "temperature": ["0.35"], "top_p": ["0.9"], "seed": ["77"], "prefix": ["Be brief.\n"], "samples": ["4"],
         "sample_temperature": ["0.8"], "ape_temperature": ["0.9"], "ape_scale": ["1.1"],
     }  # fmt: skip
+    told = parse_qs(to_query(state_of(FORM, 3, pair=COMPARED, show="difference")))
+    assert [told[name] for name in ("left", "right", "show")] == [
+        ["late_fusion.right_aligned.raw"], ["form.aligned.weights"], ["difference"]
+    ]  # fmt: skip
 
 
 def test_rows_that_are_not_shown_are_not_in_the_link() -> None:
@@ -76,7 +82,9 @@ def opened(lm: LanguageModel, query: str) -> tuple[dict[Any, Any] | None, str]:
     values, alert = share.opened(request, rows, (2, 5), Limits())
     if values is None:
         return None, alert
-    widgets = Share.outputs(rows, form)
+    ids = {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
+    sides = [f"{side}-{part}" for side in ("left", "right") for part in ("mask", "positions", "weights")]
+    widgets = Share.outputs(rows, form, [ids[name] for name in (*sides, "mask-show")])
     assert len(widgets) == len(values)
     return {widget.elem_id or i: value for i, (widget, value) in enumerate(zip(widgets, values, strict=True))}, alert
 
@@ -97,7 +105,7 @@ def demo_parts(demo: gr.Blocks) -> tuple[Any, list[Any], Share]:
 
 
 def test_a_link_fills_every_widget_of_the_form(lm: LanguageModel) -> None:
-    values, alert = opened(lm, to_query(state_of(FORM, 3)))
+    values, alert = opened(lm, to_query(state_of(FORM, 3, pair=COMPARED, show="difference")))
     assert alert == "" and values is not None
     assert values["question"] == FORM.question
     assert [values[f"paraphrase-{i}"] for i in range(1, 5)] == ["<b>one</b>", "", "three", ""]
@@ -106,6 +114,10 @@ def test_a_link_fills_every_widget_of_the_form(lm: LanguageModel) -> None:
         "strategy": "anchor", "positions": "sequential", "methods": ["flex", "vote"], "max-new-tokens": 9,
         "temperature": 0.35, "top-p": 0.9, "seed": 77, "prefix": "Be brief.\n", "weights-from": "confidence",
         "samples": 4, "sample-temperature": 0.8, "ape-temperature": 0.9, "ape-scale": 1.1,
+    }  # fmt: skip
+    wanted |= {
+        "left-mask": "late_fusion", "left-positions": "right_aligned", "left-weights": False,
+        "right-mask": "form", "right-positions": "aligned", "right-weights": True, "mask-show": "difference",
     }  # fmt: skip
     assert {name: values[name] for name in wanted} == wanted
     assert (3, 6) in values.values(), "three rows are in use, and the edit is counted"
@@ -132,3 +144,10 @@ def test_numbers_that_a_slider_cannot_show_are_refused(
     if field != "top_p":  # more than 1 is refused by every part of the program
         with pytest.raises(InputError, match=f"{key} in the link is {high + 1}: the page takes {low:g} to {high:g}"):
             open_link(f"q=a&{key}={high + 1}", Limits())
+
+
+def test_a_link_without_sides_has_the_page_s_own(lm: LanguageModel) -> None:
+    state = from_query("q=a")
+    assert Pair.from_values([*side_parts(state.left), *side_parts(state.right)]) == PAIR
+    radio = {b.elem_id: b for b in ui.build_demo(lm).blocks.values() if b.elem_id}["mask-show"]
+    assert radio.value == state.show and {value for _, value in radio.choices} == set(SHOWN)
