@@ -21,8 +21,8 @@ from .summary import Disagreement, Summary, disagreements, summarise
 from .table import FORMATS, read_table
 from .ui_form import ROWS
 from .ui_parts import escape
+from .ui_row_edits import Rows
 from .ui_rows import RowPool, detail
-from .ui_work import Rows
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds

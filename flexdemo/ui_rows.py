@@ -17,7 +17,7 @@ from .methods import METHODS
 from .model import LanguageModel
 from .prompt import build_prompt
 from .ui_form import ROWS, Form, check_request, is_number, token_limit
-from .ui_work import Rows
+from .ui_row_edits import Rows
 from .zerogpu import LOCAL, Gpu, answer_seconds
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for

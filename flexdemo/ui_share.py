@@ -11,8 +11,8 @@ from .config import InputError, Limits
 from .share import State, from_query, side_parts, side_text, to_query
 from .ui_compare import PAIR, Pair
 from .ui_form import CONFIDENCE, GIVEN, Form
+from .ui_row_edits import Rows
 from .ui_rows import RowPool
-from .ui_work import Rows
 
 HEAVIEST = 10  # of a weight's slider
 # What the page's sliders can show: (field of State, its name in a link, lowest, highest).

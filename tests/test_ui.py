@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import flexdemo
-from flexdemo import ui, ui_rows, ui_work
+from flexdemo import ui, ui_row_edits, ui_rows, ui_work
 from flexdemo import ui_parts as parts
 from flexdemo.config import InputError, Limits
 from flexdemo.masks import STRATEGIES
@@ -253,27 +253,27 @@ def test_runs_of_a_session_are_counted_until_it_is_forgotten() -> None:
 
 
 def test_rows_are_added_and_removed_with_their_edits() -> None:
-    rows = ui_work.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8])
-    assert rows == ui_work.Rows(("a", "b"), (1, 2, 3))
-    assert rows.added("c") == ui_work.Rows(("a", "b", "c"), (1, 2, 3, 1.0))
-    assert rows.removed(0) == ui_work.Rows(("b",), (1, 3))
-    full = ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
+    rows = ui_row_edits.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8])
+    assert rows == ui_row_edits.Rows(("a", "b"), (1, 2, 3))
+    assert rows.added("c") == ui_row_edits.Rows(("a", "b", "c"), (1, 2, 3, 1.0))
+    assert rows.removed(0) == ui_row_edits.Rows(("b",), (1, 3))
+    full = ui_row_edits.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
     assert full.added("y") == full
 
 
 def test_rows_move_and_are_duplicated_with_their_weights() -> None:
-    rows = ui_work.Rows(("a", "b", "c"), (1, 2, 3, 4))
-    assert rows.moved(2, -1) == ui_work.Rows(("a", "c", "b"), (1, 2, 4, 3))
-    assert rows.moved(0, 1) == ui_work.Rows(("b", "a", "c"), (1, 3, 2, 4))
+    rows = ui_row_edits.Rows(("a", "b", "c"), (1, 2, 3, 4))
+    assert rows.moved(2, -1) == ui_row_edits.Rows(("a", "c", "b"), (1, 2, 4, 3))
+    assert rows.moved(0, 1) == ui_row_edits.Rows(("b", "a", "c"), (1, 3, 2, 4))
     assert rows.moved(0, -1) == rows.moved(2, 1) == rows.moved(5, -1) == rows
-    assert rows.duplicated(1) == ui_work.Rows(("a", "b", "b", "c"), (1, 2, 3, 3, 4))
-    full = ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
+    assert rows.duplicated(1) == ui_row_edits.Rows(("a", "b", "b", "c"), (1, 2, 3, 3, 4))
+    full = ui_row_edits.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
     assert full.duplicated(0) == full
 
 
 def test_pasted_lines_push_rows_down_and_what_has_no_room_is_counted() -> None:
-    rows = ui_work.Rows(("a", "", "c"), (1, 2, 3, 4))
-    assert rows.pasted(0, ["x", "y"]) == (ui_work.Rows(("x", "y", "", "c"), (1, 2, 1.0, 3, 4)), 0)
+    rows = ui_row_edits.Rows(("a", "", "c"), (1, 2, 3, 4))
+    assert rows.pasted(0, ["x", "y"]) == (ui_row_edits.Rows(("x", "y", "", "c"), (1, 2, 1.0, 3, 4)), 0)
     many = [f"l{i}" for i in range(8)]
     fitted, left_out = rows.pasted(2, many)  # 9 lines and the blank row are 10
     assert fitted.texts == ("a", "", *many) and left_out == 0
@@ -295,13 +295,13 @@ def test_a_prompt_that_is_too_long_is_counted_too(lm: LanguageModel) -> None:
 
 def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        ui_work, "paraphrase", lambda lm, question, n, **options: ["Mine", "w1", "w2", "w3", "w4", "w5"]
+        ui_row_edits, "paraphrase", lambda lm, question, n, **options: ["Mine", "w1", "w2", "w3", "w4", "w5"]
     )
-    rows = ui_work.Rows(("mine", ""), (1, 2, 3)).written(lm, Limits(), QUESTION, 0)
+    rows = ui_row_edits.Rows(("mine", ""), (1, 2, 3)).written(lm, Limits(), QUESTION, 0)
     assert rows.texts == ("mine", "w1", "w2", "w3", "w4") and rows.weights == (1, 2, 3, 1.0, 1.0, 1.0)
     with pytest.raises(InputError, match="remove one first"):
-        ui_work.Rows(("x",) * ROWS, (1,) * (ROWS + 1)).written(lm, Limits(), QUESTION, 0)
-    monkeypatch.setattr(ui_work, "paraphrase", lambda lm, question, n, **options: [])
+        ui_row_edits.Rows(("x",) * ROWS, (1,) * (ROWS + 1)).written(lm, Limits(), QUESTION, 0)
+    monkeypatch.setattr(ui_row_edits, "paraphrase", lambda lm, question, n, **options: [])
     with pytest.raises(InputError, match="nothing new"):
         rows.written(lm, Limits(), QUESTION, 0)
 
