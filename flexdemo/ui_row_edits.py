@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .config import InputError, Limits
+from .config import Decoding, InputError, Limits, OutOfTime
 from .model import LanguageModel
 from .paraphrase import paraphrase
-from .ui_form import ROWS
+from .ui_form import ROWS, check_request
 
 WRITTEN = 4  # paraphrases that one click asks the model for
 
