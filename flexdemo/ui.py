@@ -24,7 +24,7 @@ from .ui_ask import ask_side, note_of
 from .ui_compare import PAIR, Pair
 from .ui_door import Page
 from .ui_export import ResultTools
-from .ui_form import ROWS, Form, token_limit
+from .ui_form import ROWS, Form, compose, token_limit
 from .ui_links import SAVE, live_html, png_html
 from .ui_pair import PairWidgets
 from .ui_parts import Drawing
@@ -196,8 +196,26 @@ def _wire(
     drawn_parts = [tabs.plot, tabs.tokens, tabs.legend, tabs.caption, asked["shares"], tabs.window]
     drawn_parts += [seen["model"], asked["message"], asked["budget"]]
     draw_inputs = [*tabs.window_inputs, *pair.choices, *asked["form"]]
+
+    def reweigh(*values: Any) -> tuple[Any, ...]:
+        """What a moved weight changes at once; the mask changes only where a wording is hidden or shown again."""
+        form = Form.from_values(values)
+        try:
+            prompt = compose(lm, limits, form)
+        except InputError as error:
+            return gr.skip(), parts.alert_html(str(error)), gr.skip()
+        hidden = tuple(i for i, weight in enumerate(prompt.weights) if weight == 0)
+        return parts.shares_html(form, prompt.paraphrases), "", hidden
+
+    hides = gr.State(())
+    weights = asked["weights"]
+    reweighed = [asked["shares"], asked["message"], hides]
+    gr.on(
+        [slider.change for slider in weights], reweigh, asked["form"], reweighed, trigger_mode="always_last", **drawing
+    )
     # `used` changes with every edit of the rows: boxes that are hidden, before or after, fire no change of their own.
-    changes = [widget.change for widget in (*draw_inputs, asked["used"])]
+    moving = [widget for widget in draw_inputs if not any(widget is weight for weight in weights)]
+    changes = [widget.change for widget in (*moving, hides, asked["used"])]
     gr.on(changes, redraw, draw_inputs, drawn_parts, trigger_mode="always_last", **drawing)
 
     def png(show: str, *values: Any) -> Any:
