@@ -199,18 +199,22 @@ def _frames(
         prompt, until = compose(lm, limits, form), limits.until()
         options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
         frames = stream(lm, **form.arguments(), **options, check=checkpoint())
-        if reading is None or reading.known(prompt) is None:  # else the answer follows at once: nothing is cleared
+        known = reading is not None and reading.known(prompt) is not None and not form.by_confidence
+        if not known:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
             table, waiting = parts.table_html(form, None, pair.methods), parts.weights_html(None)
             yield Frame(cards, table, "Reading the prompt", "", waiting)
-        shown = 0.0
+        shown, answering = 0.0, False
         with within_memory(size, give_up=give_up):
             for last in frames:
                 if not goes_on(last):
                     frames.close()
                     return
-                if last.done or time.monotonic() - shown >= FRAME_SECONDS:
-                    shown = time.monotonic()
+                answers = any(view.token_ids for answered in last.results for view in answered.views)
+                if known and not answers:
+                    continue
+                if last.done or answers > answering or time.monotonic() - shown >= FRAME_SECONDS:
+                    shown, answering = time.monotonic(), answers  # the first token is shown at once
                     yield _frame(form, pair, last)
             if last is not None and not last.done:
                 yield replace(_late(form, pair, last, limits, "Stopped"), result=last)

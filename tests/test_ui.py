@@ -22,6 +22,7 @@ from flexdemo.model import LanguageModel
 from flexdemo.plots import Window
 from flexdemo.prompt import build_prompt
 from flexdemo.prompt_masks import mask_dict
+from flexdemo.reading import Reading
 from flexdemo.ui import START_METHODS
 from flexdemo.ui_form import ROWS, Form, check_request
 from flexdemo.ui_work import Run, Runs
@@ -201,6 +202,22 @@ def test_answers_grow_and_end_with_the_result_of_ask(lm: LanguageModel, monkeypa
         assert html.unescape(re.sub(r"</?mark[^>]*>", "", body)) == result[method].answer
     assert "Done" in last.line and "Running" in first.line
     assert frames[-1].last is not None and [frame.last for frame in frames[:-1]] == [None] * (len(frames) - 1)
+
+
+def test_the_first_token_is_shown_at_once_and_nothing_before_it_where_the_prompt_is_known(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui_work, "FRAME_SECONDS", 1000.0)
+    given, reading = form("Name it.", max_new_tokens=8), Reading()
+
+    def lines() -> list[str]:
+        frames = ui_work.answers(lm, Limits(), given, Run(threading.Event()), reading=reading)
+        return [re.sub(r"<[^>]+>", "", frame.line) for frame in frames if frame.line]
+
+    fresh, again = lines(), lines()
+    assert fresh[0] == "Reading the prompt" and len(fresh) == 4
+    assert len(again) == 2, "the first token and the end"
+    assert again[0].startswith("Running") and "longest 1 token" in again[0] and again[-1].startswith("Done")
 
 
 def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
