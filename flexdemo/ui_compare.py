@@ -127,8 +127,8 @@ def cards_html(form: Form, pair: Pair, result: Result | None, *, note: str = "",
     return made[0], made[1]
 
 
-def ladder_html(rungs: Sequence[Rung]) -> str:
-    """The four answers as a table; tokens that the step before did not have are marked."""
+def ladder_html(form: Form, rungs: Sequence[Rung]) -> str:
+    """The four answers as a table that says whose they are; tokens that the step before did not have are marked."""
     lines = []
     for i, rung in enumerate(rungs):
         before = rungs[i - 1].token_ids if i else rung.token_ids
@@ -148,5 +148,8 @@ def ladder_html(rungs: Sequence[Rung]) -> str:
     titles = ("Step", "Answer", "Tokens", "Count", "Mean log-prob.", "Changed")
     kinds = [' class="number"' if title in ("Count", "Mean log-prob.") else "" for title in titles]
     head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
-    table = f'<table class="facts ladder"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    others = len(form.wordings) - 1
+    asked = f"Ladder of <q>{escape(form.question)}</q> and {others} {'paraphrase' if others == 1 else 'paraphrases'}"
+    parts = f"<caption>{asked}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    table = f'<table class="facts ladder">{parts}</table>'
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Ladder">{table}</div>'

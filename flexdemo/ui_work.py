@@ -298,12 +298,12 @@ def _rungs(
                     return
                 if time.monotonic() - shown >= FRAME_SECONDS:
                     shown = time.monotonic()
-                    yield compared.ladder_html(rungs), "Ladder: running", ""
+                    yield compared.ladder_html(form, rungs), "Ladder: running", ""
                 if time.monotonic() >= until and not all(rung.stopped_by for rung in rungs):
                     steps.close()
-                    yield compared.ladder_html(rungs), "Ladder stopped", parts.alert_html(limits.time_is_up())
+                    yield compared.ladder_html(form, rungs), "Ladder stopped", parts.alert_html(limits.time_is_up())
                     return
-        yield compared.ladder_html(rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
+        yield compared.ladder_html(form, rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
     except InputError as error:
         note(outcome="refused", message=str(error))
         yield None, "Not run", parts.alert_html(str(error))

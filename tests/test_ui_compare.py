@@ -234,7 +234,9 @@ def test_ladder_table_marks_what_changed(lm: LanguageModel) -> None:
         assert f"{rung.mean_logprob:.3f}" in row
         same = i == 0 or rung.token_ids == rungs[i - 1].token_ids
         assert ('class="differs"' not in row) == same
-    assert compared.ladder_html(rungs) == table
+    assert compared.ladder_html(given, rungs) == table
+    told = f"Ladder of <q>{html.escape(given.question)}</q> and {len(given.wordings) - 1} paraphrase"
+    assert told in table, "it stays on the page while other prompts are run"
 
 
 def test_a_ladder_stops_within_one_token(lm: LanguageModel) -> None:
