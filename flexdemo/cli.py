@@ -217,7 +217,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="tiny, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, or bundled: the bundled model itself (default: tiny)",
     )
     bench.add_argument(
-        "--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help="prompt lengths in tokens"
+        "--lengths", type=_lengths, metavar="N,N", help="prompt lengths in tokens (default: 128,512,2048)"
     )
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")

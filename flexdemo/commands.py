@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .model import LanguageModel
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples.json"  # the page's
+LENGTHS = (128, 512, 2048)
 GROWTH_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
 GROWTH_PARAPHRASES = (1, 2, 4, 8, 16, 32, 64)
 GROWTH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -234,14 +235,14 @@ def run_bench(args: argparse.Namespace) -> None:
     }
     if args.growth:
         backend = "auto" if args.backend == "all" else args.backend
-        sizes = {"tokens": GROWTH_TOKENS, "paraphrases": GROWTH_PARAPHRASES, "rows": GROWTH_ROWS}
+        sizes = {"tokens": args.lengths or GROWTH_TOKENS, "paraphrases": GROWTH_PARAPHRASES, "rows": GROWTH_ROWS}
         result = measure_growth(shape=args.shape, **sizes, backend=backend, compiled=args.compile, **options)
     elif args.shape == BUNDLED:
         result = measure_bundled(**options)
     else:
         backends = tuple(BACKENDS) if args.backend == "all" else (args.backend,)
         options["compiled"] = args.compile
-        result = measure(shape=args.shape, lengths=args.lengths, backends=backends, **options)
+        result = measure(shape=args.shape, lengths=args.lengths or LENGTHS, backends=backends, **options)
     if args.json:
         _print_json(result)
     elif args.shape != BUNDLED and not args.growth:
