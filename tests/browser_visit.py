@@ -163,6 +163,12 @@ class Visit:
         box.fill(str(value))
         box.press("Tab")
 
+    def more(self) -> None:
+        """Open the settings that are folded away; they are drawn only then."""
+        self.page.locator("#more button").first.click()
+        self.page.locator("#ape-scale input[type=number]").wait_for()
+        self.page.wait_for_timeout(300)  # what is typed before they are all there is lost
+
     def rows(self, texts: list[str]) -> None:
         """Exactly these paraphrases, whatever the first example had."""
         rows = self.page.locator("[id^=paraphrase-]")

@@ -229,7 +229,7 @@ def test_text_stays_text_in_every_tab(visit: Visit) -> None:
 
 def test_weights_by_confidence_run_and_are_shown(visit: Visit, tinyqa: Any) -> None:
     visit.example(MONEY)
-    visit.page.locator("#more button").first.click()
+    visit.more()
     visit.page.locator("#weights-from label", has_text="Confidence").click()
     visit.number("samples", 4)
     expect(visit.page.locator("#shares")).to_contain_text("how many of 4 samples")
