@@ -64,7 +64,8 @@ def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
     attribution = explain(tinyqa, result).attribution
     visit.run()
     visit.open("Attention mass")
-    expect(visit.page.locator("#mass-note")).to_contain_text(PEOPLE)
+    expect(visit.page.locator("#mass-note")).to_contain_text(f"Last run: {PEOPLE}")  # before it, the recorded one's
+    visit.page.locator("#mass-plot .nsewdrag").wait_for()
     got = bars(visit)
     assert np.allclose(got, attribution.mean_mass.T, atol=1e-4)
     assert np.allclose(got.sum(axis=0), 1, atol=1e-4)
