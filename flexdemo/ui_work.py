@@ -20,6 +20,7 @@ from .ledger import checkpoint, note
 from .memory import within_memory
 from .methods import Result, stream
 from .model import LanguageModel
+from .prompt import SegmentedPrompt
 from .reading import Reading
 from .ui_compare import PAIR, Pair
 from .ui_explain import CANDIDATES, LastRun, finish, with_names
@@ -38,7 +39,7 @@ class Run:
     last: Result | None = None
     stopped: str = "Stopped before the first token"
 
-    def goes_on(self, last: Result) -> bool:
+    def goes_on(self, last: Result | None) -> bool:
         """Take what there is so far; whether to go on."""
         self.last = last
         return not self.flag.is_set()
@@ -169,8 +170,7 @@ def answers(
         return
     frames = remote(form, pair)
     for frame in frames:
-        run.last = frame.result or run.last
-        if run.flag.is_set():
+        if not run.goes_on(frame.result or run.last):
             frames.close()
             return
         yield frame
@@ -199,7 +199,7 @@ def _frames(
         prompt, until = compose(lm, limits, form), limits.until()
         options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
         frames = stream(lm, **form.arguments(), **options, check=checkpoint())
-        known = reading is not None and reading.known(prompt) is not None and not form.by_confidence
+        known = _only_decodes(form, prompt, reading)
         if not known:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
             table, waiting = parts.table_html(form, None, pair.methods), parts.weights_html(None)
@@ -240,9 +240,13 @@ def _late(form: Form, pair: Pair, result: Result, limits: Limits, state: str) ->
 def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) -> bool:
     """Whether `reading` holds a form's prompt and its weights are the visitor's: then only the decode is to be done."""
     try:
-        return not form.by_confidence and reading.known(compose(lm, limits, form)) is not None
+        return _only_decodes(form, compose(lm, limits, form), reading)
     except InputError:  # the redraw says why
         return False
+
+
+def _only_decodes(form: Form, prompt: SegmentedPrompt, reading: Reading | None) -> bool:
+    return not form.by_confidence and reading is not None and reading.known(prompt) is not None
 
 
 def _frame(form: Form, pair: Pair, result: Result) -> Frame:
