@@ -59,6 +59,16 @@ def cell(visit: Visit, q: int, k: int) -> tuple[float, float]:
     return box["x"] + box["width"] * (k + 0.5) / n, box["y"] + box["height"] * (q + 0.5) / n
 
 
+def drag(visit: Visit, first: int, end: int) -> None:
+    """With the mouse from one cell of the diagonal to another."""
+    (x0, y0), (x1, y1) = cell(visit, first, first), cell(visit, end, end)
+    mouse = visit.page.mouse
+    mouse.move(x0, y0)
+    mouse.down()
+    mouse.move(x1, y1, steps=5)
+    mouse.up()
+
+
 # The pair and the ladder
 
 
@@ -246,11 +256,7 @@ def test_words_about_texts_are_text(visit: Visit) -> None:
 
 def test_dragging_zooms_exactly(visit: Visit) -> None:
     visit.example(SHORT)
-    (x0, y0), (x1, y1) = cell(visit, 10, 10), cell(visit, 30, 30)
-    visit.page.mouse.move(x0, y0)
-    visit.page.mouse.down()
-    visit.page.mouse.move(x1, y1, steps=5)
-    visit.page.mouse.up()
+    drag(visit, 10, 30)
     visit.page.wait_for_timeout(500)
     low, high = visit.page.evaluate(f"() => {GD}.layout.xaxis.range")
     assert 9 <= low <= 11 and 29 <= high <= 31
@@ -425,11 +431,7 @@ def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: V
     page = long_visit.page
     block, length = (page.evaluate(f"() => {GD}.layout.meta.{name}") for name in ("block", "length"))
     first, end = 120, 132
-    (x0, y0), (x1, y1) = cell(long_visit, first, first), cell(long_visit, end, end)
-    page.mouse.move(x0, y0)
-    page.mouse.down()
-    page.mouse.move(x1, y1, steps=5)
-    page.mouse.up()
+    drag(long_visit, first, end)
     page.wait_for_function(f"() => {GD}?.layout.meta.block === 1 && {GD}._fullLayout && {GD}.layout.xaxis.range[0] > 0")
     expect(page.locator("#mask-exact input")).to_be_checked()
     meta = page.evaluate(f"() => {GD}.layout.meta")
@@ -455,11 +457,7 @@ def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: V
 
 def test_a_large_part_of_the_overview_is_enlarged_as_it_is(long_visit: Visit) -> None:
     page = long_visit.page
-    (x0, y0), (x1, y1) = cell(long_visit, 20, 20), cell(long_visit, 200, 200)
-    page.mouse.move(x0, y0)
-    page.mouse.down()
-    page.mouse.move(x1, y1, steps=5)
-    page.mouse.up()
+    drag(long_visit, 20, 200)
     page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] > 10")
     expect(page.locator("#mask-exact input")).not_to_be_checked()
     assert page.evaluate(f"() => {GD}.layout.meta.block") > 1
