@@ -17,13 +17,12 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from .config import InputError
+from .config import InputError, first_line
 from .masks import Layout, block_mask, dense_mask, make_mask_mod
 from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
 
 NAME = "flexdemo_segments"
-
-
+Attend = Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
 COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit, InductorError)
 
 
@@ -167,20 +166,11 @@ def attend_flex_compiled(
     try:
         return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap, ape)
     except COMPILER_ERRORS as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
 
 
-def attend_flex_eager(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None = None,
-) -> Tensor:
-    return _attend_flex(flex_attention, query, key, value, mask, scale, softcap, ape)
+attend_flex_eager: Attend = functools.partial(_attend_flex, flex_attention)
 
 
 def attend_sdpa(
@@ -230,21 +220,11 @@ def attend_written_out(
     return context.reshape(query.shape[:3] + value.shape[-1:])
 
 
-def attend_traced(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None = None,
-) -> Tensor:
+def _attend_traced(mask: BlockMask | Tensor) -> Attend:
     """What the compiler of a whole forward pass is given: FlexAttention or SDPA over prompts, else the sums."""
     if isinstance(mask, BlockMask):
-        return _attend_flex(flex_attention, query, key, value, mask, scale, softcap, ape)
-    if mask.dtype == torch.bool:
-        return attend_sdpa(query, key, value, mask, scale, softcap, ape)
-    return attend_written_out(query, key, value, mask, scale, softcap, ape)
+        return attend_flex_eager
+    return attend_sdpa if mask.dtype == torch.bool else attend_written_out
 
 
 @dataclass(frozen=True)
@@ -257,7 +237,7 @@ class Backend:
 
     name: str
     summary: str
-    attend: Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
+    attend: Attend
     blocks: bool
     multiple: int = 1
     captures: bool = True
@@ -326,7 +306,7 @@ def segment_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]
     ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
-    attend = attend_traced if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
+    attend = _attend_traced(mask) if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
     out = attend(query, key, value, mask, scale, softcap, ape)
     if segment_plan.recorder is not None:
         segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)

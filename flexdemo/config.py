@@ -9,6 +9,11 @@ from dataclasses import dataclass
 MOST_SAMPLES = 64
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says in one line what was wrong and what would be right."""
 

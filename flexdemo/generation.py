@@ -219,7 +219,7 @@ def generate(
             if masses is not None:
                 for history, row in zip(state.masses, rows, strict=True):
                     history.append(tuple(masses[row]))
-            if decoding.detail and mass is not None and attention is not None:
+            if mass is not None and attention is not None:
                 state.detail.append((mass[:, rows[0]].cpu(), attention[rows[0]].cpu()))
             state.stopped_by = stop_reason(
                 lm, prompts[state.stream.prompt], state.token_ids, _limit(state.stream, decoding)

@@ -19,11 +19,11 @@ from .generation import Stream, generate
 from .masks import block_mask, dense_mask, make_layout, make_mask_mod
 from .model import LanguageModel
 from .prompt import PARAPHRASE
-from .shapes import check_shape, random_lm, random_prompt
+from .shapes import SHAPES, check_shape, random_lm, random_prompt
 
 MASK_TOKENS = 32768
-SHAPES = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
-HEADS, KV_HEADS, WIDTH = 24, 8, 128
+SEGMENTS = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
+HEADS, KV_HEADS, WIDTH = (SHAPES["llama-3.2-3b"][name] for name in ("heads", "kv_heads", "head_dim"))
 
 
 def milliseconds(work: Callable[[], object], *, runs: int = 7) -> float:
@@ -64,7 +64,7 @@ class AttentionTime:
 
 
 @torch.no_grad()
-def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SHAPES) -> list[AttentionTime]:
+def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -> list[AttentionTime]:
     """FlexAttention under the segment mask, against SDPA with that mask and against causal flash attention (bf16)."""
     told = []
     for segments, length in shapes:

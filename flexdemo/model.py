@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from . import attention
 from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
-from .config import InputError
+from .config import InputError, first_line
 from .linears import join_siblings
 from .masks import make_layout
 from .memory import within_memory
@@ -131,8 +131,7 @@ def _why_not(source: str, error: BaseException) -> str:
             f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
             "copy or download the folder again"
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"cannot load the model {source!r}: {reason} (a local folder or a reachable Hub id is needed)"
+    return f"cannot load the model {source!r}: {first_line(error)} (a local folder or a reachable Hub id is needed)"
 
 
 def _check_tokenizer(source: str) -> None:

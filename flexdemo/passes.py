@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .attention import COMPILER_ERRORS, BackendError, Plan, suit_dynamo
+from .config import first_line
 
 Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Tensor]
 
@@ -58,7 +59,7 @@ def compiled_pass(backend: str = "inductor") -> Pass:
         try:
             return run(model, ids, positions, plan, cache, keep)
         except COMPILER_ERRORS as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise BackendError(
                 f"the forward pass of {type(model).__name__} cannot be compiled ({reason}): leave --compile out"
             ) from error

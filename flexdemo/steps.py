@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from .attention import BackendError, Plan
 from .cache import SlotCache
+from .config import first_line
 from .encoding import forward
 from .model import LanguageModel
 from .recorders import ApeRows, MassRecorder
 
 Outcome = tuple[Tensor, Tensor | None, Tensor | None]  # logits (rows, V), masses and attention of the recorder
 
-_CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
+_CAPTURE = threading.Lock()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One capture at a time in a process, as torch wants it, and no garbage collection in it.
+
+    What a collection frees may be a kernel's module, and unloading one spoils the capture.
+    """
+    with _CAPTURE:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
 
 
 class Steps:
@@ -81,23 +99,19 @@ class Steps:
         return self._out
 
     def _captured(self) -> tuple[torch.cuda.CUDAGraph, Outcome]:
-        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
-        gc.disable()  # what a collection frees may be a kernel's module, and unloading one spoils the capture
+        graph = torch.cuda.CUDAGraph()
         try:
-            with _CAPTURE, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with _alone(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 out = self._step()
         except RuntimeError as error:
             first: BaseException = error
             while first.__context__ is not None:  # the last one only says that the capture is spoilt
                 first = first.__context__
-            reason = str(first).strip().splitlines()[0]
+            reason = first_line(first)
             raise BackendError(
                 f"a decode step of {self.lm.name} cannot be captured as a CUDA graph ({reason}): "
                 "load the model with captures=False"
             ) from error
-        finally:
-            if collects:
-                gc.enable()
         return graph, out
 
     def _step(self) -> Outcome:
