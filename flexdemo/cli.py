@@ -228,6 +228,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--growth", action="store_true", help="instead: how cost grows with tokens, paraphrases and rows; masks, memory"
     )
+    bench.add_argument("--report", type=Path, metavar="FILE.html", help="with --growth: write charts and tables")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)
     return parser

@@ -225,6 +225,10 @@ def run_bench(args: argparse.Namespace) -> None:
         raise InputError("bench needs at least 1 run and 2 new tokens")
     if args.backend not in ("all", *BACKENDS):
         raise InputError(f"unknown backend {args.backend!r}: choose from all, {', '.join(BACKENDS)}")
+    if args.report:
+        if not args.growth:
+            raise InputError("--report goes with --growth: leave it out, or say bench --growth --report FILE.html")
+        check_output(args.report, (".html",))
     device = resolve_device(args.device)
     options = {
         "new_tokens": args.max_new_tokens,
@@ -237,6 +241,10 @@ def run_bench(args: argparse.Namespace) -> None:
         backend = "auto" if args.backend == "all" else args.backend
         sizes = {"tokens": args.lengths or GROWTH_TOKENS, "paraphrases": GROWTH_PARAPHRASES, "rows": GROWTH_ROWS}
         result = measure_growth(shape=args.shape, **sizes, backend=backend, compiled=args.compile, **options)
+        if args.report:
+            from .plots_growth import growth_html
+
+            write_file(args.report, lambda path: path.write_text(growth_html(result), encoding="utf-8"))
     elif args.shape == BUNDLED:
         result = measure_bundled(**options)
     else:

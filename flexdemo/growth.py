@@ -155,15 +155,19 @@ def costs(
     new_tokens: int,
     runs: int,
     log: Callable[[str], None],
-) -> list[Cost]:
+) -> dict[str, list[Cost]]:
     """How cost grows with each of the three, the others held at 1,024 tokens, 8 paraphrases and one row."""
-    asked = [(n, 8, 1) for n in tokens]
-    asked += [(1024, n, 1) for n in paraphrases] + [(1024, 8, n) for n in rows]
-    told = []
-    for size in dict.fromkeys(asked):
-        told.append(cost(lm, *size, new_tokens=new_tokens, runs=runs))
-        log(str(told[-1]))
-    return told
+    asked = {
+        "tokens": [(n, 8, 1) for n in tokens],
+        "paraphrases": [(1024, n, 1) for n in paraphrases],
+        "rows": [(1024, 8, n) for n in rows],
+    }
+    told: dict[tuple[int, int, int], Cost] = {}
+    for size in (size for sizes in asked.values() for size in sizes):
+        if size not in told:
+            told[size] = cost(lm, *size, new_tokens=new_tokens, runs=runs)
+            log(str(told[size]))
+    return {name: [told[size] for size in sizes] for name, sizes in asked.items()}
 
 
 def run_facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
@@ -198,7 +202,9 @@ def measure_growth(
         for each in attention_times(device):
             attention.append(asdict(each))
             log(str(each))
-    grown = [{**asdict(each), "other_bytes": each.other_bytes} for each in told]
+    grown = {
+        name: [{**asdict(each), "other_bytes": each.other_bytes} for each in column] for name, column in told.items()
+    }
     return {
         **run_facts(shape, device, dtype),
         "backend": lm.backend,

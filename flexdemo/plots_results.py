@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ th:first-child, td:first-child { text-align: left; }
 """
 
 
-def _styled(figure: go.Figure, *, height: int) -> go.Figure:
+def styled(figure: go.Figure, *, height: int) -> go.Figure:
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -73,7 +73,7 @@ def accuracy_figure(summary: Summary) -> go.Figure:
         customdata=[[share.low, share.high] for share in shares],
         hovertemplate="%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
     )
-    figure = _styled(go.Figure(bars), height=80 + 34 * len(lines))
+    figure = styled(go.Figure(bars), height=80 + 34 * len(lines))
     figure.update_xaxes(range=[0, 1], title_text="accuracy (exact match), with 95 % interval")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
@@ -94,7 +94,7 @@ def wordings_figure(summary: Summary) -> go.Figure:
             customdata=[group.questions for group in summary.groups],
             hovertemplate="%{x} wordings, %{customdata} questions: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
-    figure = _styled(figure, height=420)
+    figure = styled(figure, height=420)
     figure.update_xaxes(title_text="wordings of a question (1: no paraphrase)", tickvals=counts)
     return figure.update_yaxes(title_text="accuracy (exact match)", range=[0, 1])
 
@@ -105,13 +105,23 @@ def report_html(summary: Summary, *, title: str, facts: Mapping[str, Any]) -> st
     charts = [("Accuracy", accuracy_figure(summary))]
     if len(summary.groups) > 1:
         charts.append(("Accuracy and number of wordings", wordings_figure(summary)))
-    parts = [f"<h1>{escape(title)}</h1>", _facts(facts), "<h2>Results</h2>", _table(header, rows)]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
+    parts = ["<h2>Results</h2>", table_html(header, rows), *charts_html(charts)]
+    return page_html(title, facts, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
+
+
+def charts_html(charts: Sequence[tuple[str, go.Figure]]) -> list[str]:
+    """Charts under their headings; plotly.js goes in once, before the first."""
+    parts = []
     for i, (heading, figure) in enumerate(charts):
-        # plotly.js goes in once, before the first chart.
         chart = figure.to_html(include_plotlyjs=i == 0, full_html=False, config=CONFIG, div_id=f"chart-{i}")
         parts.append(f"<h2>{escape(heading)}</h2>\n{chart}")
-    notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
-    parts.append(f'<h2>Notes</h2><ul class="notes">{notes}</ul>')
+    return parts
+
+
+def page_html(title: str, facts: Mapping[str, Any], parts: Sequence[str]) -> str:
+    """A whole page of HTML that needs nothing else: a title, facts about the run, and parts that are HTML already."""
+    parts = [f"<h1>{escape(title)}</h1>", _facts(facts), *parts]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
@@ -124,7 +134,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
     return f'<div class="wide"><table class="facts">{"".join(rows)}</table></div>' if facts else ""
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table_html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'

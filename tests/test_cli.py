@@ -142,6 +142,8 @@ BAD = {
     "no paraphrases": (["paraphrase", "x", "-n", "0"], "between 1 and 100"),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
+    "a report of nothing": (["bench", "--report", "x.html"], "goes with --growth"),
+    "a report that is no page": (["bench", "--growth", "--report", "x.png"], "must end in .html"),
 }
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
 import torch
 
-from flexdemo.growth import Cost, cost
+from flexdemo.growth import Cost, cost, measure_growth
+from flexdemo.plots_growth import growth_figure, growth_html
 from flexdemo.shapes import SHAPES, random_lm, random_model, random_prompt, weight_bytes
 
 
@@ -32,3 +37,28 @@ def test_cost_of_a_request_is_told_per_row() -> None:
     gpu = Cost(1000, 5, 1, 0.01, 0.002, peak_bytes=3 * 2**30, cache_bytes=2**30)
     assert gpu.other_bytes == 2 * 2**30 and "3.00 GiB beyond weights,  2.00 of them no KV cache" in str(gpu)
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.fixture(scope="module")
+def grown() -> dict[str, Any]:
+    sizes = {"tokens": (32, 64), "paraphrases": (1, 8), "rows": (1, 2)}
+    options = {"device": "cpu", "dtype": "float32", "backend": "sdpa", "compiled": False, "new_tokens": 2, "runs": 1}
+    return measure_growth(shape="tiny", **sizes, **options, log=lambda text: None)
+
+
+def test_each_size_grows_alone(grown: dict[str, Any]) -> None:
+    told = {name: [(c["paraphrases"], c["rows"]) for c in column] for name, column in grown["costs"].items()}
+    assert told == {"tokens": [(8, 1)] * 2, "paraphrases": [(1, 1), (8, 1)], "rows": [(8, 1), (8, 2)]}
+    assert [c["tokens"] for c in grown["costs"]["tokens"]] == [26, 58]
+    assert {c["tokens"] for column in ("paraphrases", "rows") for c in grown["costs"][column]} == {1018, 1024}
+
+
+def test_the_report_shows_what_was_measured_and_needs_nothing_else(grown: dict[str, Any]) -> None:
+    figure = growth_figure(grown["costs"])
+    assert len(figure.data) == 6, "no memory is measured on the CPU"
+    assert [list(trace.x) for trace in figure.data[:2]] == [[26, 58]] * 2
+    first = [1000 * cost["first_token_seconds"] for cost in grown["costs"]["tokens"]]
+    assert list(figure.data[0].y) == first
+    page = growth_html(grown)
+    assert "<h2>By tokens of the prompt</h2>" in page and f"<td>{first[0]:,.3g}</td>" in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)

@@ -19,6 +19,7 @@ LAYERS = (
     {"door"},
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
+    {"plots_growth"},
     {"attention"},
     {"linears", "passes", "graphs"},
     {"model"},
@@ -61,6 +62,7 @@ LEAVES = {
     "summary": {"config", "metrics", "bootstrap"},
     "plots_results": {"cells", "summary"},
     "plots_answer": {"cells", "plots"},
+    "plots_growth": {"cells", "plots_results"},
     "prompt": {"config"},
     "masks": {"config", "prompt"},
 }
@@ -138,7 +140,7 @@ def test_leaves_know_no_more_than_they_may(module: str) -> None:
                 )
             },
         ),
-        ("plotly", {"plots.py", "plots_results.py", "plots_answer.py"}),
+        ("plotly", {"plots.py", "plots_results.py", "plots_answer.py", "plots_growth.py"}),
     ],
 )
 def test_a_library_of_the_page_has_one_home(library: str, homes: set[str]) -> None:
