@@ -6,7 +6,6 @@ import argparse
 import atexit
 import gc
 import importlib.util
-import inspect
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flexdemo import imports
 from flexdemo.config import InputError
 from flexdemo.environment import check_requirements
 from flexdemo.profiles import PROFILES
@@ -109,27 +109,6 @@ def listening(host: str, port: int) -> Iterator[None]:
         raise InputError(f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host") from error
 
 
-@contextmanager
-def without_stubs() -> Iterator[None]:
-    """Import gradio in here, and it leaves its components' type stubs (.pyi) alone.
-
-    Otherwise it parses every component's source and stub to bring the stubs up to date, for editors: a third of its
-    import. It makes no stub for a class whose file it cannot find.
-    """
-    getfile = inspect.getfile
-
-    def found(thing: Any) -> str:
-        if type(thing).__name__ == "ComponentMeta":
-            raise OSError("no stub is wanted")
-        return getfile(thing)
-
-    inspect.getfile = found
-    try:
-        yield
-    finally:
-        inspect.getfile = getfile
-
-
 def wait_at(host: str, port: int) -> Waiting:
     """Answer the port from now on, so that who opens the page early is told that it starts."""
     with listening(host, port):
@@ -159,6 +138,9 @@ def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> P
     from flexdemo import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
+    with imports.light_gradio(mcp=args.mcp or "GRADIO_MCP_SERVER" in os.environ):
+        import gradio  # noqa: F401
+    imports.import_transformers()
     from flexdemo import load_model
     from flexdemo.ledger import Ledger
     from flexdemo.server import State, read_account, routes
@@ -172,9 +154,8 @@ def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> P
     if gpu.forks:
         lm = zerogpu.place(lm)
     suit_threads(lm)
-    with without_stubs():
-        from flexdemo.ui import build_demo, launch_options
-        from flexdemo.ui_guard import Gate, Guard
+    from flexdemo.ui import build_demo, launch_options
+    from flexdemo.ui_guard import Gate, Guard
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     state = State(lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
@@ -216,6 +197,9 @@ def read_recordings() -> list[Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; 2 after one line on standard error when it cannot start."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Threads of torch that wait by spinning take the core from the browser, and from each other: on two busy cores a
+    # load of the bundled model took up to 3.1 s with it and 0.2 s without. Read once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()  # until the page is up: imports make a million objects, and they stay
     try:
         check_requirements(ROOT / "requirements.txt")

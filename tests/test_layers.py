@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "versions", "waiting", "profiles", "bounds"},
+    {"config", "versions", "waiting", "profiles", "bounds", "imports"},
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -43,6 +43,7 @@ LEAVES = {
     "config": set(),
     "versions": {"__version__"},
     "waiting": set(),
+    "imports": set(),
     "environment": {"config"},
     "ledger": {"config"},
     "memory": {"config", "ledger"},
