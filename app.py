@@ -6,7 +6,6 @@ import argparse
 import atexit
 import gc
 import importlib.util
-import inspect
 import json
 import os
 import shutil
@@ -17,12 +16,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flexdemo import imports, kept
 from flexdemo.config import InputError
 from flexdemo.environment import check_requirements
 from flexdemo.profiles import PROFILES
+from flexdemo.stages import Stages
 from flexdemo.waiting import Waiting
 
 ROOT = Path(__file__).resolve().parent
@@ -109,31 +111,21 @@ def listening(host: str, port: int) -> Iterator[None]:
         raise InputError(f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host") from error
 
 
-@contextmanager
-def without_stubs() -> Iterator[None]:
-    """Import gradio in here, and it leaves its components' type stubs (.pyi) alone.
-
-    Otherwise it parses every component's source and stub to bring the stubs up to date, for editors: a third of its
-    import. It makes no stub for a class whose file it cannot find.
-    """
-    getfile = inspect.getfile
-
-    def found(thing: Any) -> str:
-        if type(thing).__name__ == "ComponentMeta":
-            raise OSError("no stub is wanted")
-        return getfile(thing)
-
-    inspect.getfile = found
-    try:
-        yield
-    finally:
-        inspect.getfile = getfile
-
-
-def wait_at(host: str, port: int) -> Waiting:
-    """Answer the port from now on, so that who opens the page early is told that it starts."""
+def wait_at(host: str, port: int, page: kept.Kept | None = None) -> Waiting:
+    """Answer the port from now on, so that who opens the page early sees it as it was kept, or that it starts."""
     with listening(host, port):
-        return Waiting(host, port)
+        return Waiting(host, port, **({} if page is None else {"known": page.answer}))
+
+
+def place_of_page(args: argparse.Namespace) -> Path | None:
+    """Where the page of this start is kept; None for one behind an account, a proxy's path or on a lent GPU."""
+    account, path = args.auth or os.environ.get("FLEXDEMO_AUTH"), args.root_path or os.environ.get("GRADIO_ROOT_PATH")
+    if account or path or args.mcp or os.environ.get("SPACES_ZERO_GPU"):
+        return None
+    told = {name: value for name, value in vars(args).items() if name not in ("host", "port", "grace", "log_text")}
+    told["default_model"] = os.environ.get("FLEXDEMO_MODEL")
+    versions = {name: version(name) for name in ("gradio", "plotly", "transformers", "torch")}
+    return kept.place(ROOT, told | versions)
 
 
 def own_folder() -> None:
@@ -154,11 +146,22 @@ class Page(NamedTuple):
     close_gate: Any
 
 
-def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> Page:
+def start(
+    args: argparse.Namespace, host: str, port: int, waiting: Waiting, keeper: kept.Keeper, stages: Stages
+) -> Page:
     """Load the model, build the page and launch it. InputError if there is no such model."""
     from flexdemo import zerogpu
 
+    stages.end("program")
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
+    with imports.light_gradio(mcp=args.mcp or "GRADIO_MCP_SERVER" in os.environ):
+        import gradio  # noqa: F401
+    stages.end("import gradio")
+    imports.import_transformers()
+    stages.end("import transformers")
+    import torch  # noqa: F401
+
+    stages.end("import torch")
     from flexdemo import load_model
     from flexdemo.ledger import Ledger
     from flexdemo.server import State, read_account, routes
@@ -172,9 +175,9 @@ def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> P
     if gpu.forks:
         lm = zerogpu.place(lm)
     suit_threads(lm)
-    with without_stubs():
-        from flexdemo.ui import build_demo, launch_options
-        from flexdemo.ui_guard import Gate, Guard
+    stages.end("load model")
+    from flexdemo.ui import build_demo, launch_options
+    from flexdemo.ui_guard import Gate, Guard
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     state = State(lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
@@ -187,6 +190,8 @@ def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> P
     demo = build_demo(lm, **page)
     Guard(ledger, gate).protect(demo)
     demo.queue(max_size=profile.queue)
+    keeper.name(demo)
+    stages.end("build page")
     waiting.close()
     demo.launch(
         server_name=host,
@@ -195,10 +200,14 @@ def start(args: argparse.Namespace, host: str, port: int, waiting: Waiting) -> P
         auth=account,
         mcp_server=args.mcp,
         prevent_thread_lock=True,
+        ssl_verify=False,  # of this address, which has no certificate: reading those of all the world takes 0.05 s
         **launch_options(profile, routes=routes(state)),
     )
-    state.demo = demo
-    waiting.pass_on()
+    stages.end("launch")
+    state.demo, state.page = demo, keeper.keep(demo.local_url)
+    waiting.pass_on(pages=not keeper.is_stale)
+    stages.end("keep page")
+    ledger.tell("started", seconds=stages.told())
     return Page(demo, state, gate.close)
 
 
@@ -216,6 +225,10 @@ def read_recordings() -> list[Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; 2 after one line on standard error when it cannot start."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Threads of torch that wait by spinning take the core from the browser, and from each other: on two busy cores a
+    # load of the bundled model took up to 3.1 s with it and 0.2 s without. Read once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    stages = Stages()
     gc.disable()  # until the page is up: imports make a million objects, and they stay
     try:
         check_requirements(ROOT / "requirements.txt")
@@ -227,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.proxies is not None and args.proxies < 0:
             raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
         own_folder()
-        with closing(wait_at(host, port)) as waiting:
-            page = start(args, host, port, waiting)
+        keeper = kept.Keeper(place_of_page(args))
+        with closing(wait_at(host, port, keeper.page)) as waiting:
+            page = start(args, host, port, waiting=waiting, keeper=keeper, stages=stages)
         gc.freeze()  # or the first collection, while the first visitor waits, would go through them all
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -224,16 +224,16 @@ def _loaded(told: Mapping[str, Any]) -> list[Recorded]:
 
 def _build(kind: Any, data: Any, *, single: bool = False) -> Any:
     """A value of a type from its data; ValueError for data of another type. `single`: floats are float32 numbers."""
-    if is_dataclass(kind):
-        hints, names = _hints(kind), {f.name for f in fields(kind)}
-        if not isinstance(data, dict) or set(data) != names:
+    hints, origin, parts, form = _type(kind)
+    if hints:
+        names = hints.keys()
+        if not isinstance(data, dict) or data.keys() != names:
             raise ValueError(f"a {kind.__name__} must have the fields {', '.join(sorted(names))}")
         return kind(**{name: _build(hints[name], data[name], single=name in SINGLES) for name in names})
-    origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        (chosen,) = [part for part in parts if _is(part, data)] or [parts[0]]
+        (chosen,) = [part for part in parts if _is(_type(part)[-1], data)] or [parts[0]]
         return _build(chosen, data, single=single)
-    if not _is(kind, data):
+    if not _is(form, data):
         raise ValueError(f"{str(data)[:40]!r} is not of type {getattr(kind, '__name__', kind)}")
     if origin is tuple:
         return tuple(_build(parts[0], each, single=single) for each in data)
@@ -241,19 +241,22 @@ def _build(kind: Any, data: Any, *, single: bool = False) -> Any:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _is(kind: Any, data: Any) -> bool:
-    """Whether data has the form in which values of a type are stored."""
-    kind = get_origin(kind) or kind
-    if kind is float:
-        return isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data)
-    if kind is int:
-        return isinstance(data, int) and not isinstance(data, bool)
+def _type(kind: Any) -> tuple[dict[str, Any], Any, tuple[Any, ...], Any]:
+    """A type's fields with their types, if it is a dataclass; its origin and arguments; the form that stands for it."""
+    hints = get_type_hints(kind) if is_dataclass(kind) else {}
+    origin = get_origin(kind)
     stored = {tuple: list, Mapping: dict, Any: object}
-    return isinstance(data, dict if is_dataclass(kind) else stored.get(kind, kind))
+    form = dict if hints else stored.get(origin or kind, origin or kind)
+    return {f.name: hints[f.name] for f in fields(kind)} if hints else {}, origin, get_args(kind), form
+
+
+def _is(form: Any, data: Any) -> bool:
+    """Whether data has the form in which values of a type are stored."""
+    if form is float:
+        return isinstance(data, int | float) and not isinstance(data, bool) and math.isfinite(data)
+    if form is int:
+        return isinstance(data, int) and not isinstance(data, bool)
+    return isinstance(data, form)
 
 
 def _rebuilt(stored: Mapping[str, Any], kind: str) -> np.ndarray:

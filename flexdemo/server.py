@@ -66,6 +66,7 @@ class State:
     is_closing: Callable[[], bool]
     account: Account | None = None
     demo: Any = None
+    page: str | None = None  # what names the page's present form, where that is kept for the next start
     began: float = field(default_factory=time.time)
 
     @property
@@ -86,6 +87,8 @@ class State:
     def health(self) -> dict[str, Any]:
         status = "ready" if self.is_ready else ("stopping" if self.is_closing() else "starting")
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
+        if self.page is not None:
+            facts["page"] = self.page
         return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, Any], float]]:

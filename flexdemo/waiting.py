@@ -1,7 +1,7 @@
 """Answers a port while the program behind it still starts: a page that says so. Knows no model and no page of ours.
 
-A browser that opens the address sees the page at once, with status 503. Any other request waits: when the program
-listens, it is passed on to it, and its client has noticed nothing but the time.
+A browser that opens the address sees the page at once, with status 503, or what `known` has for it. Any other request
+waits: when the program listens, it is passed on to it, and its client has noticed nothing but the time.
 Standard library only, so that it listens before anything large is imported.
 """
 
@@ -10,11 +10,16 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 LONGEST_HEAD = 65_536  # bytes of a request's first line and headers
 HEAD_SECONDS = 10.0  # that a client has to send them
 HEALTH = "/healthz"  # who asks for it wants to know now
+STARTING = b'{"status": "starting"}\n'
+UNAVAILABLE = ["HTTP/1.1 503 Service Unavailable", "Retry-After: 1", "Cache-Control: no-store"]
+NAVIGATION = rb"^accept:[^\r\n]*text/html"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>flexdemo is starting</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -46,10 +51,28 @@ wait();
 """
 
 
-class Waiting:
-    """Listens on an address from `Waiting(...)` until `close()`; `pass_on()` then hands over what waits."""
+class Known(Protocol):
+    """What is answered at once: a media type, how long it may be stored, the bytes."""
 
-    def __init__(self, host: str, port: int) -> None:
+    kind: str
+    stored: str
+    body: bytes
+
+
+def nothing(target: str, host: str | None) -> Known | None:
+    """What is known of a path and query under a host's name where nothing is."""
+    return None
+
+
+class Waiting:
+    """Listens on an address from `Waiting(...)` until `close()`; `pass_on()` then hands over what waits.
+
+    `known` is asked first, for what a GET of a path and query gets under a host's name; the host is None behind a
+    proxy, where the name by which the browser knows it is another.
+    """
+
+    def __init__(self, host: str, port: int, *, known: Callable[[str, str | None], Known | None] = nothing) -> None:
+        self._known, self._refuses_pages = known, False
         self._ready, self._over = threading.Event(), threading.Event()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM)
@@ -65,8 +88,9 @@ class Waiting:
         self._over.set()
         self._thread.join()
 
-    def pass_on(self) -> None:
-        """The program listens: what waits is passed on to it."""
+    def pass_on(self, *, pages: bool = True) -> None:
+        """The program listens: what waits is passed on to it; not what a page of this address asks unless `pages`."""
+        self._refuses_pages = not pages
         self._ready.set()
 
     def _accept(self) -> None:
@@ -94,29 +118,47 @@ class Waiting:
                 client.sendall(answer)
                 return
             self._ready.wait()
+            if self._refuses_pages and b"\r\nreferer:" in head.lower():
+                client.sendall(_response(UNAVAILABLE, "application/json", STARTING))
+                return
             client.settimeout(None)
             with socket.create_connection(client.getsockname()[:2]) as program:
                 program.sendall(_once(head))
                 _pipe(client, program)
 
-    @staticmethod
-    def _answer(head: bytes) -> bytes | None:
+    def _answer(self, head: bytes) -> bytes | None:
         """What is answered at once; None for a request that waits."""
         line, _, headers = head.partition(b"\r\n")
         method, _, rest = line.decode("latin-1").partition(" ")
-        path = rest.split(" ")[0].split("?")[0]
+        target = rest.split(" ")[0]
         if method not in ("GET", "HEAD"):
             return None
-        asks = headers.lower()
+        asks, path = headers.lower(), target.split("?")[0]
+        is_navigation = b"sec-fetch-mode: navigate" in asks or re.search(NAVIGATION, asks, re.MULTILINE)
+        known = (
+            self._known(target, _host(headers)) if is_navigation or path != "/" else None
+        )  # a program wants the page
         if path.endswith(HEALTH):
-            kind, body = "application/json", b'{"status": "starting"}\n'
-        elif b"sec-fetch-mode: navigate" in asks or re.search(rb"^accept:[^\r\n]*text/html", asks, re.MULTILINE):
-            kind, body = "text/html; charset=utf-8", PAGE.encode()
+            answer = _response(UNAVAILABLE, "application/json", STARTING)
+        elif known is not None:
+            answer = _response(["HTTP/1.1 200 OK", f"Cache-Control: {known.stored}"], known.kind, known.body)
+        elif is_navigation:
+            answer = _response(UNAVAILABLE, "text/html; charset=utf-8", PAGE.encode())
         else:
             return None
-        lines = ["HTTP/1.1 503 Service Unavailable", "Retry-After: 1", "Cache-Control: no-store", "Connection: close"]
-        lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}", "", ""]
-        return "\r\n".join(lines).encode() + (body if method == "GET" else b"")
+        return answer if method == "GET" else answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+
+def _response(first: list[str], kind: str, body: bytes) -> bytes:
+    lines = [*first, "Connection: close", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def _host(headers: bytes) -> str | None:
+    """The name by which the client knows this address; None behind a proxy, where it may be another."""
+    found = re.search(rb"^host: *([^\r\n]*?) *\r?$", headers, re.MULTILINE | re.IGNORECASE)
+    is_passed_on = re.search(rb"^(x-)?forwarded", headers, re.MULTILINE | re.IGNORECASE)
+    return None if found is None or is_passed_on else found[1].decode("latin-1")
 
 
 def _head(client: socket.socket) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from site_support import bundled, local, space, space_client  # noqa: F401 (fixt
 
 from flexdemo.model import LanguageModel, prepare
 
+os.environ["FLEXDEMO_CACHE"] = ""  # no test sees the page of another's start
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")
 

@@ -1,10 +1,11 @@
 """How long a newcomer waits: from `python app.py` to the page, and to the first answer. Run it; it is no test.
 
-python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--json]
+python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--anew] [--json]
 
 Each round starts the server anew and opens its address in a new Chromium profile, already running, as soon as something
-listens there. With --against two checkouts take turns, so that what else the machine does meets both. All times are
-seconds since the server's start.
+listens there. With --against two checkouts take turns, so that what else the machine does meets both. A checkout keeps
+its page between its starts, as it does for a user: one start that is not counted leaves it; with --anew every start is
+the first. All times are seconds since the server's start; below them, what the server says of its own stages.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ import browser_support
 
 EVENTS = {
     "first paint": "first contentful paint of whatever the address shows: that it starts, or the page",
-    "page painted": "first contentful paint of the page itself",
+    "page painted": "the page itself is on screen: its heading",
     "run enabled": "the button Run is there and enabled",
     "first token": "the first token of an answer is on screen",
     "answer": "all answers are there",
@@ -36,13 +39,10 @@ WATCH = """() => {
         sessionStorage.setItem('seen', JSON.stringify(seen));
     };
     new PerformanceObserver((list) => {
-        for (const entry of list.getEntriesByName('first-contentful-paint')) {
-            note('first paint', entry.startTime);
-            const [own] = performance.getEntriesByType('navigation');
-            if (own.responseStatus === 200) note('page painted', entry.startTime);
-        }
+        for (const entry of list.getEntriesByName('first-contentful-paint')) note('first paint', entry.startTime);
     }).observe({type: 'paint', buffered: true});
     const look = () => {
+        if (document.querySelector('#masthead h1')) note('page painted', performance.now());
         const run = document.querySelector('#run');
         if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status-run')) {
             note('run enabled', performance.now());
@@ -58,14 +58,18 @@ WATCH = """() => {
 }"""
 
 
-def visit(browser: Any, root: Path, *, threads: str | None = None) -> dict[str, float]:
-    """Seconds from the start of the server in `root` to each of EVENTS."""
+def visit(browser: Any, root: Path, cache: Path, *, threads: str | None = None) -> dict[str, float]:
+    """Seconds from the start of the server in `root` to each of EVENTS, the CPU time of the server until then, and
+    what it told of its stages, as "stage: ..."; pages are kept in `cache`."""
     port = browser_support.free_port()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"} | ({"OMP_NUM_THREADS": threads} if threads else {})
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "FLEXDEMO_CACHE": str(cache)}
+    environment |= {"OMP_NUM_THREADS": threads} if threads else {}
     command = [sys.executable, str(root / "app.py"), "--port", str(port)]
     url = f"http://127.0.0.1:{port}/"
     began = time.time()
-    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = cache.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=output)
     try:
         context = browser.new_context(viewport={"width": 1400, "height": 900})
         page = context.new_page()
@@ -78,10 +82,28 @@ def visit(browser: Any, root: Path, *, threads: str | None = None) -> dict[str, 
         page.wait_for_function("() => window.seen?.answer && window.seen['page painted']", timeout=30_000)
         seen = page.evaluate("() => window.seen")
         context.close()
-        return {name: at / 1000 - began for name, at in seen.items()}
+        spent = cpu_seconds(process.pid)
+        told = stages(log.read_text(encoding="utf-8"))
+        return {name: at / 1000 - began for name, at in seen.items()} | spent | told
     finally:
         process.kill()
         process.wait()
+
+
+def cpu_seconds(process: int) -> dict[str, float]:
+    """CPU time of a process and its threads so far; empty where the system does not tell."""
+    told = Path(f"/proc/{process}/stat")
+    if not told.is_file():
+        return {}
+    ticks = told.read_text().rpartition(")")[2].split()[11:13]
+    return {"server CPU": sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")}
+
+
+def stages(log: str) -> dict[str, float]:
+    """Seconds by stage of a server's start, from the line of its log that tells them; empty if it has none."""
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    told = next((line["seconds"] for line in lines if line["event"] == "started"), {})
+    return {f"stage: {name}": seconds for name, seconds in told.items()}
 
 
 def listens(port: int) -> bool:
@@ -89,22 +111,30 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def measure(roots: list[Path], rounds: int, *, threads: str | None = None) -> dict[str, dict[str, float]]:
+def measure(
+    roots: list[Path], rounds: int, *, threads: str | None = None, anew: bool = False
+) -> dict[str, dict[str, float]]:
     """Medians over the rounds for each checkout."""
     from playwright.sync_api import sync_playwright
 
     times: dict[Path, list[dict[str, float]]] = {root: [] for root in roots}
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory(prefix="flexdemo-measure-") as folder:
         executable = browser_support.find_chromium(playwright)
         browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+        caches = {root: Path(folder) / str(i) for i, root in enumerate(roots)}
+        for root in () if anew else roots:
+            visit(browser, root, caches[root], threads=threads)
         for i in range(rounds):
             for root in roots[:: 1 if i % 2 else -1]:  # nobody is always first
-                times[root].append(visit(browser, root, threads=threads))
+                if anew:
+                    shutil.rmtree(caches[root], ignore_errors=True)
+                times[root].append(visit(browser, root, caches[root], threads=threads))
                 told = ", ".join(f"{name} {times[root][-1][name]:.2f}" for name in EVENTS)
                 print(f"{root.name}: {told}", file=sys.stderr, flush=True)
         browser.close()
     return {
-        str(root): {name: statistics.median(each[name] for each in times[root]) for name in EVENTS} for root in roots
+        str(root): {name: statistics.median(each[name] for each in times[root]) for name in times[root][0]}
+        for root in roots
     }
 
 
@@ -113,17 +143,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="starts of each server (default: 5)")
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     parser.add_argument("--threads", help="OMP_NUM_THREADS of the server (default: as it is)")
+    parser.add_argument("--anew", action="store_true", help="every start is the first: no page is kept before it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     roots = [browser_support.ROOT, *([args.against.resolve()] if args.against else [])]
-    medians = measure(roots, args.rounds, threads=args.threads)
+    medians = measure(roots, args.rounds, threads=args.threads, anew=args.anew)
     if args.json:
         print(json.dumps(medians))
         return
     own, *others = medians.values()
-    for name, meaning in EVENTS.items():
-        ratio = "".join(f"  {own[name] / other[name]:.2f} of {other[name]:.2f}" for other in others)
-        print(f"{name:>15} {own[name]:6.2f} s{ratio}  {meaning}")
+    for name, seconds in own.items():
+        ratio = "".join(f"  {seconds / other[name]:.2f} of {other[name]:.2f}" for other in others if name in other)
+        print(f"{name:>26} {seconds:6.2f} s{ratio}  {EVENTS.get(name, '')}".rstrip())
 
 
 if __name__ == "__main__":

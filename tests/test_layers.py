@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "dynamo", "transfers", "versions", "waiting", "profiles", "bounds"},
+    {"config", "dynamo", "transfers", "versions", "waiting", "profiles", "bounds", "imports", "kept", "stages"},
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -44,6 +44,9 @@ LEAVES = {
     "config": set(),
     "versions": {"__version__"},
     "waiting": set(),
+    "imports": set(),
+    "kept": {"config"},
+    "stages": set(),
     "environment": {"config"},
     "ledger": {"config"},
     "memory": {"config", "ledger"},

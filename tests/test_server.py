@@ -227,7 +227,10 @@ def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
 def test_sigterm_ends_an_idle_server_at_once() -> None:
     with process() as (running, _):
         code, _, log = stopped(running)
-    assert code == 0 and [each["event"] for each in log] == ["stopping", "stopped"] and log[-1]["unfinished"] == 0
+    assert code == 0 and [each["event"] for each in log] == ["started", "stopping", "stopped"]
+    assert log[-1]["unfinished"] == 0
+    *spent, total = log[0]["seconds"].values()
+    assert min(spent) >= 0 and total == pytest.approx(sum(spent), abs=0.02) and "load model" in log[0]["seconds"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
@@ -238,7 +241,7 @@ def test_sigterm_lets_a_running_answer_end() -> None:
         until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
         code, _, log = stopped(running)
         assert job.result(timeout=30)["results"][0]["answer"] == "Lima"
-    assert code == 0 and log[0]["running"] == 1 and log[-1]["unfinished"] == 0
+    assert code == 0 and log[1]["running"] == 1 and log[-1]["unfinished"] == 0
     assert [each["outcome"] for each in log if each["event"] == "request"] == ["ok"]
 
 

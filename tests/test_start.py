@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,33 +19,63 @@ from flexdemo.model import LanguageModel
 from flexdemo.threads import SMALL, suit_threads
 
 IMPORT = """
-import contextlib, inspect, sys
-import app
+import contextlib, importlib.util, inspect, sys
+from flexdemo import imports
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 getfile = inspect.getfile
-with app.without_stubs() if "left" in sys.argv else contextlib.nullcontext():
+with imports.light_gradio(mcp="mcp" in sys.argv) if "lightly" in sys.argv else contextlib.nullcontext():
     import gradio
 stubs = {path for path in opened if path.endswith(".pyi") and "gradio" in path}
 assert inspect.getfile is getfile and inspect.getfile(gradio.Textbox).endswith("textbox.py")
-print(len(stubs), gradio.Textbox("x").value)
+assert sys.modules.get("mcp", 0) is not None, "the package mcp is no longer to be had"
+print(len(stubs), "mcp" in sys.modules, gradio.Textbox("x").value)
+"""
+LIST = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+if "lightly" in sys.argv:
+    from flexdemo import imports
+    imports.import_transformers()
+import transformers
+from transformers.models.llama import LlamaForCausalLM
+models = transformers.models
+reads = [path for path in opened if path.endswith("modeling_bert.py")]
+print(len(reads), sorted(models.__all__), sorted(map(repr, models._class_to_module.items())))
 """
 
 
-def imported(*arguments: str) -> int:
-    """How many type stubs an import of gradio opens."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT, *arguments], cwd=Path(app.__file__).parent, capture_output=True, text=True
-    )
+def told(program: str, *arguments: str) -> str:
+    """What a program says that runs in an interpreter of its own, from the repository's root."""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=Path(app.__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    stubs, value = done.stdout.split()
+    return done.stdout
+
+
+def imported(*arguments: str) -> tuple[int, bool]:
+    """How many type stubs an import of gradio opens, and whether it imports mcp."""
+    stubs, mcp, value = told(IMPORT, *arguments).split()
     assert value == "x"
-    return int(stubs)
+    return int(stubs), mcp == "True"
 
 
-def test_gradio_is_imported_without_its_type_stubs() -> None:
-    assert imported("left") <= 1, "of Blocks, which is no component"
-    assert imported() > 20, "gradio no longer reads its stubs: app.without_stubs is of no use"
+def test_gradio_is_imported_without_its_type_stubs_and_without_mcp() -> None:
+    stubs, mcp = imported("lightly")
+    assert stubs <= 1, "of Blocks, which is no component"
+    assert not mcp
+    stubs, mcp = imported()
+    assert stubs > 20, "gradio no longer reads its stubs: imports.without_stubs is of no use"
+    if importlib.util.find_spec("mcp") is not None:
+        assert mcp, "gradio no longer imports mcp by itself: imports.without is of no use"
+        assert imported("lightly", "mcp")[1]
+
+
+def test_sources_of_transformers_are_read_once_and_list_the_same_models() -> None:
+    (once, listed), (twice, plainly) = (told(LIST, *how).split(" ", 1) for how in (["lightly"], []))
+    assert listed == plainly and "LlamaForCausalLM" in listed
+    assert (int(once), int(twice)) == (1, 2), "transformers reads them once by itself: import_transformers is of no use"
 
 
 @pytest.fixture

@@ -90,13 +90,13 @@ def test_who_asks_for_health_is_told_at_once(waiting: Waiting, port: int) -> Non
     assert (status, headers["Retry-After"], body) == (503, "1", b'{"status": "starting"}\n')
 
 
-def program(waiting: Waiting, port: int) -> Any:
+def program(waiting: Waiting, port: int, **how: bool) -> Any:
     """What starts after the waiting page, on the same port."""
     waiting.close()
     server = ThreadingHTTPServer(("127.0.0.1", port), Program)
     server.daemon_threads, server.connections = True, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    waiting.pass_on()
+    waiting.pass_on(**how)
     return server
 
 
