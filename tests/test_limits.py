@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from site_support import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 import flexdemo
