@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,11 +53,13 @@ def fused_view(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape = PLAIN) ->
 class Prefill:
     """Prompts read once: for each encoding a KV cache of prefix and paraphrases, a row a prompt.
 
-    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each.
+    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each; `owner` is the
+    transformers model that read them, the only one that may go on from here.
     """
 
     prompts: tuple[tuple[tuple[int, int], ...], ...]
     caches: Mapping[Encoding, PromptCache]
+    owner: Any
 
 
 def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
@@ -156,13 +159,13 @@ def prefill(
 ) -> Prefill:
     """Encode prompts under each encoding once; those that `known` holds for the same prompts are taken from it."""
     read = tuple(read_of(prompt) for prompt in prompts)
-    if known is not None and known.prompts != read:
-        raise ValueError("a Prefill of other prompts cannot be reused")
+    if known is not None and (known.prompts != read or known.owner is not lm.model):
+        raise ValueError("a Prefill of other prompts, or of another model, cannot be reused")
     caches = dict(known.caches) if known else {}
     for encoding in encodings:
         if encoding not in caches:
             caches[encoding] = encode(lm, prompts, encoding)
-    return Prefill(read, caches)
+    return Prefill(read, caches, lm.model)
 
 
 def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:

@@ -19,6 +19,7 @@ from gradio_client import Client
 
 import flexdemo
 from flexdemo import ui
+from flexdemo.choice import Models, offered
 from flexdemo.ledger import Ledger
 from flexdemo.model import LanguageModel
 from flexdemo.profiles import DEFAULT, PROFILES, Profile
@@ -132,7 +133,7 @@ class Served(Site):
 
 @contextmanager
 def served(
-    lm: LanguageModel,
+    lm: LanguageModel | Models,
     *,
     profile: Profile = DEFAULT,
     folder: Path | None = None,
@@ -144,7 +145,8 @@ def served(
     """The page as app.py starts it, with this model; visitors' files go to `folder`."""
     lines: list[str] = []
     gate, ledger = Gate(), Ledger(log=lines.append, log_text=log_text)
-    state = State(lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
+    first = offered(lm).default
+    state = State(first.name, first.backend, str(first.device), ledger, lambda: gate.is_closing, account)
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
             patch.setenv("GRADIO_TEMP_DIR", str(folder))

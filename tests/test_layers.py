@@ -22,7 +22,7 @@ LAYERS = (
     {"attention"},
     {"linears", "passes"},
     {"model"},
-    {"encoding", "threads", "zerogpu"},
+    {"encoding", "threads", "zerogpu", "choice"},
     {"steps", "prompt_masks", "reading"},
     {"schemes"},
     {"generation"},
