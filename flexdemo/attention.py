@@ -11,19 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from .config import InputError, first_line
-from .masks import Layout, block_mask, dense_mask, make_mask_mod
+from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .masks import BLOCK, Layout, block_mask, dense_mask, make_mask_mod
 from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
 
 NAME = "flexdemo_segments"
 Attend = Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
-COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit, InductorError)
 
 
 class UnsupportedModelError(InputError):
@@ -136,16 +134,16 @@ def _attend_flex(
 
 
 @functools.cache
-def _compiled_flex(device_type: str) -> Callable:
+def _compiled_flex(device_type: str, kernel: Callable = flex_attention) -> Callable:
     # fullgraph: past the recompilation limit it raises, instead of running uncompiled under the name of the compiled.
     # One compilation per shape is the rule on the CPU, whose kernels do not build with symbolic lengths (torch 2.13).
-    return torch.compile(flex_attention, fullgraph=True, dynamic=False if device_type == "cpu" else None)
+    return torch.compile(kernel, fullgraph=True, dynamic=False if device_type == "cpu" else None)
 
 
-def suit_dynamo() -> None:
-    """Settings of the compiler, made at every call: they are each thread's own, and a page has many threads."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
-    torch._dynamo.config.specialize_float = True  # a scale or a cap that became symbolic is not lowered (torch 2.11)
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """FlexAttention over (B, H, blocks, BLOCK, D): no block of any length is cut off, which makes a faster kernel."""
+    query, key, value = (each.flatten(2, 3) for each in (query, key, value))
+    return flex_attention(query, key, value, **options)
 
 
 def attend_flex_compiled(
@@ -163,8 +161,16 @@ def attend_flex_compiled(
             "use --backend sdpa or flex-eager"
         )
     suit_dynamo()
+    kernel = _compiled_flex(query.device.type)
+    if query.device.type != "cpu":
+        if isinstance(mask, BlockMask):
+            kernel = _compiled_flex(query.device.type, _in_blocks)
+            query, key, value = (each.unflatten(2, (-1, BLOCK)) for each in (query, key, value))
+        for each in (query, key, value):
+            mark_sizes(each, 0, 2)
+        mark_mask(mask)
     try:
-        return _attend_flex(_compiled_flex(query.device.type), query, key, value, mask, scale, softcap, ape)
+        return _attend_flex(kernel, query, key, value, mask, scale, softcap, ape)
     except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error

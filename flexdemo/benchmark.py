@@ -32,7 +32,8 @@ from .whereabouts import measure_whereabouts
 PARAPHRASES = 5
 TIE = 0.05  # nats: what rounding in bf16 moves the log-probabilities of a random model
 BATCH, BATCH_BACKEND = 32, "sdpa"  # the backend that needs no compilation for a new shape
-THEIRS = "transformers generate"
+WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
+THEIRS, THEIRS_STATIC = "transformers generate", "generate, static cache"
 COMPILED = " compiled"  # behind a backend's name: the whole forward pass is
 BUNDLED = "bundled"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -54,7 +55,7 @@ class Timing:
         share = "" if self.roofline is None else f", {self.tokens_per_second / self.roofline:.3f} of the roofline"
         again = f"; compiled {self.compilations} times for another length" if self.compilations else ""
         return (
-            f"{self.way:>22} {self.prompt_tokens:6d} tokens: first {1000 * self.first_token_seconds:8.1f} ms, "
+            f"{self.way:>23} {self.prompt_tokens:6d} tokens: first {1000 * self.first_token_seconds:8.1f} ms, "
             f"then {self.tokens_per_second:8.1f} tokens/s{share} (median of {self.runs}{again})"
         )
 
@@ -81,12 +82,13 @@ def _run_ours(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> Sa
     return Sample(last.first_token_seconds, last.total_seconds, last.answers[0].token_ids)
 
 
-def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
+def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int, **options: Any) -> Sample:
     ids = torch.tensor([prompt.token_ids], device=model.device)
 
     def timed(count: int) -> tuple[float, list[int]]:
         began = time.perf_counter()
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+        limits = {"max_new_tokens": count, "do_sample": False, **options}
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), **limits)
         tokens = out[0, ids.shape[1] :].tolist()
         return time.perf_counter() - began, tokens
 
@@ -96,8 +98,9 @@ def _run_theirs(model: torch.nn.Module, prompt: SegmentedPrompt, new_tokens: int
 
 
 def _way(name: str, shape: str, device: str, dtype: str) -> tuple[Way, LanguageModel | None]:
-    if name == THEIRS:
-        return functools.partial(_run_theirs, random_model(shape, device=device, dtype=dtype)), None
+    if name in (THEIRS, THEIRS_STATIC):
+        options = {"cache_implementation": "static"} if name == THEIRS_STATIC else {}
+        return functools.partial(_run_theirs, random_model(shape, device=device, dtype=dtype), **options), None
     whole = name.endswith(COMPILED)
     lm = random_lm(shape, device=device, dtype=dtype, backend=name.removesuffix(COMPILED), compiled=whole)
     return functools.partial(_run_ours, lm), lm
@@ -158,7 +161,7 @@ def methods_cost(
             spent, most = spent + last.total_seconds, max(most, sum(len(stream.views) for stream in streams))
         return spent, most
 
-    taken = [(seconds(["flex"]), seconds(["all"])) for _ in range(runs + 1)][1:]  # the first run warms up
+    taken = [(seconds(["flex"]), seconds(["all"])) for _ in range(runs + WARM_UPS)][WARM_UPS:]
     flex, everything = (statistics.median(run[i][0] for run in taken) / len(prompts) for i in range(2))
     length = round(statistics.mean(len(prompt.token_ids) for prompt in prompts))
     return MethodsCost(way or lm.backend, length, flex, everything, taken[0][1][1], runs)
@@ -206,7 +209,7 @@ def batch_speed(
         return sum(len(answer.token_ids) for answer in answers)
 
     rates: dict[str, list[float]] = {"alone": [], "batched": []}
-    for _ in range(runs + 1):
+    for _ in range(runs + WARM_UPS):
         singles = [answered([prompt]) for prompt in prompts]
         alone = [answer for _, (answer,) in singles]
         seconds, together = answered(prompts)
@@ -214,7 +217,7 @@ def batch_speed(
         rates["batched"].append(count(together) / seconds)
     differing = [(a, b) for a, b in zip(alone, together, strict=True) if a.token_ids != b.token_ids]
     ties = sum(_parts_at_a_tie(a, b) for a, b in differing)
-    one, many = (statistics.median(values[1:]) for values in rates.values())  # the first run warms up
+    one, many = (statistics.median(values[WARM_UPS:]) for values in rates.values())
     longest = max(len(prompt.token_ids) for prompt in prompts)
     return BatchSpeed(way or lm.backend, len(prompts), longest, one, many, len(differing), ties, runs)
 
@@ -270,21 +273,22 @@ def measure(
     bandwidth = copy_bandwidth(device) if device != "cpu" else None
     if bandwidth is not None:
         log(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
-    for group in ([name for name in (*backends, *whole, THEIRS) if name not in last], last):
+    theirs = [THEIRS] if device == "cpu" else [THEIRS, THEIRS_STATIC]  # which compiles itself on a GPU
+    for group in ([name for name in (*backends, *whole, *theirs) if name not in last], last):
         ways = {name: _way(name, shape, device, dtype) for name in group}
         for length in lengths:
             samples: dict[str, list[Sample]] = {name: [] for name in group}
-            for seed in range(runs + 1):
+            for seed in range(runs + WARM_UPS):
                 prompt = _prompt(length, SHAPES[shape]["vocab"], seed=seed)
                 for name, (way, _) in ways.items():
                     samples[name].append(way(prompt, new_tokens))
-                    if name != THEIRS:
+                    if name not in theirs:
                         tokens.setdefault((length, seed), set()).add(samples[name][-1].token_ids)
             other = _prompt(length // 2, SHAPES[shape]["vocab"], seed=0)
             for name, (way, _) in ways.items():
                 facts = {"roofline": bandwidth and bandwidth / weight_bytes(shape, dtype)}
-                facts["compilations"] = 0 if name == THEIRS else _compilations(way, other, new_tokens)
-                timings.append(_timing(name, len(prompt.token_ids), samples[name][1:], **facts))  # the first warms up
+                facts["compilations"] = 0 if name in theirs else _compilations(way, other, new_tokens)
+                timings.append(_timing(name, len(prompt.token_ids), samples[name][WARM_UPS:], **facts))
                 log(str(timings[-1]))
             for name, (_, lm) in ways.items():
                 if lm is not None:

@@ -16,16 +16,13 @@ class Cursor:
     def __init__(self) -> None:
         self.filled = 0
         self._slots: dict[torch.device, Tensor] = {}
+        self._held: dict[tuple[torch.device, int], Tensor] = {}  # for each number of slots, always the same memory
 
     def point(self, start: int, stop: int, devices: Iterable[torch.device]) -> None:
         """Let the next pass fill slots start <= i < stop."""
+        slots = torch.arange(start, stop)
         for device in devices:
-            held = self._slots.get(device)
-            slots = torch.arange(start, stop)
-            if held is None or len(held) != len(slots):
-                self._slots[device] = slots.to(device)
-            else:
-                held.copy_(slots)
+            self._slots[device] = self._held.setdefault((device, len(slots)), slots.to(device)).copy_(slots)
         self.filled = start
 
     def advance(self) -> None:
@@ -73,6 +70,18 @@ class PromptCache(Cache):
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=PromptLayer)
 
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of each layer in turn."""
+        return [part for layer in self.layers for part in (layer.keys, layer.values)]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> PromptCache:
+        """A cache of such `tensors()`."""
+        cache = cls()
+        for i, (keys, values) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+            cache.update(keys, values, i)
+        return cache
+
 
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
@@ -96,10 +105,10 @@ class SlotLayer(CacheLayerMixin):
         self.values.index_copy_(2, slots, value_states)
         return self.keys, self.values
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only these rows, so that finished ones stop costing."""
+    def select(self, rows: Tensor, cursor: Cursor) -> SlotLayer:
+        """These rows alone, in memory of their own, so that finished ones stop costing."""
         rows = rows.to(self.keys.device)
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        return SlotLayer(self.keys[rows], self.values[rows], cursor)
 
     def get_seq_length(self) -> int:
         return self.cursor.filled
@@ -125,11 +134,10 @@ class SlotCache(Cache):
         """Let the next forward pass fill slots start <= i < stop."""
         self.cursor.point(start, stop, {layer.keys.device for layer in self.layers})
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows of every layer, in this order."""
-        index = torch.tensor(rows)
-        for layer in self.layers:
-            layer.select(index)
+    def select(self, rows: Sequence[int]) -> SlotCache:
+        """These rows of every layer, in this order, under a cursor of their own."""
+        index, cursor = torch.tensor(rows), Cursor()
+        return SlotCache([layer.select(index, cursor) for layer in self.layers], cursor)
 
 
 def branch(

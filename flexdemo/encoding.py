@@ -5,6 +5,7 @@ A prompt is encoded once for each encoding; a view is one row of the decode batc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
 from .recorders import ApeRows, Recorder
 
 CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
+REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launching its kernels is not what takes time
+FEW_SHAPES = 128  # lengths are padded to a multiple of it where graphs are kept
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) 
         raise ValueError("prompts of one batch must have the same suffix, of at least one token")
     start = max(prompt.suffix_start for prompt in prompts)
     answer = start + suffixes.pop()
-    capacity = -(-(answer + new_tokens) // multiple) * multiple
+    capacity = round_up(answer + new_tokens, multiple)
     segments, roles = [], []
     for prompt in prompts:
         n, pads = prompt.suffix_start, start - prompt.suffix_start
@@ -108,6 +111,15 @@ def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) 
         segments.append([*prompt.segment_ids[:n], *[-1] * pads, *[last] * (capacity - start)])
         roles.append([*prompt.roles[:n], *[PAD] * pads, *[SUFFIX] * (answer - start), *[ANSWER] * (capacity - answer)])
     return Slots(Layout(torch.tensor(segments), torch.tensor(roles)), start, answer, capacity)
+
+
+def multiple_of(lm: LanguageModel) -> int:
+    """What lengths are padded to, so that compiled kernels and graphs meet few of them."""
+    return max(BACKENDS[lm.backend].multiple, FEW_SHAPES if lm.captures else 1)
+
+
+def round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, ApeRows] | None:
@@ -125,8 +137,9 @@ def encode(
     lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
 ) -> PromptCache:
     """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
-    backend = BACKENDS[lm.backend]
-    length = backend.padded(max(prompt.suffix_start for prompt in prompts))
+    length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
+    if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
+        length = max(length, 2 * FEW_SHAPES)
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
     segments, roles = torch.full_like(ids, -1), torch.full_like(ids, PAD)
@@ -136,15 +149,32 @@ def encode(
         positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
         segments[row, :n] = torch.tensor(prompt.segment_ids[:n])
         roles[row, :n] = torch.tensor(prompt.roles[:n])
-    cache = PromptCache()
+    read = functools.partial(_read, lm, encoding.strategy)
+    if recorder is None and lm.captures and length <= REPLAYED:
+        kind = ("prompt", encoding.strategy, ids.shape)
+        inputs = [each.to(lm.device) for each in (ids, positions, segments, roles)]
+        return PromptCache.of(lm.graphs.call(kind, lambda *given: read(*given).tensors(), inputs))
+    return read(ids, positions, segments, roles, recorder)
+
+
+def _read(
+    lm: LanguageModel,
+    strategy: str,
+    ids: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    roles: Tensor,
+    recorder: Recorder | None = None,
+) -> PromptCache:
+    """Passes over prompts; all of (B, T)."""
+    backend, length, cache = BACKENDS[lm.backend], ids.shape[1], PromptCache()
     layouts = {device: Layout(segments.to(device), roles.to(device)) for device in lm.devices}
     # A token that sees later ones of its paraphrase must be read in one pass with them.
-    chunk = length if STRATEGIES[encoding.strategy].both_ways else CHUNK
+    chunk = length if STRATEGIES[strategy].both_ways else CHUNK
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         masks = {
-            device: backend.prompt_mask(encoding.strategy, layout.until(stop), start=start)
-            for device, layout in layouts.items()
+            device: backend.prompt_mask(strategy, layout.until(stop), start=start) for device, layout in layouts.items()
         }
         forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
     return cache

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .attention import BACKENDS, Plan, UnsupportedModelError
+from .attention import UnsupportedModelError
 from .cache import branch
 from .config import Decoding, InputError
-from .encoding import Prefill, View, arrange, forward, key_groups, on_devices, prefill, row_biases
+from .encoding import Prefill, View, arrange, key_groups, multiple_of, on_devices, prefill, row_biases
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, decode_ids
 from .recorders import MassRecorder
-from .steps import Outcome, Steps
+from .steps import Outcome, Queries, Rows, Steps
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
 
@@ -158,8 +158,7 @@ def generate(
         check_room(lm, prompt, decoding.max_new_tokens)
 
     # 1. Encode: one prefill for each distinct encoding.
-    backend = BACKENDS[lm.backend]
-    slots = arrange(prompts, decoding.max_new_tokens, backend.multiple)
+    slots = arrange(prompts, decoding.max_new_tokens, multiple_of(lm))
     views = [view for stream in streams for view in stream.views]
     owners = [i for i, stream in enumerate(streams) for _ in stream.views]
     encodings = list(dict.fromkeys(view.encoding for view in views))
@@ -174,25 +173,39 @@ def generate(
     cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
     del caches, read
     biases = row_biases(slots, views, row_prompts)
-    bias = {device: biases.answer.to(device) for device in lm.devices}
-    ape = on_devices(lm, biases.ape_answer)
+    suffix = Queries({device: biases.suffix.to(device) for device in lm.devices}, on_devices(lm, biases.ape_suffix))
+    answer = Queries({device: biases.answer.to(device) for device in lm.devices}, on_devices(lm, biases.ape_answer))
     recorder = None
     if decoding.mass or decoding.detail:
         groups = key_groups(slots, row_prompts)
         recorder = MassRecorder({device: groups.to(device) for device in lm.devices}, decoding.detail)
+    ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
+    starts = torch.tensor([view.suffix_position for view in views])
+    positions = starts[:, None] + torch.arange(ids.shape[1])  # (rows,) -> (rows, suffix)
+    rows = Rows(cache, ids.to(lm.device), positions.to(lm.device), suffix, answer, recorder)
     states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
     encoded = time.perf_counter() - began
     yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
 
+    with Steps(lm, rows, prompt=slots.prompt, answer=slots.answer) as steps:
+        del cache, rows, suffix, answer  # memory kept from an earlier request may take their place
+        yield from _decode(lm, prompts, steps, states, owners, decoding, began=began, encoded=encoded)
+
+
+def _decode(
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    steps: Steps,
+    states: Sequence[_Decoding],
+    owners: Sequence[int],
+    decoding: Decoding,
+    *,
+    began: float,
+    encoded: float,
+) -> Iterator[Progress]:
+    """Stages 3 and 4 of `generate`; owners[row] is the stream that a row belongs to."""
     # 3. Read the suffix: its last token is the query that produces the first answer token.
-    suffix_ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
-    starts = torch.tensor([view.suffix_position for view in views])
-    positions = starts[:, None] + torch.arange(suffix_ids.shape[1])  # (rows,) -> (rows, suffix)
-    masks = {device: biases.suffix.to(device) for device in lm.devices}
-    cache.point(slots.prompt, slots.answer)
-    plan = Plan(lm.backend, masks, recorder, on_devices(lm, biases.ape_suffix))
-    out = (forward(lm, suffix_ids, positions, plan, cache), *(recorder.take() if recorder else (None, None)))
-    steps = Steps(lm, cache, positions[:, -1:] + 1, bias, ape, recorder, slot=slots.answer, capture=lm.captures)
+    out = steps.read_suffix()
     first = 0.0
 
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
@@ -233,7 +246,7 @@ def generate(
         if not alive:
             return
         # Compiled and captured steps keep their shapes, until half of their rows are done.
-        if len(alive) <= len(owners) * (0.5 if backend.multiple > 1 or lm.captures else 1) and len(alive) < len(owners):
+        if len(alive) <= len(owners) * (0.5 if multiple_of(lm) > 1 else 1) and len(alive) < len(owners):
             owners = [owners[row] for row in alive]
             steps.select(alive)
             fed = fed[alive]

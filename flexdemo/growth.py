@@ -130,14 +130,14 @@ def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tok
     streams = [Stream((fused_view(prompt, Encoding()),), seed=i) for i in range(rows)]
     taken: list[tuple[float, float]] = []
     peak, before = None, 0
-    for run in range(runs + 1):
+    for run in range(runs + 2):
         on_gpu = lm.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(lm.device)
             before = torch.cuda.memory_allocated(lm.device)
         *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
         peak = torch.cuda.max_memory_allocated(lm.device) - before if on_gpu else None
-        if run:  # the first run warms up
+        if run > 1:  # the first two warm up
             spent = last.total_seconds - last.first_token_seconds
             taken.append((last.first_token_seconds, spent / (len(last.answers[0].token_ids) - 1)))
     first, each = (statistics.median(column) for column in zip(*taken, strict=True))

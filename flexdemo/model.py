@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from . import attention
 from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
 from .config import InputError, first_line
+from .graphs import SHARE, Graphs
 from .linears import join_siblings
 from .masks import make_layout
 from .memory import within_memory
@@ -38,7 +39,7 @@ class ModelError(InputError):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model and what a request must know about it; shared by all requests, changed by none."""
+    """A loaded model and what a request must know about it; shared by all requests. Only its graphs change."""
 
     name: str
     model: PreTrainedModel
@@ -49,7 +50,8 @@ class LanguageModel:
     window: int | None  # tokens that a sliding layer sees, None without such layers
     end_ids: frozenset[int]
     load_seconds: float = 0.0
-    captures: bool = False  # whether decode steps are replayed as a CUDA graph
+    captures: bool = False  # whether passes are replayed as CUDA graphs
+    graphs: Graphs = field(default_factory=Graphs, compare=False)
     compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
 
     @property
@@ -222,7 +224,7 @@ def prepare(
 ) -> LanguageModel:
     """Route a loaded model's attention through ours and check that it obeys; raises UnsupportedModelError otherwise.
 
-    `captures`: replay decode steps as a CUDA graph; None where that can work. `compiled`: compile the whole forward
+    `captures`: replay forward passes as CUDA graphs; None where that can work. `compiled`: compile the whole forward
     pass at its first calls, which takes a minute or two; raises BackendError where that is not offered.
     """
     config = model.config
@@ -260,12 +262,13 @@ def prepare(
         end_ids=frozenset(flat),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
+        graphs=Graphs(torch.cuda.get_device_properties(devices[0]).total_memory // SHARE if can else 0),
         compiled=compiled_pass() if compiled else None,
     )
 
 
 def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:
-    """Whether a decode step can be replayed as a CUDA graph: one GPU, and nothing that depends on values."""
+    """Whether a forward pass can be replayed as a CUDA graph: one GPU, and nothing that depends on values."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = {rope.get("rope_type", "default")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
     looks_at_positions = bool(kinds & {"dynamic", "longrope"})

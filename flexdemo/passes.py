@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
-from .attention import COMPILER_ERRORS, BackendError, Plan, suit_dynamo
+from .attention import BackendError, Plan
 from .config import first_line
+from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .masks import BLOCK
 
 Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Tensor]
 
@@ -26,7 +29,11 @@ def last_only(kind: type[PreTrainedModel]) -> Mapping[str, int]:
 def last_logits(
     model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
 ) -> Tensor:
-    """Logits of the last of ids (rows, T), as (rows, V) in fp32; fills the cache."""
+    """Logits of the last of ids (rows, T), as (rows, V) in fp32; fills the cache.
+
+    ids and positions may come as (rows, blocks, BLOCK): their length is then known to be a multiple of BLOCK.
+    """
+    ids, positions = ids.flatten(1), positions.flatten(1)
     out = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep)
     return out.logits[:, -1].float()  # (rows, T or 1, V) -> (rows, V)
 
@@ -46,16 +53,18 @@ def compiled_pass(backend: str = "inductor") -> Pass:
         model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
     ) -> Tensor:
         suit_dynamo()
+        mask = next(iter(plan.masks.values()))
+        if isinstance(mask, BlockMask):  # whose kernel is faster where no block is cut off
+            ids, positions = (each.unflatten(1, (-1, BLOCK)) for each in (ids, positions))
         for tensor in (ids, positions):
-            _mark(tensor, 0, 1)
+            mark_sizes(tensor, 0, 1)
         for layer in cache.layers:
-            _mark(layer.keys, 0, 2)
-            _mark(layer.values, 0, 2)
+            mark_sizes(layer.keys, 0, 2)
+            mark_sizes(layer.values, 0, 2)
         for mask in plan.masks.values():
-            if isinstance(mask, Tensor):
-                _mark(mask, *((0, 2, 3) if mask.dtype == torch.bool else (0, 3)))
+            mark_mask(mask)
         for group in getattr(plan.recorder, "groups", {}).values():
-            _mark(group, 0, 1, 2)
+            mark_sizes(group, 0, 1, 2)
         try:
             return run(model, ids, positions, plan, cache, keep)
         except COMPILER_ERRORS as error:
@@ -65,10 +74,3 @@ def compiled_pass(backend: str = "inductor") -> Pass:
             ) from error
 
     return compiled
-
-
-def _mark(tensor: Tensor, *dimensions: int) -> None:
-    """Sizes that differ from request to request; 1 stays 1, as it has kernels of its own."""
-    for dimension in dimensions:
-        if tensor.shape[dimension] > 1:
-            torch._dynamo.maybe_mark_dynamic(tensor, dimension)

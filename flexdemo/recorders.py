@@ -22,6 +22,9 @@ class ApeRows:
     def to(self, device: torch.device) -> ApeRows:
         return ApeRows(self.keys.to(device), self.temperature.to(device), self.scale.to(device))
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.keys, self.temperature, self.scale
+
     def select(self, rows: Sequence[int]) -> ApeRows:
         return ApeRows(self.keys[rows], self.temperature[rows], self.scale[rows])
 

@@ -1,124 +1,182 @@
-"""One decode step for all rows, again and again. Knows buffers and CUDA graphs; chooses no tokens.
+"""Passes of a batch of rows: the suffix, then an answer token a row and step. Knows buffers; chooses no tokens.
 
-On a GPU most of a step's time is Python launching kernels. The step's inputs therefore stay in the same memory, and
-after one eager step the next is captured as a CUDA graph, which later steps replay.
+All that a pass reads and writes stays in the same memory from step to step and, on a GPU, from request to request, so
+that a CUDA graph captured once serves every later request of the same shape.
 """
 
 from __future__ import annotations
 
-import gc
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from .attention import BackendError, Plan
+from .attention import Plan
 from .cache import SlotCache
-from .config import first_line
 from .encoding import forward
+from .graphs import Replay
 from .model import LanguageModel
 from .recorders import ApeRows, MassRecorder
 
 Outcome = tuple[Tensor, Tensor | None, Tensor | None]  # logits (rows, V), masses and attention of the recorder
 
-_CAPTURE = threading.Lock()
+
+@dataclass
+class Queries:
+    """What queries add to their scores, on each device: biases (rows, 1, q, capacity), where they are sharpened."""
+
+    bias: Mapping[torch.device, Tensor]
+    ape: Mapping[torch.device, ApeRows] | None
+
+    def tensors(self) -> list[Tensor]:
+        sharpened = [] if self.ape is None else self.ape.values()
+        return [
+            *self.bias.values(),
+            *(part for rows in sharpened for part in (rows.keys, rows.temperature, rows.scale)),
+        ]
+
+    def select(self, rows: list[int]) -> Queries:
+        ape = None if self.ape is None else {device: each.select(rows) for device, each in self.ape.items()}
+        return Queries({device: each[rows] for device, each in self.bias.items()}, ape)
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One capture at a time in a process, as torch wants it, and no garbage collection in it.
+@dataclass
+class Rows:
+    """The memory of a batch of rows, and the graphs of the passes over it.
 
-    What a collection frees may be a kernel's module, and unloading one spoils the capture.
+    ids and positions (rows, suffix) are those of the suffix; tokens and places (rows, 1) of the step that comes.
     """
-    with _CAPTURE:
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            if collects:
-                gc.enable()
+
+    cache: SlotCache
+    ids: Tensor
+    positions: Tensor
+    suffix: Queries
+    answer: Queries
+    recorder: MassRecorder | None
+    tokens: Tensor = field(init=False)
+    places: Tensor = field(init=False)
+    replays: dict[str, Replay | None] = field(default_factory=dict)  # None: it ran once, uncaptured
+
+    def __post_init__(self) -> None:
+        self.places = self.positions[:, -1:] + 1
+        self.tokens = torch.zeros_like(self.places)
+
+    def tensors(self) -> list[Tensor]:
+        """All that one request's rows differ in from another's of the same shape, in the same order."""
+        groups = [] if self.recorder is None else self.recorder.groups.values()
+        layers = [part for layer in self.cache.layers for part in (layer.keys, layer.values)]
+        own = [self.ids, self.positions, self.tokens, self.places]
+        return [*layers, *own, *self.suffix.tensors(), *self.answer.tensors(), *groups]
+
+    def key(self) -> Hashable:
+        """What a graph cannot change."""
+        return self.recorder and self.recorder.detail, *((tensor.shape, tensor.dtype) for tensor in self.tensors())
+
+    def load(self, other: Rows) -> None:
+        """Take over another batch of the same key."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs)
+
+    def select(self, rows: Sequence[int]) -> Rows:
+        """These rows alone, in this order, in memory of their own."""
+        index = list(rows)
+        recorder = self.recorder
+        if recorder is not None:
+            groups = {device: group[index] for device, group in recorder.groups.items()}
+            recorder = MassRecorder(groups, recorder.detail)
+        chosen = replace(
+            self,
+            cache=self.cache.select(index),
+            ids=self.ids[index],
+            positions=self.positions[index],
+            suffix=self.suffix.select(index),
+            answer=self.answer.select(index),
+            recorder=recorder,
+            replays={},
+        )
+        chosen.places = self.places[index]
+        return chosen
 
 
 class Steps:
-    """The decode steps of a batch of rows that have read their suffix.
+    """A request's passes over its rows; used in a `with`, at whose end the memory goes to the next request.
 
-    bias: one tensor (rows, 1, 1, capacity) for each device, seen slots 0 or log-weights; a step unhides its own slot.
-    positions (rows, 1): those of the first answer token. `capture` replays steps as a CUDA graph.
+    prompt and answer: the slots where the suffix and the first answer token lie.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        cache: SlotCache,
-        positions: Tensor,
-        bias: dict[torch.device, Tensor],
-        ape: dict[torch.device, ApeRows] | None,
-        recorder: MassRecorder | None,
-        *,
-        slot: int,
-        capture: bool,
-    ) -> None:
-        self.lm, self.cache, self.recorder = lm, cache, recorder
-        self.positions, self.bias, self.ape = positions.to(lm.device), bias, ape
-        self.cache.point(slot, slot + 1)
-        self._slot = slot
-        self.capture, self._eager, self._graph = capture, 0, None
-        self.tokens = torch.zeros_like(self.positions)
-        self._out: Outcome
+    def __init__(self, lm: LanguageModel, rows: Rows, *, prompt: int, answer: int) -> None:
+        self.lm, self._prompt, self._slot = lm, prompt, answer
+        self._rows = self._lent(rows)
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order."""
-        index = list(rows)
-        if self._graph is not None:
-            torch.cuda.synchronize(self.lm.device)  # its last replay may still be running
-        self.cache.select(index)
-        self.positions, self.tokens = self.positions[index], self.tokens[index]
-        self.bias = {device: each[index] for device, each in self.bias.items()}
-        self.ape = self.ape and {device: each.select(index) for device, each in self.ape.items()}
-        if self.recorder:
-            self.recorder.groups = {device: group[index] for device, group in self.recorder.groups.items()}
-        self._graph, self._eager = None, 0
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None or issubclass(kind, GeneratorExit):  # after any other, nobody knows what its memory holds
+            self._give_back()
+
+    def read_suffix(self) -> Outcome:
+        """Feed the suffix to each row: logits (rows, V) of its last token, and the recorder's masses."""
+        self._rows.cache.point(self._prompt, self._slot)
+        out = self._run("suffix")
+        self._rows.cache.point(self._slot, self._slot + 1)
+        return out
 
     def run(self, tokens: Tensor) -> Outcome:
         """Feed one token to each row, (rows, 1): logits (rows, V), and the recorder's masses of this step."""
-        self.tokens.copy_(tokens)
-        if not self.capture:  # a number that changed from step to step would be compiled anew, and a graph holds one
-            self.cache.cursor.filled = self._slot
+        self._rows.tokens.copy_(tokens)
+        if (
+            not self.lm.captures
+        ):  # a number that changed from step to step would be compiled anew, and a graph holds one
+            self._rows.cache.cursor.filled = self._slot
         self._slot += 1
-        if self._graph is not None:
-            self._graph.replay()
-        elif self.capture and self._eager:
-            self._graph, self._out = self._captured()
-            self._graph.replay()
-        else:
-            self._out = self._step()
-            self._eager += 1
-        return self._out
+        return self._run("step")
 
-    def _captured(self) -> tuple[torch.cuda.CUDAGraph, Outcome]:
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with _alone(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                out = self._step()
-        except RuntimeError as error:
-            first: BaseException = error
-            while first.__context__ is not None:  # the last one only says that the capture is spoilt
-                first = first.__context__
-            reason = first_line(first)
-            raise BackendError(
-                f"a decode step of {self.lm.name} cannot be captured as a CUDA graph ({reason}): "
-                "load the model with captures=False"
-            ) from error
-        return graph, out
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only these rows, in this order."""
+        chosen = self._rows.select(rows)
+        self._give_back()
+        self._rows = self._lent(chosen)
+        self._rows.cache.point(self._slot, self._slot + 1)
 
-    def _step(self) -> Outcome:
-        for device, each in self.bias.items():
-            each.index_fill_(-1, self.cache.cursor.on(device), 0.0)
-        plan = Plan(self.lm.backend, self.bias, self.recorder, self.ape)
-        logits = forward(self.lm, self.tokens, self.positions, plan, self.cache)
-        self.positions += 1
-        self.cache.cursor.advance()
-        return logits, *(self.recorder.take() if self.recorder else (None, None))
+    def _run(self, name: str) -> Outcome:
+        """A pass, uncaptured at its first time: kernels are compiled and loaded then, which a capture cannot do."""
+        rows, work = self._rows, self._suffix if name == "suffix" else self._step
+        if not self.lm.captures or name not in rows.replays:
+            rows.replays[name] = None
+            return work(rows)
+        replay = rows.replays[name]
+        if replay is None:
+            replay = rows.replays[name] = self.lm.graphs.capture(lambda: work(rows))
+        return replay()
+
+    def _suffix(self, rows: Rows) -> Outcome:
+        plan = Plan(self.lm.backend, rows.suffix.bias, rows.recorder, rows.suffix.ape)
+        return self._outcome(rows, forward(self.lm, rows.ids, rows.positions, plan, rows.cache))
+
+    def _step(self, rows: Rows) -> Outcome:
+        for device, each in rows.answer.bias.items():  # a step unhides its own slot
+            each.index_fill_(-1, rows.cache.cursor.on(device), 0.0)
+        plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape)
+        logits = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
+        rows.places += 1
+        rows.cache.cursor.advance()
+        return self._outcome(rows, logits)
+
+    @staticmethod
+    def _outcome(rows: Rows, logits: Tensor) -> Outcome:
+        return logits, *(rows.recorder.take() if rows.recorder else (None, None))
+
+    def _lent(self, rows: Rows) -> Rows:
+        """Memory kept from an earlier request with these rows in it; these rows themselves if none fits."""
+        held = self.lm.graphs.lend(rows.key()) if self.lm.captures else None
+        if held is None:
+            return rows
+        held.load(rows)
+        return held
+
+    def _give_back(self) -> None:
+        if self.lm.captures:
+            self.lm.graphs.keep(self._rows.key(), self._rows, self._rows.tensors())

@@ -199,6 +199,7 @@ def _frames(
         return f"{len(prompt.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(form.methods)} methods"
 
     def give_up() -> None:
+        lm.graphs.clear()
         if reading is not None:
             reading.prefill = None
 

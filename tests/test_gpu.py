@@ -274,9 +274,10 @@ def test_tensors_on_different_devices_two_gpus_give_the_tokens_of_one(saved: Pat
 
 
 def test_no_memory_of_a_request_stays(in_fp32: dict[str, LanguageModel]) -> None:
-    """Caches and masks belong to the request and go with it."""
+    """Caches and masks belong to the request and go with it, but for what its graphs keep once."""
     lm = in_fp32["sdpa"]
-    ask(lm, QUESTION, OTHERS, max_new_tokens=2)
+    for _ in range(3):
+        ask(lm, QUESTION * 20, OTHERS, methods=("all",), max_new_tokens=4)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     for _ in range(5):
@@ -299,7 +300,7 @@ def test_a_full_gpu_is_told_in_one_line_and_the_next_request_works(
         ask(lm, QUESTION, [f"{i} " + "is it this? " * 10 for i in range(8)], methods=("all",), max_new_tokens=64)
     del filler
     torch.cuda.empty_cache()
-    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_allocated() <= before
     assert ask(lm, QUESTION, OTHERS)["flex"].token_ids == want
 
 

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "versions", "waiting", "profiles", "bounds"},
+    {"config", "dynamo", "versions", "waiting", "profiles", "bounds"},
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -20,7 +20,7 @@ LAYERS = (
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
-    {"linears", "passes"},
+    {"linears", "passes", "graphs"},
     {"model"},
     {"encoding", "threads", "zerogpu", "choice"},
     {"steps", "prompt_masks", "reading"},
