@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .attention import BACKENDS, Plan
+from .attention import BACKENDS, Plan, UnsupportedModelError
 from .cache import PromptCache
 from .config import PLAIN, Ape
 from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
@@ -133,10 +133,21 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     return run(lm.model, ids.to(lm.device), positions.to(lm.device), plan, cache, last_only(type(lm.model)))
 
 
+def check_recorded(lm: LanguageModel) -> None:
+    """UnsupportedModelError for a model of whose heads this process sees some only."""
+    if lm.processes > 1:
+        raise UnsupportedModelError(
+            f"{lm.name} is split over {lm.processes} processes, each of which sees its own heads only: attention is "
+            "not told there; load it in one process"
+        )
+
+
 def encode(
     lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
 ) -> PromptCache:
     """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
+    if recorder is not None:
+        check_recorded(lm)
     length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
     if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
         length = max(length, 2 * FEW_SHAPES)

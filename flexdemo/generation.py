@@ -12,7 +12,7 @@ from torch import Tensor
 from .attention import UnsupportedModelError
 from .cache import branch
 from .config import Decoding, InputError
-from .encoding import Prefill, View, arrange, key_groups, multiple_of, on_devices, prefill, row_biases
+from .encoding import Prefill, View, arrange, check_recorded, key_groups, multiple_of, on_devices, prefill, row_biases
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, decode_ids
 from .recorders import MassRecorder
@@ -177,6 +177,7 @@ def generate(
     answer = Queries({device: biases.answer.to(device) for device in lm.devices}, on_devices(lm, biases.ape_answer))
     recorder = None
     if decoding.mass or decoding.detail:
+        check_recorded(lm)
         groups = key_groups(slots, row_prompts)
         recorder = MassRecorder({device: groups.to(device) for device in lm.devices}, decoding.detail)
     ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])

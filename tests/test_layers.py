@@ -20,7 +20,7 @@ LAYERS = (
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"attention"},
-    {"linears", "passes", "graphs"},
+    {"linears", "passes", "graphs", "split"},
     {"model"},
     {"encoding", "threads", "zerogpu", "choice"},
     {"steps", "prompt_masks", "reading"},
