@@ -30,8 +30,11 @@ def number(low: float, high: float, value: float, step: float, label: str, name:
 
 
 def _which(what: str, count: int, name: str) -> gr.Dropdown:
-    choices = [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
-    return gr.Dropdown(choices, value=MEAN, label=what, elem_id=name, min_width=110)
+    return gr.Dropdown(_numbered(count), value=MEAN, label=what, elem_id=name, min_width=110)
+
+
+def _numbered(count: int) -> list[tuple[str, int]]:
+    return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
 
 
 def _plot(name: str, figure: Any = None) -> gr.Plot:
@@ -67,6 +70,7 @@ class Tabs:
         self.outputs = [
             self.last, self.mass_note, self.mass_settings, self.effect_note, self.effect, self.candidates_note,
             self.step, self.candidates, self.methods, self.attention_note, self.attention, self.attention_message,
+            self.layer, self.head,
         ]  # fmt: skip
 
     def _mask(self, limits: Limits, drawn: Drawing) -> None:
@@ -131,8 +135,14 @@ class Tabs:
         return [
             last, mass, single, effect, effect_shown,
             told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
-            told.note_html("attention", last), gone, "",
+            told.note_html("attention", last), gone, "", *self._counted(last),
         ]  # fmt: skip
+
+    def _counted(self, last: LastRun) -> list[Any]:
+        """The choice of a layer and of a head: those of the model that answered, where there are several models."""
+        if not self._models.choices:
+            return [gr.skip()] * 2
+        return [gr.update(choices=_numbered(count), value=MEAN) for count in self._heads(last)]
 
     def _heads(self, last: LastRun) -> tuple[int, int]:
         return heads_of(self._models.that_made(last.result.model))
