@@ -226,10 +226,26 @@ def attend_written_out(
     return context.reshape(query.shape[:3] + value.shape[-1:])
 
 
+def _attend_flex_of_any_length(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
+) -> Tensor:
+    """FlexAttention whose BlockMask has its lengths from query and key: its own are numbers, each compiled anew."""
+    lists = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
+    lengths = (query.shape[2], key.shape[2])
+    mask = BlockMask.from_kv_blocks(*lists, BLOCK, mask.mask_mod, lengths, compute_q_blocks=False)
+    return attend_flex_eager(query, key, value, mask, scale, softcap, ape)
+
+
 def _attend_traced(mask: BlockMask | Tensor) -> Attend:
     """What the compiler of a whole forward pass is given: FlexAttention or SDPA over prompts, else the sums."""
     if isinstance(mask, BlockMask):
-        return attend_flex_eager
+        return _attend_flex_of_any_length
     return attend_sdpa if mask.dtype == torch.bool else attend_written_out
 
 

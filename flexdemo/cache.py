@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from .transfers import upload
+
 
 class Cursor:
     """The slots that the next forward pass fills, as a tensor on each device, changed in place from step to step."""
@@ -22,7 +24,9 @@ class Cursor:
         """Let the next pass fill slots start <= i < stop."""
         slots = torch.arange(start, stop)
         for device in devices:
-            self._slots[device] = self._held.setdefault((device, len(slots)), slots.to(device)).copy_(slots)
+            fresh = upload(slots, device)
+            held = self._held.setdefault((device, len(slots)), fresh)
+            self._slots[device] = held if held is fresh else held.copy_(fresh)
         self.filled = start
 
     def advance(self) -> None:
@@ -107,7 +111,6 @@ class SlotLayer(CacheLayerMixin):
 
     def select(self, rows: Tensor, cursor: Cursor) -> SlotLayer:
         """These rows alone, in memory of their own, so that finished ones stop costing."""
-        rows = rows.to(self.keys.device)
         return SlotLayer(self.keys[rows], self.values[rows], cursor)
 
     def get_seq_length(self) -> int:
@@ -136,8 +139,8 @@ class SlotCache(Cache):
 
     def select(self, rows: Sequence[int]) -> SlotCache:
         """These rows of every layer, in this order, under a cursor of their own."""
-        index, cursor = torch.tensor(rows), Cursor()
-        return SlotCache([layer.select(index, cursor) for layer in self.layers], cursor)
+        index, cursor = _indices(rows, {layer.keys.device for layer in self.layers}), Cursor()
+        return SlotCache([layer.select(index[layer.keys.device], cursor) for layer in self.layers], cursor)
 
 
 def branch(
@@ -149,15 +152,21 @@ def branch(
     """
     cursor, layers = Cursor(), []
     prompts = encoded[0].layers[0].keys.shape[0]
-    index = torch.tensor([encoding * prompts + prompt for encoding, prompt in sources])
+    chosen = [encoding * prompts + prompt for encoding, prompt in sources]
+    index = _indices(chosen, {layer.keys.device for layer in encoded[0].layers})
     for per_encoding in zip(*(cache.layers for cache in encoded), strict=True):
-        rows = index.to(per_encoding[0].keys.device)
+        rows = index[per_encoding[0].keys.device]
         keys, values = (
             _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], rows, capacity)
             for name in ("keys", "values")
         )
         layers.append(SlotLayer(keys, values, cursor))
     return SlotCache(layers, cursor)
+
+
+def _indices(rows: Sequence[int], devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
+    index = torch.tensor(rows)
+    return {device: upload(index, device) for device in devices}
 
 
 def _copied(parts: Sequence[Tensor], rows: Tensor, capacity: int) -> Tensor:

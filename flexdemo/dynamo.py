@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
@@ -33,5 +35,15 @@ def mark_mask(mask: BlockMask | Tensor) -> None:
         ):
             mark_sizes(counts, 0, 2)
             mark_sizes(indices, 0, 2, 3)
+        _mark_read(mask.mask_mod)
     else:
         mark_sizes(mask, *((0, 2, 3) if mask.dtype == torch.bool else (0, 3)))
+
+
+def _mark_read(mask_mod: Callable[..., Tensor]) -> None:
+    """The properties of tokens, (B, T), that a mask_mod reads."""
+    for cell in mask_mod.__closure__ or ():
+        if callable(cell.cell_contents):
+            _mark_read(cell.cell_contents)
+        elif cell.cell_contents.dim() == 2:
+            mark_sizes(cell.cell_contents, 0, 1)

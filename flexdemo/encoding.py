@@ -19,9 +19,10 @@ from .cache import PromptCache
 from .config import PLAIN, Ape
 from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
 from .model import LanguageModel
-from .passes import last_logits, last_only
+from .passes import Scores, last_only, next_scores
 from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
 from .recorders import ApeRows, Recorder
+from .transfers import upload
 
 CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
 REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launching its kernels is not what takes time
@@ -127,10 +128,10 @@ def on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, Ape
     return None if ape is None else {device: ape.to(device) for device in lm.devices}
 
 
-def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Tensor:
-    """Logits of the last token, (rows, V) in fp32; fills the cache."""
-    run = last_logits if lm.compiled is None else lm.compiled
-    return run(lm.model, ids.to(lm.device), positions.to(lm.device), plan, cache, last_only(type(lm.model)))
+def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
+    """What follows the last token of each row; fills the cache."""
+    run = next_scores if lm.compiled is None else lm.compiled
+    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, last_only(type(lm.model)))
 
 
 def check_recorded(lm: LanguageModel) -> None:
@@ -163,7 +164,7 @@ def encode(
     read = functools.partial(_read, lm, encoding.strategy)
     if recorder is None and lm.captures and length <= REPLAYED:
         kind = ("prompt", encoding.strategy, ids.shape)
-        inputs = [each.to(lm.device) for each in (ids, positions, segments, roles)]
+        inputs = [upload(each, lm.device) for each in (ids, positions, segments, roles)]
         return PromptCache.of(lm.graphs.call(kind, lambda *given: read(*given).tensors(), inputs))
     return read(ids, positions, segments, roles, recorder)
 
@@ -179,7 +180,7 @@ def _read(
 ) -> PromptCache:
     """Passes over prompts; all of (B, T)."""
     backend, length, cache = BACKENDS[lm.backend], ids.shape[1], PromptCache()
-    layouts = {device: Layout(segments.to(device), roles.to(device)) for device in lm.devices}
+    layouts = {device: Layout(upload(segments, device), upload(roles, device)) for device in lm.devices}
     # A token that sees later ones of its paraphrase must be read in one pass with them.
     chunk = length if STRATEGIES[strategy].both_ways else CHUNK
     for start in range(0, length, chunk):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,11 @@ from .cache import branch
 from .config import Decoding, InputError
 from .encoding import Prefill, View, arrange, check_recorded, key_groups, multiple_of, on_devices, prefill, row_biases
 from .model import LanguageModel
+from .passes import Scores
 from .prompt import SegmentedPrompt, decode_ids
 from .recorders import MassRecorder
 from .steps import Outcome, Queries, Rows, Steps
+from .transfers import Download, upload
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
 
@@ -173,17 +176,19 @@ def generate(
     cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
     del caches, read
     biases = row_biases(slots, views, row_prompts)
-    suffix = Queries({device: biases.suffix.to(device) for device in lm.devices}, on_devices(lm, biases.ape_suffix))
-    answer = Queries({device: biases.answer.to(device) for device in lm.devices}, on_devices(lm, biases.ape_answer))
+    suffix, answer = (
+        Queries({device: upload(bias, device) for device in lm.devices}, on_devices(lm, ape))
+        for bias, ape in ((biases.suffix, biases.ape_suffix), (biases.answer, biases.ape_answer))
+    )
     recorder = None
     if decoding.mass or decoding.detail:
         check_recorded(lm)
         groups = key_groups(slots, row_prompts)
-        recorder = MassRecorder({device: groups.to(device) for device in lm.devices}, decoding.detail)
+        recorder = MassRecorder({device: upload(groups, device) for device in lm.devices}, decoding.detail)
     ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
     starts = torch.tensor([view.suffix_position for view in views])
     positions = starts[:, None] + torch.arange(ids.shape[1])  # (rows,) -> (rows, suffix)
-    rows = Rows(cache, ids.to(lm.device), positions.to(lm.device), suffix, answer, recorder)
+    rows = Rows(cache, upload(ids, lm.device), upload(positions, lm.device), suffix, answer, recorder)
     states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
     encoded = time.perf_counter() - began
     yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
@@ -209,32 +214,36 @@ def _decode(
     out = steps.read_suffix()
     first = 0.0
 
+    @functools.cache
+    def at(*places: int) -> Tensor:
+        return upload(torch.tensor(places), lm.device)
+
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     while True:
-        logits, mass, attention = out  # (rows, V), (layers, rows, heads, S), (rows, slots)
-        means = None if mass is None else mass.mean(dim=(0, 2))  # (rows, S)
+        means = None if out.mass is None else out.mass.mean(dim=(0, 2))  # (layers, rows, heads, S) -> (rows, S)
         going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
         places = {i: [row for row, owner in enumerate(owners) if owner == i] for i in going}
-        scores = _combined(logits, [(states[i].stream, places[i]) for i in going])
+        scores = _combined(out, [(states[i].stream, places[i]) for i in going], at)
         chosen = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
         described = _described(scores, chosen, decoding.candidates)
-        fed = chosen[[going.index(owner) if owner in places else 0 for owner in owners]][:, None]  # -> (rows, 1)
+        fed = chosen[at(*(going.index(owner) if owner in places else 0 for owner in owners))][:, None]  # -> (rows, 1)
+        coming = Download(chosen, means, *described)
 
         # A GPU begins the next step before this one's tokens are read, so that it never waits for us.
         more = any(len(states[i].token_ids) + 1 < _limit(states[i].stream, decoding) for i in going)
         overlaps = lm.device.type == "cuda" and first > 0 and more and not decoding.detail
         ahead = steps.run(fed) if overlaps else None
 
-        tokens, logprobs, candidates = chosen.tolist(), described[0].tolist(), _paired(*described[1:])
-        masses = None if means is None else means.tolist()
+        tokens, masses, logprobs, *likeliest = coming.lists()
+        candidates = _paired(*likeliest)
         for place, i in enumerate(going):
             state, rows = states[i], places[i]
             state.take(tokens[place], logprobs[place], candidates[place] if candidates else None)
             if masses is not None:
                 for history, row in zip(state.masses, rows, strict=True):
                     history.append(tuple(masses[row]))
-            if mass is not None and attention is not None:
-                state.detail.append((mass[:, rows[0]].cpu(), attention[rows[0]].cpu()))
+            if out.mass is not None and out.attention is not None:
+                state.detail.append((out.mass[:, rows[0]].cpu(), out.attention[rows[0]].cpu()))
             state.stopped_by = stop_reason(
                 lm, prompts[state.stream.prompt], state.token_ids, _limit(state.stream, decoding)
             )
@@ -250,14 +259,9 @@ def _decode(
         if len(alive) <= len(owners) * (0.5 if multiple_of(lm) > 1 else 1) and len(alive) < len(owners):
             owners = [owners[row] for row in alive]
             steps.select(alive)
-            fed = fed[alive]
-            ahead = ahead and _selected(ahead, alive)
+            fed = fed[at(*alive)]
+            ahead = ahead and ahead.select(at(*alive))
         out = ahead or steps.run(fed)
-
-
-def _selected(out: Outcome, rows: Sequence[int]) -> Outcome:
-    logits, mass, attention = out
-    return logits[rows], None if mass is None else mass[:, rows], None if attention is None else attention[rows]
 
 
 def _limit(stream: Stream, decoding: Decoding) -> int:
@@ -265,43 +269,45 @@ def _limit(stream: Stream, decoding: Decoding) -> int:
     return len(stream.forced) or stream.limit or decoding.max_new_tokens
 
 
-def _combined(logits: Tensor, streams: Sequence[tuple[Stream, list[int]]]) -> Tensor:
-    """What each stream chooses from, (rows, V) -> (streams, V)."""
+def _combined(out: Outcome, streams: Sequence[tuple[Stream, list[int]]], at: Callable[..., Tensor]) -> Scores:
+    """What each stream chooses from: Scores of rows -> Scores of streams, which the next step does not write over."""
     if all(stream.combine is None for stream, _ in streams):
-        return logits[[rows[0] for _, rows in streams]]
-    return torch.stack(
-        [
-            logits[rows[0]] if stream.combine is None else stream.combine(logits[rows], stream.weights)
-            for stream, rows in streams
-        ]
+        rows = at(*(rows[0] for _, rows in streams))
+        return Scores(out.logits[rows], out.best[rows], out.lse[rows])
+    return Scores.of(
+        torch.stack(
+            [
+                out.logits[rows[0]] if stream.combine is None else stream.combine(out.logits[at(*rows)], stream.weights)
+                for stream, rows in streams
+            ]
+        )
     )
 
 
-def _choose_all(scores: Tensor, states: Sequence[_Decoding], decoding: Decoding) -> Tensor:
-    """The next token of each stream, (streams,) on the device of scores (streams, V): forced, greedy or sampled."""
-    chosen = scores.argmax(dim=-1)
+def _choose_all(scores: Scores, states: Sequence[_Decoding], decoding: Decoding) -> Tensor:
+    """The next token of each stream, (streams,) on the device of its scores: forced, greedy or sampled."""
+    chosen = scores.best
     for place, state in enumerate(states):
         stream = state.stream
         heat = decoding.temperature if stream.temperature is None else stream.temperature
         if stream.forced:
             chosen[place] = stream.forced[len(state.token_ids)]
         elif heat:
-            chosen[place] = choose(scores[place], heat, decoding.top_p, state.generator)
+            chosen[place] = choose(scores.logits[place], heat, decoding.top_p, state.generator)
     return chosen
 
 
-def _described(scores: Tensor, chosen: Tensor, candidates: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _described(scores: Scores, chosen: Tensor, candidates: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Log-probabilities of the chosen tokens, (streams,); the likeliest and their probabilities, (streams, n)."""
-    logprobs = torch.log_softmax(scores, dim=-1)
-    picked = logprobs.gather(1, chosen[:, None])[:, 0]
+    picked = scores.logits.gather(1, chosen[:, None])[:, 0] - scores.lse
     if not candidates:
         return picked, None, None
-    top = logprobs.topk(candidates)
-    return picked, top.indices, top.values.exp()
+    top = scores.logits.topk(candidates)
+    return picked, top.indices, (top.values - scores.lse[:, None]).exp()
 
 
-def _paired(ids: Tensor | None, shares: Tensor | None) -> list[list[tuple[int, float]]] | None:
+def _paired(ids: list | None, shares: list | None) -> list[list[tuple[int, float]]] | None:
     """Candidates of each stream as pairs of token and probability."""
     if ids is None or shares is None:
         return None
-    return [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), shares.tolist(), strict=True)]
+    return [list(zip(*pair, strict=True)) for pair in zip(ids, shares, strict=True)]

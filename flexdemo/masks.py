@@ -173,31 +173,37 @@ def block_mask(name: str, layout: Layout, *, start: int = 0) -> BlockMask:
     length = layout.segments.shape[1]
     if start % BLOCK:
         raise ValueError(f"a BlockMask begins at a multiple of {BLOCK}, not at {start}")
-    some, full = (kind[:, start // BLOCK :] for kind in _block_kinds(rule, -(-length // BLOCK)))
-    partial = some & ~full
-    listed = (part for kind in (partial, full) for part in _listed(kind))
-    lengths = (length - start, length)
-    return BlockMask.from_kv_blocks(*listed, BLOCK, _mask_mod(rule, start), lengths, compute_q_blocks=False)
+    some, full = _block_kinds(rule, -(-length // BLOCK), looks_ahead=STRATEGIES[name].both_ways)
+    (partial, whole), (partial_at, whole_at) = _listed(torch.stack([some & ~full, full])[:, :, start // BLOCK :])
+    lengths, mask_mod = (length - start, length), _mask_mod(rule, start)
+    return BlockMask.from_kv_blocks(
+        partial, partial_at, whole, whole_at, BLOCK, mask_mod, lengths, compute_q_blocks=False
+    )
 
 
-def _listed(kind: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks of a row are True, (B, 1, blocks), and their indices in order, (B, 1, blocks, blocks).
+def _listed(kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of a row are True, (kinds, B, 1, blocks), and their indices in order, with blocks behind.
 
     What follows the indices is not read.
     """
-    rank = kind.cumsum(dim=-1)
-    blocks = kind.shape[-1]
+    rank = kinds.cumsum(dim=-1)
+    blocks = kinds.shape[-1]
     # Each index goes to its rank; those of False blocks go to a last place that is cut off.
-    index = torch.arange(blocks, dtype=torch.int32, device=kind.device).expand(kind.shape)
-    listed = index.new_zeros(*kind.shape[:-1], blocks + 1).scatter_(-1, (rank - 1).where(kind, blocks), index)
-    return rank[:, None, :, -1].to(torch.int32), listed[:, None, :, :-1].contiguous()
+    index = torch.arange(blocks, dtype=torch.int32, device=kinds.device).expand(kinds.shape)
+    listed = index.new_zeros(*kinds.shape[:-1], blocks + 1).scatter_(-1, (rank - 1).where(kinds, blocks), index)
+    return rank[:, :, None, :, -1].to(torch.int32), listed[:, :, None, :, :-1].contiguous()
 
 
-def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:
-    """Blocks (B, blocks, blocks) of queries x keys in which some cell is visible, and in which all are."""
+def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor, Tensor]:
+    """Blocks (B, blocks, blocks) of queries x keys in which some cell is visible, and in which all are.
+
+    `looks_ahead`: whether any token does; the few tensors here are launched one by one, so none is made in vain.
+    """
 
     def grouped(tokens: Tensor, fill: int | bool) -> Tensor:
         rows, length = tokens.shape
+        if length == blocks * BLOCK:
+            return tokens.view(rows, blocks, BLOCK)
         padded = torch.full((rows, blocks * BLOCK), fill, dtype=tokens.dtype, device=tokens.device)
         padded[:, :length] = tokens
         return padded.view(rows, blocks, BLOCK)
@@ -208,7 +214,6 @@ def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:
 
     owner, real = grouped(rule.owner, -1), grouped(rule.real, False)
     shared, fuses = grouped(rule.shared, False), grouped(rule.fuses, False)
-    ahead = grouped(rule.both_ways, False)
 
     index = torch.arange(blocks, device=owner.device)
     before, same = index[None, :] < index[:, None], index[None, :] == index[:, None]
@@ -220,7 +225,7 @@ def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:
 
     to_shared = real.any(-1)[:, :, None] & shared.any(-1)[:, None]
     to_all = fuses.any(-1)[:, :, None] & real.any(-1)[:, None]
-    some = (before & (meets(first, last) | to_shared | to_all)) | same | meets(*span(ahead))
+    some = (before & (meets(first, last) | to_shared | to_all)) | same
 
     # All cells of an earlier block: its keys that are not shared, if any, are of the one segment of all queries that
     # do not fuse, if any.
@@ -229,10 +234,12 @@ def _block_kinds(rule: _Rule, blocks: int) -> tuple[Tensor, Tensor]:
     one_key, one_query = key_first == key_last, query_first == query_last
     same_segment = one_key[:, None] & one_query[:, :, None] & (key_first[:, None] == query_first[:, :, None])
     no_key, no_query = (key_last < 0)[:, None], (query_last < 0)[:, :, None]
-    all_real = whole[:, :, None] & whole[:, None]
-    one_segment = (first == last)[:, :, None] & (first == last)[:, None] & (first[:, :, None] == first[:, None])
-    full = all_real & ((before & (same_segment | no_key | no_query)) | (ahead.all(-1)[:, :, None] & one_segment))
-    return some, full
+    full = before & (same_segment | no_key | no_query)
+    if looks_ahead:
+        ahead = grouped(rule.both_ways, False)
+        one_segment = (first == last)[:, :, None] & (first == last)[:, None] & (first[:, :, None] == first[:, None])
+        some, full = some | meets(*span(ahead)), full | (ahead.all(-1)[:, :, None] & one_segment)
+    return some, full & whole[:, :, None] & whole[:, None]
 
 
 def dense_mask(mask_mod: MaskMod, layout: Layout, *, start: int = 0, stop: int | None = None) -> Tensor:

@@ -1,11 +1,11 @@
-"""One forward pass to the last token's logits, plain or compiled. Knows no prompts, masks or methods."""
+"""One forward pass to the next token's scores, plain or compiled. Knows no prompts, masks or methods."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,20 @@ from .config import first_line
 from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 
-Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Tensor]
+
+class Scores(NamedTuple):
+    """Of the token that comes next: logits (rows, V) in fp32, the likeliest (rows,), their log-sum-exp (rows,)."""
+
+    logits: Tensor
+    best: Tensor
+    lse: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Scores:
+        return cls(logits, logits.argmax(dim=-1), logits.logsumexp(dim=-1))
+
+
+Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Scores]
 
 
 @functools.cache
@@ -26,32 +39,36 @@ def last_only(kind: type[PreTrainedModel]) -> Mapping[str, int]:
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(kind.forward).parameters else {}
 
 
-def last_logits(
+def next_scores(
     model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
-) -> Tensor:
-    """Logits of the last of ids (rows, T), as (rows, V) in fp32; fills the cache.
+) -> Scores:
+    """What follows the last of ids (rows, T); fills the cache.
 
     ids and positions may come as (rows, blocks, BLOCK): their length is then known to be a multiple of BLOCK.
     """
     ids, positions = ids.flatten(1), positions.flatten(1)
     out = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep)
-    return out.logits[:, -1].float()  # (rows, T or 1, V) -> (rows, V)
+    return Scores.of(out.logits[:, -1].float())  # (rows, T or 1, V) -> (rows, V)
 
 
 def compiled_pass(backend: str = "inductor") -> Pass:
-    """`last_logits` compiled as one graph at its first calls, for each kind of pass once and then for all lengths.
+    """`next_scores` compiled as one graph at its first calls, for each kind of pass once and then for all lengths.
 
     Kinds are: a prompt, a suffix and an answer token, each of one row or of several. Raises BackendError where it
     cannot be compiled; nothing runs uncompiled in its place.
     """
-    options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}  # a loaded model stays as it is
-    if backend != "inductor":
-        options = None
-    run = torch.compile(last_logits, fullgraph=True, backend=backend, options=options)
+    common: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}  # loaded for good
+
+    def make(**options: Any) -> Pass:
+        chosen = {**common, **options} if backend == "inductor" else None
+        return torch.compile(next_scores, fullgraph=True, backend=backend, options=chosen)
+
+    # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one.
+    run, run_step = make(), make(coordinate_descent_tuning=True, combo_kernels=True)
 
     def compiled(
         model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
-    ) -> Tensor:
+    ) -> Scores:
         suit_dynamo()
         mask = next(iter(plan.masks.values()))
         if isinstance(mask, BlockMask):  # whose kernel is faster where no block is cut off
@@ -66,7 +83,7 @@ def compiled_pass(backend: str = "inductor") -> Pass:
         for group in getattr(plan.recorder, "groups", {}).values():
             mark_sizes(group, 0, 1, 2)
         try:
-            return run(model, ids, positions, plan, cache, keep)
+            return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, keep)
         except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise BackendError(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from .transfers import upload
+
 
 @dataclass(frozen=True)
 class ApeRows:
@@ -20,7 +22,7 @@ class ApeRows:
     scale: Tensor
 
     def to(self, device: torch.device) -> ApeRows:
-        return ApeRows(self.keys.to(device), self.temperature.to(device), self.scale.to(device))
+        return ApeRows(*(upload(each, device) for each in self.tensors()))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.keys, self.temperature, self.scale

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +19,27 @@ from .cache import SlotCache
 from .encoding import forward
 from .graphs import Replay
 from .model import LanguageModel
+from .passes import Scores
 from .recorders import ApeRows, MassRecorder
 
-Outcome = tuple[Tensor, Tensor | None, Tensor | None]  # logits (rows, V), masses and attention of the recorder
+
+class Outcome(NamedTuple):
+    """What a pass tells of each row: the next token's Scores, and the recorder's masses and attention."""
+
+    logits: Tensor  # (rows, V)
+    best: Tensor  # (rows,)
+    lse: Tensor  # (rows,)
+    mass: Tensor | None  # (layers, rows, heads, S)
+    attention: Tensor | None  # (rows, slots)
+
+    def select(self, rows: Tensor) -> Outcome:
+        return Outcome(
+            self.logits[rows],
+            self.best[rows],
+            self.lse[rows],
+            None if self.mass is None else self.mass[:, rows],
+            None if self.attention is None else self.attention[rows],
+        )
 
 
 @dataclass
@@ -118,14 +137,14 @@ class Steps:
             self._give_back()
 
     def read_suffix(self) -> Outcome:
-        """Feed the suffix to each row: logits (rows, V) of its last token, and the recorder's masses."""
+        """Feed the suffix to each row."""
         self._rows.cache.point(self._prompt, self._slot)
         out = self._run("suffix")
         self._rows.cache.point(self._slot, self._slot + 1)
         return out
 
     def run(self, tokens: Tensor) -> Outcome:
-        """Feed one token to each row, (rows, 1): logits (rows, V), and the recorder's masses of this step."""
+        """Feed one token to each row, (rows, 1)."""
         self._rows.tokens.copy_(tokens)
         if (
             not self.lm.captures
@@ -160,14 +179,14 @@ class Steps:
         for device, each in rows.answer.bias.items():  # a step unhides its own slot
             each.index_fill_(-1, rows.cache.cursor.on(device), 0.0)
         plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape)
-        logits = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
+        scores = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
         rows.places += 1
         rows.cache.cursor.advance()
-        return self._outcome(rows, logits)
+        return self._outcome(rows, scores)
 
     @staticmethod
-    def _outcome(rows: Rows, logits: Tensor) -> Outcome:
-        return logits, *(rows.recorder.take() if rows.recorder else (None, None))
+    def _outcome(rows: Rows, scores: Scores) -> Outcome:
+        return Outcome(*scores, *(rows.recorder.take() if rows.recorder else (None, None)))
 
     def _lent(self, rows: Rows) -> Rows:
         """Memory kept from an earlier request with these rows in it; these rows themselves if none fits."""

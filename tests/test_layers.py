@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "dynamo", "versions", "waiting", "profiles", "bounds"},
+    {"config", "dynamo", "transfers", "versions", "waiting", "profiles", "bounds"},
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},

@@ -201,7 +201,9 @@ def test_kinds_of_blocks_are_those_of_their_cells(strategy: str) -> None:
             batch.append(tokens + [oracle.Token("pad")] * (length - len(tokens)))
         layouts = [layout_of(tokens) for tokens in batch]
         layout = Layout(torch.cat([x.segments for x in layouts]), torch.cat([x.roles for x in layouts]))
-        some, full = _block_kinds(_rule(strategy, layout), -(-length // 128))
+        some, full = _block_kinds(
+            _rule(strategy, layout), -(-length // 128), looks_ahead=STRATEGIES[strategy].both_ways
+        )
         cells = torch.zeros(3, some.shape[1] * 128, some.shape[1] * 128, dtype=torch.bool)
         cells[:, :length, :length] = dense_mask(make_mask_mod(strategy, layout), layout)
         blocks = cells.view(3, some.shape[1], 128, some.shape[1], 128)

@@ -60,6 +60,22 @@ def test_another_length_compiles_nothing_anew(traced: LanguageModel) -> None:
     assert counters["stats"]["unique_graphs"] == before
 
 
+def test_flex_attention_compiles_nothing_anew_for_another_number_of_blocks() -> None:
+    """A BlockMask holds its lengths as numbers, of which a compiler makes one graph each."""
+    torch._dynamo.reset()
+    model = models.random_model("llama", num_hidden_layers=2)
+    lm = prepare(model, models.tokenizer(), name="llama", backend="flex-eager")
+    lm = replace(lm, backend="flex", compiled=compiled_pass("aot_eager"))
+    plain, counted = models.random_model("llama", num_hidden_layers=2), []
+    for repeats, others in ((30, 2), (50, 3), (90, 2), (30, 1)):
+        result = flexdemo.ask(lm, QUESTION * repeats, OTHERS[:others], methods=("flex",), max_new_tokens=3)
+        counted.append(counters["stats"]["unique_graphs"])
+        for view, reference in oracle.decode_views(plain, result.to_dict()).values():
+            assert list(view["token_ids"]) == reference.token_ids
+        assert len(result.prompt.token_ids) > 128
+    assert len(set(counted)) == 1
+
+
 def test_compilation_is_refused_where_steps_cannot_be_captured() -> None:
     with pytest.raises(BackendError, match=r"needs one CUDA device.*leave --compile out"):
         prepare(models.random_model("llama"), models.tokenizer(), name="llama", compiled=True)
