@@ -136,7 +136,7 @@ def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callabl
         options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
         note(question=question, paraphrases=others, prefix=prefix)
         size = f"{1 + len(others)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
-        with within_memory(lambda: size):
+        with within_memory(lambda: size, give_up=offered(models).let_go):
             result = ask(lm, question, others, **options, until=until, check=checkpoint())
             told = result.to_dict()
             try:
@@ -219,7 +219,7 @@ def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Calla
         Decoding(seed=seed, temperature=temperature)
         note(question=question)
         until = limits.until()
-        with within_memory():
+        with within_memory(give_up=offered(models).let_go):
             written = write_paraphrases(lm, question, n, seed=seed, temperature=temperature, until=until)
         if not written and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())

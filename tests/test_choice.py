@@ -11,9 +11,10 @@ from pathlib import Path
 import browser_support
 import models
 import pytest
+import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hosting import QUESTION, Served, reason, served
+from hosting import QUESTION, Served, Slow, reason, served
 from test_ui_share import FORM, opened
 
 import app
@@ -127,6 +128,21 @@ def test_a_name_is_a_text(client: Client) -> None:
 def test_methods_tells_the_names(client: Client) -> None:
     told = client.predict(api_name="/methods")
     assert told["models"] == ["small", "large"] and told["model"] == "there/small"
+
+
+def test_a_request_that_does_not_fit_lets_go_of_what_all_models_keep(both: Models, client: Client) -> None:
+    (_, small), (_, large) = both.named
+    for lm in (small, large):
+        lm.graphs.most_bytes = 1000
+        lm.graphs.keep("key", object(), [torch.zeros(10)])
+    slow = Slow(small)
+    slow.break_at(2, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    try:
+        with pytest.raises(AppError, match="does not fit in memory"):
+            client.predict(question=QUESTION, api_name="/generate")
+    finally:
+        slow.remove()
+    assert small.graphs.lend("key") is None and large.graphs.lend("key") is None
 
 
 # The page
