@@ -80,6 +80,16 @@ def _rest_score_mod(bias: Tensor, ape: ApeRows) -> Callable:
     return score_mod
 
 
+def _tiles(query: Tensor) -> dict[str, int] | None:
+    """Smaller tiles for several rows of few queries: beside the default ones no tile of the bias fits a GPU.
+
+    One row is left to the kernel that splits its keys.
+    """
+    if not query.is_cuda or query.shape[0] == 1:
+        return None
+    return {"BLOCK_M": 64, "BLOCK_N": 64 if query.shape[-1] <= 128 else 32, "num_warps": 4, "num_stages": 2}
+
+
 def _attend_flex_ape(
     kernel: Callable,
     query: Tensor,
@@ -102,6 +112,7 @@ def _attend_flex_ape(
             scale=scale,
             enable_gqa=gqa,
             return_aux=AuxRequest(lse=True),
+            kernel_options=_tiles(query),
         )
         parts.append((out, aux.lse[..., None].float()))  # (rows, heads, q, D), (rows, heads, q, 1)
     (context, context_lse), (rest, rest_lse) = parts
@@ -130,6 +141,7 @@ def _attend_flex(
         block_mask=mask if is_block_mask else None,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
+        kernel_options=None if is_block_mask else _tiles(query),
     )
 
 

@@ -30,7 +30,7 @@ from .shapes import SHAPES, check_shape, random_lm, random_model, random_prompt,
 from .whereabouts import measure_whereabouts
 
 PARAPHRASES = 5
-TIE = 0.05  # nats: what rounding in bf16 moves the log-probabilities of a random model
+CANDIDATES = 5  # of a token, to tell how near the one was that another way chose
 BATCH = 32  # prompts of different lengths
 WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
 THEIRS, THEIRS_STATIC = "transformers generate", "generate, static cache"
@@ -177,7 +177,7 @@ class BatchSpeed:
     alone_per_second: float
     batched_per_second: float
     differing: int  # prompts whose greedy tokens differ between the two
-    ties: int  # of these, prompts whose first difference is between tokens that were likely alike, within TIE nats
+    widest_gap: float  # nats between the two tokens where they first differ, at most; 0 if none differs
     runs: int
 
     @property
@@ -191,8 +191,17 @@ class BatchSpeed:
         return (
             f"{self.backend:>22} {self.prompts:6d} prompts in a batch, up to {self.longest_prompt} tokens: "
             f"{self.batched_per_second:.0f} tokens/s, {self.ratio:.1f} x one by one ({self.alone_per_second:.0f}); "
-            f"{self.differing} answers differ, {self.ties} of them from a tie on (median of {self.runs})"
+            f"{self.differing} answers differ{at_a_gap(self.differing, self.widest_gap)} (median of {self.runs})"
         )
+
+
+def _answered(
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int
+) -> tuple[float, tuple[Answer, ...]]:
+    """Seconds of one batch, and its answers with what else was likely."""
+    streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(prompts)]
+    *_, last = generate(lm, prompts, streams, Decoding(new_tokens, mass=False, candidates=CANDIDATES))
+    return last.total_seconds, last.answers
 
 
 def batch_speed(
@@ -200,33 +209,33 @@ def batch_speed(
 ) -> BatchSpeed:
     """Speed of a batch of prompts of different lengths against the same prompts one by one, prefill included."""
 
-    def answered(batch: Sequence[SegmentedPrompt]) -> tuple[float, tuple[Answer, ...]]:
-        streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(batch)]
-        *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False, candidates=2))
-        return last.total_seconds, last.answers
-
     def count(answers: Sequence[Answer]) -> int:
         return sum(len(answer.token_ids) for answer in answers)
 
     rates: dict[str, list[float]] = {"alone": [], "batched": []}
     for _ in range(runs + WARM_UPS):
-        singles = [answered([prompt]) for prompt in prompts]
+        singles = [_answered(lm, [prompt], new_tokens) for prompt in prompts]
         alone = [answer for _, (answer,) in singles]
-        seconds, together = answered(prompts)
+        seconds, together = _answered(lm, prompts, new_tokens)
         rates["alone"].append(count(alone) / sum(spent for spent, _ in singles))
         rates["batched"].append(count(together) / seconds)
     differing = [(a, b) for a, b in zip(alone, together, strict=True) if a.token_ids != b.token_ids]
-    ties = sum(_parts_at_a_tie(a, b) for a, b in differing)
+    widest = max((gap_at_first_difference(a, b) for a, b in differing), default=0.0)
     one, many = (statistics.median(values[WARM_UPS:]) for values in rates.values())
     longest = max(len(prompt.token_ids) for prompt in prompts)
-    return BatchSpeed(way or lm.backend, len(prompts), longest, one, many, len(differing), ties, runs)
+    return BatchSpeed(way or lm.backend, len(prompts), longest, one, many, len(differing), widest, runs)
 
 
-def _parts_at_a_tie(answer: Answer, other: Answer) -> bool:
-    """Whether two answers first differ where one's two likeliest tokens, of which the other took one, are a tie."""
+def gap_at_first_difference(answer: Answer, other: Answer) -> float:
+    """Nats between an answer's token and the other's where they first differ; infinite if it was no runner-up."""
     step = next(t for t, (a, b) in enumerate(zip(answer.token_ids, other.token_ids, strict=False)) if a != b)
-    (_, first), (second_token, second) = answer.candidates[step]
-    return other.token_ids[step] == second_token and math.log(first / second) < TIE
+    (_, first), *rest = answer.candidates[step]
+    return next((math.log(first / share) for token, share in rest if token == other.token_ids[step]), math.inf)
+
+
+def at_a_gap(differing: int, widest: float) -> str:
+    """How far apart tokens were where answers first differ; rounding moves a random model's by tenths of a nat."""
+    return f", first at tokens at most {widest:.2f} nats apart" if differing else ""
 
 
 def measure_bundled(
@@ -269,7 +278,7 @@ def measure(
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
     batched = "sdpa" if device == "cpu" else "flex"  # what `--backend auto` chooses
-    timings, tokens, spent, batches = [], {}, [], []
+    timings, tokens, spent, batches, gaps = [], {}, [], [], []
     whole = [name + COMPILED for name in backends if compiled and BACKENDS[name].captures]
     bandwidth = copy_bandwidth(device) if device != "cpu" else None
     if bandwidth is not None:
@@ -283,8 +292,13 @@ def measure(
                 prompt = _prompt(length, SHAPES[shape]["vocab"], seed=seed)
                 for name, (way, _) in ways.items():
                     samples[name].append(way(prompt, new_tokens))
-                    if name not in theirs:
-                        tokens.setdefault((length, seed), set()).add(samples[name][-1].token_ids)
+                ours = {name: samples[name][-1].token_ids for name, (_, lm) in ways.items() if lm is not None}
+                tokens.setdefault((length, seed), set()).update(ours.values())
+                if len(set(ours.values())) > 1:
+                    first, *others = (_answered(lm, [prompt], new_tokens)[1][0] for _, lm in ways.values() if lm)
+                    gaps += [
+                        gap_at_first_difference(first, each) for each in others if each.token_ids != first.token_ids
+                    ]
             other = _prompt(length // 2, SHAPES[shape]["vocab"], seed=0)
             for name, (way, _) in ways.items():
                 facts = {"roofline": bandwidth and bandwidth / weight_bytes(shape, dtype)}
@@ -305,6 +319,7 @@ def measure(
         **run_facts(shape, device, dtype),
         "copy_bandwidth": bandwidth,
         "prompts_where_backends_differ": differing,
+        "widest_gap": max(gaps, default=0.0),
         "timings": [asdict(timing) for timing in timings],
         "methods": [cost.to_dict() for cost in spent],
         "batches": [batch.to_dict() for batch in batches],

@@ -217,7 +217,7 @@ def _examples(path: Path) -> list[Any]:
 
 def run_bench(args: argparse.Namespace) -> None:
     from .attention import BACKENDS
-    from .benchmark import BUNDLED, measure, measure_bundled
+    from .benchmark import BUNDLED, at_a_gap, measure, measure_bundled
     from .growth import measure_growth
     from .model import resolve_device, resolve_dtype
 
@@ -246,4 +246,6 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(result)
     elif args.shape != BUNDLED and not args.growth:
-        print(f"{result['prompts_where_backends_differ']} prompts on which backends' greedy tokens differ")
+        differing = result["prompts_where_backends_differ"]
+        apart = at_a_gap(differing, result["widest_gap"])
+        print(f"{differing} prompts on which backends' greedy tokens differ{apart}")
