@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -40,6 +40,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port to listen on (default: GRADIO_SERVER_PORT, else 7860)")
     parser.add_argument(
         "--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: FLEXDEMO_MODEL, else the bundled model)"
+    )
+    parser.add_argument(
+        "--models",
+        metavar="NAME=PATH_OR_ID,...",
+        help="several to choose from on the page, all loaded at the start; the first is the default, and "
+        "NAME=bundled the bundled one (default: FLEXDEMO_MODELS)",
     )
     where = "; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items())
     hosted = "space" if "SPACE_ID" in os.environ else "local"
@@ -163,31 +169,36 @@ def start(
 
     stages.end("import torch")
     from flexdemo import load_model
+    from flexdemo.choice import weights_gigabytes
     from flexdemo.ledger import Ledger
     from flexdemo.server import State, read_account, routes
     from flexdemo.threads import suit_threads
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
-    lm = load_model(
-        args.model or os.environ.get("FLEXDEMO_MODEL") or None,
-        **zerogpu.load_options(gpu, args.device, args.dtype, args.backend),
-    )
-    if gpu.forks:
-        lm = zerogpu.place(lm)
-    suit_threads(lm)
+    options = zerogpu.load_options(gpu, args.device, args.dtype, args.backend)
+
+    def load(where: str | None) -> Any:
+        lm = load_model(where, **options)
+        return zerogpu.place(lm) if gpu.forks else lm
+
+    models = load_models(args, load)
+    lm = models.default
+    suit_threads(max((each for _, each in models.named), key=weights_gigabytes))
     stages.end("load model")
     from flexdemo.ui import build_demo, launch_options
     from flexdemo.ui_guard import Gate, Guard
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
-    state = State(lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
+    state = State(
+        ", ".join(models.choices) or lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account
+    )
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     notice = zerogpu.NOTICE.format(backend=lm.backend) if gpu.forks else ""
     profile = PROFILES[args.profile]
     if args.proxies is not None:
         profile = replace(profile, proxies=args.proxies)
     page = {"profile": profile, "examples": examples, "recordings": read_recordings(), "gpu": gpu, "notice": notice}
-    demo = build_demo(lm, **page)
+    demo = build_demo(models, **page)
     Guard(ledger, gate).protect(demo)
     demo.queue(max_size=profile.queue)
     keeper.name(demo)
@@ -209,6 +220,23 @@ def start(
     stages.end("keep page")
     ledger.tell("started", seconds=stages.told())
     return Page(demo, state, gate.close)
+
+
+def load_models(args: argparse.Namespace, load: Callable[[str | None], Any]) -> Any:
+    """The models that flags or the environment name, loaded by `load`; one, or several and what each takes is told.
+
+    InputError for names that cannot be, or a model that cannot be loaded.
+    """
+    from flexdemo.choice import Models, load_all, offered, parse_models, weights_gigabytes
+
+    several = args.models or (not args.model and os.environ.get("FLEXDEMO_MODELS")) or None
+    if several is None:
+        return offered(load(args.model or os.environ.get("FLEXDEMO_MODEL") or None))
+    models: Models = load_all(parse_models(several), load)
+    for name, lm in models.named:
+        size = f"{weights_gigabytes(lm):.2f} GB of weights"
+        print(f"model {name}: {lm.name}, {size} in {lm.dtype} on {lm.device}", file=sys.stderr)
+    return models
 
 
 def read_recordings() -> list[Any]:
@@ -237,6 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         resolve_root_path(args.root_path)
         if args.mcp:
             check_mcp()
+        if args.model and args.models:
+            raise InputError("give --model for one model or --models for several, not both")
         if args.proxies is not None and args.proxies < 0:
             raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
         own_folder()

@@ -20,9 +20,12 @@ Work = Callable[[Sequence[int]], Made]
 
 
 def in_batches(
-    indices: Sequence[int], size: int, work: Work, *, log: Callable[[str], None]
+    indices: Sequence[int], size: int, work: Work, *, log: Callable[[str], None], halves: bool = True
 ) -> Iterator[tuple[Sequence[int], Made]]:
-    """Yield each batch with what `work` made of it; one that does not fit in memory is halved, so are later ones."""
+    """Yield each batch with what `work` made of it; one that does not fit in memory is halved, so are later ones.
+
+    Without `halves` it is an InputError: other processes would still work on the whole batch.
+    """
     start = 0
     while start < len(indices):
         batch = indices[start : start + size]
@@ -31,6 +34,8 @@ def in_batches(
             yield batch, made
             start += len(batch)
             continue
+        if not halves:
+            raise InputError(f"a batch of {len(batch)} records does not fit in memory: give a smaller --batch-size")
         if len(batch) == 1:
             raise InputError(
                 f"record {batch[0] + 1} does not fit in memory even alone: use fewer methods, fewer or shorter "
@@ -71,27 +76,29 @@ def work_through(
     """
     kept: dict[int, Sequence[Any]] = {}
     journal = None
-    if output is not None:
-        journal = workers.first_then_others(
-            lambda: Journal.open(
-                output, settings, resume=resume, overwrite=overwrite, rank=workers.rank, world=workers.world, form=form
-            )
-        )
-    done = journal.done if journal else frozenset()
+    if output is not None and workers.writes:
+        place = {"rank": workers.rank, "world": workers.writers}
+
+        def begin() -> Journal:
+            return Journal.open(output, settings, resume=resume, overwrite=overwrite, form=form, **place)
+
+        journal = begin() if workers.together else workers.first_then_others(begin)
+    done = workers.agreed(journal.done if journal else frozenset())
     mine = [i for i in workers.share(total) if i not in done]
     # A bar for each process of a machine would be a mess: the first speaks for all, which do alike.
     with tqdm(
         total=len(mine), desc=what, unit="record", file=sys.stderr, disable=not (workers.is_first and mine)
     ) as bar:
-        for batch, made in in_batches(mine, size, work, log=bar.write):
-            if journal is None:
-                kept |= made
-            else:
+        for batch, made in in_batches(mine, size, work, log=bar.write, halves=not workers.together):
+            if journal is not None:
                 journal.append(batch, made)
+            elif output is None:
+                kept |= made
             bar.update(len(batch))
     if output is None:
         return [each for i in range(total) for each in kept[i]]
-    journal.close()
+    if journal is not None:
+        journal.close()
     workers.wait()
     if workers.is_first:
         finish(output, settings, total, form=form)

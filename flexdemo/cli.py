@@ -199,6 +199,11 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
     )
+    evaluate.add_argument(
+        "--tensor-parallel",
+        action="store_true",
+        help="split the model over the processes that torchrun started, instead of the records",
+    )
     _add_run(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     evaluate.set_defaults(run=commands.run_evaluate)

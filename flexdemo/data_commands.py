@@ -39,8 +39,10 @@ def _read(args: argparse.Namespace, source: str) -> list[Record]:
 def _load(args: argparse.Namespace, workers: Workers) -> LanguageModel:
     from .model import load_model
 
-    device = workers.device(args.device)
-    return load_model(args.model, device=device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
+    options = {"dtype": args.dtype, "backend": args.backend, "compiled": args.compile}
+    if workers.together:
+        return load_model(args.model, device=args.device, processes=workers.world, **options)
+    return load_model(args.model, device=workers.device(args.device), **options)
 
 
 def _check_numbers(args: argparse.Namespace, n: int) -> None:
@@ -103,8 +105,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from .evaluate import RECORDS, paraphrases_path
     from .methods import resolve_methods
     from .prompt_masks import check_encoding
+    from .split import check_processes
     from .workers import join_workers
 
+    if args.tensor_parallel and args.compile:
+        raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
     _check_numbers(args, args.paraphrases if args.paraphrases is not None else 0)
     Decoding(args.max_new_tokens)
     Ape(args.ape_temperature, args.ape_scale)
@@ -114,9 +119,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
         check_output(path, REPORTS)
     if args.output is None and args.resume:
         raise InputError("--resume goes on with an --output: name it")
-    workers = join_workers(cpu=args.device == "cpu")
+    workers = join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)
     try:
-        if args.output is None and workers.world > 1:
+        if args.tensor_parallel:
+            check_processes(workers.world)
+        if args.output is None and workers.writers > 1:
             raise InputError("several processes gather their results in a file: give --output")
         records = _read(args, args.data)
         shots = _shots(args, records)

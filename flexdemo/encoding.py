@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .attention import BACKENDS, Plan
+from .attention import BACKENDS, Plan, UnsupportedModelError
 from .cache import PromptCache
 from .config import PLAIN, Ape
 from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
@@ -56,11 +57,13 @@ def fused_view(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape = PLAIN) ->
 class Prefill:
     """Prompts read once: for each encoding a KV cache of prefix and paraphrases, a row a prompt.
 
-    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each.
+    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each; `owner` is the
+    transformers model that read them, the only one that may go on from here.
     """
 
     prompts: tuple[tuple[tuple[int, int], ...], ...]
     caches: Mapping[Encoding, PromptCache]
+    owner: Any
 
 
 def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
@@ -131,10 +134,21 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, last_only(type(lm.model)))
 
 
+def check_recorded(lm: LanguageModel) -> None:
+    """UnsupportedModelError for a model of whose heads this process sees some only."""
+    if lm.processes > 1:
+        raise UnsupportedModelError(
+            f"{lm.name} is split over {lm.processes} processes, each of which sees its own heads only: attention is "
+            "not told there; load it in one process"
+        )
+
+
 def encode(
     lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
 ) -> PromptCache:
     """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
+    if recorder is not None:
+        check_recorded(lm)
     length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
     if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
         length = max(length, 2 * FEW_SHAPES)
@@ -187,13 +201,13 @@ def prefill(
 ) -> Prefill:
     """Encode prompts under each encoding once; those that `known` holds for the same prompts are taken from it."""
     read = tuple(read_of(prompt) for prompt in prompts)
-    if known is not None and known.prompts != read:
-        raise ValueError("a Prefill of other prompts cannot be reused")
+    if known is not None and (known.prompts != read or known.owner is not lm.model):
+        raise ValueError("a Prefill of other prompts, or of another model, cannot be reused")
     caches = dict(known.caches) if known else {}
     for encoding in encodings:
         if encoding not in caches:
             caches[encoding] = encode(lm, prompts, encoding)
-    return Prefill(read, caches)
+    return Prefill(read, caches, lm.model)
 
 
 def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:

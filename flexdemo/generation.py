@@ -13,7 +13,7 @@ from torch import Tensor
 from .attention import UnsupportedModelError
 from .cache import branch
 from .config import Decoding, InputError
-from .encoding import Prefill, View, arrange, key_groups, multiple_of, on_devices, prefill, row_biases
+from .encoding import Prefill, View, arrange, check_recorded, key_groups, multiple_of, on_devices, prefill, row_biases
 from .model import LanguageModel
 from .passes import Scores
 from .prompt import SegmentedPrompt, decode_ids
@@ -182,6 +182,7 @@ def generate(
     )
     recorder = None
     if decoding.mass or decoding.detail:
+        check_recorded(lm)
         groups = key_groups(slots, row_prompts)
         recorder = MassRecorder({device: upload(groups, device) for device in lm.devices}, decoding.detail)
     ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])

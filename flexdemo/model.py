@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from .masks import make_layout
 from .memory import within_memory
 from .passes import Pass, compiled_pass
 from .prompt import PARAPHRASE, PREFIX
+from .split import split_options
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tinyqa"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -53,6 +54,7 @@ class LanguageModel:
     captures: bool = False  # whether passes are replayed as CUDA graphs
     graphs: Graphs = field(default_factory=Graphs, compare=False)
     compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
+    processes: int = 1  # over which every layer is split; each sees its share of the heads
 
     @property
     def device(self) -> torch.device:
@@ -296,12 +298,13 @@ def load_model(
     backend: str = "auto",
     captures: bool | None = None,
     compiled: bool = False,
+    processes: int = 1,
 ) -> LanguageModel:
     """Load a Hub id or local folder; the bundled model without one. Never runs code from the Hub.
 
     device "auto" is the GPU if there is one, over several through accelerate's device map, else the CPU. dtype "auto"
-    is bfloat16 on a GPU and float32 on the CPU. `captures` and `compiled` are those of `prepare`. Raises ModelError,
-    UnsupportedModelError or InputError.
+    is bfloat16 on a GPU and float32 on the CPU. `captures` and `compiled` are those of `prepare`. Each of several
+    `processes` of one run loads its part of every layer. Raises ModelError, UnsupportedModelError or InputError.
     """
     began = time.perf_counter()
     source = str(BUNDLED if path is None else path)
@@ -317,7 +320,8 @@ def load_model(
     transformers.logging.set_verbosity_error()
     if path is None or not sys.stderr.isatty():  # a bar is for somebody who waits at a terminal for a large model
         transformers.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": kind, "device_map": device_map, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": kind, "trust_remote_code": False}
+    options |= {"device_map": device_map} if processes == 1 else split_options(config, source, processes, place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         with within_memory(lambda: source):
@@ -338,5 +342,6 @@ def load_model(
         )
     name = "tinyqa" if path is None else str(path)
     spent = time.perf_counter() - began
-    options = {"captures": captures, "compiled": compiled}
-    return prepare(model, tokenizer, name=name, backend=backend, load_seconds=spent, **options)
+    options = {"captures": captures if processes == 1 else False, "compiled": compiled}
+    lm = prepare(model, tokenizer, name=name, backend=backend, load_seconds=spent, **options)
+    return lm if processes == 1 else replace(lm, processes=processes)

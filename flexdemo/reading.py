@@ -16,10 +16,14 @@ MOST_SESSIONS = 16
 
 @dataclass
 class Reading:
-    """At most one Prefill of one prompt of up to `most_tokens` tokens; a later one replaces it."""
+    """At most one Prefill of one prompt of up to `most_tokens` tokens; a later one replaces it.
+
+    All are of one model, which `model` names.
+    """
 
     prefill: Prefill | None = None
     most_tokens: int = MOST_TOKENS
+    model: str = ""
 
     def known(self, prompt: SegmentedPrompt) -> Prefill | None:
         """The Prefill held, if it is of the same tokens of prefix and paraphrases in the same segments."""
@@ -43,10 +47,15 @@ class Readings:
         self._held: OrderedDict[str, Reading] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, session: str) -> Reading:
-        """A session's Reading, made if there is none; the session used longest ago makes room for it."""
+    def of(self, session: str, model: str = "") -> Reading:
+        """A session's Reading of a model, made if there is none: what another model has read is let go.
+
+        The session used longest ago makes room for it.
+        """
         with self._lock:
-            reading = self._held.setdefault(session, Reading())
+            reading = self._held.get(session)
+            if reading is None or reading.model != model:
+                reading = self._held[session] = Reading(model=model)
             self._held.move_to_end(session)
             while len(self._held) > self.most:
                 self._held.popitem(last=False)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote_plus, unquote_to_bytes
 
+from .choice import NAME
 from .config import Ape, Decoding, InputError, Limits, Samples
 from .encoding import Encoding
 from .methods import resolve_methods
@@ -38,8 +39,8 @@ class State:
     `weights` are the sliders' numbers, one for each wording; `weights_from` says whether they count ("mine") or those
     by confidence. `left` and `right` are what the two answers side by side are given with: mask strategy, or "form" for
     that of `mask` and `positions`; position scheme; "weights" or "raw". `show` is the mask that is drawn, or what
-    changes from the right one to the left. Texts may be empty, as a page's boxes may. Raises InputError that names the
-    field.
+    changes from the right one to the left. `model` is one of the names that a host offers, "" its default. Texts may be
+    empty, as a page's boxes may. Raises InputError that names the field.
     """
 
     question: str
@@ -61,6 +62,7 @@ class State:
     left: str = "form.aligned.weights"
     right: str = "causal.sequential.raw"
     show: str = "left"
+    model: str = ""
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -106,6 +108,11 @@ def _check_show(state: State) -> None:
         raise InputError(f"the mask shown is {', '.join(SHOWN[:-1])} or {SHOWN[-1]}, not {state.show[:60]!r}")
 
 
+def _check_model(state: State) -> None:
+    if state.model and not NAME.fullmatch(state.model):
+        raise InputError(f"{state.model[:60]!r} is no name of a model")
+
+
 # Each by itself, so that a message names the field that is wrong.
 _CHECKS: Mapping[str, Callable[[State], Any]] = MappingProxyType(
     {
@@ -128,6 +135,7 @@ _CHECKS: Mapping[str, Callable[[State], Any]] = MappingProxyType(
         "left": lambda state: side_parts(state.left),
         "right": lambda state: side_parts(state.right),
         "show": _check_show,
+        "model": _check_model,
     }
 )
 
@@ -204,6 +212,7 @@ _PARAMETERS = (
     _text("left", "left"),
     _text("right", "right"),
     _text("show", "show"),
+    _text("model", "model"),
 )
 _BY_KEY = MappingProxyType({each.key: each for each in _PARAMETERS})
 _DEFAULTS = MappingProxyType({each.name: each.default for each in fields(State) if each.default is not MISSING})

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from . import ui_parts as parts
 from . import ui_work as work
 from .cells import Window
+from .choice import Models, offered
 from .config import Decoding, InputError, Limits
 from .door import Door
 from .methods import resolve_methods
@@ -78,7 +79,7 @@ def shown(part: Any) -> Any:
 
 
 def build_demo(
-    lm: LanguageModel,
+    lm: LanguageModel | Models,
     *,
     profile: Profile = DEFAULT,
     examples: Sequence[dict] = (),
@@ -86,15 +87,15 @@ def build_demo(
     gpu: Gpu = LOCAL,
     notice: str = "",
 ) -> gr.Blocks:
-    """The page over a loaded model; launch it with `launch_options()`.
+    """The page over a loaded model, or several to choose from; launch it with `launch_options()`.
 
     An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
     of `recordings` asked the same, its result is shown until the first run. `gpu` is how the work comes to a GPU, and
     `notice` a line on top that says what is special about the place where this runs.
     """
-    limits = profile.limits
-    offered = list(examples) or [FALLBACK_EXAMPLE]
-    first = offered[0]
+    limits, models = profile.limits, offered(lm)
+    shown_examples = list(examples) or [FALLBACK_EXAMPLE]
+    first = shown_examples[0]
     count = min(len(first["paraphrases"]), ROWS)
     texts = [*first["paraphrases"][:ROWS], *[""] * (ROWS - count)]
     start = Form(
@@ -110,7 +111,7 @@ def build_demo(
         0,
         "",
     )
-    drawn = parts.draw(lm, limits, start)
+    drawn = parts.draw(models.default, limits, start)
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         gr.HTML(
             "<h1>flexdemo</h1><p>One question, several wordings, one pass. The mask keeps the wordings apart; "
@@ -121,29 +122,31 @@ def build_demo(
             gr.HTML(f"<p>{parts.escape(notice)}</p>", elem_id="notice")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
-                asked = ask_side(
-                    start, drawn, examples=offered, count=count, limits=limits, room=token_limit(lm, limits)
-                )
+                room = token_limit(models.default, limits)
+                filled = {"examples": shown_examples, "count": count, "limits": limits, "room": room}
+                asked = ask_side(start, drawn, **filled, models=models.choices)
             with gr.Column(scale=7, min_width=320, elem_id="see"):
-                seen = _see_side(lm, profile, start, drawn, gpu)
+                seen = _see_side(models, profile, start, drawn, gpu)
         results = ResultsFile(limits) if profile.uploads else None
-        _wire(lm, limits, offered, recordings, asked, seen, results, demo, gpu)
-        add_endpoints(lm, limits, gpu)
+        _wire(models, limits, shown_examples, recordings, asked, seen, results, demo, gpu)
+        add_endpoints(models, limits, gpu)
     return demo
 
 
-def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing, gpu: Gpu) -> dict[str, Any]:
+def _see_side(models: Models, profile: Profile, start: Form, drawn: Drawing, gpu: Gpu) -> dict[str, Any]:
     """Right: status, the two answers, every wording alone, the tabs with the mask first."""
     limits = profile.limits
     with gr.Column(elem_id="status"):
-        model = gr.HTML(parts.model_html(lm, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model")
+        model = gr.HTML(
+            parts.model_html(models.default, limits, drawn.tokens, start.max_new_tokens), elem_id="status-model"
+        )
         state = gr.HTML("Ready: press Run", elem_id="status-run")
         weights = gr.HTML(parts.weights_html(None), elem_id="status-weights")
         queue = gr.HTML("", elem_id="status-queue")
     pair = PairWidgets(start)
     table = gr.HTML(parts.table_html(start, None), elem_id="answers-alone")
-    tools = ResultTools(lm, gpu, disk_bytes=profile.disk_bytes)
-    tabs = Tabs(lm, limits, drawn)
+    tools = ResultTools(models, gpu, disk_bytes=profile.disk_bytes)
+    tabs = Tabs(models, limits, drawn)
     program_section()
     return {
         "tools": tools,
@@ -158,7 +161,7 @@ def _see_side(lm: LanguageModel, profile: Profile, start: Form, drawn: Drawing, 
 
 
 def _wire(
-    lm: LanguageModel,
+    models: Models,
     limits: Limits,
     examples: Sequence[dict],
     recordings: Sequence[Recorded],
@@ -169,7 +172,7 @@ def _wire(
     gpu: Gpu,
 ) -> None:
     """Events. Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-    runs, readings, remote = work.Runs(), Readings(), work.Remote(lm, limits, gpu)
+    runs, readings, remote = work.Runs(), Readings(), work.Remote(models, limits, gpu)
     private = {"api_visibility": "private", "show_progress": "hidden"}
     drawing = {**private, "concurrency_id": "draw", "concurrency_limit": 4}
     running = {**private, "concurrency_id": "model", "concurrency_limit": 1}
@@ -181,6 +184,7 @@ def _wire(
     def redraw(show: str, exact: bool, query: float | None, key: float | None, *values: Any) -> tuple[Any, ...]:
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         window = Window(int(query or 0), int(key or 0)) if exact else None
+        lm = models.of(form.model)
         try:
             drawn = parts.draw(lm, limits, form, window=window, schemes=chosen.both(form), show=show)
         except InputError as error:
@@ -201,7 +205,7 @@ def _wire(
         """What a moved weight changes at once; the mask changes only where a wording is hidden or shown again."""
         form = Form.from_values(values)
         try:
-            prompt = compose(lm, limits, form)
+            prompt = compose(models.of(form.model), limits, form)
         except InputError as error:
             return gr.skip(), parts.alert_html(str(error)), gr.skip()
         hidden = tuple(i for i, weight in enumerate(prompt.weights) if weight == 0)
@@ -221,7 +225,7 @@ def _wire(
     def png(show: str, *values: Any) -> Any:
         try:
             form = Form.from_values(values[6:])
-            return png_html(lm, limits, form, Pair.from_values(values[:6]), show)
+            return png_html(models.of(form.model), limits, form, Pair.from_values(values[:6]), show)
         except InputError:  # the redraw says why
             return ""
 
@@ -230,8 +234,8 @@ def _wire(
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
-        current, reading = runs.start(session), readings.of(session)
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
+        lm, current, reading = models.of(form.model), runs.start(session), readings.of(session, form.model)
         try:
             made = work.answers(lm, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
             for frame in made:
@@ -248,16 +252,17 @@ def _wire(
 
     def rerun(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
-        if work.has_read(lm, limits, Form.from_values(values[6:]), readings.of(request.session_hash or "")):
+        form = Form.from_values(values[6:])
+        reading = readings.of(request.session_hash or "", form.model)
+        if work.has_read(models.of(form.model), limits, form, reading):
             yield from run(request, *values)
         else:
             yield tuple(gr.skip() for _ in outputs)
 
     def ladder(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        session = request.session_hash or ""
-        current, reading = runs.start(session), readings.of(session)
+        session, form = request.session_hash or "", Form.from_values(values)
+        lm, current, reading = models.of(form.model), runs.start(session), readings.of(session, form.model)
         try:
-            form = Form.from_values(values)
             for frame in work.ladder(lm, limits, form, current, reading=reading, remote=remote.ladder):
                 yield tuple(map(shown, frame))
         finally:
@@ -273,7 +278,7 @@ def _wire(
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **waiting)]
     rows, share = RowPool(asked), asked["share"]
-    equalled = rows.wire(lm, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
+    equalled = rows.wire(models, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [
@@ -304,7 +309,7 @@ def _wire(
     if results is not None:
         results.wire(rows, asked["note"], drawing=drawing)
 
-    def recorded(request: gr.Request, index: int, *sides: Any) -> list[Any]:
+    def recorded(request: gr.Request, index: int, model: str = "", *sides: Any) -> list[Any]:
         """What a recording of an example shows in the places of `outputs`; all as it is where there is none, and where
         the visitor has pressed Run meanwhile."""
         found, session = recorded_of(recordings, examples[index]), request.session_hash or ""
@@ -315,13 +320,13 @@ def _wire(
         usual = not sides or Pair.from_values(sides) == PAIR
         cards = cards_html(last) if usual else [gr.skip()] * 2
         live = live_html(last.form, PAIR, last.result) if usual else ""
-        said = (*cards, parts.table_html(last.form, last.result), line_html(found, lm), gr.skip())
+        said = (*cards, parts.table_html(last.form, last.result), line_html(found, models.of(model)), gr.skip())
         told = [*said, parts.weights_html(last.result), live, *tabs.filled(last), *tools.filled(last)]
         runs_now = runs.is_running(session) or runs.begun(session) != begun
         return [gr.skip()] * len(outputs) if runs_now else told
 
     def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
-        values, alert = share.opened(request, rows, used, limits)
+        values, alert = share.opened(request, rows, used, limits, models.choices)
         if values is None:
             told = recorded(request, 0)
             # None of it where Run was pressed while the page was still loading.
@@ -331,6 +336,6 @@ def _wire(
 
     filled = share.outputs(rows, asked["form"], compared)
     begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
-    chosen = asked["gallery"].click(recorded, [asked["gallery"], *pair.choices], outputs, **drawing)
+    chosen = asked["gallery"].click(recorded, [asked["gallery"], asked["model"], *pair.choices], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
-    tabs.wire(lm, [*events, begun, chosen], drawing=drawing, running=running, gpu=gpu)
+    tabs.wire([*events, begun, chosen], drawing=drawing, running=running, gpu=gpu)

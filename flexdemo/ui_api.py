@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from .choice import Models, offered
 from .config import Ape, Decoding, InputError, Limits, OutOfTime, Samples
 from .encoding import Encoding
 from .explain import CANDIDATES, NEEDED
@@ -60,7 +61,7 @@ def note_answer(answered: Any) -> None:
         )
 
 
-def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
+def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
     """The function behind `/generate`, with the command line's arguments and JSON."""
     plain = Decoding()
 
@@ -81,6 +82,7 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         ape_temperature: float = Ape.temperature,
         ape_scale: float = Ape.scale,
         explain: bool = False,
+        model: str | None = None,
     ) -> dict:
         """Answer a question from all its wordings at once, with the answers of other methods if wanted.
 
@@ -101,6 +103,7 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
             ape_temperature: APE temperature T of the fused answer; 1 is plain attention.
             ape_scale: APE scale S of the fused answer; 1 is plain attention.
             explain: also what each wording contributed: attention mass, leave-one-out effect, candidates, agreement.
+            model: name of one of the models offered here; the first by default. See methods.
 
         Returns:
             The JSON object that `python -m flexdemo generate --json` prints. Where the time that a request has here was
@@ -111,8 +114,9 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
             given, question="text", paraphrases="texts?", methods="texts?", mask="text", positions="text",
             weights="weights?", prefix="text", max_new_tokens="whole", temperature="number", top_p="number",
             seed="whole", samples="whole", sample_temperature="number", ape_temperature="number", ape_scale="number",
-            explain="yes",
+            explain="yes", model="text?",
         )  # fmt: skip
+        lm = offered(models).of(model)
         others = paraphrases or []
         lengths = {"max_new_tokens": max_new_tokens, "samples": samples}
         check_request(limits, question, others, prefix=prefix, **lengths)
@@ -132,7 +136,7 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
         note(question=question, paraphrases=others, prefix=prefix)
         size = f"{1 + len(others)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
-        with within_memory(lambda: size):
+        with within_memory(lambda: size, give_up=offered(models).let_go):
             result = ask(lm, question, others, **options, until=until, check=checkpoint())
             told = result.to_dict()
             try:
@@ -145,7 +149,7 @@ def generate_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
     return generate
 
 
-def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
+def mask_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
     """The function behind `/mask`, with the command line's arguments and JSON."""
 
     def mask(
@@ -155,6 +159,7 @@ def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
         positions: str = "aligned",
         prefix: str = "",
         against: str | None = None,
+        model: str | None = None,
     ) -> dict:
         """The attention mask of a packed prompt, without running the model.
 
@@ -165,14 +170,17 @@ def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
             positions: position scheme.
             prefix: instruction or examples before the question.
             against: another strategy to compare with.
+            model: name of one of the models offered here; the first by default. See methods.
 
         Returns:
             The JSON object that `python -m flexdemo mask --json` prints; "rows" has a text of 0 and 1 for each query.
         """
         given = dict(locals())
         check_kinds(
-            given, question="text", paraphrases="texts?", mask="text", positions="text", prefix="text", against="text?"
-        )
+            given, question="text", paraphrases="texts?", mask="text", positions="text", prefix="text",
+            against="text?", model="text?",
+        )  # fmt: skip
+        lm = offered(models).of(model)
         others = paraphrases or []
         check_request(limits, question, others, prefix=prefix)
         for strategy in (mask, against or mask):
@@ -184,10 +192,12 @@ def mask_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., dict]:
     return mask
 
 
-def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list[str]]:
+def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., list[str]]:
     """The function behind `/paraphrase`, with the command line's arguments and JSON."""
 
-    def paraphrase(question: str, n: int = 5, seed: int = 0, temperature: float = TEMPERATURE) -> list[str]:
+    def paraphrase(
+        question: str, n: int = 5, seed: int = 0, temperature: float = TEMPERATURE, model: str | None = None
+    ) -> list[str]:
         """Let the model write other wordings of a question.
 
         Args:
@@ -195,19 +205,21 @@ def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list
             n: how many paraphrases are wanted; there are fewer if the model has no more to offer.
             seed: seed of sampling.
             temperature: of sampling, above 0.
+            model: name of one of the models offered here; the first by default. See methods.
 
         Returns:
             The JSON list that `python -m flexdemo paraphrase --json` prints: distinct, none equal to the question.
         """
         given = dict(locals())
-        check_kinds(given, question="text", n="whole", seed="whole", temperature="number")
+        check_kinds(given, question="text", n="whole", seed="whole", temperature="number", model="text?")
+        lm = offered(models).of(model)
         check_request(limits, question, [])
         if not 1 <= n <= limits.paraphrases:
             raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {n}")
         Decoding(seed=seed, temperature=temperature)
         note(question=question)
         until = limits.until()
-        with within_memory():
+        with within_memory(give_up=offered(models).let_go):
             written = write_paraphrases(lm, question, n, seed=seed, temperature=temperature, until=until)
         if not written and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())
@@ -216,17 +228,20 @@ def paraphrase_endpoint(lm: LanguageModel, limits: Limits) -> Callable[..., list
     return paraphrase
 
 
-def methods_endpoint(lm: LanguageModel, limits: Limits) -> Callable[[], dict]:
+def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[[], dict]:
     """The function behind `/methods`: what the other endpoints accept, from the tables that run."""
 
     def methods() -> dict:
         """What can be asked for: methods, mask strategies and position schemes, each explained, and the limits.
 
         Returns:
-            Lists "methods", "strategies" and "positions" of name, label, summary; "limits" of a request; the "model".
+            Lists "methods", "strategies" and "positions" of name, label, summary; "limits" of a request; the "model",
+            and the names of all "models" that may be chosen.
         """
+        lm = offered(models).default
         return {
             "model": lm.name,
+            "models": list(offered(models).names),
             "methods": [
                 {"name": m.name, "label": m.label, "summary": m.summary, "wordings": m.minimum}
                 for m in METHODS.values()

@@ -23,12 +23,26 @@ HINT = "Another wording; several pasted lines become several rows"
 
 
 def ask_side(
-    start: Form, drawn: Drawing, *, examples: Sequence[dict], count: int, limits: Limits, room: int
+    start: Form,
+    drawn: Drawing,
+    *,
+    examples: Sequence[dict],
+    count: int,
+    limits: Limits,
+    room: int,
+    models: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Left: the question, the pool of rows, Run and Stop, settings, examples.
 
-    `room` is how many tokens prompt and answer may have together.
+    `room` is how many tokens prompt and answer may have together; `models` are the names to choose from, if any.
     """
+    model = gr.Dropdown(
+        [*models] or [("the only one", "")],
+        value=models[0] if models else "",
+        label="Model",
+        elem_id="model",
+        visible=bool(models),
+    )
     link_message = gr.HTML("", elem_id="link-message", elem_classes="message")
     used = gr.State((count, 0))  # rows in use, and a number that grows with each edit of them
     with gr.Row(elem_classes=["wording-row", "is-P1"]):
@@ -104,6 +118,7 @@ def ask_side(
         seed,
         prefix,
         *weighing,
+        model,
     ]
     return {
         "form": form, "question": question, "boxes": boxes, "weights": weights, "rows": rows, "removers": removers,
@@ -111,6 +126,7 @@ def ask_side(
         "share": share, "link_message": link_message,
         "used": used, "add": add, "write": write, "equal": equal, "shares": shares, "run": run, "methods": methods,
         "stop": stop, "compare": compare, "message": message, "gallery": gallery, "note": note, "seed": seed,
+        "model": model,
     }  # fmt: skip
 
 

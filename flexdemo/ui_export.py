@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from . import export
 from . import ui_parts as parts
 from .cells import mask_png
+from .choice import Models, offered
 from .config import InputError
 from .files import make_room
 from .memory import within_memory
@@ -79,19 +80,20 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
 
 
 class Prover:
-    """Checks answers of one model against its dense reference, which is made at the first check and kept."""
+    """Checks answers against their model's dense reference, which is made at its first check and kept."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self._lm = lm
+    def __init__(self, lm: LanguageModel | Models) -> None:
+        self._models = offered(lm)
         self._lock = threading.Lock()
-        self._reference: PreTrainedModel | None = None
+        self._references: dict[str, PreTrainedModel] = {}
 
     def check(self, last: LastRun) -> Proof:
+        lm = self._models.that_made(last.result.model)
         with within_memory():
             with self._lock:
-                if self._reference is None:
-                    self._reference = reference_model(self._lm)
-            return prove(self._lm, last.result, reference=self._reference)
+                if lm.name not in self._references:
+                    self._references[lm.name] = reference_model(lm)
+            return prove(lm, last.result, reference=self._references[lm.name])
 
 
 def badge_html(proof: Proof) -> str:
@@ -104,7 +106,7 @@ def badge_html(proof: Proof) -> str:
 class ResultTools:
     """The tools of the last result: built inside a Blocks context, wired afterwards. Holds nothing of a visitor."""
 
-    def __init__(self, lm: LanguageModel, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
+    def __init__(self, lm: LanguageModel | Models, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
         self._disk_bytes = disk_bytes
         self._prove = gpu.wrap(Prover(lm).check, lambda last: answer_seconds(32))
         self.note = gr.HTML(BEFORE, elem_id="tools-note")

@@ -36,6 +36,7 @@ class Form:
     sample_temperature: float | None = Samples.temperature
     ape_temperature: float | None = Ape.temperature
     ape_scale: float | None = Ape.scale
+    model: str = ""  # name of one of the models offered; "" is the default
 
     @classmethod
     def from_values(cls, values: Sequence[Any]) -> Form:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from . import ui_api as api
+from .choice import Models
 from .config import InputError, Limits
 from .ledger import note
 from .model import LanguageModel
@@ -55,7 +56,7 @@ def for_clients(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def add_endpoints(lm: LanguageModel, limits: Limits, gpu: Gpu = LOCAL) -> None:
+def add_endpoints(lm: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL) -> None:
     """Register the endpoints with the Blocks being built; those that run the model share the queue of runs."""
     running: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     drawing: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 4}

@@ -11,6 +11,7 @@ import gradio as gr
 
 from . import ui_parts as parts
 from .cells import unseen
+from .choice import Models
 from .config import InputError, Limits
 from .memory import within_memory
 from .methods import METHODS
@@ -117,7 +118,7 @@ class RowPool:
 
     def wire(
         self,
-        lm: LanguageModel,
+        models: Models,
         limits: Limits,
         examples: Sequence[dict],
         note_of: Callable[[dict], str],
@@ -158,20 +159,20 @@ class RowPool:
         pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
         pasted.select(paste, self.inputs, [*self.outputs, asked["rows_message"]], **drawing)
 
-        def more(rows: Rows, question: str, seed: int) -> Rows:
+        def more(rows: Rows, question: str, seed: int, model: str) -> Rows:
             with within_memory():
-                return rows.written(lm, limits, question, seed)
+                return rows.written(models.of(model), limits, question, seed)
 
         written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
 
-        def write(question: str, seed: float | None, used: tuple[int, int], *values: Any) -> list[Any]:
+        def write(question: str, seed: float | None, model: str, used: tuple[int, int], *values: Any) -> list[Any]:
             try:
-                rows = written(Rows.from_values(used[0], values), question or "", int(seed or 0))
+                rows = written(Rows.from_values(used[0], values), question or "", int(seed or 0), model)
             except InputError as error:
                 return [*[gr.skip()] * len(self.outputs), parts.alert_html(str(error))]
             return [*self.updates(rows, used[1]), ""]
 
-        write_inputs = [asked["question"], asked["seed"], *self.inputs]
+        write_inputs = [asked["question"], asked["seed"], asked["model"], *self.inputs]
         waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
         asked["write"].click(write, write_inputs, [*self.outputs, message], **waiting)
 

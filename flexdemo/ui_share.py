@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -59,17 +61,26 @@ def state_of(form: Form, count: int, *, pair: Pair = PAIR, show: str = "left") -
         left=side_text(*pair.values[:3]),
         right=side_text(*pair.values[3:]),
         show=show,
+        model=form.model,
         **kept,
     )
 
 
-def open_link(query: str, limits: Limits) -> State | None:
-    """The state that the page's address holds, None if it holds none; InputError for one that cannot be shown."""
+def open_link(query: str, limits: Limits, models: Sequence[str] = ()) -> State | None:
+    """The state that the page's address holds, None if it holds none; InputError for one that cannot be shown.
+
+    `models` are the names to choose from; a link without a name means the first.
+    """
     state = from_query(
         query, paraphrases=limits.paraphrases, characters=limits.characters, new_tokens=limits.new_tokens
     )
     if state == State(""):
         return None
+    if not state.model and models:
+        state = replace(state, model=models[0])
+    if state.model and state.model not in models:
+        here = f"choose from {', '.join(models)}" if models else "one model is offered here, without a name"
+        raise InputError(f"model in the link is {state.model!r}, which is not offered here: {here}")
     for field, key, low, high in RANGES:
         value = getattr(state, field)
         if not low <= value <= high:
@@ -86,7 +97,7 @@ def settings_of(state: State) -> list[Any]:
     source = CONFIDENCE if state.weights_from == "confidence" else GIVEN
     decoding = [state.max_new_tokens, state.temperature, state.top_p, state.seed, state.prefix]
     sampling = [source, state.samples, state.sample_temperature, state.ape_temperature, state.ape_scale]
-    return [state.mask, state.positions, list(state.methods), *decoding, *sampling]
+    return [state.mask, state.positions, list(state.methods), *decoding, *sampling, state.model]
 
 
 class Share:
@@ -124,11 +135,11 @@ class Share:
         made.then(None, shown, shown, js=COPY, api_visibility="private", show_progress="hidden")
 
     def opened(
-        self, request: gr.Request, rows: RowPool, used: tuple[int, int], limits: Limits
+        self, request: gr.Request, rows: RowPool, used: tuple[int, int], limits: Limits, models: Sequence[str] = ()
     ) -> tuple[list[Any] | None, str]:
         """(values of `outputs`, alert) for a page that is being opened; no values where its link holds none."""
         try:
-            state = open_link(str(request.query_params), limits)
+            state = open_link(str(request.query_params), limits, models)
         except InputError as error:
             return None, parts.alert_html(f"this link cannot be opened, here is the page without it: {error}")
         if state is None:

@@ -10,6 +10,7 @@ from . import ui_explain as told
 from . import ui_parts as parts
 from .attention_map import heads_of
 from .cells import EXACT_TOKENS
+from .choice import Models, offered
 from .config import InputError, Limits
 from .memory import within_memory
 from .model import LanguageModel
@@ -29,8 +30,11 @@ def number(low: float, high: float, value: float, step: float, label: str, name:
 
 
 def _which(what: str, count: int, name: str) -> gr.Dropdown:
-    choices = [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
-    return gr.Dropdown(choices, value=MEAN, label=what, elem_id=name, min_width=110)
+    return gr.Dropdown(_numbered(count), value=MEAN, label=what, elem_id=name, min_width=110)
+
+
+def _numbered(count: int) -> list[tuple[str, int]]:
+    return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
 
 
 def _plot(name: str, figure: Any = None) -> gr.Plot:
@@ -42,9 +46,10 @@ def _plot(name: str, figure: Any = None) -> gr.Plot:
 class Tabs:
     """The tabs of one page: built inside a Blocks context, wired afterwards. Holds widgets, nothing of a visitor."""
 
-    def __init__(self, lm: LanguageModel, limits: Limits, drawn: Drawing) -> None:
+    def __init__(self, lm: LanguageModel | Models, limits: Limits, drawn: Drawing) -> None:
+        self._models = models = offered(lm)
         self.last = gr.State(None)
-        self.heads = layers, heads = heads_of(lm)
+        layers, heads = (max(counts) for counts in zip(*(heads_of(each) for _, each in models.named), strict=True))
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Mask", elem_id="tab-mask"):
                 self._mask(limits, drawn)
@@ -65,6 +70,7 @@ class Tabs:
         self.outputs = [
             self.last, self.mass_note, self.mass_settings, self.effect_note, self.effect, self.candidates_note,
             self.step, self.candidates, self.methods, self.attention_note, self.attention, self.attention_message,
+            self.layer, self.head,
         ]  # fmt: skip
 
     def _mask(self, limits: Limits, drawn: Drawing) -> None:
@@ -120,7 +126,7 @@ class Tabs:
             return [gr.skip()] * len(self.outputs)
         explained = last.explanation is not None
         mass = told.note_html("mass", last) + mass_words(last) + (told.mass_legend_html(last) if explained else "")
-        single = gr.update(visible=told.has_heads(last, *self.heads))
+        single = gr.update(visible=told.has_heads(last, *self._heads(last)))
         effect = told.note_html("effect", last) + effect_words(last)
         bars, steps = told.effect_plot(last), told.step_count(last)
         step = gr.update(value=1, maximum=max(2, steps - told.STEPS + 1), visible=steps > told.STEPS)
@@ -129,12 +135,20 @@ class Tabs:
         return [
             last, mass, single, effect, effect_shown,
             told.note_html("candidates", last), step, told.candidates_html(last), told.methods_html(last),
-            told.note_html("attention", last), gone, "",
+            told.note_html("attention", last), gone, "", *self._counted(last),
         ]  # fmt: skip
+
+    def _counted(self, last: LastRun) -> list[Any]:
+        """The choice of a layer and of a head: those of the model that answered, where there are several models."""
+        if not self._models.choices:
+            return [gr.skip()] * 2
+        return [gr.update(choices=_numbered(count), value=MEAN) for count in self._heads(last)]
+
+    def _heads(self, last: LastRun) -> tuple[int, int]:
+        return heads_of(self._models.that_made(last.result.model))
 
     def wire(
         self,
-        lm: LanguageModel,
         runs: list[Any],
         *,
         drawing: dict[str, Any],
@@ -146,8 +160,10 @@ class Tabs:
         def mass(last: LastRun | None, layer: int, head: int, per_token: bool) -> Any:
             if last is None or last.explanation is None:
                 return gr.update(value=None, visible=False)
-            if not told.has_heads(last, *self.heads):  # a recording of another model, or of means alone
+            layers, heads = self._heads(last)
+            if not told.has_heads(last, layers, heads):  # a recording of another model, or of means alone
                 layer = head = MEAN
+            layer, head = (layer if layer < layers else MEAN), (head if head < heads else MEAN)
             chosen = {"layer": None if layer == MEAN else layer, "head": None if head == MEAN else head}
             return gr.update(value=told.mass_plot(last, **chosen, per_token=per_token), visible=True)
 
@@ -163,6 +179,7 @@ class Tabs:
 
         def plot(last: LastRun | None, layer: float | None, head: float | None) -> Any:
             with within_memory():
+                lm = self._models.default if last is None else self._models.that_made(last.result.model)
                 return told.attention_plot(lm, last, layer, head)
 
         plotted = gpu.wrap(plot, lambda *_: answer_seconds(1))

@@ -10,10 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 from . import ui_compare as compared
 from . import ui_parts as parts
+from .choice import Models, offered
 from .config import Decoding, InputError, Limits, OutOfTime
 from .ladder import climb
 from .ledger import checkpoint, note
@@ -136,12 +136,19 @@ def note_result(result: Result | None) -> None:
 class Remote:
     """The page's long work as calls that take and give plain data; None where they run as they are."""
 
-    def __init__(self, lm: LanguageModel, limits: Limits, gpu: Gpu) -> None:
+    def __init__(self, lm: LanguageModel | Models, limits: Limits, gpu: Gpu) -> None:
+        models = offered(lm)
         self.answers: Callable[..., Iterator[Frame]] | None = None
         self.ladder: Callable[..., Iterator[tuple[str | None, str, str]]] | None = None
+
+        def frames(form: Form, pair: Pair) -> Iterator[Frame]:
+            yield from _frames(models.of(form.model), limits, form, pair)
+
+        def rungs(form: Form) -> Iterator[tuple[str | None, str, str]]:
+            yield from _rungs(models.of(form.model), limits, form)
+
         if gpu.forks:
-            self.answers = gpu.wrap(partial(_frames, lm, limits), _seconds)
-            self.ladder = gpu.wrap(partial(_rungs, lm, limits), _seconds)
+            self.answers, self.ladder = gpu.wrap(frames, _seconds), gpu.wrap(rungs, _seconds)
 
 
 def _seconds(form: Form, pair: Pair | None = None) -> float:

@@ -10,23 +10,44 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those of a run: `accelerate launch` starts several, any other start one.
+    """This process among those of a run: `accelerate launch` or `torchrun` starts several, any other start one.
 
-    `state` is accelerate's PartialState; None for a run of one process, which needs no accelerate.
+    They share the records, or all of them work on each record with a part of the model (`together`). `state` is
+    accelerate's PartialState; None for a run of one process, which needs no accelerate.
     """
 
     rank: int
     world: int
     local: int
     state: Any = None
+    together: bool = False
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of `count` items are this process's: every world-th."""
-        return range(self.rank, count, self.world)
+        """Which of `count` items are this process's: every world-th, or all."""
+        return range(count) if self.together else range(self.rank, count, self.world)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps what it has made: where all make the same, the first does."""
+        return self.is_first or not self.together
+
+    @property
+    def writers(self) -> int:
+        return 1 if self.together else self.world
+
+    def agreed(self, value: Any) -> Any:
+        """Process 0's value in all that work together; elsewhere each one's own."""
+        if not self.together:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        told = [value]
+        broadcast_object_list(told)
+        return told[0]
 
     def device(self, wanted: str) -> str:
         """The device for this process: a GPU of its own where several processes share a machine's GPUs."""
@@ -52,11 +73,12 @@ class Workers:
             self.state.destroy_process_group()
 
 
-def join_workers(*, cpu: bool) -> Workers:
-    """This process's place in the run, from the environment that `accelerate launch` sets."""
+def join_workers(*, cpu: bool, together: bool = False) -> Workers:
+    """This process's place in the run, from the environment that `accelerate launch` and `torchrun` set."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Workers(0, 1, 0)
+    import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu)
-    return Workers(state.process_index, state.num_processes, state.local_process_index, state)
+    state = PartialState(cpu=cpu or not torch.cuda.is_available())  # or it takes each process for the only one
+    return Workers(state.process_index, state.num_processes, state.local_process_index, state, together)

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(*arguments: str, seconds: float = 120.0) -> Iterator[str]:
-    """`python app.py` on a free port; yields its address once it answers."""
+def serve(
+    *arguments: str, seconds: float = 120.0, environment: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[str]:
+    """`python app.py` on a free port; yields its address once it answers. What it writes goes to the file `log`."""
     port = free_port()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments]
     # Into a file: a pipe that nobody reads is full after some hundred lines of the log, and then the server waits.
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() if log is None else log.open("w+b") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         url = f"http://127.0.0.1:{port}/"
         try:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers `mo
 
 import models
 from browser_visit import browser, bundled_url, pages, slow_url, visitors  # noqa: F401 (fixtures)
-from site_support import bundled, local, space, space_client  # noqa: F401 (fixtures)
+from hosting import bundled, local, space, space_client  # noqa: F401 (fixtures)
 
 from flexdemo.model import LanguageModel, prepare
 

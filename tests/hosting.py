@@ -1,4 +1,4 @@
-"""What tests of the served page share: a guarded page, and clients that speak plain HTTP. No tests here."""
+"""A served page as a program meets it: launched in this process, or anywhere by its address. No tests here."""
 
 from __future__ import annotations
 
@@ -6,88 +6,160 @@ import http.client
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
+from gradio_client import Client
+
+import flexdemo
 from flexdemo import ui
+from flexdemo.choice import Models, offered
 from flexdemo.ledger import Ledger
 from flexdemo.model import LanguageModel
+from flexdemo.profiles import DEFAULT, PROFILES, Profile
 from flexdemo.server import State, routes
 from flexdemo.ui_guard import Gate, Guard
 from flexdemo.zerogpu import LOCAL, Gpu
 
 QUESTION = "What is the capital of Peru?"
+SPACE = PROFILES["space"]
+HUGE = 10**400
 
 
-@dataclass
-class Served:
+class Site:
+    """A page at an address, as a program meets it that does not care for its widgets."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.api = url.rstrip("/"), f"{url.rstrip('/')}/gradio_api"
+        self.http = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+        self.sessions = iter(range(10**6))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.http.get(f"{self.url}/config").json()
+
+    @cached_property
+    def widgets(self) -> dict[int, dict[str, Any]]:
+        return {each["id"]: each for each in self.config["components"]}
+
+    @cached_property
+    def events(self) -> dict[int, dict[str, Any]]:
+        return {each["id"]: each for each in self.config["dependencies"]}
+
+    def name(self, widget: int) -> str | None:
+        return self.widgets[widget]["props"].get("elem_id") if widget in self.widgets else None
+
+    def event(self, name: str, kind: str = "click") -> int:
+        """The event of the widget with this id that runs on the server."""
+        return next(
+            number
+            for number, event in self.events.items()
+            if event["backend_fn"] and any(self.name(t[0]) == name and t[1] == kind for t in event["targets"])
+        )
+
+    def data(self, event: int, **changes: Any) -> list[Any]:
+        """What the page would send at its start, with changes by the widgets' ids."""
+        ids = [(self.name(widget) or str(widget)).replace("-", "_") for widget in self.events[event]["inputs"]]
+        assert set(changes) <= set(ids)
+        values = [self.widgets[widget]["props"].get("value") for widget in self.events[event]["inputs"]]
+        return [changes.get(name, value) for name, value in zip(ids, values, strict=True)]
+
+    def session(self) -> str:
+        return f"session{next(self.sessions):06d}"
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+        answer = self.http.get(f"{self.url}{path}", headers=headers)
+        return answer.status_code, answer.text
+
+    def post(self, route: str, body: Any, visitor: str = "203.0.113.1") -> httpx.Response:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": "application/json", "x-forwarded-for": visitor}
+        return self.http.post(f"{self.api}/{route}", content=raw, headers=headers)
+
+    def join(self, event: Any, data: Any, session: str | None = None, **more: Any) -> httpx.Response:
+        """Put a call into the queue, as a browser does."""
+        visitor = more.pop("visitor", "203.0.113.1")
+        body = {"fn_index": event, "data": data, "session_hash": session or self.session(), **more}
+        return self.post("queue/join", body, visitor)
+
+    def listen(self, session: str) -> http.client.HTTPResponse:
+        """The stream of messages to a session."""
+        connection = http.client.HTTPConnection(self.url.split("/")[2], timeout=60)
+        connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
+        return connection.getresponse()
+
+    def messages(
+        self, event: int, data: list[Any], session: str | None = None, **more: Any
+    ) -> Iterator[dict[str, Any]]:
+        """What the queue says of an event of the page, as it comes."""
+        session, wait = session or self.session(), more.pop("timeout", 60)
+        joined = self.join(event, data, session, **more)
+        assert joined.status_code == 200, joined.text
+        asked = {"params": {"session_hash": session}, "timeout": wait}
+        with self.http.stream("GET", f"{self.api}/queue/data", **asked) as lines:
+            for line in lines.iter_lines():
+                if line:
+                    yield json.loads(line[6:])
+
+    def outcome(self, event: int, data: list[Any], session: str | None = None, **more: Any) -> dict[str, Any]:
+        """What an event of the page gives in the end."""
+        told = list(self.messages(event, data, session, **more))
+        (done,) = (each for each in told if each["msg"] == "process_completed")
+        generating = [each["output"]["data"] for each in told if each["msg"] == "process_generating"]
+        return {"success": done["success"], "output": done["output"], "generating": generating}
+
+
+class Served(Site):
     """A page that runs in this process, and what it has logged."""
 
-    url: str
-    demo: Any
-    state: State
-    gate: Gate
-    lines: list[str] = field(default_factory=list)
+    def __init__(self, url: str, demo: Any, state: State, gate: Gate, lines: list[str]) -> None:
+        super().__init__(url)
+        self.demo, self.state, self.gate, self.lines = demo, state, gate, lines
 
     @property
     def told(self) -> list[dict]:
         return [json.loads(line) for line in self.lines]
 
-    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        request = urllib.request.Request(self.url.rstrip("/") + path, headers=headers or {})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
     def index(self, name: str) -> int:
         """Number of the handler of an endpoint, or of the page's function of that name."""
-        found = [i for i, fn in self.demo.fns.items() if name in (fn.api_name, fn.name)]
-        return found[0]
-
-    def join(self, name: str, data: list[Any], session: str) -> None:
-        """Put a call into the queue, as a browser does."""
-        body = json.dumps({"fn_index": self.index(name), "session_hash": session, "data": data}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}gradio_api/queue/join", data=body, headers=headers)
-        urllib.request.urlopen(request, timeout=30).read()
-
-    def listen(self, session: str) -> http.client.HTTPResponse:
-        """The stream of messages to a session."""
-        host = self.url.split("/")[2]
-        connection = http.client.HTTPConnection(host, timeout=60)
-        connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
-        return connection.getresponse()
+        return next(i for i, fn in self.demo.fns.items() if name in (fn.api_name, fn.name))
 
 
 @contextmanager
 def served(
-    lm: LanguageModel,
+    lm: LanguageModel | Models,
     *,
+    profile: Profile = DEFAULT,
+    folder: Path | None = None,
     gpu: Gpu = LOCAL,
     log_text: bool = False,
     account: tuple[str, str] | None = None,
     root_path: str | None = None,
 ) -> Iterator[Served]:
-    """The page as app.py starts it, with this model."""
+    """The page as app.py starts it, with this model; visitors' files go to `folder`."""
     lines: list[str] = []
     gate, ledger = Gate(), Ledger(log=lines.append, log_text=log_text)
-    state = State(lm.name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
-    demo = ui.build_demo(lm, gpu=gpu)
-    Guard(ledger, gate).protect(demo)
-    demo.queue(max_size=64)
-    _, url, _ = demo.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        auth=account,
-        root_path=root_path,
-        **ui.launch_options(routes=routes(state)),
-    )
+    first = offered(lm).default
+    state = State(first.name, first.backend, str(first.device), ledger, lambda: gate.is_closing, account)
+    with pytest.MonkeyPatch.context() as patch:
+        if folder is not None:
+            patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        demo = ui.build_demo(lm, profile=profile, gpu=gpu)
+        Guard(ledger, gate).protect(demo)
+        demo.queue(max_size=profile.queue)
+        _, url, _ = demo.launch(
+            prevent_thread_lock=True,
+            quiet=True,
+            auth=account,
+            root_path=root_path,
+            **ui.launch_options(profile, routes=routes(state)),
+        )
     state.demo = demo
     try:
         yield Served(url, demo, state, gate, lines)
@@ -130,3 +202,42 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         assert time.monotonic() < end, "this never came to pass"
         time.sleep(0.002)
     return value
+
+
+def reason(answer: httpx.Response) -> str:
+    """What a refusal says, to a page or to a client of the endpoints."""
+    told = answer.json()["detail"]
+    said = told if isinstance(told, str) else told[0]["message"]
+    assert said and "\n" not in said and len(said) < 400
+    return said
+
+
+@pytest.fixture(scope="session")
+def bundled() -> LanguageModel:
+    return flexdemo.load_model()
+
+
+@pytest.fixture(scope="session")
+def space(bundled: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A public host, but for the number of visits: here one visitor makes hundreds."""
+    with served(bundled, profile=replace(SPACE, visits=None), folder=tmp_path_factory.mktemp("space")) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def local(bundled: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with served(bundled, folder=tmp_path_factory.mktemp("local")) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def space_client(space: Site) -> Client:
+    return Client(space.url, verbose=False)
+
+
+@pytest.fixture(autouse=True)
+def no_traceback(capsys: pytest.CaptureFixture) -> Iterator[None]:
+    """Servers run in this process: what they print is seen here."""
+    yield
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err + told.out

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from site_support import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 from flexdemo import ui_api

@@ -145,7 +145,7 @@ def test_an_unexpected_error_is_one_line_with_an_id_that_is_in_the_log(
             ask(client, question=f"{QUESTION} {SECRET}")
         said = str(raised.value)
     else:
-        page.join("run", page_run(page), "unexpected")
+        page.join(page.index("run"), page_run(page), "unexpected")
         messages = page.listen("unexpected").read().decode()
         said = next(json.loads(line[6:]) for line in messages.splitlines() if '"process_completed"' in line)
         said = said["output"]["error"]
@@ -167,7 +167,7 @@ def test_an_error_in_a_redraw_is_told_and_logged_too(page: Served, monkeypatch: 
 
     monkeypatch.setattr(ui_parts, "draw", broken)
     inputs = page.demo.fns[page.index("redraw")].inputs
-    page.join("redraw", [getattr(each, "value", None) for each in inputs], "redraw")
+    page.join(page.index("redraw"), [getattr(each, "value", None) for each in inputs], "redraw")
     answer = page.listen("redraw").read().decode()
     assert "something went wrong on the server" in answer and SECRET not in answer
     assert any(each["endpoint"] == "redraw" and each["error"] == "KeyError" for each in page.told)
@@ -179,7 +179,7 @@ def test_an_error_in_a_redraw_is_told_and_logged_too(page: Served, monkeypatch: 
 def leave_while(page: Served, slow: Slow, name: str, data: list[Any], session: str) -> tuple[int, int, dict]:
     """Forward passes when the server knew that the client was gone, passes in the end, and the request's line."""
     already, passes = len(page.lines), slow.passes
-    page.join(name, data, session)
+    page.join(page.index(name), data, session)
     stream = page.listen(session)
     until(lambda: slow.passes > passes + 6)
     (event,) = page.demo._queue.event_ids_to_events.values()
@@ -192,7 +192,8 @@ def leave_while(page: Served, slow: Slow, name: str, data: list[Any], session: s
 
 def test_work_for_an_endpoint_stops_within_one_token_when_the_client_is_gone(page: Served, slow: Slow) -> None:
     slow.seconds = 0.02
-    data = [QUESTION, ["Name it."], ["flex"], "segment", "aligned", None, "", 200, 0.0, 1.0, 0, 8, 0.7, 1.0, 1.0, False]
+    data = [QUESTION, ["Name it."], ["flex"], "segment", "aligned", None, "", 200, 0.0, 1.0, 0, 8, 0.7, 1.0, 1.0]
+    data += [False, None]
     known, end, line = leave_while(page, slow, "generate", data, "leaver")
     assert (line["endpoint"], line["outcome"]) == ("generate", "gone")
     assert end <= known + 1 < 100
@@ -218,11 +219,11 @@ def test_after_they_left_the_next_client_is_served(page: Served, slow: Slow, cli
 def test_stop_in_one_tab_leaves_the_other_alone(page: Served, slow: Slow) -> None:
     slow.seconds = 0.01
     already, passes = len(page.lines), slow.passes
-    page.join("run", page_run(page, max_new_tokens=200), "tab-1")
-    page.join("run", page_run(page, max_new_tokens=8, question="Who wrote Hamlet?"), "tab-2")
+    page.join(page.index("run"), page_run(page, max_new_tokens=200), "tab-1")
+    page.join(page.index("run"), page_run(page, max_new_tokens=8, question="Who wrote Hamlet?"), "tab-2")
     streams = [page.listen("tab-1"), page.listen("tab-2")]
     until(lambda: slow.passes > passes + 6)
-    page.join("stop", [], "tab-1")
+    page.join(page.index("stop"), [], "tab-1")
     first, second = (stream.read().decode() for stream in streams)
     told = [(each["outcome"], each["prompt_tokens"]) for each in page.told[already:] if each["endpoint"] == "run"]
     assert [outcome for outcome, _ in told] == ["stopped", "ok"] and told[0][1] != told[1][1]
@@ -261,10 +262,10 @@ def test_input_errors_stay_as_they_are(own_lm: LanguageModel) -> None:
 def test_a_stopped_run_is_counted_as_stopped(page: Served, slow: Slow) -> None:
     slow.seconds = 0.02
     already, passes = len(page.lines), slow.passes
-    page.join("run", page_run(page, max_new_tokens=200), "stopper")
+    page.join(page.index("run"), page_run(page, max_new_tokens=200), "stopper")
     stream = page.listen("stopper")
     until(lambda: slow.passes > passes + 6)
-    page.join("stop", [], "stopper")
+    page.join(page.index("stop"), [], "stopper")
     stream.read()
     line = json.loads(until(lambda: page.lines[already:])[0])
     assert line["outcome"] == "stopped" and 0 < line["new_tokens"] < 150
@@ -272,7 +273,7 @@ def test_a_stopped_run_is_counted_as_stopped(page: Served, slow: Slow) -> None:
 
 def test_the_last_result_of_a_run_is_what_the_log_counts(page: Served, own_lm: LanguageModel) -> None:
     already = len(page.lines)
-    page.join("run", page_run(page, methods=["flex"], max_new_tokens=5), "counted")
+    page.join(page.index("run"), page_run(page, methods=["flex"], max_new_tokens=5), "counted")
     page.listen("counted").read()
     line = json.loads(until(lambda: page.lines[already:])[0])
     first = page.demo.fns[page.index("run")].inputs

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from site_support import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 import flexdemo
@@ -40,12 +40,19 @@ def test_profiles_are_choices_of_the_program(profile: str) -> None:
     assert app.make_parser().parse_args(["--profile", profile]).profile == profile
 
 
-def test_no_request_names_a_model(space: Site) -> None:
+def test_no_request_names_a_model_that_is_not_offered(space: Site, space_client: Client) -> None:
     for name in ("generate", "mask", "paraphrase", "methods"):
-        for argument in ("model", "path", "lm", "device", "trust_remote_code"):
+        for argument in ("path", "lm", "device", "trust_remote_code"):
             refused = space.post(f"call/v2/{name}", {argument: "../../secret"})
             assert refused.status_code == 422 and f"unknown argument '{argument}'" in reason(refused)
-    assert not [each for each in space.widgets.values() if "model" in str(each["props"].get("label")).lower().split()]
+    (widget,) = [each for each in space.widgets.values() if each["props"].get("elem_id") == "model"]
+    assert not widget["props"]["visible"], "there is nothing to choose from"
+    run = space.event("run")
+    refused = space.join(run, space.data(run, model="../../secret"))
+    assert refused.status_code == 400 and "Model must be one of" in reason(refused)
+    for name in ("generate", "mask", "paraphrase"):
+        with pytest.raises(AppError, match=r"there is no model '\.\./\.\./secret' here: choose from tinyqa"):
+            space_client.predict(question=QUESTION, model="../../secret", api_name=f"/{name}")
 
 
 # Limits, asked of the server and not of the page
@@ -87,7 +94,8 @@ def test_paraphrase_holds_the_limits(space_client: Client) -> None:
 
 def test_methods_are_counted() -> None:
     with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
-        ui_api.generate_endpoint(SimpleNamespace(), Limits(methods=2))(QUESTION, methods=["flex", "avg", "max"])
+        generate = ui_api.generate_endpoint(SimpleNamespace(name="none"), Limits(methods=2))
+        generate(QUESTION, methods=["flex", "avg", "max"])
 
 
 @pytest.mark.parametrize(

@@ -201,11 +201,9 @@ def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tup
 
 SLOW = """
 import time
-from flexdemo import generation
-forward = generation.forward
-generation.forward = lambda *a, **o: (time.sleep(0.1), forward(*a, **o))[1]
-from flexdemo import steps
-steps.forward = generation.forward
+from flexdemo import generation, steps
+forward = steps.forward
+steps.forward = lambda *a, **o: (time.sleep(0.1), forward(*a, **o))[1]
 """
 ENDLESS = (
     SLOW

@@ -101,7 +101,7 @@ def test_both_forms_are_met_by_the_random_states() -> None:
 
 def test_defaults_are_those_of_stream() -> None:
     given = {name: each.default for name, each in inspect.signature(stream).parameters.items()}
-    ours = {"weights_from", "left", "right", "show"}  # what stream does not take
+    ours = {"weights_from", "left", "right", "show", "model"}  # what stream does not take
     for holder, extra in ((State, ours), (Request, set())):
         for field in fields(holder):
             if field.name != "question" and field.name not in extra:

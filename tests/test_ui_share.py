@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import gradio as gr
 import pytest
 
 from flexdemo import ui
+from flexdemo.choice import Models
 from flexdemo.config import InputError, Limits
 from flexdemo.model import LanguageModel
 from flexdemo.share import SHOWN, from_query, side_parts, to_query
@@ -74,12 +76,12 @@ def test_a_form_that_cannot_be_in_a_link_says_why(changes: dict, said: str) -> N
         state_of(replace(FORM, weights_from="given", **changes), 3)
 
 
-def opened(lm: LanguageModel, query: str) -> tuple[dict[Any, Any] | None, str]:
+def opened(lm: LanguageModel | Models, query: str, models: Sequence[str] = ()) -> tuple[dict[Any, Any] | None, str]:
     """Values that a page opened with this query gets, by element id."""
     demo = ui.build_demo(lm)
     rows, form, share = demo_parts(demo)
     request = SimpleNamespace(query_params=query)
-    values, alert = share.opened(request, rows, (2, 5), Limits())
+    values, alert = share.opened(request, rows, (2, 5), Limits(), models)
     if values is None:
         return None, alert
     ids = {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
@@ -95,7 +97,7 @@ def demo_parts(demo: gr.Blocks) -> tuple[Any, list[Any], Share]:
     boxes = [ids[f"paraphrase-{i}"] for i in range(1, ROWS + 1)]
     weights = [ids[f"weight-{i}"] for i in range(ROWS + 1)]
     names = ("strategy", "positions", "methods", "max-new-tokens", "temperature", "top-p", "seed", "prefix")
-    names += ("weights-from", "samples", "sample-temperature", "ape-temperature", "ape-scale")
+    names += ("weights-from", "samples", "sample-temperature", "ape-temperature", "ape-scale", "model")
     form = [ids["question"], *boxes, *weights, *(ids[name] for name in names)]
     with gr.Blocks():
         share = Share()
@@ -118,6 +120,7 @@ def test_a_link_fills_every_widget_of_the_form(lm: LanguageModel) -> None:
     wanted |= {
         "left-mask": "late_fusion", "left-positions": "right_aligned", "left-weights": False,
         "right-mask": "form", "right-positions": "aligned", "right-weights": True, "mask-show": "difference",
+        "model": "",
     }  # fmt: skip
     assert {name: values[name] for name in wanted} == wanted
     assert (3, 6) in values.values(), "three rows are in use, and the edit is counted"

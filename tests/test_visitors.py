@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
-from site_support import QUESTION, SPACE, Site, launched, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import QUESTION, SPACE, Site, no_traceback, reason, served  # noqa: F401 (no_traceback watches every test here)
 
 from flexdemo import ui_api
 from flexdemo.config import InputError
@@ -87,7 +87,7 @@ def test_a_visitor_is_the_address_that_the_host_tells(forwarded: str, proxies: i
 
 
 def test_connections_of_a_visitor_are_counted(bundled: LanguageModel, tmp_path: Path) -> None:
-    with launched(bundled, replace(SPACE, connections=2, visits=None), tmp_path) as site:
+    with served(bundled, profile=replace(SPACE, connections=2, visits=None), folder=tmp_path) as site:
         mine, theirs = {"x-forwarded-for": "1.1.1.1"}, {"x-forwarded-for": "1.1.1.2"}
         beat = [site.http.stream("GET", f"{site.api}/heartbeat/abcd{i}", headers=mine) for i in range(2)]
         with beat[0] as one, beat[1] as two:
@@ -114,7 +114,7 @@ def test_two_visitors_never_see_each_others_results(local: Site) -> None:
 
 
 def test_sessions_in_memory_are_bounded(bundled: LanguageModel, tmp_path: Path) -> None:
-    with launched(bundled, replace(SPACE, sessions=3, visits=5), tmp_path) as site:
+    with served(bundled, profile=replace(SPACE, sessions=3, visits=5), folder=tmp_path) as site:
         event = site.event("run")
         codes = [site.join(event, site.data(event), visitor="1.1.1.1").status_code for _ in range(7)]
         assert codes[-1] == 429 and len(site.demo.app.state_holder.session_data) <= 3

@@ -198,7 +198,7 @@ def test_endpoints_answer_from_workers(page: Served, lm: LanguageModel, forking:
 
 def test_run_streams_from_a_worker_and_fills_the_tabs(page: Served) -> None:
     already = len(page.lines)
-    page.join("run", page_run(page, max_new_tokens=6, methods=list(METHODS)), "visitor")
+    page.join(page.index("run"), page_run(page, max_new_tokens=6, methods=list(METHODS)), "visitor")
     answered = page.listen("visitor").read().decode()
     last = [json.loads(line[6:]) for line in answered.splitlines() if '"process_completed"' in line][-1]
     assert last["success"], last
@@ -209,12 +209,12 @@ def test_run_streams_from_a_worker_and_fills_the_tabs(page: Served) -> None:
 def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) -> None:
     slow, already = Slow(lm, seconds=0.02), len(page.lines)
     try:
-        page.join("run", page_run(page, max_new_tokens=200), "stopper")
+        page.join(page.index("run"), page_run(page, max_new_tokens=200), "stopper")
         stream = page.listen("stopper")
         for raw in stream:
             if b"process_generating" in raw:
                 break
-        page.join("stop", [], "stopper")
+        page.join(page.index("stop"), [], "stopper")
         stream.read()
         line = json.loads(until(lambda: page.lines[already:])[0])
         assert line["outcome"] == "stopped" and line["seconds"] < 4

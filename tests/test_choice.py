@@ -1,0 +1,258 @@
+"""Several models on one page: who may be chosen, and that nothing of one model is ever used for another."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import browser_support
+import models
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from hosting import QUESTION, Served, Slow, reason, served
+from test_ui_share import FORM, opened
+
+import app
+import flexdemo
+from flexdemo.choice import Models, parse_models, weights_gigabytes
+from flexdemo.config import InputError, Limits
+from flexdemo.encoding import Encoding, prefill
+from flexdemo.export import snippet
+from flexdemo.model import LanguageModel
+from flexdemo.prompt import build_prompt
+from flexdemo.reading import Readings
+from flexdemo.share import from_query, to_query
+from flexdemo.ui_share import open_link, state_of
+
+OTHERS = ["Name it.", "Which city is Peru's capital?"]
+
+
+@pytest.fixture(scope="module")
+def both(prepared: Callable[..., LanguageModel]) -> Models:
+    """Two models with the same tokenizer, so that the same question gives both of them the same prompt."""
+    small, large = prepared("llama", "sdpa"), prepared("llama", "sdpa", seed=1, num_hidden_layers=4)
+    return Models((("small", replace(small, name="there/small")), ("large", replace(large, name="there/large"))))
+
+
+@pytest.fixture(scope="module")
+def page(both: Models) -> Iterator[Served]:
+    with served(both) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def client(page: Served) -> Client:
+    return Client(page.url, verbose=False)
+
+
+def want(lm: LanguageModel, **options: object) -> list[list[int]]:
+    told = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=8, **options)
+    return [list(result.token_ids) for result in told.results]
+
+
+# Names
+
+
+def test_names_stand_for_what_the_operator_wrote() -> None:
+    told = parse_models("small=Qwen/Qwen3-0.6B, own=/models/a=b,tiny=bundled")
+    assert told == {"small": "Qwen/Qwen3-0.6B", "own": "/models/a=b", "tiny": None}
+    assert list(told) == ["small", "own", "tiny"], "the first is the default"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Qwen/Qwen3-0.6B", "is no NAME=PATH_OR_ID: such as small=Qwen/Qwen3-0.6B"),
+        ("", "is no NAME=PATH_OR_ID"),
+        ("a=", "is no NAME=PATH_OR_ID"),
+        ("=x", "is no NAME=PATH_OR_ID"),
+        ("../a=x", "is no NAME=PATH_OR_ID"),
+        ("<b>=x", "is no NAME=PATH_OR_ID"),
+        ("a=x,a=y", "two models are called a"),
+        ("a=x,b=x", "one model is offered under two names"),
+        ("a=x,", "is no NAME=PATH_OR_ID"),
+    ],
+)
+def test_other_names_are_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        parse_models(text)
+
+
+def test_one_model_or_several_not_both(capsys: pytest.CaptureFixture) -> None:
+    port = str(browser_support.free_port())
+    assert app.main(["--port", port, "--model", "x", "--models", "a=x,b=y"]) == 2
+    assert capsys.readouterr().err == "error: give --model for one model or --models for several, not both\n"
+
+
+def test_memory_is_that_of_the_weights(both: Models) -> None:
+    parameters = dict(both.named)["large"].model.parameters()
+    assert weights_gigabytes(dict(both.named)["large"]) * 1e9 == pytest.approx(4 * sum(p.numel() for p in parameters))
+
+
+# Endpoints
+
+
+@pytest.mark.parametrize("name", [None, "small", "large"])
+def test_each_name_is_answered_by_its_model(client: Client, both: Models, name: str | None) -> None:
+    asked = {"question": QUESTION, "paraphrases": OTHERS, "max_new_tokens": 8, "methods": ["flex", "causal"]}
+    told = client.predict(**asked, model=name, api_name="/generate")
+    lm = both.of(name)
+    assert told["model"] == lm.name == f"there/{name or 'small'}"
+    assert [each["token_ids"] for each in told["results"]] == want(lm, methods=("flex", "causal"))
+    assert client.predict(question=QUESTION, model=name, api_name="/mask")["rows"]
+
+
+def test_the_models_differ(both: Models) -> None:
+    small, large = (want(lm) for _, lm in both.named)
+    assert small != large, "or a mix-up would not be seen here"
+
+
+@pytest.mark.parametrize("endpoint", ["/generate", "/mask", "/paraphrase"])
+@pytest.mark.parametrize("name", ["there/small", "../../etc/passwd", "gpt2", "SMALL"])
+def test_no_other_name_is_taken(client: Client, endpoint: str, name: str) -> None:
+    said = re.escape(f"there is no model {name!r} here: choose from small, large")
+    with pytest.raises(AppError, match=said):
+        client.predict(question=QUESTION, model=name, api_name=endpoint)
+
+
+def test_a_name_is_a_text(client: Client) -> None:
+    with pytest.raises(AppError, match="model must be a text, not 3"):
+        client.predict(question=QUESTION, model=3, api_name="/generate")
+
+
+def test_methods_tells_the_names(client: Client) -> None:
+    told = client.predict(api_name="/methods")
+    assert told["models"] == ["small", "large"] and told["model"] == "there/small"
+
+
+def test_a_request_that_does_not_fit_lets_go_of_what_all_models_keep(both: Models, client: Client) -> None:
+    (_, small), (_, large) = both.named
+    for lm in (small, large):
+        lm.graphs.most_bytes = 1000
+        lm.graphs.keep("key", object(), [torch.zeros(10)])
+    slow = Slow(small)
+    slow.break_at(2, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    try:
+        with pytest.raises(AppError, match="does not fit in memory"):
+            client.predict(question=QUESTION, api_name="/generate")
+    finally:
+        slow.remove()
+    assert small.graphs.lend("key") is None and large.graphs.lend("key") is None
+
+
+# The page
+
+
+def shown(page: Served, session: str, **changes: object) -> str:
+    """What Run shows in the end."""
+    event = page.event("run")
+    rows = {f"paraphrase_{i + 1}": text for i, text in enumerate(OTHERS)}
+    given = {"question": QUESTION, **rows, "methods": ["flex"], "max_new_tokens": 8, **changes}
+    told = page.outcome(event, page.data(event, **given), session)
+    assert told["success"], told
+    return json.dumps([*told["generating"], told["output"]], ensure_ascii=False)
+
+
+def test_the_page_offers_the_names_and_the_door_takes_no_other(page: Served) -> None:
+    (widget,) = [each for each in page.widgets.values() if each["props"].get("elem_id") == "model"]
+    assert widget["props"]["visible"] and widget["props"]["value"] == "small"
+    assert [name for _, name in widget["props"]["choices"]] == ["small", "large"]
+    event = page.event("run")
+    for name in ("there/large", "", None, ["small"]):
+        refused = page.join(event, page.data(event, model=name))
+        assert refused.status_code == 400 and "Model must be one of small, large" in reason(refused)
+
+
+def test_runs_of_one_visitor_with_another_model_each_time(page: Served, both: Models) -> None:
+    """The same session, the same prompt token for token: each model's own answer, as from a session of its own."""
+    session = "alternating"
+    for name in ("small", "large", "small", "large"):
+        said = shown(page, session, model=name)
+        assert f"load_model('there/{name}'" in said, "the program that repeats it names the model"
+        event = page.event("save-json")
+        saved = page.outcome(event, page.data(event), session)["output"]["data"][0]
+        told = json.loads(Path(saved["path"]).read_text(encoding="utf-8"))
+        assert told["model"] == f"there/{name}"
+        assert [each["token_ids"] for each in told["results"] if each["method"] == "flex"] == want(both.of(name))
+
+
+def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
+    (_, small), (_, large) = both.named
+    prompt = build_prompt(small.tokenizer, QUESTION, OTHERS)
+    read = prefill(small, [prompt], [Encoding()])
+    assert prefill(small, [prompt], [Encoding()], known=read).caches == read.caches
+    with pytest.raises(ValueError, match="of another model"):
+        prefill(large, [prompt], [Encoding()], known=read)
+    readings = Readings()
+    mine = readings.of("me", "small")
+    mine.keep(read, [Encoding()])
+    assert readings.of("me", "small").known(prompt) is not None
+    assert readings.of("me", "large").known(prompt) is None and len(readings) == 1
+    assert readings.of("me", "small").known(prompt) is None, "it was let go"
+
+
+def test_a_program_and_a_proof_are_of_the_model_that_answered(both: Models) -> None:
+    from flexdemo.ui_explain import LastRun
+    from flexdemo.ui_export import Prover
+
+    prover = Prover(both)
+    for _, lm in (*both.named, *both.named):
+        result = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=4)
+        assert f"load_model({lm.name!r}" in snippet(result)
+        assert prover.check(LastRun(FORM, result, None)).ok
+
+
+# Links
+
+
+def test_a_link_carries_the_name(both: Models) -> None:
+    query = to_query(state_of(replace(FORM, model="large"), 3))
+    assert "model=large" in query and from_query(query).model == "large"
+    values, alert = opened(both, query, both.choices)
+    assert alert == "" and values is not None and values["model"] == "large"
+    values, alert = opened(both, to_query(state_of(FORM, 3)), both.choices)
+    assert alert == "" and values is not None and values["model"] == "small", "without a name the default"
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (("small", "large"), "model in the link is 'huge', which is not offered here: choose from small, large"),
+        ((), "model in the link is 'huge', which is not offered here: one model is offered here"),
+    ],
+)
+def test_a_link_to_what_is_not_offered_says_so(models: tuple[str, ...], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        open_link("q=Hi&model=huge", Limits(), models)
+    with pytest.raises(InputError, match=re.escape("model in the link: '../x' is no name of a model")):
+        open_link("q=Hi&model=../x", Limits(), models)
+
+
+def test_with_one_model_nothing_is_to_be_chosen(lm: LanguageModel) -> None:
+    with served(lm) as page:
+        (widget,) = [each for each in page.widgets.values() if each["props"].get("elem_id") == "model"]
+        assert not widget["props"]["visible"]
+        assert "Done" in shown(page, page.session())
+    assert "model" not in to_query(state_of(FORM, 3))
+
+
+# As it is started
+
+
+def test_app_starts_with_several(tmp_path: Path) -> None:
+    folder, log = tmp_path / "random", tmp_path / "log"
+    models.random_model("llama").save_pretrained(folder)
+    models.tokenizer().save_pretrained(folder)
+    with browser_support.serve("--models", f"facts=bundled,random={folder}", log=log) as url:
+        client = Client(url, verbose=False)
+        assert client.predict(api_name="/methods")["models"] == ["facts", "random"]
+        asked = {"question": QUESTION, "api_name": "/generate"}
+        assert client.predict(**asked)["results"][0]["answer"] == "Lima"
+        assert client.predict(**asked, model="random")["model"] == str(folder)
+    said = log.read_text(encoding="utf-8")
+    assert "model facts: tinyqa, 0.03 GB of weights in float32 on cpu" in said and "model random: " in said

@@ -1,0 +1,148 @@
+"""One model over two processes, by transformers' tensor-parallel plan: the same table as one process writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import models
+import pytest
+import torch
+from test_evaluate import finished, run, without_seconds, write_data
+
+from flexdemo import cli
+from flexdemo.attention import UnsupportedModelError
+from flexdemo.batches import in_batches
+from flexdemo.config import InputError
+from flexdemo.evaluate import Settings, answer, prepare_questions
+from flexdemo.methods import ask
+from flexdemo.model import LanguageModel
+from flexdemo.records import Record
+from flexdemo.split import split_options
+from flexdemo.table import read_table
+from flexdemo.workers import Workers
+
+TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+OPTIONS = ("--method", "all", "--paraphrases", "2", "--batch-size", "2", "--max-new-tokens", "6", "--seed", "4")
+RECORDS = [
+    Record("a", "What is the capital of Peru?", ("Lima",), ("Name it.", "Which city is Peru's capital?")),
+    Record("b", "Who wrote Hamlet?", ("Shakespeare",), ("hamlet author please",), (1.0, 2.0)),
+    Record("c", "Is it far?", ("no",), ()),  # without paraphrases: the model writes them, by sampling
+    Record("d", "What is this?", ("this",), ()),
+    Record("e", "Which river is it?", ("Nile",), ("Name the river.",)),
+]
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="torch has no gloo here: two processes on a CPU cannot talk",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split")
+    for kind in ("llama", "qwen2_moe", "gpt2"):
+        models.random_model(kind).save_pretrained(folder / kind)
+        models.tokenizer().save_pretrained(folder / kind)
+    return write_data(folder / "data.jsonl", RECORDS)
+
+
+def evaluated(data: Path, kind: str, output: Path, *more: str) -> tuple[Any, ...]:
+    return ("evaluate", data, "--model", data.with_name(kind), *OPTIONS, "--output", output, *more)
+
+
+def alone(data: Path, kind: str, output: Path) -> list[dict[str, Any]]:
+    assert cli.main([str(each) for each in evaluated(data, kind, output)]) == 0
+    return without_seconds(read_table(output))
+
+
+@needs_gloo
+@pytest.mark.parametrize("kind", ["llama", "qwen2_moe"])
+def test_half_a_model_each_writes_what_one_process_writes(data: Path, kind: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    want = alone(data, kind, one)
+    said = finished(run(*evaluated(data, kind, two, "--tensor-parallel"), launcher=TWO))
+    assert without_seconds(read_table(two)) == want and len(want) > len(RECORDS) * 10
+    written = [tmp_path / f"{name}.jsonl.paraphrases.jsonl" for name in ("one", "two")]
+    assert written[0].read_bytes() == written[1].read_bytes()
+    assert said.count("wrote") == 1 and not list(tmp_path.glob("*.partial-*")), "one process writes"
+
+
+@needs_gloo
+def test_two_processes_go_on_where_one_was_cut(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    want = alone(data, "llama", tmp_path / "whole.jsonl")
+    output, batches = tmp_path / "cut.jsonl", []
+
+    def cut(*args: Any, **options: Any) -> Any:
+        batches.append(1)
+        if len(batches) == 2:
+            raise InputError("cut")
+        return answer(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flexdemo.evaluate.answer", cut)
+        assert cli.main([str(each) for each in evaluated(data, "llama", output)]) == 2
+    partial = output.with_name(f"{output.name}.partial-0.jsonl").read_text(encoding="utf-8")
+    assert partial.count("\n") > 1, "a batch was kept"
+    finished(run(*evaluated(data, "llama", output, "--tensor-parallel", "--resume"), launcher=TWO))
+    assert without_seconds(read_table(output)) == want
+
+
+@needs_gloo
+def test_without_an_output_the_first_process_tells(data: Path) -> None:
+    asked = ("evaluate", data, "--model", data.with_name("llama"), *OPTIONS, "--tensor-parallel", "--json")
+    told = json.loads(finished(run(*asked, launcher=TWO)))
+    assert told["settings"]["records"] == len(RECORDS)
+
+
+# Refused by name
+
+
+def test_one_process_cannot_share(data: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["evaluate", str(data), "--tensor-parallel"]) == 2
+    assert "start them with torchrun --standalone --nproc-per-node N -m flexdemo evaluate" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(data), "--tensor-parallel", "--compile"]) == 2
+    assert "leave --compile out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "world", "said"),
+    [
+        ("gpt2", 2, "transformers has no tensor-parallel plan for gpt2 models"),
+        ("llama", 4, "4 processes cannot share 2 attention heads evenly"),
+        ("llama", 3, "3 processes cannot share 2 attention heads evenly"),
+    ],
+)
+def test_models_that_cannot_be_split_are_refused_by_name(kind: str, world: int, said: str) -> None:
+    config = models.random_model(kind).config
+    with pytest.raises(InputError, match=f"^the/model: {said}"):
+        split_options(config, "the/model", world, "cpu")
+
+
+def test_attention_is_not_told_by_a_process_that_sees_half_of_it(lm: LanguageModel) -> None:
+    half = replace(lm, processes=2)
+    with pytest.raises(UnsupportedModelError, match="each of which sees its own heads only"):
+        ask(half, "What?", ["Which?"])
+    asked, _ = prepare_questions(half, RECORDS[:1], Settings())
+    assert answer(half, asked, Settings(max_new_tokens=2)), "a data set needs no attention mass"
+
+
+def test_a_batch_that_does_not_fit_is_not_halved_by_one_of_them() -> None:
+    def full(batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(InputError, match="a batch of 4 records does not fit in memory: give a smaller --batch-size"):
+        list(in_batches(range(8), 4, full, log=lambda text: None, halves=False))
+
+
+def test_all_work_on_all_records_and_the_first_writes() -> None:
+    state = SimpleNamespace()
+    places = [Workers(rank, 2, rank, state, together=True) for rank in range(2)]
+    assert [list(each.share(3)) for each in places] == [[0, 1, 2]] * 2
+    assert [each.writes for each in places] == [True, False] and places[1].writers == 1
+    apart = [Workers(rank, 2, rank, state) for rank in range(2)]
+    assert [list(each.share(3)) for each in apart] == [[0, 2], [1]] and all(each.writes for each in apart)
