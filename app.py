@@ -54,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+    parser.add_argument("--compile", action="store_true", help="compile the whole forward pass: fastest (one GPU)")
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as MCP tools (gradio[mcp])")
     parser.add_argument("--root-path", metavar="/PATH", help="path behind a proxy (default: GRADIO_ROOT_PATH)")
     parser.add_argument(
@@ -129,7 +130,7 @@ def place_of_page(args: argparse.Namespace) -> Path | None:
     if account or path or args.mcp or os.environ.get("SPACES_ZERO_GPU"):
         return None
     told = {name: value for name, value in vars(args).items() if name not in ("host", "port", "grace", "log_text")}
-    told["default_model"] = os.environ.get("FLEXDEMO_MODEL")
+    told["default_models"] = [os.environ.get(name) for name in ("FLEXDEMO_MODEL", "FLEXDEMO_MODELS")]
     versions = {name: version(name) for name in ("gradio", "plotly", "transformers", "torch")}
     return kept.place(ROOT, told | versions)
 
@@ -175,7 +176,7 @@ def start(
     from flexdemo.threads import suit_threads
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
-    options = zerogpu.load_options(gpu, args.device, args.dtype, args.backend)
+    options = zerogpu.load_options(gpu, args.device, args.dtype, args.backend, compiled=args.compile)
 
     def load(where: str | None) -> Any:
         lm = load_model(where, **options)
@@ -185,8 +186,9 @@ def start(
     lm = models.default
     suit_threads(max((each for _, each in models.named), key=weights_gigabytes))
     stages.end("load model")
-    from flexdemo.ui import build_demo, launch_options
+    from flexdemo.ui import FALLBACK_EXAMPLE, START_METHODS, build_demo, launch_options
     from flexdemo.ui_guard import Gate, Guard
+    from flexdemo.warmup import WarmUp
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     state = State(
@@ -197,7 +199,17 @@ def start(
     profile = PROFILES[args.profile]
     if args.proxies is not None:
         profile = replace(profile, proxies=args.proxies)
+    first = examples[0] if examples else FALLBACK_EXAMPLE
+    warm_up = WarmUp(
+        [] if gpu.forks else [each for _, each in models.named],
+        first["question"],
+        first["paraphrases"],
+        START_METHODS,
+        log=lambda text: ledger.tell("warm-up", outcome=text),
+    )
+    state.warming = lambda: warm_up.note
     page = {"profile": profile, "examples": examples, "recordings": read_recordings(), "gpu": gpu, "notice": notice}
+    page["warming"] = warm_up.note
     demo = build_demo(models, **page)
     Guard(ledger, gate).protect(demo)
     demo.queue(max_size=profile.queue)
@@ -219,6 +231,7 @@ def start(
     waiting.pass_on(pages=not keeper.is_stale)
     stages.end("keep page")
     ledger.tell("started", seconds=stages.told())
+    warm_up.start()
     return Page(demo, state, gate.close)
 
 

@@ -410,6 +410,15 @@
     new MutationObserver(readLive).observe(live, { childList: true, subtree: true, attributes: true, characterData: true });
     bind();
     readLive();
+    warm();
+  }
+  async function warm() {
+    const line = find('#warming p');
+    if (!line) return;
+    const told = await fetch('./healthz').then((answer) => answer.json(), () => ({ warming: line.textContent }));
+    if (!told.warming) return find('#warming').remove();
+    line.textContent = told.warming;
+    setTimeout(warm, 1000);
   }
   watch();
 })();

@@ -66,6 +66,7 @@ class State:
     is_closing: Callable[[], bool]
     account: Account | None = None
     demo: Any = None
+    warming: Callable[[], str] = str  # what to tell of a warm-up that runs
     page: str | None = None  # what names the page's present form, where that is kept for the next start
     began: float = field(default_factory=time.time)
 
@@ -89,6 +90,8 @@ class State:
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
         if self.page is not None:
             facts["page"] = self.page
+        if warming := self.warming():
+            facts["warming"] = warming
         return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, Any], float]]:

@@ -86,12 +86,14 @@ def build_demo(
     recordings: Sequence[Recorded] = (),
     gpu: Gpu = LOCAL,
     notice: str = "",
+    warming: str = "",
 ) -> gr.Blocks:
     """The page over a loaded model, or several to choose from; launch it with `launch_options()`.
 
     An example has `question`, `paraphrases` and, if wanted, `note`; the first one is filled in at the start. Where one
     of `recordings` asked the same, its result is shown until the first run. `gpu` is how the work comes to a GPU, and
-    `notice` a line on top that says what is special about the place where this runs.
+    `notice` a line on top that says what is special about the place where this runs; `warming` one that stays there
+    for as long as /healthz tells of it.
     """
     limits, models = profile.limits, offered(lm)
     shown_examples = list(examples) or [FALLBACK_EXAMPLE]
@@ -120,6 +122,8 @@ def build_demo(
         )
         if notice:
             gr.HTML(f"<p>{parts.escape(notice)}</p>", elem_id="notice")
+        if warming:
+            gr.HTML(f'<p role="status">{parts.escape(warming)}</p>', elem_id="warming")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320, elem_id="ask"):
                 room = token_limit(models.default, limits)

@@ -84,10 +84,12 @@ def find_gpu(environ: Mapping[str, str] = os.environ) -> Gpu:
     return Gpu(spaces.GPU)
 
 
-def load_options(gpu: Gpu, device: str, dtype: str, backend: str) -> dict[str, str]:
+def load_options(gpu: Gpu, device: str, dtype: str, backend: str, *, compiled: bool = False) -> dict[str, Any]:
     """Arguments of `load_model` for these flags: on ZeroGPU the model is loaded on the CPU, and `place`d then."""
     if not gpu.forks:
-        return {"device": device, "dtype": dtype, "backend": backend}
+        return {"device": device, "dtype": dtype, "backend": backend, "compiled": compiled}
+    if compiled:
+        raise InputError("--compile is not for ZeroGPU, which cannot compile at run time: leave it out")
     if backend == "flex":
         raise InputError("backend flex is compiled, and ZeroGPU cannot compile at run time: use sdpa or flex-eager")
     return {

@@ -141,16 +141,18 @@ def served(
     log_text: bool = False,
     account: tuple[str, str] | None = None,
     root_path: str | None = None,
+    warming: str = "",
 ) -> Iterator[Served]:
     """The page as app.py starts it, with this model; visitors' files go to `folder`."""
     lines: list[str] = []
     gate, ledger = Gate(), Ledger(log=lines.append, log_text=log_text)
     first = offered(lm).default
     state = State(first.name, first.backend, str(first.device), ledger, lambda: gate.is_closing, account)
+    state.warming = lambda: warming
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
             patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        demo = ui.build_demo(lm, profile=profile, gpu=gpu)
+        demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
         Guard(ledger, gate).protect(demo)
         demo.queue(max_size=profile.queue)
         _, url, _ = demo.launch(

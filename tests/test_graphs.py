@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from replays import Recomputed, replaying
 
 from flexdemo import ask
 from flexdemo.config import Decoding
@@ -21,34 +21,6 @@ from flexdemo.prompt import SegmentedPrompt, build_prompt
 
 QUESTION = "What is the capital of Peru?"
 OTHERS = ["Name the capital of Peru.", "Peru's capital is which city?"]
-
-
-class Recomputed:
-    """Stands in for CUDA: like a graph, it computes nothing when captured and fills the same tensors at each replay."""
-
-    def __init__(self) -> None:
-        self.captured, self.replayed = 0, 0
-
-    def __call__(self, work: Callable[[], Any]) -> Callable[[], Any]:
-        self.captured += 1
-        kept: list[Any] = []
-
-        def replay() -> Any:
-            self.replayed += 1
-            fresh = work()
-            if not kept:
-                kept.append(fresh)
-            for mine, new in zip(kept[0], fresh, strict=True):
-                if mine is not None:
-                    mine.copy_(new)
-            return kept[0]
-
-        return replay
-
-
-def replaying(lm: LanguageModel, most_bytes: int = 2**30) -> tuple[LanguageModel, Recomputed]:
-    capture = Recomputed()
-    return replace(lm, captures=True, graphs=Graphs(most_bytes, capture=capture)), capture
 
 
 def same(ours: Any, theirs: Any) -> None:

@@ -29,7 +29,7 @@ LAYERS = (
     {"generation"},
     {"confidence"},
     {"methods", "paraphrase", "attribution", "attention_map", "ladder"},
-    {"explain", "share", "whereabouts"},
+    {"explain", "share", "whereabouts", "warmup"},
     {"export", "proof", "recording"},
     {"evaluate", "tinyqa", "shapes"},
     {"growth"},

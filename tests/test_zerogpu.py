@@ -56,7 +56,9 @@ def page(lm: LanguageModel, gpu: Gpu) -> Iterator[Served]:
 def test_elsewhere_nothing_is_wrapped() -> None:
     assert find_gpu({}) is find_gpu({"SPACES_ZERO_GPU": "false", "SPACE_ID": "a/b"}) is LOCAL and not LOCAL.forks
     assert LOCAL.wrap(test_elsewhere_nothing_is_wrapped, lambda: 1.0) is test_elsewhere_nothing_is_wrapped
-    assert load_options(LOCAL, "auto", "auto", "auto") == {"device": "auto", "dtype": "auto", "backend": "auto"}
+    assert load_options(LOCAL, "auto", "auto", "auto") == {
+        "device": "auto", "dtype": "auto", "backend": "auto", "compiled": False,
+    }  # fmt: skip
 
 
 def test_there_the_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +72,8 @@ def test_there_nothing_is_compiled(gpu: Gpu) -> None:
     assert load_options(gpu, "auto", "float32", "flex-eager")["backend"] == "flex-eager"
     with pytest.raises(InputError, match="cannot compile at run time: use sdpa or flex-eager"):
         load_options(gpu, "auto", "auto", "flex")
+    with pytest.raises(InputError, match="--compile is not for ZeroGPU"):
+        load_options(gpu, "auto", "auto", "auto", compiled=True)
 
 
 # Calls

@@ -1,0 +1,73 @@
+"""The first passes before anybody asks, and what the page says meanwhile."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hosting import served, until
+from replays import replaying
+
+from flexdemo import warmup
+from flexdemo.attention import BackendError
+from flexdemo.methods import ask
+from flexdemo.model import LanguageModel
+from flexdemo.warmup import WarmUp
+
+QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
+METHODS = ("flex", "origin", "per_prompt", "causal")
+
+
+@pytest.mark.parametrize("methods", [("flex",), METHODS, ("all",)])
+def test_after_it_a_visitor_waits_for_no_capture(lm: LanguageModel, methods: tuple[str, ...]) -> None:
+    warm, capture = replaying(lm)
+    log: list[str] = []
+    warm_up = WarmUp([warm], QUESTION, OTHERS, METHODS, log=log.append)
+    assert warm_up.note.startswith("Warming up for some seconds")
+    warm_up.run()
+    assert warm_up.note == "" and log == ["warm"]
+    before = capture.captured
+    assert before
+    asked = {"methods": methods, "mass": False, "max_new_tokens": 5}
+    told = [ask(each, "Who wrote Faust?", OTHERS, **asked) for each in (warm, lm)]
+    assert capture.captured == before
+    assert [r.token_ids for r in told[0].results] == [r.token_ids for r in told[1].results]
+
+
+def test_a_model_whose_first_answer_is_as_fast_as_any_has_nothing_to_warm_up(lm: LanguageModel) -> None:
+    warm_up = WarmUp([lm], QUESTION, OTHERS, METHODS, log=lambda text: pytest.fail(text))
+    assert warm_up.note == ""
+    warm_up.start()
+
+
+def test_one_that_fails_says_so_and_harms_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise BackendError("planted\nand more")
+
+    monkeypatch.setattr(warmup, "ask", fail)
+    warm_up = WarmUp([replaying(lm)[0]], QUESTION, OTHERS, METHODS)
+    warm_up.start()
+    until(lambda: warm_up.note.startswith("Warming up failed"))
+    assert warm_up.note == "Warming up failed: planted. First answers are slow."
+
+
+def test_health_tells_of_it(lm: LanguageModel) -> None:
+    with served(lm, warming="Warming up") as page:
+        assert json.loads(page.get("/healthz")[1])["warming"] == "Warming up"
+        page.state.warming = str
+        assert "warming" not in json.loads(page.get("/healthz")[1])
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(180)
+def test_the_page_says_so_until_it_is_over(lm: LanguageModel, visitors: Any) -> None:
+    with served(lm, warming="Warming up <b>for</b> some minutes") as site:
+        visit = visitors(site.url)
+        line = visit.page.locator("#warming")
+        assert line.inner_text() == "Warming up <b>for</b> some minutes"
+        site.state.warming = lambda: "Warming up failed: planted"
+        visit.page.wait_for_function("() => document.querySelector('#warming').textContent.includes('planted')")
+        site.state.warming = str
+        line.wait_for(state="detached")
+        assert not visit.problems
