@@ -20,9 +20,14 @@ MEASURED = (  # key, what it is, factor to the unit that is shown
 )
 
 
+def _shown_quantities(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, float]]:
+    """Those that were measured: memory is known of a GPU only."""
+    return [each for each in MEASURED if all(cost[each[0]] for grown in costs.values() for cost in grown)]
+
+
 def growth_figure(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
     """A row of charts for each measured quantity, a column for each size that grows; all axes logarithmic."""
-    shown = [each for each in MEASURED if all(cost[each[0]] for grown in costs.values() for cost in grown)]
+    shown = _shown_quantities(costs)
     titles = [title for _, title, _ in shown]
     figure = make_subplots(rows=len(shown), cols=len(GROWS), shared_yaxes=True, vertical_spacing=0.09)
     for column, (name, label) in enumerate(GROWS.items(), start=1):
@@ -51,11 +56,10 @@ def growth_html(result: Mapping[str, Any]) -> str:
     """The page: facts, charts, a table for each size that grows and, from a GPU, attention alone."""
     costs = result["costs"]
     parts = charts_html([("How cost grows", growth_figure(costs))])
+    shown = _shown_quantities(costs)
     for name, label in GROWS.items():
-        header = [label, *(title for _, title, _ in MEASURED)]
-        rows = [
-            [f"{cost[name]:,}", *(_shown(cost[key], factor) for key, _, factor in MEASURED)] for cost in costs[name]
-        ]
+        header = [label, *(title for _, title, _ in shown)]
+        rows = [[f"{cost[name]:,}", *(_shown(cost[key], factor) for key, _, factor in shown)] for cost in costs[name]]
         parts += [f"<h2>By {label}</h2>", table_html(header, rows)]
     if result["attention"]:
         header = ["segments x tokens", "flex, ms", "dense mask, ms", "causal flash, ms"]
@@ -74,4 +78,7 @@ def growth_html(result: Mapping[str, Any]) -> str:
 
 
 def _shown(value: float | None, factor: float) -> str:
-    return "" if value is None else f"{value * factor:,.3g}"
+    if value is None:
+        return ""
+    told = value * factor
+    return f"{told:,.0f}" if told >= 100 else f"{told:.3g}"

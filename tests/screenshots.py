@@ -68,6 +68,17 @@ def take_tabs(browser: Any, url: str, folder: Path) -> None:
     page.close()
 
 
+def take_chart(browser: Any, page_file: Path, path: Path) -> None:
+    """The chart of a page that `bench --growth --report` wrote."""
+    page = browser.new_page(viewport={"width": 1100, "height": 700})
+    page.goto(page_file.resolve().as_uri())
+    page.locator("#chart-0 .main-svg").first.wait_for()
+    settle(page)
+    page.locator("#chart-0").screenshot(path=path)
+    page.close()
+    shrink(path)
+
+
 def shrink(path: Path) -> None:
     """A picture that is too large with fewer colours; of a page so large that none is missed."""
     if path.stat().st_size > LIMIT:
@@ -84,18 +95,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Take the README's pictures of the page.")
     parser.add_argument("--out", type=Path, default=browser_support.ROOT / "assets" / "images", metavar="FOLDER")
     parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
+    parser.add_argument("--growth", type=Path, metavar="FILE.html", help="only the chart of this report, as growth.png")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     options = ["--model", args.model] if args.model else []
-    with sync_playwright() as playwright, browser_support.serve(*options) as url:
+    with sync_playwright() as playwright:
         executable = browser_support.find_chromium(playwright)
         if executable is None:
             print("error: no Chromium is installed", file=sys.stderr)
             return 2
         browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
-        for name, (width, scheme) in SHOTS.items():
-            take(browser, url, args.out / f"{name}.png", width, scheme)
-        take_tabs(browser, url, args.out)
+        if args.growth:
+            take_chart(browser, args.growth, args.out / "growth.png")
+        else:
+            with browser_support.serve(*options) as url:
+                for name, (width, scheme) in SHOTS.items():
+                    take(browser, url, args.out / f"{name}.png", width, scheme)
+                take_tabs(browser, url, args.out)
         browser.close()
     return 0
 
