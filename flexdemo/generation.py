@@ -18,7 +18,7 @@ from .model import LanguageModel
 from .passes import Scores
 from .prompt import SegmentedPrompt, decode_ids
 from .recorders import MassRecorder
-from .steps import Outcome, Queries, Rows, Steps
+from .steps import Queries, Rows, Steps
 from .transfers import Download, upload
 
 Combine = Callable[[Tensor, Sequence[float]], Tensor]
@@ -223,18 +223,18 @@ def _decode(
         means = None if out.mass is None else out.mass.mean(dim=(0, 2))  # (layers, rows, heads, S) -> (rows, S)
         going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
         places = {i: [row for row, owner in enumerate(owners) if owner == i] for i in going}
-        scores = _combined(out, [(states[i].stream, places[i]) for i in going], at)
-        chosen = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
-        described = _described(scores, chosen, decoding.candidates)
-        fed = chosen[at(*(going.index(owner) if owner in places else 0 for owner in owners))][:, None]  # -> (rows, 1)
-        coming = Download(chosen, means, *described)
+        scores = _combined(out.scores, [(states[i].stream, places[i]) for i in going], at)
+        chosen, logprob = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
+        sources = [going.index(owner) if owner in places else 0 for owner in owners]
+        fed = _taken(chosen, sources, at)[:, None]  # (streams,) -> (rows, 1)
+        coming = Download(chosen, logprob, means, *_likeliest(scores, decoding.candidates))
 
         # A GPU begins the next step before this one's tokens are read, so that it never waits for us.
         more = any(len(states[i].token_ids) + 1 < _limit(states[i].stream, decoding) for i in going)
         overlaps = lm.device.type == "cuda" and first > 0 and more and not decoding.detail
         ahead = steps.run(fed) if overlaps else None
 
-        tokens, masses, logprobs, *likeliest = coming.lists()
+        tokens, logprobs, masses, *likeliest = coming.lists()
         candidates = _paired(*likeliest)
         for place, i in enumerate(going):
             state, rows = states[i], places[i]
@@ -258,9 +258,9 @@ def _decode(
         # Compiled and captured steps keep their shapes, until half of their rows are done.
         if len(alive) <= len(owners) * (0.5 if multiple_of(lm) > 1 else 1) and len(alive) < len(owners):
             owners = [owners[row] for row in alive]
+            index = at(*alive)
+            fed, ahead = fed[index], ahead and ahead.select(index)  # first: the memory behind them is given back now
             steps.select(alive)
-            fed = fed[at(*alive)]
-            ahead = ahead and ahead.select(at(*alive))
         out = ahead or steps.run(fed)
 
 
@@ -269,41 +269,48 @@ def _limit(stream: Stream, decoding: Decoding) -> int:
     return len(stream.forced) or stream.limit or decoding.max_new_tokens
 
 
-def _combined(out: Outcome, streams: Sequence[tuple[Stream, list[int]]], at: Callable[..., Tensor]) -> Scores:
-    """What each stream chooses from: Scores of rows -> Scores of streams, which the next step does not write over."""
+def _taken(values: Tensor, places: Sequence[int], at: Callable[..., Tensor]) -> Tensor:
+    """Values at some places; the values themselves if that is all of them, for a kernel less in every step."""
+    return values if list(places) == list(range(len(values))) else values[at(*places)]
+
+
+def _combined(scores: Scores, streams: Sequence[tuple[Stream, list[int]]], at: Callable[..., Tensor]) -> Scores:
+    """What each stream chooses from: Scores of rows -> Scores of streams."""
     if all(stream.combine is None for stream, _ in streams):
-        rows = at(*(rows[0] for _, rows in streams))
-        return Scores(out.logits[rows], out.best[rows], out.lse[rows])
+        firsts = [rows[0] for _, rows in streams]
+        return scores if firsts == list(range(len(scores.best))) else scores.select(at(*firsts))
     return Scores.of(
         torch.stack(
             [
-                out.logits[rows[0]] if stream.combine is None else stream.combine(out.logits[at(*rows)], stream.weights)
+                scores.logits[rows[0]]
+                if stream.combine is None
+                else stream.combine(scores.logits[at(*rows)], stream.weights)
                 for stream, rows in streams
             ]
         )
     )
 
 
-def _choose_all(scores: Scores, states: Sequence[_Decoding], decoding: Decoding) -> Tensor:
-    """The next token of each stream, (streams,) on the device of its scores: forced, greedy or sampled."""
-    chosen = scores.best
-    for place, state in enumerate(states):
-        stream = state.stream
-        heat = decoding.temperature if stream.temperature is None else stream.temperature
-        if stream.forced:
-            chosen[place] = stream.forced[len(state.token_ids)]
+def _choose_all(scores: Scores, states: Sequence[_Decoding], decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """The next token of each stream and its log-probability, (streams,) each: forced, greedy or sampled."""
+    heats = [decoding.temperature if s.stream.temperature is None else s.stream.temperature for s in states]
+    if not any(heats) and not any(state.stream.forced for state in states):
+        return scores.best, scores.logprob
+    chosen = scores.best.clone()
+    for place, (state, heat) in enumerate(zip(states, heats, strict=True)):
+        if state.stream.forced:
+            chosen[place] = state.stream.forced[len(state.token_ids)]
         elif heat:
             chosen[place] = choose(scores.logits[place], heat, decoding.top_p, state.generator)
-    return chosen
+    return chosen, scores.logits.gather(1, chosen[:, None])[:, 0] - scores.lse
 
 
-def _described(scores: Scores, chosen: Tensor, candidates: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Log-probabilities of the chosen tokens, (streams,); the likeliest and their probabilities, (streams, n)."""
-    picked = scores.logits.gather(1, chosen[:, None])[:, 0] - scores.lse
+def _likeliest(scores: Scores, candidates: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The likeliest tokens and their probabilities, (streams, candidates) each."""
     if not candidates:
-        return picked, None, None
+        return None, None
     top = scores.logits.topk(candidates)
-    return picked, top.indices, (top.values - scores.lse[:, None]).exp()
+    return top.indices, (top.values - scores.lse[:, None]).exp()
 
 
 def _paired(ids: list | None, shares: list | None) -> list[list[tuple[int, float]]] | None:

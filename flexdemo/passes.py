@@ -19,15 +19,23 @@ from .masks import BLOCK
 
 
 class Scores(NamedTuple):
-    """Of the token that comes next: logits (rows, V) in fp32, the likeliest (rows,), their log-sum-exp (rows,)."""
+    """Of the token that comes next: logits (rows, V) in fp32; of each row the likeliest, its log-probability, the lse.
+
+    lse is the logits' log-sum-exp.
+    """
 
     logits: Tensor
     best: Tensor
+    logprob: Tensor
     lse: Tensor
 
     @classmethod
     def of(cls, logits: Tensor) -> Scores:
-        return cls(logits, logits.argmax(dim=-1), logits.logsumexp(dim=-1))
+        lse = logits.logsumexp(dim=-1)
+        return cls(logits, logits.argmax(dim=-1), logits.amax(dim=-1) - lse, lse)
+
+    def select(self, rows: Tensor) -> Scores:
+        return Scores(*(each[rows] for each in self))
 
 
 Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Scores]

@@ -49,7 +49,7 @@ def growth_figure(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure
         figure.update_yaxes(title_text=title, row=row, col=1)
     figure = styled(figure, height=120 + 230 * len(shown))
     figure.update_xaxes(type="log", showline=True, linecolor="#8893A2")
-    return figure.update_yaxes(type="log", dtick=1)
+    return figure.update_yaxes(type="log", dtick="D2")
 
 
 def growth_html(result: Mapping[str, Any]) -> str:

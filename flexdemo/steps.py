@@ -24,19 +24,18 @@ from .recorders import ApeRows, MassRecorder
 
 
 class Outcome(NamedTuple):
-    """What a pass tells of each row: the next token's Scores, and the recorder's masses and attention."""
+    """What a pass tells of each row: the next token's Scores, and the recorder's masses and attention.
 
-    logits: Tensor  # (rows, V)
-    best: Tensor  # (rows,)
-    lse: Tensor  # (rows,)
+    A graph's tensors: the next pass writes over them.
+    """
+
+    scores: Scores
     mass: Tensor | None  # (layers, rows, heads, S)
     attention: Tensor | None  # (rows, slots)
 
     def select(self, rows: Tensor) -> Outcome:
         return Outcome(
-            self.logits[rows],
-            self.best[rows],
-            self.lse[rows],
+            self.scores.select(rows),
             None if self.mass is None else self.mass[:, rows],
             None if self.attention is None else self.attention[rows],
         )
@@ -186,7 +185,7 @@ class Steps:
 
     @staticmethod
     def _outcome(rows: Rows, scores: Scores) -> Outcome:
-        return Outcome(*scores, *(rows.recorder.take() if rows.recorder else (None, None)))
+        return Outcome(scores, *(rows.recorder.take() if rows.recorder else (None, None)))
 
     def _lent(self, rows: Rows) -> Rows:
         """Memory kept from an earlier request with these rows in it; these rows themselves if none fits."""

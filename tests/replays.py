@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from flexdemo.graphs import Graphs
 from flexdemo.model import LanguageModel
 
@@ -25,7 +27,7 @@ class Recomputed:
             fresh = work()
             if not kept:
                 kept.append(fresh)
-            for mine, new in zip(kept[0], fresh, strict=True):
+            for mine, new in zip(tree_leaves(kept[0]), tree_leaves(fresh), strict=True):
                 if mine is not None:
                     mine.copy_(new)
             return kept[0]

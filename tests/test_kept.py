@@ -194,14 +194,32 @@ def test_what_a_page_asks_reaches_its_own_program_only(waiting: Waiting, port: i
 
 
 Started = tuple[subprocess.Popen, str]
+HOLD = """
+import os, sys, time
+
+class Hold:
+    def find_spec(self, name, path=None, target=None):
+        while name == "torch._C" and not os.path.exists(os.environ["GO_ON"]):
+            time.sleep(0.02)
+
+sys.meta_path.insert(0, Hold())
+"""
 
 
 @contextmanager
-def started(cache: Path, *arguments: str) -> Iterator[Started]:
-    """`python app.py`, from the moment at which its port answers; pages are kept in `cache`."""
+def started(cache: Path, *arguments: str, go_on: Path | None = None) -> Iterator[Started]:
+    """`python app.py`, from the moment at which its port answers; pages are kept in `cache`.
+
+    `go_on`: a file until which its start waits in the middle.
+    """
     port = browser_support.free_port()
     command = [sys.executable, "app.py", "--port", str(port), *arguments]
     environment = {**os.environ, kept.FOLDER: str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if go_on is not None:
+        held = go_on.parent / "held"
+        held.mkdir()
+        (held / "sitecustomize.py").write_text(HOLD)
+        environment |= {"GO_ON": str(go_on), "PYTHONPATH": str(held)}
     process = subprocess.Popen(
         command, cwd=app.ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -244,15 +262,18 @@ def page(browser: Any) -> Iterator[Any]:
     context.close()
 
 
-def test_a_page_that_was_kept_is_used_before_the_model_is_there(cache: Path, page: Any) -> None:
+@pytest.mark.browser
+@pytest.mark.timeout(180)
+def test_a_page_that_was_kept_is_used_before_the_model_is_there(cache: Path, page: Any, tmp_path: Path) -> None:
     """Run is pressed while the program starts; the answer is the one that the engine gives."""
-    with started(cache) as (_, url):
+    with started(cache, go_on=tmp_path / "go") as (_, url):
         page.goto(url, wait_until="commit")
         page.wait_for_selector("#run:enabled", timeout=READY)
         page.locator("#question textarea").fill("What is the capital of Chile?")
         page.click("#run")
-        assert not is_up(url), "the page was not there before the program was up: nothing is shown by this test"
+        assert not is_up(url)
         assert "model is being loaded" in page.locator("#starting").text_content()
+        (tmp_path / "go").touch()
         page.wait_for_function("document.querySelector('#status-run').textContent.includes('Done')", timeout=READY)
         assert is_up(url)
         shown = [page.locator(f"#answer-{method}").text_content().strip() for method in ("flex", "causal")]
@@ -264,6 +285,8 @@ def test_a_page_that_was_kept_is_used_before_the_model_is_there(cache: Path, pag
     assert shown == [answered.answer for answered in result.results]
 
 
+@pytest.mark.browser
+@pytest.mark.timeout(180)
 def test_a_page_that_has_changed_since_turns_to_the_new_one(cache: Path, page: Any, tmp_path: Path) -> None:
     other = tmp_path / "cache"
     shutil.copytree(cache, other)
@@ -273,22 +296,26 @@ def test_a_page_that_has_changed_since_turns_to_the_new_one(cache: Path, page: A
     old = now.page.replace(heading.format("flexdemo"), heading.format("yesterday"))
     assert old != now.page
     kept.keep(replace(now, page=old), file)
-    with started(other) as (_, url):
+    with started(other, go_on=tmp_path / "go") as (_, url):
         page.goto(url, wait_until="commit")
         page.wait_for_selector("#masthead h1:has-text('yesterday')", timeout=READY)
+        (tmp_path / "go").touch()
         page.wait_for_selector("#masthead h1:has-text('flexdemo')", timeout=READY)
         assert is_up(url) and page.locator("#starting").count() == 0
     assert kept.find(file).page == now.page, "the new one is kept"
 
 
+@pytest.mark.browser
+@pytest.mark.timeout(180)
 def test_a_kept_page_says_that_the_program_could_not_start(page: Any, tmp_path: Path) -> None:
     model, cache = tmp_path / "model", tmp_path / "cache"
     shutil.copytree(browser_support.BUNDLED, model)
     leave_a_page(cache, "--model", str(model))
     (model / "config.json").unlink()
-    with started(cache, "--model", str(model)) as (process, url):
+    with started(cache, "--model", str(model), go_on=tmp_path / "go") as (process, url):
         page.goto(url, wait_until="commit")
         page.wait_for_selector("#run:enabled", timeout=READY)
+        (tmp_path / "go").touch()
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 2
         assert errors.startswith(f"error: no model at {model}") and errors.count("\n") == 1
