@@ -23,7 +23,7 @@ T = TypeVar("T")
 Replay = Callable[[], Any]  # runs captured work again; returns the same tensors each time, filled anew
 
 _CAPTURE = threading.Lock()
-SHARE = 8  # one part in so many of a GPU's memory may be kept
+SHARE, LARGEST = 8, 64  # one part in so many of a GPU's memory may be kept, in all and by one holder
 
 
 @contextmanager
@@ -75,10 +75,20 @@ class _Call(NamedTuple):
 
 
 class Graphs:
-    """Holders of graphs and of their memory, at most `most_bytes` of it; the one lent longest ago goes first."""
+    """Holders of graphs and of their memory, at most `most_bytes` of it; the one lent longest ago goes first.
 
-    def __init__(self, most_bytes: int = 0, *, capture: Callable[[Callable[[], Any]], Replay] = capture) -> None:
+    A holder of more than `largest` bytes is not kept: while one is lent, its request's own memory is there as well.
+    """
+
+    def __init__(
+        self,
+        most_bytes: int = 0,
+        *,
+        largest: int | None = None,
+        capture: Callable[[Callable[[], Any]], Replay] = capture,
+    ) -> None:
         self.capture, self.most_bytes = capture, most_bytes
+        self.largest = most_bytes if largest is None else largest
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._met: OrderedDict[Hashable, None] = OrderedDict()
@@ -93,8 +103,9 @@ class Graphs:
         """Keep a holder for the next request; `tensors` are the memory it holds."""
         size = sum(tensor.nbytes for tensor in tensors)
         with self._lock:
-            self._kept[key] = _Kept(holder, size)
-            dropped = []
+            dropped: list[Any] = [holder]
+            if size <= self.largest:
+                self._kept[key], dropped = _Kept(holder, size), []
             while self._kept and sum(kept.size for kept in self._kept.values()) > self.most_bytes:
                 dropped.append(self._kept.popitem(last=False))
         if dropped and torch.cuda.is_initialized():
@@ -105,6 +116,11 @@ class Graphs:
         with self._lock:
             self._kept.clear()
             self._met.clear()
+
+    @classmethod
+    def of(cls, memory: int) -> Graphs:
+        """Graphs on a GPU of so many bytes."""
+        return cls(memory // SHARE, largest=memory // LARGEST)
 
     def call(self, key: Hashable, work: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:
         """work(*inputs), captured when its key is met for the second time; the key holds all but the inputs' values.

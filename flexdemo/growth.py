@@ -129,17 +129,17 @@ def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tok
     prompt = random_prompt(tokens, text.vocab_size, seed=0, paraphrases=paraphrases)
     streams = [Stream((fused_view(prompt, Encoding()),), seed=i) for i in range(rows)]
     taken: list[tuple[float, float]] = []
-    peak, before = None, 0
+    on_gpu, before = lm.device.type == "cuda", 0
+    if on_gpu:
+        lm.graphs.clear()  # what they keep is part of what this costs
+        before = torch.cuda.memory_allocated(lm.device)
+        torch.cuda.reset_peak_memory_stats(lm.device)
     for run in range(runs + 2):
-        on_gpu = lm.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(lm.device)
-            before = torch.cuda.memory_allocated(lm.device)
         *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
-        peak = torch.cuda.max_memory_allocated(lm.device) - before if on_gpu else None
         if run > 1:  # the first two warm up
             spent = last.total_seconds - last.first_token_seconds
             taken.append((last.first_token_seconds, spent / (len(last.answers[0].token_ids) - 1)))
+    peak = torch.cuda.max_memory_allocated(lm.device) - before if on_gpu else None
     first, each = (statistics.median(column) for column in zip(*taken, strict=True))
     size = text.num_hidden_layers * text.num_key_value_heads * 2 * text.head_dim * lm.model.dtype.itemsize
     length = len(prompt.token_ids)

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from . import attention
 from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
 from .config import InputError, first_line
-from .graphs import SHARE, Graphs
+from .graphs import Graphs
 from .linears import join_siblings
 from .masks import make_layout
 from .memory import within_memory
@@ -264,7 +264,7 @@ def prepare(
         end_ids=frozenset(flat),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
-        graphs=Graphs(torch.cuda.get_device_properties(devices[0]).total_memory // SHARE if can else 0),
+        graphs=Graphs.of(torch.cuda.get_device_properties(devices[0]).total_memory if can else 0),
         compiled=compiled_pass() if compiled else None,
     )
 

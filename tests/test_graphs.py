@@ -118,10 +118,20 @@ def test_memory_that_is_kept_has_a_limit_and_the_oldest_goes_first() -> None:
     assert graphs.lend("b") == "B"
     assert graphs.lend("b") is None, "it is lent"
     graphs.keep("d", "D", [forty, forty, forty])
-    assert [graphs.lend(key) for key in "cd"] == [None, None], "too large by itself"
+    assert [graphs.lend(key) for key in "dc"] == [None, "C"], "too large by itself"
     graphs.keep("c", "C", [forty])
     graphs.clear()
     assert graphs.lend("c") is None
+    few = Graphs(100, largest=50)
+    few.keep("a", "A", [forty])
+    few.keep("b", "B", [forty, forty])
+    assert few.lend("b") is None and few.lend("a") == "A", "one that is too large pushes nobody out"
+
+
+def test_a_gpu_keeps_an_eighth_of_its_memory_and_no_large_holder() -> None:
+    graphs = Graphs.of(64 * 2**30)
+    assert (graphs.most_bytes, graphs.largest) == (8 * 2**30, 2**30)
+    assert Graphs.of(0).lend("a") is None
 
 
 def test_a_failed_request_leaves_no_memory_to_the_next(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
