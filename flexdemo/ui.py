@@ -239,7 +239,8 @@ def _wire(
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
-        lm, current, reading = models.of(form.model), runs.start(session), readings.of(session, form.model)
+        lm, reading = models.of(form.model), readings.of(session, form.model)
+        current = runs.start(session, chosen)
         try:
             made = work.answers(lm, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
             for frame in made:
@@ -286,7 +287,8 @@ def _wire(
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [
-        changed.then(rerun, run_inputs, outputs, **again) for changed in (equalled, *pair.wire(asked["form"], drawing))
+        changed.then(rerun, run_inputs, outputs, **again)
+        for changed in (equalled, *pair.wire(asked["form"], drawing, runs.pair))
     ]
     tools.wire(tabs.last, drawing=drawing, running=running)
 

@@ -45,14 +45,17 @@ class PairWidgets:
             )
         self.ladder = gr.HTML("", elem_id="ladder")
 
-    def wire(self, form: list[Any], drawing: dict[str, Any]) -> list[Any]:
-        """A changed side shows its name at once, and no answer until it has run. Returns an event for each side."""
+    def wire(self, form: list[Any], drawing: dict[str, Any], last_run: Callable[[str], Pair | None]) -> list[Any]:
+        """A changed side shows its name at once, and no answer until it has run. Returns an event for each side.
+
+        `last_run` tells the pair of which a session's last run is.
+        """
         events = []
         for i in range(len(SIDES)):
             mine = self.choices[3 * i : 3 * i + 3]
             outputs = [self.heads[i], *mine[1:], *self.bodies]
             changes = [each.change for each in mine]
-            events.append(gr.on(changes, _changed(i), [*self.choices, *form], outputs, **drawing))
+            events.append(gr.on(changes, _changed(i, last_run), [*self.choices, *form], outputs, **drawing))
         return events
 
 
@@ -72,10 +75,13 @@ def _choices(name: str, side: Side) -> list[Any]:
     return [mask, positions, weights]
 
 
-def _changed(i: int) -> Callable[..., tuple[Any, ...]]:
-    def changed(*values: Any) -> tuple[Any, ...]:
+def _changed(i: int, last_run: Callable[[str], Pair | None]) -> Callable[..., tuple[Any, ...]]:
+    def changed(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         pair, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
         own = gr.update(visible=pair.sides[i].own is not None)
-        return (compared.head_html(pair.sides[i]), own, own, *compared.cards_html(form, pair, None, note=NEXT))
+        # Whoever changes a side and presses Run at once may be told of the change behind the answer.
+        runs_already = last_run(request.session_hash or "") == pair
+        bodies = [gr.skip()] * len(SIDES) if runs_already else compared.cards_html(form, pair, None, note=NEXT)
+        return (compared.head_html(pair.sides[i]), own, own, *bodies)
 
     return changed

@@ -52,11 +52,15 @@ class Runs:
         self._runs: dict[str, Run] = {}
         self._said: dict[str, str] = {}
         self._begun: Counter[str] = Counter()
+        self._pairs: dict[str, Pair] = {}
         self._lock = threading.Lock()
 
-    def start(self, session: str) -> Run:
+    def start(self, session: str, pair: Pair | None = None) -> Run:
+        """A run begins, of a pair of answers or of something else."""
         self.stop(session)  # one at a time: the later click counts
         with self._lock:
+            if pair is not None:
+                self._pairs[session] = pair
             self._said.pop(session, None)
             self._begun[session] += 1
             run = self._runs[session] = Run(threading.Event())
@@ -96,6 +100,11 @@ class Runs:
         with self._lock:
             return self._begun[session]
 
+    def pair(self, session: str) -> Pair | None:
+        """The pair of which a session's last run is."""
+        with self._lock:
+            return self._pairs.get(session)
+
     def is_running(self, session: str) -> bool:
         with self._lock:
             return session in self._runs
@@ -106,6 +115,7 @@ class Runs:
         self.last_word(session)
         with self._lock:
             del self._begun[session]
+            self._pairs.pop(session, None)
 
 
 @dataclass(frozen=True)

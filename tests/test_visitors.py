@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import ValidationError
-from hosting import QUESTION, SPACE, Site, no_traceback, reason, served  # noqa: F401 (no_traceback watches every test here)
+from hosting import QUESTION, SPACE, Served, Site, no_traceback, reason, served  # noqa: F401 (no_traceback watches every test here)
 
 from flexdemo import ui_api
 from flexdemo.config import InputError
@@ -118,3 +118,18 @@ def test_sessions_in_memory_are_bounded(bundled: LanguageModel, tmp_path: Path) 
         event = site.event("run")
         codes = [site.join(event, site.data(event), visitor="1.1.1.1").status_code for _ in range(7)]
         assert codes[-1] == 429 and len(site.demo.app.state_holder.session_data) <= 3
+
+
+def test_a_side_that_was_changed_before_run_clears_no_answer_behind_it(local: Served) -> None:
+    """The change of a side may be told after the run that was begun with it."""
+    session, run, changed = local.session(), local.index("run"), local.index("changed")
+    asked = local.data(run, left_mask="late_fusion")
+    answered = local.outcome(run, asked, session)
+    assert answered["success"]
+    for data, clears in ((asked, False), (local.data(run), True)):
+        told = local.outcome(changed, data, session)
+        assert told["success"]
+        bodies = told["output"]["data"][-2:]
+        assert [isinstance(body, str) and "press Run to see it" in body for body in bodies] == [clears] * 2
+    other = local.outcome(changed, asked, local.session())["output"]["data"][-1]
+    assert "press Run to see it" in other, "another visitor has not run it"
