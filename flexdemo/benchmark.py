@@ -21,7 +21,7 @@ from torch._dynamo.utils import counters
 from .attention import BACKENDS
 from .config import Decoding
 from .encoding import Encoding, fused_view
-from .generation import Answer, Stream, generate
+from .generation import Answer, Progress, Stream, generate
 from .growth import copy_bandwidth, run_facts
 from .methods import resolve_methods
 from .model import LanguageModel, load_model
@@ -169,13 +169,18 @@ def methods_cost(
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """Tokens per second of `flex` over the same prompts, one at a time and in one batch; medians over `runs`."""
+    """Tokens per second of `flex` over the same prompts, one at a time and in one batch; medians over `runs`.
+
+    The `later_` rates are those of the tokens after each answer's first, in the time after it: reading prompts apart.
+    """
 
     backend: str
     prompts: int
     longest_prompt: int
     alone_per_second: float
     batched_per_second: float
+    later_alone_per_second: float
+    later_batched_per_second: float
     differing: int  # prompts whose greedy tokens differ between the two
     widest_gap: float  # nats between the two tokens where they first differ, at most; 0 if none differs
     runs: int
@@ -185,45 +190,60 @@ class BatchSpeed:
         return self.batched_per_second / self.alone_per_second
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio}
+        return {**asdict(self), "ratio": self.ratio, "later_ratio": self.later_ratio}
+
+    @property
+    def later_ratio(self) -> float:
+        return self.later_batched_per_second / self.later_alone_per_second
 
     def __str__(self) -> str:
         return (
             f"{self.backend:>22} {self.prompts:6d} prompts in a batch, up to {self.longest_prompt} tokens: "
             f"{self.batched_per_second:.0f} tokens/s, {self.ratio:.1f} x one by one ({self.alone_per_second:.0f}); "
+            f"after the first tokens {self.later_batched_per_second:.0f}, {self.later_ratio:.1f} x; "
             f"{self.differing} answers differ{at_a_gap(self.differing, self.widest_gap)} (median of {self.runs})"
         )
 
 
-def _answered(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int
-) -> tuple[float, tuple[Answer, ...]]:
-    """Seconds of one batch, and its answers with what else was likely."""
+def _answered(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int) -> Progress:
+    """The end of one batch, whose answers tell what else was likely."""
     streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(prompts)]
     *_, last = generate(lm, prompts, streams, Decoding(new_tokens, mass=False, candidates=CANDIDATES))
-    return last.total_seconds, last.answers
+    return last
+
+
+def _rates(runs: Sequence[Progress]) -> tuple[float, float]:
+    """Tokens per second of requests that follow each other: of all tokens, and of those after the first."""
+    tokens = sum(len(answer.token_ids) for run in runs for answer in run.answers)
+    later = tokens - sum(len(run.answers) for run in runs)
+    seconds = sum(run.total_seconds for run in runs)
+    return tokens / seconds, later / (seconds - sum(run.first_token_seconds for run in runs))
 
 
 def batch_speed(
     lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int, way: str = ""
 ) -> BatchSpeed:
-    """Speed of a batch of prompts of different lengths against the same prompts one by one, prefill included."""
-
-    def count(answers: Sequence[Answer]) -> int:
-        return sum(len(answer.token_ids) for answer in answers)
-
-    rates: dict[str, list[float]] = {"alone": [], "batched": []}
+    """Speed of a batch of prompts of different lengths against the same prompts one by one."""
+    taken = []
     for _ in range(runs + WARM_UPS):
-        singles = [_answered(lm, [prompt], new_tokens) for prompt in prompts]
-        alone = [answer for _, (answer,) in singles]
-        seconds, together = _answered(lm, prompts, new_tokens)
-        rates["alone"].append(count(alone) / sum(spent for spent, _ in singles))
-        rates["batched"].append(count(together) / seconds)
-    differing = [(a, b) for a, b in zip(alone, together, strict=True) if a.token_ids != b.token_ids]
-    widest = max((gap_at_first_difference(a, b) for a, b in differing), default=0.0)
-    one, many = (statistics.median(values[WARM_UPS:]) for values in rates.values())
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    return BatchSpeed(way or lm.backend, len(prompts), longest, one, many, len(differing), widest, runs)
+        alone = [_answered(lm, [prompt], new_tokens) for prompt in prompts]
+        together = _answered(lm, prompts, new_tokens)
+        taken.append((*_rates(alone), *_rates([together])))
+    one, later_one, many, later_many = (statistics.median(column) for column in zip(*taken[WARM_UPS:], strict=True))
+    pairs = [(run.answers[0], other) for run, other in zip(alone, together.answers, strict=True)]
+    gaps = [gap_at_first_difference(a, b) for a, b in pairs if a.token_ids != b.token_ids]
+    return BatchSpeed(
+        way or lm.backend,
+        len(prompts),
+        max(len(prompt.token_ids) for prompt in prompts),
+        one,
+        many,
+        later_one,
+        later_many,
+        len(gaps),
+        max(gaps, default=0.0),
+        runs,
+    )
 
 
 def gap_at_first_difference(answer: Answer, other: Answer) -> float:
@@ -295,7 +315,7 @@ def measure(
                 ours = {name: samples[name][-1].token_ids for name, (_, lm) in ways.items() if lm is not None}
                 tokens.setdefault((length, seed), set()).update(ours.values())
                 if len(set(ours.values())) > 1:
-                    first, *others = (_answered(lm, [prompt], new_tokens)[1][0] for _, lm in ways.values() if lm)
+                    first, *others = (_answered(lm, [prompt], new_tokens).answers[0] for _, lm in ways.values() if lm)
                     gaps += [
                         gap_at_first_difference(first, each) for each in others if each.token_ids != first.token_ids
                     ]

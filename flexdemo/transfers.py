@@ -20,7 +20,7 @@ class Download:
     """Tensors on their way to the CPU: work that is given to the GPU later does not delay them."""
 
     def __init__(self, *tensors: Tensor | None) -> None:
-        self._tensors = [each if each is None else each.to("cpu", non_blocking=True) for each in tensors]
+        self._tensors = [each if each is None else each.to("cpu", non_blocking=each.is_cuda) for each in tensors]
         self._arrived = None
         if any(each is not None and each.is_cuda for each in tensors):
             self._arrived = torch.cuda.Event()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from flexdemo.benchmark import _rates, gap_at_first_difference
+from flexdemo.generation import Answer, Progress
 from flexdemo.growth import Cost, cost, measure_growth
 from flexdemo.plots_growth import growth_figure, growth_html
 from flexdemo.shapes import SHAPES, random_lm, random_model, random_prompt, weight_bytes
@@ -63,3 +67,19 @@ def test_the_report_shows_what_was_measured_and_needs_nothing_else(grown: dict[s
     assert "<h2>By tokens of the prompt</h2>" in page and f"<td>{first[0]:.3g}</td>" in page
     assert "memory beyond weights" not in page, "it is measured on a GPU only"
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+
+
+def test_tokens_per_second_with_and_without_reading_the_prompts() -> None:
+    def run(tokens: tuple[int, ...], first: float, total: float) -> Progress:
+        answers = tuple(Answer(tuple(range(count)), (), (), "length", total) for count in tokens)
+        return Progress(answers, len(tokens), 0.0, first, total)
+
+    assert _rates([run((4,), 1.0, 2.0), run((6,), 1.0, 3.0)]) == (10 / 5, 8 / 3)
+    assert _rates([run((4, 6), 1.0, 3.0)]) == (10 / 3, 8 / 2)
+
+
+def test_a_gap_is_between_the_tokens_where_answers_part_ways() -> None:
+    candidates = (((1, 0.5), (2, 0.4)), ((3, 0.6), (4, 0.3)))
+    one = Answer((1, 3), (), (), "length", 1.0, candidates=candidates)
+    assert gap_at_first_difference(one, replace(one, token_ids=(1, 4))) == pytest.approx(math.log(2))
+    assert gap_at_first_difference(one, replace(one, token_ids=(9, 3))) == math.inf, "it was no runner-up"
