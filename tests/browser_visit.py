@@ -219,9 +219,11 @@ class Visit:
 
 
 def choose(visit: Visit, name: str, option: str) -> None:
-    """One option of a dropdown."""
+    """One option of a dropdown; the list is gone then, so that no other can be taken for it."""
+    options = visit.page.get_by_role("option")
     visit.page.locator(f"#{name} input").click()
     visit.page.get_by_role("option", name=option, exact=True).click()
+    options.first.wait_for(state="detached")
 
 
 def clean(visit: Visit) -> None:
