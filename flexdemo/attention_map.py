@@ -51,8 +51,8 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
     fusing = HeadRecorder(layer, head)
     ids = torch.tensor([prompt.token_ids[start:]])
     positions = view.suffix_position + torch.arange(length - start)[None]
-    masks = {device: biases.suffix.to(device) for device in lm.devices}
-    forward(lm, ids, positions, Plan(lm.backend, masks, fusing, on_devices(lm, biases.ape_suffix)), cache)
+    masks, ape = on_devices(lm, biases.suffix), on_devices(lm, biases.ape_suffix)
+    forward(lm, ids, positions, Plan(lm.backend, masks, fusing, ape), cache)
 
     rows = np.zeros((length, length), dtype=np.float32)
     rows[:start, :start] = reading.probabilities[0, :start, :start]  # type: ignore[index]

@@ -22,7 +22,7 @@ from .attention import BACKENDS
 from .config import Decoding
 from .encoding import Encoding, fused_view
 from .generation import Answer, Progress, Stream, generate
-from .growth import copy_bandwidth, run_facts
+from .growth import WARM_UPS, copy_bandwidth, run_facts
 from .methods import resolve_methods
 from .model import LanguageModel, load_model
 from .prompt import SegmentedPrompt, build_prompt
@@ -32,7 +32,6 @@ from .whereabouts import measure_whereabouts
 PARAPHRASES = 5
 CANDIDATES = 5  # of a token, to tell how near the one was that another way chose
 BATCH = 32  # prompts of different lengths
-WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
 THEIRS, THEIRS_STATIC = "transformers generate", "generate, static cache"
 COMPILED = " compiled"  # behind a backend's name: the whole forward pass is
 BUNDLED = "bundled"
@@ -76,9 +75,17 @@ def _prompt(tokens: int, vocabulary: int, *, seed: int) -> SegmentedPrompt:
     return random_prompt(tokens, vocabulary, seed=seed, paraphrases=PARAPHRASES)
 
 
+def _answered(
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, candidates: int = CANDIDATES
+) -> Progress:
+    """The end of one batch, whose answers tell what else was likely."""
+    streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(prompts)]
+    *_, last = generate(lm, prompts, streams, Decoding(new_tokens, mass=False, candidates=candidates))
+    return last
+
+
 def _run_ours(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
-    streams = [Stream((fused_view(prompt, Encoding()),))]
-    *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
+    last = _answered(lm, [prompt], new_tokens, candidates=0)
     return Sample(last.first_token_seconds, last.total_seconds, last.answers[0].token_ids)
 
 
@@ -203,13 +210,6 @@ class BatchSpeed:
             f"after the first tokens {self.later_batched_per_second:.0f}, {self.later_ratio:.1f} x; "
             f"{self.differing} answers differ{at_a_gap(self.differing, self.widest_gap)} (median of {self.runs})"
         )
-
-
-def _answered(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int) -> Progress:
-    """The end of one batch, whose answers tell what else was likely."""
-    streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(prompts)]
-    *_, last = generate(lm, prompts, streams, Decoding(new_tokens, mass=False, candidates=CANDIDATES))
-    return last
 
 
 def _rates(runs: Sequence[Progress]) -> tuple[float, float]:

@@ -68,15 +68,17 @@ class PromptLayer(CacheLayerMixin):
         return -1
 
 
-class PromptCache(Cache):
+class _Layers(Cache):
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of each layer in turn."""
+        return [part for layer in self.layers for part in (layer.keys, layer.values)]
+
+
+class PromptCache(_Layers):
     """What reading a whole prompt leaves, never written again: (B, KV heads, T, width) a layer."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=PromptLayer)
-
-    def tensors(self) -> list[Tensor]:
-        """Keys and values of each layer in turn."""
-        return [part for layer in self.layers for part in (layer.keys, layer.values)]
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> PromptCache:
@@ -126,7 +128,7 @@ class SlotLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
-class SlotCache(Cache):
+class SlotCache(_Layers):
     """Rows of a decode batch; all layers fill the slots under one cursor."""
 
     def __init__(self, layers: Sequence[SlotLayer], cursor: Cursor) -> None:

@@ -18,6 +18,10 @@ class InputError(ValueError):
     """Input that cannot be used as it is; the message says in one line what was wrong and what would be right."""
 
 
+class BackendError(InputError):
+    """A backend that cannot compute this; the message names one that can."""
+
+
 class OutOfTime(InputError):
     """A request has had its seconds before this part of it was done."""
 

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from .attention import BACKENDS, Plan, UnsupportedModelError
 from .cache import PromptCache
 from .config import PLAIN, Ape
-from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod
+from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod, round_up
 from .model import LanguageModel
 from .passes import Scores, last_only, next_scores
 from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
@@ -119,13 +119,11 @@ def multiple_of(lm: LanguageModel) -> int:
     return max(BACKENDS[lm.backend].multiple, FEW_SHAPES if lm.captures else 1)
 
 
-def round_up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
-
-
-def on_devices(lm: LanguageModel, ape: ApeRows | None) -> dict[torch.device, ApeRows] | None:
-    """Sharpening of a batch of rows on each device that holds a layer."""
-    return None if ape is None else {device: ape.to(device) for device in lm.devices}
+def on_devices(lm: LanguageModel, part: Tensor | ApeRows | None) -> dict[torch.device, Any] | None:
+    """A part of what a pass needs, on each device that holds a layer; None for None."""
+    if part is None:
+        return None
+    return {device: upload(part, device) if isinstance(part, Tensor) else part.to(device) for device in lm.devices}
 
 
 def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:

@@ -177,14 +177,13 @@ def generate(
     del caches, read
     biases = row_biases(slots, views, row_prompts)
     suffix, answer = (
-        Queries({device: upload(bias, device) for device in lm.devices}, on_devices(lm, ape))
+        Queries(on_devices(lm, bias), on_devices(lm, ape))
         for bias, ape in ((biases.suffix, biases.ape_suffix), (biases.answer, biases.ape_answer))
     )
     recorder = None
     if decoding.mass or decoding.detail:
         check_recorded(lm)
-        groups = key_groups(slots, row_prompts)
-        recorder = MassRecorder({device: upload(groups, device) for device in lm.devices}, decoding.detail)
+        recorder = MassRecorder(on_devices(lm, key_groups(slots, row_prompts)), decoding.detail)
     ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
     starts = torch.tensor([view.suffix_position for view in views])
     positions = starts[:, None] + torch.arange(ids.shape[1])  # (rows,) -> (rows, suffix)
@@ -278,7 +277,7 @@ def _combined(scores: Scores, streams: Sequence[tuple[Stream, list[int]]], at: C
     """What each stream chooses from: Scores of rows -> Scores of streams."""
     if all(stream.combine is None for stream, _ in streams):
         firsts = [rows[0] for _, rows in streams]
-        return scores if firsts == list(range(len(scores.best))) else scores.select(at(*firsts))
+        return Scores(*(_taken(each, firsts, at) for each in scores))
     return Scores.of(
         torch.stack(
             [

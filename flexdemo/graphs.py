@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .attention import BackendError
-from .config import first_line
+from .config import BackendError, first_line
 
 T = TypeVar("T")
 Replay = Callable[[], Any]  # runs captured work again; returns the same tensors each time, filled anew

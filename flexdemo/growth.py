@@ -21,21 +21,22 @@ from .model import LanguageModel
 from .prompt import PARAPHRASE
 from .shapes import SHAPES, check_shape, random_lm, random_prompt
 
+WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
 MASK_TOKENS = 32768
 SEGMENTS = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
 HEADS, KV_HEADS, WIDTH = (SHAPES["llama-3.2-3b"][name] for name in ("heads", "kv_heads", "head_dim"))
 
 
 def milliseconds(work: Callable[[], object], *, runs: int = 7) -> float:
-    """Median time of some work on the current CUDA device, launching included, after two runs that warm up."""
+    """Median time of some work on the current CUDA device, launching included, after runs that warm up."""
     spent = []
-    for _ in range(runs + 2):
+    for _ in range(runs + WARM_UPS):
         torch.cuda.synchronize()
         began = time.perf_counter()
         work()
         torch.cuda.synchronize()
         spent.append(1000 * (time.perf_counter() - began))
-    return statistics.median(spent[2:])
+    return statistics.median(spent[WARM_UPS:])
 
 
 def copy_bandwidth(device: str) -> float:
@@ -69,8 +70,7 @@ def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -
     told = []
     for segments, length in shapes:
         owners = [i + 1 for i in range(segments) for _ in range(length)]
-        short = len(owners) % BACKENDS["flex"].multiple
-        pads = BACKENDS["flex"].multiple - short if short else 0
+        pads = BACKENDS["flex"].padded(len(owners)) - len(owners)
         layout = make_layout(owners, [PARAPHRASE] * len(owners), pads=pads).to(device)
         options = {"dtype": torch.bfloat16, "device": device}
         size = len(owners) + pads
@@ -134,9 +134,9 @@ def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tok
         lm.graphs.clear()  # what they keep is part of what this costs
         before = torch.cuda.memory_allocated(lm.device)
         torch.cuda.reset_peak_memory_stats(lm.device)
-    for run in range(runs + 2):
+    for run in range(runs + WARM_UPS):
         *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
-        if run > 1:  # the first two warm up
+        if run >= WARM_UPS:
             spent = last.total_seconds - last.first_token_seconds
             taken.append((last.first_token_seconds, spent / (len(last.answers[0].token_ids) - 1)))
     peak = torch.cuda.max_memory_allocated(lm.device) - before if on_gpu else None

@@ -17,6 +17,11 @@ BLOCK = 128  # tokens: FlexAttention's own block size
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+def round_up(length: int, multiple: int) -> int:
+    """The least multiple that is not below a length."""
+    return -(-length // multiple) * multiple
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which segment and role each token has: two integer tensors of shape (B, T) on one device.

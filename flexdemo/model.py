@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from . import attention
-from .attention import BACKENDS, BackendError, Plan, UnsupportedModelError
-from .config import InputError, first_line
+from .attention import BACKENDS, Plan, UnsupportedModelError
+from .config import BackendError, InputError, first_line
 from .graphs import Graphs
 from .linears import join_siblings
 from .masks import make_layout

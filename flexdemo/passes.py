@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
-from .attention import BackendError, Plan
-from .config import first_line
+from .attention import Plan
+from .config import BackendError, first_line
 from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 

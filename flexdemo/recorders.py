@@ -61,6 +61,10 @@ class MassRecorder:
             mean = probabilities.mean(dim=1)
             self._keys = mean if self._keys is None else self._keys.to(mean.device) + mean
 
+    def select(self, rows: Sequence[int]) -> MassRecorder:
+        """One for these rows alone, in this order."""
+        return MassRecorder({device: group[rows] for device, group in self.groups.items()}, self.detail)
+
     def take(self) -> tuple[Tensor, Tensor | None]:
         """Of the pass just run: masses (layers, rows, heads, S), each summing to 1, and mean attention (rows, kv)."""
         (layers, self._layers), (keys, self._keys) = (self._layers, []), (self._keys, None)

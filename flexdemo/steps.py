@@ -50,10 +50,7 @@ class Queries:
 
     def tensors(self) -> list[Tensor]:
         sharpened = [] if self.ape is None else self.ape.values()
-        return [
-            *self.bias.values(),
-            *(part for rows in sharpened for part in (rows.keys, rows.temperature, rows.scale)),
-        ]
+        return [*self.bias.values(), *(part for rows in sharpened for part in rows.tensors())]
 
     def select(self, rows: list[int]) -> Queries:
         ape = None if self.ape is None else {device: each.select(rows) for device, each in self.ape.items()}
@@ -84,9 +81,8 @@ class Rows:
     def tensors(self) -> list[Tensor]:
         """All that one request's rows differ in from another's of the same shape, in the same order."""
         groups = [] if self.recorder is None else self.recorder.groups.values()
-        layers = [part for layer in self.cache.layers for part in (layer.keys, layer.values)]
         own = [self.ids, self.positions, self.tokens, self.places]
-        return [*layers, *own, *self.suffix.tensors(), *self.answer.tensors(), *groups]
+        return [*self.cache.tensors(), *own, *self.suffix.tensors(), *self.answer.tensors(), *groups]
 
     def key(self) -> Hashable:
         """What a graph cannot change."""
@@ -100,10 +96,6 @@ class Rows:
     def select(self, rows: Sequence[int]) -> Rows:
         """These rows alone, in this order, in memory of their own."""
         index = list(rows)
-        recorder = self.recorder
-        if recorder is not None:
-            groups = {device: group[index] for device, group in recorder.groups.items()}
-            recorder = MassRecorder(groups, recorder.detail)
         chosen = replace(
             self,
             cache=self.cache.select(index),
@@ -111,7 +103,7 @@ class Rows:
             positions=self.positions[index],
             suffix=self.suffix.select(index),
             answer=self.answer.select(index),
-            recorder=recorder,
+            recorder=self.recorder and self.recorder.select(index),
             replays={},
         )
         chosen.places = self.places[index]
@@ -145,9 +137,7 @@ class Steps:
     def run(self, tokens: Tensor) -> Outcome:
         """Feed one token to each row, (rows, 1)."""
         self._rows.tokens.copy_(tokens)
-        if (
-            not self.lm.captures
-        ):  # a number that changed from step to step would be compiled anew, and a graph holds one
+        if not self.lm.captures:  # of a number that changes a compiler makes one pass each, and a graph holds one
             self._rows.cache.cursor.filled = self._slot
         self._slot += 1
         return self._run("step")

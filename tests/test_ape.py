@@ -15,9 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from flexdemo import cli
-from flexdemo.attention import BackendError
 from flexdemo.attribution import attribute
-from flexdemo.config import Ape, InputError
+from flexdemo.config import Ape, BackendError, InputError
 from flexdemo.encoding import Encoding
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel

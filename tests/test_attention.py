@@ -12,7 +12,7 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import attention
+from flexdemo import attention, flex
 from flexdemo.attention import (
     BACKENDS,
     BackendError,
@@ -204,7 +204,7 @@ def test_compiled_flex_may_meet_many_shapes_in_every_thread(monkeypatch: pytest.
         limits.append(torch._dynamo.config.recompile_limit)
         return query
 
-    monkeypatch.setattr(attention, "_compiled_flex", lambda device_type: kernel)
+    monkeypatch.setattr(flex, "_compiled_flex", lambda device_type: kernel)
     q, k, v = qkv(1, 2, 2, 1, 4)
 
     def attend() -> None:
@@ -221,7 +221,7 @@ def test_a_kernel_that_cannot_be_compiled_names_another_backend(monkeypatch: pyt
     def kernel(*args: Any, **kwargs: Any) -> torch.Tensor:
         raise torch._dynamo.exc.FailOnRecompileLimitHit("too many shapes\nand a long story")
 
-    monkeypatch.setattr(attention, "_compiled_flex", lambda device_type: kernel)
+    monkeypatch.setattr(flex, "_compiled_flex", lambda device_type: kernel)
     q, k, v = qkv(1, 2, 2, 1, 4)
     with pytest.raises(BackendError, match=r"cannot be compiled here \(too many shapes\): use flex-eager or sdpa"):
         attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), 1.0, None)

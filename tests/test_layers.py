@@ -20,6 +20,7 @@ LAYERS = (
     {"masks", "plots", "rules", "cache", "results", "recorders"},
     {"hub", "readers", "records", "table", "journal", "summary", "plots_results", "plots_answer"},
     {"plots_growth"},
+    {"flex"},
     {"attention"},
     {"linears", "passes", "graphs", "split"},
     {"model"},

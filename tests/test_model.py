@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig
 
 from flexdemo import model as model_module
-from flexdemo.attention import BACKENDS, BackendError, Plan, UnsupportedModelError
-from flexdemo.config import InputError
+from flexdemo.attention import BACKENDS, Plan, UnsupportedModelError
+from flexdemo.config import BackendError, InputError
 from flexdemo.masks import make_layout
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, ModelError, load_model, prepare, refuse_unsupported

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 import flexdemo
 from flexdemo import linears
-from flexdemo.attention import BackendError
+from flexdemo.config import BackendError
 from flexdemo.linears import Lone, Sibling, join_siblings
 from flexdemo.model import LanguageModel, prepare
 from flexdemo.passes import compiled_pass

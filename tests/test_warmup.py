@@ -10,7 +10,7 @@ from hosting import served, until
 from replays import replaying
 
 from flexdemo import warmup
-from flexdemo.attention import BackendError
+from flexdemo.config import BackendError
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel
 from flexdemo.warmup import WarmUp
