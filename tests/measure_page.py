@@ -1,11 +1,12 @@
 """How long a newcomer waits: from `python app.py` to the page, and to the first answer. Run it; it is no test.
 
-python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--anew] [--json]
+python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--anew] [--alone] [--json]
 
 Each round starts the server anew and opens its address in a new Chromium profile, already running, as soon as something
 listens there. With --against two checkouts take turns, so that what else the machine does meets both. A checkout keeps
 its page between its starts, as it does for a user: one start that is not counted leaves it; with --anew every start is
-the first. All times are seconds since the server's start; below them, what the server says of its own stages.
+the first; with --alone a program asks instead of a browser. All times are seconds since the server's start; below them,
+the CPU time of both sides until the answer, and what the server says of its own stages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +62,9 @@ WATCH = """() => {
 }"""
 
 
-def visit(browser: Any, root: Path, cache: Path, *, threads: str | None = None) -> dict[str, float]:
-    """Seconds from the start of the server in `root` to each of EVENTS, the CPU time of the server until then, and
-    what it told of its stages, as "stage: ..."; pages are kept in `cache`."""
+def visit(browser: Any | None, root: Path, cache: Path, *, threads: str | None = None) -> dict[str, float]:
+    """Seconds from the start of the server in `root` to each of EVENTS, the CPU time until then, and what it told of
+    its stages, as "stage: ..."; pages are kept in `cache`. Without a browser only the last event, of an endpoint."""
     port = browser_support.free_port()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "FLEXDEMO_CACHE": str(cache)}
     environment |= {"OMP_NUM_THREADS": threads} if threads else {}
@@ -71,23 +75,52 @@ def visit(browser: Any, root: Path, cache: Path, *, threads: str | None = None) 
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=output)
     try:
-        context = browser.new_context(viewport={"width": 1400, "height": 900})
-        page = context.new_page()
-        page.add_init_script(f"({WATCH})()")
         while not listens(port):
             if process.poll() is not None:
                 raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
             time.sleep(0.01)
-        page.goto(url, wait_until="commit")
-        page.wait_for_function("() => window.seen?.answer && window.seen['page painted']", timeout=30_000)
-        seen = page.evaluate("() => window.seen")
-        context.close()
-        spent = cpu_seconds(process.pid)
-        told = stages(log.read_text(encoding="utf-8"))
-        return {name: at / 1000 - began for name, at in seen.items()} | spent | told
+        seen = {"answer": asked_at(url)} if browser is None else seen_at(browser, url)
+        told = cpu_seconds(process.pid) | stages(log.read_text(encoding="utf-8"))
+        return {name: at - began if name in EVENTS else at for name, at in seen.items()} | told
     finally:
         process.kill()
         process.wait()
+
+
+def seen_at(browser: Any, url: str) -> dict[str, float]:
+    """When a new visitor saw each of EVENTS, as times of the system's clock, and the CPU time of the browser."""
+    before = browser_seconds(browser)
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.add_init_script(f"({WATCH})()")
+    page.goto(url, wait_until="commit")
+    page.wait_for_function("() => window.seen?.answer && window.seen['page painted']", timeout=30_000)
+    seen = page.evaluate("() => window.seen")
+    spent = browser_seconds(browser) - before
+    context.close()
+    return {name: at / 1000 for name, at in seen.items()} | {"browser CPU": spent}
+
+
+def browser_seconds(browser: Any) -> float:
+    """CPU time of all processes of a browser that are there now."""
+    session = browser.new_browser_cdp_session()
+    processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    session.detach()
+    return sum(each["cpuTime"] for each in processes)
+
+
+def asked_at(url: str) -> float:
+    """When a program had the answer for which it asked while the server was still starting."""
+    call = f"{url}gradio_api/call/v2/generate"
+    body = json.dumps({"question": "What is the capital of Peru?", "paraphrases": ["Which city is Peru's capital?"]})
+    asked = urllib.request.Request(call, body.encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{call}/{event}", timeout=60) as answer:
+        told = answer.read()
+    if b"event: complete" not in told:
+        raise RuntimeError(f"no answer, but {told[:200]!r}")
+    return time.time()
 
 
 def cpu_seconds(process: int) -> dict[str, float]:
@@ -112,15 +145,12 @@ def listens(port: int) -> bool:
 
 
 def measure(
-    roots: list[Path], rounds: int, *, threads: str | None = None, anew: bool = False
+    roots: list[Path], rounds: int, *, threads: str | None = None, anew: bool = False, alone: bool = False
 ) -> dict[str, dict[str, float]]:
     """Medians over the rounds for each checkout."""
-    from playwright.sync_api import sync_playwright
-
     times: dict[Path, list[dict[str, float]]] = {root: [] for root in roots}
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory(prefix="flexdemo-measure-") as folder:
-        executable = browser_support.find_chromium(playwright)
-        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+    visitor = nullcontext() if alone else chromium()
+    with visitor as browser, tempfile.TemporaryDirectory(prefix="flexdemo-measure-") as folder:
         caches = {root: Path(folder) / str(i) for i, root in enumerate(roots)}
         for root in () if anew else roots:
             visit(browser, root, caches[root], threads=threads)
@@ -129,13 +159,24 @@ def measure(
                 if anew:
                     shutil.rmtree(caches[root], ignore_errors=True)
                 times[root].append(visit(browser, root, caches[root], threads=threads))
-                told = ", ".join(f"{name} {times[root][-1][name]:.2f}" for name in EVENTS)
+                told = ", ".join(f"{name} {at:.2f}" for name, at in times[root][-1].items() if name in EVENTS)
                 print(f"{root.name}: {told}", file=sys.stderr, flush=True)
-        browser.close()
     return {
         str(root): {name: statistics.median(each[name] for each in times[root]) for name in times[root][0]}
         for root in roots
     }
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser that runs already."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        executable = browser_support.find_chromium(playwright)
+        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+        yield browser
+        browser.close()
 
 
 def main() -> None:
@@ -144,10 +185,11 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     parser.add_argument("--threads", help="OMP_NUM_THREADS of the server (default: as it is)")
     parser.add_argument("--anew", action="store_true", help="every start is the first: no page is kept before it")
+    parser.add_argument("--alone", action="store_true", help="no browser: time an endpoint's first answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     roots = [browser_support.ROOT, *([args.against.resolve()] if args.against else [])]
-    medians = measure(roots, args.rounds, threads=args.threads, anew=args.anew)
+    medians = measure(roots, args.rounds, threads=args.threads, anew=args.anew, alone=args.alone)
     if args.json:
         print(json.dumps(medians))
         return
