@@ -172,7 +172,7 @@ def start(
     from flexdemo import load_model
     from flexdemo.choice import weights_gigabytes
     from flexdemo.ledger import Ledger
-    from flexdemo.server import State, read_account, routes
+    from flexdemo.server import ServerLog, State, read_account, routes
     from flexdemo.threads import suit_threads
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
@@ -227,6 +227,7 @@ def start(
         **launch_options(profile, routes=routes(state)),
     )
     stages.end("launch")
+    ServerLog(ledger).attach()
     state.demo, state.page = demo, keeper.keep(demo.local_url)
     waiting.pass_on(pages=not keeper.is_stale)
     stages.end("keep page")
