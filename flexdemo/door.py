@@ -182,9 +182,11 @@ class Door:
             return receive, nobody
         data = await _body(receive, self._profile.request_bytes)
         again = _replayed(data, receive)
-        if route.startswith("mcp"):
-            return again, nobody
         body = _json(data)
+        if route.startswith("mcp"):
+            if body.get("method") == "tools/call":  # which asks as one session of gradio's own
+                self._visits.spend(who, time.monotonic())
+            return again, nobody
         kind = next((kind for kind in ASKS if route == kind or route.startswith(f"{kind}/")), None)
         _check_session(body)
         if kind is None:

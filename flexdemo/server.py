@@ -152,7 +152,10 @@ def serve_until_told(demo: Any, state: State, close_gate: Callable[[float], None
 
 
 class ServerLog(logging.Handler):
-    """Lines of the log in place of what the web server says of its own: neither texts nor addresses of visitors."""
+    """Lines of the log in place of what the web server and other packages say, without what visitors sent.
+
+    The web server's own words are fixed; of others only the place in their code is told.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(logging.WARNING)
@@ -161,15 +164,17 @@ class ServerLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         facts = {} if error is None else fault(error)
-        self._ledger.tell("server", level=record.levelname.lower(), told=str(record.msg).strip(), **facts)
+        facts |= {"told": str(record.msg).strip()} if record.name.startswith("uvicorn") else {}
+        place = f"{record.pathname}:{record.lineno}"
+        self._ledger.tell("server", level=record.levelname.lower(), by=record.name, at=place, **facts)
 
     def attach(self) -> None:
-        """Speak for the web server from now on; it sets up its own log when it starts."""
-        logger = logging.getLogger("uvicorn")
-        for name in ("uvicorn.error", "uvicorn.asgi", "uvicorn.access"):
+        """Speak for them from now on; the web server sets up its own log when it starts."""
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access"):
             logging.getLogger(name).handlers.clear()
-        logger.handlers[:] = [self]
-        logger.propagate = False
+        web = logging.getLogger("uvicorn")
+        web.handlers[:], web.propagate = [self], False
+        logging.getLogger().addHandler(self)
 
 
 def _running(state: State) -> int:
