@@ -160,6 +160,10 @@ class Door:
                     if not self._joining[key]:
                         del self._joining[key]
             else:
+                if _tries_account(scope):  # or a password could be guessed a thousand times a second
+                    self._visits.spend(who, time.monotonic())
+                if scope["method"] == "POST":
+                    receive = _replayed(await _body(receive, self._profile.request_bytes), receive)
                 await self._app(scope, receive, send)
         except Refused as refusal:
             if refusal.is_unread:
@@ -229,7 +233,7 @@ class Door:
 
 def _route(scope: Scope) -> str:
     """What stands behind gradio's prefix, "" for anything else; Refused for what is closed."""
-    path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+    path = _path(scope)
     if len(path) + len(scope.get("query_string", b"")) > LONGEST_ADDRESS:
         raise Refused(414, f"the address is too long: at most {LONGEST_ADDRESS:,} bytes are read")
     told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-host"]
@@ -246,6 +250,16 @@ def _route(scope: Scope) -> str:
     if first not in OPEN:
         raise Refused(404, "there is nothing here")
     return route.rstrip("/")
+
+
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def _tries_account(scope: Scope) -> bool:
+    """Whether a request brings a name and a password."""
+    path = _path(scope).rstrip("/")
+    return path == "/login" or (path == "/metrics" and any(name == b"authorization" for name, _ in scope["headers"]))
 
 
 def _query(scope: Scope) -> dict[str, str]:
