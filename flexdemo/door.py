@@ -7,7 +7,6 @@ strictly, and has the data checked against the widgets that it is for. What it r
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import math
 import re
@@ -22,6 +21,7 @@ from urllib.parse import parse_qsl
 from .config import InputError
 from .files import make_room
 from .profiles import Profile
+from .visitors import visitor
 
 API = "/gradio_api/"
 # Routes of gradio that the page, its clients and MCP use. All others are closed: proxies, deep links, monitoring, ...
@@ -36,7 +36,6 @@ REMEMBERED = 10_000  # visitors
 ASKS = ("queue/join", "call", "run")  # routes that run something
 SESSION = re.compile(r"[A-Za-z0-9_-]{4,64}")
 LONGEST_ADDRESS = 60_000  # bytes of path and query; what reads an address behind the door takes 65,536
-PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -83,27 +82,6 @@ class Behind(Protocol):
 
     def waiting(self, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
         """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
-
-
-def visitor(scope: Scope, proxies: int) -> str:
-    """The address that a request is from, /64 networks of IPv6 as one: their owner has all of their addresses.
-
-    `proxies` of the host each append the address they see to X-Forwarded-For; what stands before is anybody's word.
-    """
-    address = (scope.get("client") or ("unknown", 0))[0]
-    if proxies:
-        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
-        address = hops[-proxies] if len(hops) >= proxies else address
-    if with_port := PORT.fullmatch(address):
-        address = with_port[1] or with_port[2]
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if parsed.version == 6 and parsed.ipv4_mapped is not None:  # or all of IPv4 would be one network
-        parsed = parsed.ipv4_mapped
-    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 class Visits:
