@@ -138,11 +138,21 @@ def place_of_page(args: argparse.Namespace) -> Path | None:
 def own_folder() -> None:
     """Visitors' files go to a folder that nobody else on this machine can read, and that is gone when the program is.
 
-    GRADIO_TEMP_DIR names another one, which stays.
+    GRADIO_TEMP_DIR names another one, which stays. InputError if there is none that can be written.
     """
-    if not os.environ.get("GRADIO_TEMP_DIR"):
+    named = os.environ.get("GRADIO_TEMP_DIR")
+    try:
+        if named:
+            os.makedirs(named, exist_ok=True)
+            tempfile.TemporaryFile(dir=named).close()
+            return
         folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flexdemo-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    except OSError as error:
+        where = f"in {named} " if named else ""
+        raise InputError(
+            f"no files can be written {where}({error.strerror or error}): name another folder, with GRADIO_TEMP_DIR"
+        ) from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 class Page(NamedTuple):
