@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Page:
             if not WHOLE[1](value) or value not in range(len(block.samples)):
                 raise Refused(400, f"{what} must be the number of one, 0 to {len(block.samples) - 1}")
         elif kind == "file":
-            self._check_file(value)
+            self._check_file(value, block.file_types)
         elif kind in KINDS:
             words, fits = KINDS[kind]
             if not fits(value):
@@ -112,7 +112,7 @@ class Page:
         else:
             raise Refused(400, f"{what} is no widget that is entered")
 
-    def _check_file(self, value: Any) -> None:
+    def _check_file(self, value: Any, endings: Sequence[str] | None) -> None:
         """Only what was uploaded here, by its whole secret name; no address and no path of anything else."""
         if value is None:
             return
@@ -120,6 +120,8 @@ class Page:
         known = isinstance(path, str) and path in self._blocks.upload_file_set and Path(path).is_file()
         if not known or value.get("meta") != {"_type": "gradio.FileData"}:
             raise Refused(400, "there is no such uploaded file: upload it again")
+        if endings and Path(path).suffix.lower() not in endings:
+            raise Refused(400, f"the file's name must end in {', '.join(endings)}")
 
     def knows(self, session: str) -> bool:
         return session in self._app.state_holder
