@@ -138,11 +138,21 @@ def place_of_page(args: argparse.Namespace) -> Path | None:
 def own_folder() -> None:
     """Visitors' files go to a folder that nobody else on this machine can read, and that is gone when the program is.
 
-    GRADIO_TEMP_DIR names another one, which stays.
+    GRADIO_TEMP_DIR names another one, which stays. InputError if there is none that can be written.
     """
-    if not os.environ.get("GRADIO_TEMP_DIR"):
+    named = os.environ.get("GRADIO_TEMP_DIR")
+    try:
+        if named:
+            os.makedirs(named, exist_ok=True)
+            tempfile.TemporaryFile(dir=named).close()
+            return
         folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flexdemo-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    except OSError as error:
+        where = f"in {named} " if named else ""
+        raise InputError(
+            f"no files can be written {where}({error.strerror or error}): name another folder, with GRADIO_TEMP_DIR"
+        ) from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 class Page(NamedTuple):
@@ -172,7 +182,7 @@ def start(
     from flexdemo import load_model
     from flexdemo.choice import weights_gigabytes
     from flexdemo.ledger import Ledger
-    from flexdemo.server import State, read_account, routes
+    from flexdemo.server import ServerLog, State, read_account, routes
     from flexdemo.threads import suit_threads
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
@@ -227,6 +237,7 @@ def start(
         **launch_options(profile, routes=routes(state)),
     )
     stages.end("launch")
+    ServerLog(ledger).attach()
     state.demo, state.page = demo, keeper.keep(demo.local_url)
     waiting.pass_on(pages=not keeper.is_stale)
     stages.end("keep page")

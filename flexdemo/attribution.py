@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,11 +90,13 @@ def attribute(
     *,
     ape: Ape = PLAIN,
     until: float = math.inf,
+    check: Callable[[], None] | None = None,
 ) -> Attribution:
     """Attribute an answer of the fused view to segments and paraphrases, in one more decode of the same tokens.
 
     The answer is forced, so that all rows read the same tokens: the full view and one without each paraphrase. Raises
-    OutOfTime if it is not done at the time `until` (of `time.monotonic`).
+    OutOfTime if it is not done at the time `until` (of `time.monotonic`), and what `check` raises, called after every
+    token.
     """
     full = fused_view(prompt, encoding, ape)
     hidden = _hidden_views(prompt, full)
@@ -102,6 +104,8 @@ def attribute(
     streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
     for progress in generate(lm, [prompt], streams, Decoding(len(forced), detail=True)):
         whole, *others = progress.answers
+        if check is not None:
+            check()
         if time.monotonic() >= until and not all(answer.stopped_by for answer in progress.answers):
             raise OutOfTime("there was no time left to explain the answer")
     effects = tuple(

@@ -7,8 +7,8 @@ strictly, and has the data checked against the widgets that it is for. What it r
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
+import math
 import re
 import time
 from collections import Counter, OrderedDict
@@ -16,10 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from .config import InputError
 from .files import make_room
 from .profiles import Profile
+from .visitors import visitor
 
 API = "/gradio_api/"
 # Routes of gradio that the page, its clients and MCP use. All others are closed: proxies, deep links, monitoring, ...
@@ -33,6 +35,8 @@ MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to 
 REMEMBERED = 10_000  # visitors
 ASKS = ("queue/join", "call", "run")  # routes that run something
 SESSION = re.compile(r"[A-Za-z0-9_-]{4,64}")
+LONGEST_ADDRESS = 60_000  # bytes of path and query; what reads an address behind the door takes 65,536
+HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -73,25 +77,11 @@ class Behind(Protocol):
     def knows(self, session: str) -> bool:
         """Whether a page with this session has asked before."""
 
+    def silence(self, route: str, query: Mapping[str, str]) -> bytes | None:
+        """What a client is told that listens where there is nothing to hear; None for any other request."""
+
     def waiting(self, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
         """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
-
-
-def visitor(scope: Scope, proxies: int) -> str:
-    """The address that a request is from, /64 networks of IPv6 as one: their owner has all of their addresses.
-
-    `proxies` of the host each append the address they see to X-Forwarded-For; what stands before is anybody's word.
-    """
-    address = (scope.get("client") or ("unknown", 0))[0]
-    if proxies:
-        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
-        address = hops[-proxies] if len(hops) >= proxies else address
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 class Visits:
@@ -134,7 +124,11 @@ class Door:
             if most is not None and self._open[who] > most:
                 raise Refused(429, f"there are {most} open connections from your address, the most that one may have")
             route = _route(scope)
-            if scope["method"] == "POST" and route:
+            listens = scope["method"] == "GET" and route.startswith(("call/", "queue/data"))
+            silence = self._page(scope["app"]).silence(route, _query(scope)) if listens else None
+            if silence is not None:  # behind the door it would be an error of the server's
+                await _send(send, 200, b"text/event-stream", silence)
+            elif scope["method"] == "POST" and route:
                 receive, key = await self._checked(scope, receive, route, who)
                 self._joining[key] += 1
                 try:
@@ -144,6 +138,10 @@ class Door:
                     if not self._joining[key]:
                         del self._joining[key]
             else:
+                if _tries_account(scope):  # or a password could be guessed a thousand times a second
+                    self._visits.spend(who, time.monotonic())
+                if scope["method"] == "POST":
+                    receive = _replayed(await _body(receive, self._profile.request_bytes), receive)
                 await self._app(scope, receive, send)
         except Refused as refusal:
             if refusal.is_unread:
@@ -166,9 +164,11 @@ class Door:
             return receive, nobody
         data = await _body(receive, self._profile.request_bytes)
         again = _replayed(data, receive)
-        if route.startswith("mcp"):
-            return again, nobody
         body = _json(data)
+        if route.startswith("mcp"):
+            if body.get("method") == "tools/call":  # which asks as one session of gradio's own
+                self._visits.spend(who, time.monotonic())
+            return again, nobody
         kind = next((kind for kind in ASKS if route == kind or route.startswith(f"{kind}/")), None)
         _check_session(body)
         if kind is None:
@@ -211,8 +211,13 @@ class Door:
 
 def _route(scope: Scope) -> str:
     """What stands behind gradio's prefix, "" for anything else; Refused for what is closed."""
-    path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
-    if b"deep_link=" in scope.get("query_string", b""):
+    path = _path(scope)
+    if len(path) + len(scope.get("query_string", b"")) > LONGEST_ADDRESS:
+        raise Refused(414, f"the address is too long: at most {LONGEST_ADDRESS:,} bytes are read")
+    told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-host"]
+    if not all(HOST.fullmatch(host.strip()) for hosts in told for host in hosts.split(",")):
+        raise Refused(400, "X-Forwarded-Host must be the name of a host, as the proxy in front knows it")
+    if "deep_link" in _query(scope):
         raise Refused(404, "there are no deep links here: the page's own links hold its state")
     if path.startswith("/monitoring"):
         raise Refused(404, "there is nothing here")
@@ -223,6 +228,20 @@ def _route(scope: Scope) -> str:
     if first not in OPEN:
         raise Refused(404, "there is nothing here")
     return route.rstrip("/")
+
+
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def _tries_account(scope: Scope) -> bool:
+    """Whether a request brings a name and a password."""
+    path = _path(scope).rstrip("/")
+    return path == "/login" or (path == "/metrics" and any(name == b"authorization" for name, _ in scope["headers"]))
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    return dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
 
 
 async def _body(receive: Receive, most: int) -> bytes:
@@ -268,8 +287,14 @@ def _json(data: bytes) -> Mapping[str, Any]:
     def constant(name: str) -> None:
         raise Refused(400, f"the request holds {name}, which is no number in JSON: give a finite number")
 
+    def finite(text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            raise Refused(400, "the request holds a number that is too large: give one of less than 1e308")
+        return number
+
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=constant)
+        body = json.loads(data.decode("utf-8"), parse_constant=constant, parse_float=finite)
         json.dumps(body, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise Refused(400, "the request holds half a character (a lone surrogate): type the text again") from error
@@ -299,7 +324,10 @@ async def _tell(send: Send, refusal: Refused, *, public: bool) -> None:
     if public and status != 413:
         status = 422
         told = [{"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": why}]
-    data = json.dumps({"detail": told}).encode("ascii")
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode("ascii"))]
+    await _send(send, status, b"application/json", json.dumps({"detail": told}).encode("ascii"))
+
+
+async def _send(send: Send, status: int, kind: bytes, data: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(data)).encode("ascii"))]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": data})

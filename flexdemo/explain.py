@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,13 +59,16 @@ def candidate_steps(results: Sequence[MethodResult]) -> tuple[Mapping[str, Any],
     return tuple(steps)
 
 
-def explain(lm: LanguageModel, result: Result, *, until: float = math.inf) -> Explanation:
+def explain(
+    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] | None = None
+) -> Explanation:
     """Explain a finished result of `ask` that ran the methods NEEDED, in one more decode of the fused answer.
 
-    Raises OutOfTime if that is not done at the time `until` (of `time.monotonic`).
+    Raises OutOfTime if that is not done at the time `until` (of `time.monotonic`), and what `check` raises, called
+    after every token.
     """
     fused, alone = (result[name] for name in NEEDED)
     encoding = Encoding(result.mask["strategy"], result.mask["positions"])
-    attributed = attribute(lm, result.prompt, encoding, fused.token_ids, ape=result.ape, until=until)
+    attributed = attribute(lm, result.prompt, encoding, fused.token_ids, ape=result.ape, until=until, check=check)
     agreed = agreement(fused.answer, [view.answer for view in alone.views])
     return Explanation(attributed, agreed, candidate_steps(result.results))

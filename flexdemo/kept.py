@@ -172,9 +172,12 @@ def keep(kept: Kept, file: Path) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {name: (answer.kind, answer.body.decode("latin-1")) for name, answer in kept.files.items()}
     part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps({"page": kept.page, "files": files}), encoding="utf-8")
-    part.chmod(0o600)
-    part.replace(file)
+    try:
+        part.write_text(json.dumps({"page": kept.page, "files": files}), encoding="utf-8")
+        part.chmod(0o600)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)  # half of it, where the disk is full
     for old in sorted(file.parent.glob("page-*.json"), key=lambda each: each.stat().st_mtime, reverse=True)[MOST:]:
         old.unlink(missing_ok=True)
 

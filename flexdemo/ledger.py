@@ -118,11 +118,9 @@ class Ledger:
         line = {"time": timestamp(), "event": "request", "id": entry.id, "endpoint": entry.endpoint}
         line |= {"outcome": entry.outcome, "seconds": round(seconds, 4), **facts}
         if error is not None:
-            line["error"] = type(error).__name__
+            line |= fault(error)
             if self._log_text:
                 line["message"] = str(error)
-            frames = traceback.extract_tb(error.__traceback__)
-            line["traceback"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         self._log(json.dumps(line, ensure_ascii=False, default=str))
 
     def tell(self, event: str, **facts: Any) -> None:
@@ -161,6 +159,15 @@ class Ledger:
             told.add(name)
             lines.append(_line(name, labels, value))
         return "\n".join(lines) + "\n"
+
+
+def fault(error: BaseException) -> dict[str, Any]:
+    """What the log says of an unexpected error: its class and the lines of code it came through, not its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "error": type(error).__name__,
+        "traceback": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
 
 
 def timestamp() -> str:

@@ -32,6 +32,10 @@ from .split import split_options
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tinyqa"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda")
+UNHELPFUL = {  # what transformers says: what it means
+    "ignore_mismatched_sizes": "its config.json does not fit its weights; copy the folder again",
+    "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
+}
 
 
 class ModelError(InputError):
@@ -135,19 +139,18 @@ def _why_not(source: str, error: BaseException) -> str:
             f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
             "copy or download the folder again"
         )
-    return f"cannot load the model {source!r}: {first_line(error)} (a local folder or a reachable Hub id is needed)"
+    plain = f"{first_line(error)} (a local folder or a reachable Hub id is needed)"
+    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), plain)
+    return f"cannot load the model {source!r}: {told}"
 
 
 def _check_tokenizer(source: str) -> None:
     """InputError for a tokenizer file that is no JSON, of which the tokenizer's own error says nothing useful."""
     path = Path(source) / "tokenizer.json"
-    if path.is_file():
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ModelError(
-                f"cannot load the tokenizer of {source!r}: {path.name} is cut off or damaged; copy the folder again"
-            ) from error
+    try:
+        json.loads(path.read_bytes() if path.is_file() else "0")
+    except ValueError as error:
+        raise ModelError(f"{path.name} of {source!r} is cut off or damaged; copy the folder again") from error
 
 
 def refuse_unsupported(config: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .config import Decoding, InputError
@@ -95,12 +95,14 @@ def paraphrase(
     temperature: float = 0.7,
     top_p: float = 0.9,
     until: float = math.inf,
+    check: Callable[[], None] | None = None,
 ) -> list[str]:
     """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer.
 
-    At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all.
+    At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all; so
+    does what `check`, called after every token, raises, and then there are none.
     """
-    drawing = {"temperature": temperature, "top_p": top_p, "until": until}
+    drawing = {"temperature": temperature, "top_p": top_p, "until": until, "check": check}
     return paraphrase_all(lm, [question], n, seeds=[seed], **drawing)[0]
 
 
@@ -113,6 +115,7 @@ def paraphrase_all(
     temperature: float = 0.7,
     top_p: float = 0.9,
     until: float = math.inf,
+    check: Callable[[], None] | None = None,
 ) -> list[list[str]]:
     """Up to n distinct paraphrases of each question, all samples decoding as rows of one batch.
 
@@ -133,6 +136,8 @@ def paraphrase_all(
         answers: Sequence[Answer] = ()
         for progress in generate(lm, [each.prompt for each in open_ones], streams, decoding):
             answers = progress.answers
+            if check is not None:
+                check()
             if time.monotonic() >= until:
                 break
         for stream, answer in zip(streams, answers, strict=True):

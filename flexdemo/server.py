@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import logging
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from starlette.routing import Route
 
 from . import __version__
 from .config import InputError
-from .ledger import Ledger
+from .ledger import Ledger, fault
 from .memory import gpu_bytes, resident_bytes
 
 GRACE = 5.0  # seconds that running answers have once the server was told to stop
@@ -148,6 +149,32 @@ def serve_until_told(demo: Any, state: State, close_gate: Callable[[float], None
     left = _running(state)
     demo.close(verbose=False)
     state.ledger.tell("stopped", unfinished=left, seconds=round(time.monotonic() - began, 2))
+
+
+class ServerLog(logging.Handler):
+    """Lines of the log in place of what the web server and other packages say, without what visitors sent.
+
+    The web server's own words are fixed; of others only the place in their code is told.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(logging.WARNING)
+        self._ledger = ledger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        facts = {} if error is None else fault(error)
+        facts |= {"told": str(record.msg).strip()} if record.name.startswith("uvicorn") else {}
+        place = f"{record.pathname}:{record.lineno}"
+        self._ledger.tell("server", level=record.levelname.lower(), by=record.name, at=place, **facts)
+
+    def attach(self) -> None:
+        """Speak for them from now on; the web server sets up its own log when it starts."""
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access"):
+            logging.getLogger(name).handlers.clear()
+        web = logging.getLogger("uvicorn")
+        web.handlers[:], web.propagate = [self], False
+        logging.getLogger().addHandler(self)
 
 
 def _running(state: State) -> int:

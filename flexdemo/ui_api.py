@@ -141,7 +141,7 @@ def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callabl
             told = result.to_dict()
             try:
                 if explain and result.done:
-                    told["explain"] = explain_result(lm, result, until=until).to_dict()
+                    told["explain"] = explain_result(lm, result, until=until, check=checkpoint()).to_dict()
             except OutOfTime:
                 return told | {"stopped": limits.time_is_up()}
         return told if result.done else told | {"stopped": limits.time_is_up()}
@@ -220,7 +220,8 @@ def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Calla
         note(question=question)
         until = limits.until()
         with within_memory(give_up=offered(models).let_go):
-            written = write_paraphrases(lm, question, n, seed=seed, temperature=temperature, until=until)
+            drawing = {"seed": seed, "temperature": temperature, "until": until, "check": checkpoint()}
+            written = write_paraphrases(lm, question, n, **drawing)
         if not written and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())
         return written

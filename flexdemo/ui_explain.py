@@ -6,6 +6,7 @@ Text of users and models is data: every piece of HTML made here escapes it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -66,11 +67,18 @@ class LastRun:
         return {answered.method: answered for answered in self.result.results}
 
 
-def finish(lm: LanguageModel, form: Form, result: Result, *, until: float = math.inf) -> LastRun:
-    """Explain a finished result as far as its methods allow; this runs the model once more. OutOfTime as `explain`."""
+def finish(
+    lm: LanguageModel,
+    form: Form,
+    result: Result,
+    *,
+    until: float = math.inf,
+    check: Callable[[], None] | None = None,
+) -> LastRun:
+    """Explain a finished result as far as its methods allow; this runs the model once more. Raises as `explain`."""
     result = with_names(form, result)
     ran = {answered.method for answered in result.results}
-    return LastRun(form, result, explain(lm, result, until=until) if ran.issuperset(NEEDED) else None)
+    return LastRun(form, result, explain(lm, result, until=until, check=check) if ran.issuperset(NEEDED) else None)
 
 
 def with_names(form: Form, result: Result) -> Result:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Decoding, InputError, Limits, OutOfTime
+from .ledger import checkpoint
 from .model import LanguageModel
 from .paraphrase import paraphrase
 from .ui_form import ROWS, check_request
@@ -81,7 +82,7 @@ class Rows:
         Decoding(seed=seed)
         known = {text.strip().casefold() for text in self.texts}
         until = limits.until()
-        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed, until=until)
+        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed, until=until, check=checkpoint())
         fresh = [text for text in offered if text.casefold() not in known][:room]
         if not fresh and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())

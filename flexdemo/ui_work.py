@@ -16,7 +16,7 @@ from . import ui_parts as parts
 from .choice import Models, offered
 from .config import Decoding, InputError, Limits, OutOfTime
 from .ladder import climb
-from .ledger import checkpoint, note
+from .ledger import Interrupted, checkpoint, note
 from .memory import within_memory
 from .methods import Result, stream
 from .model import LanguageModel
@@ -238,9 +238,14 @@ def _frames(
                 yield replace(_late(form, pair, last, limits, "Stopped"), result=last)
             elif last is not None:
                 try:
-                    explained = finish(lm, form, last, until=until)
+                    explained = finish(lm, form, last, until=until, check=checkpoint())
                 except OutOfTime:
                     yield replace(_late(form, pair, last, limits, "Done, not explained"), result=last)
+                    return
+                except Interrupted as error:
+                    note(outcome="stopped")
+                    late = _late(form, pair, last, limits, "Done, not explained")
+                    yield replace(late, message=parts.alert_html(str(error)), result=last)
                     return
                 if goes_on(last):
                     yield Frame(last=explained, result=last)

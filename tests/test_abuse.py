@@ -243,6 +243,13 @@ def test_only_what_was_uploaded_is_opened(local: Site, value: Any) -> None:
     assert refused.status_code == 400 and "no such uploaded file" in reason(refused)
 
 
+def test_a_file_of_another_kind_is_not_opened(local: Site) -> None:
+    (path,) = local.http.post(f"{local.api}/upload", files=[("files", ("notes.txt", b"secret"))]).json()
+    event = local.event("results-file", "upload")
+    refused = local.join(event, [{"path": path, "meta": {"_type": "gradio.FileData"}}])
+    assert refused.status_code == 400 and "must end in .feather, .parquet, .csv, .jsonl" in reason(refused)
+
+
 def test_a_file_of_another_visitor_cannot_be_found(local: Site) -> None:
     (path,) = local.http.post(f"{local.api}/upload", files=[("files", ("mine.csv", b"secret,1\n"))]).json()
     secret = Path(path).parent.name

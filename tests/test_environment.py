@@ -157,6 +157,12 @@ def poison(folder: Path) -> None:
     path.write_bytes(data)
 
 
+def widen(folder: Path) -> None:
+    path = folder / "config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"hidden_size": 2 * told["hidden_size"]}))
+
+
 FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (cut, "a weights file is cut off or damaged"),
     (alter, "a weights file is cut off or damaged"),
@@ -165,7 +171,9 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (poison, "not finite"),
     (lambda folder: (folder / "config.json").write_text("{"), "config"),
     (lambda folder: (folder / "config.json").write_text("{}"), "cannot load the model"),
-    (lambda folder: (folder / "tokenizer.json").write_text('{"model": '), "tokenizer.json is cut off or damaged"),
+    (lambda folder: (folder / "tokenizer.json").write_text('{"model": '), "is cut off or damaged"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "it has no tokenizer, such as tokenizer.json"),
+    (widen, "its config.json does not fit its weights"),
     (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "cannot load the model"),
     (lambda folder: shutil.rmtree(folder), "no model at"),
 ]
@@ -177,6 +185,15 @@ def test_a_damaged_model_folder_is_refused_in_one_line(folder: Path, damage: Cal
     with pytest.raises(InputError) as raised:
         load_model(folder)
     assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["GRADIO_TEMP_DIR", "TMPDIR"])
+def test_a_host_where_no_file_can_be_written_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    monkeypatch.setenv(name, "/dev/null/x")
+    monkeypatch.setattr("tempfile.tempdir", None if name == "GRADIO_TEMP_DIR" else "/dev/null/x")
+    with pytest.raises(InputError, match=r"no files can be written .*Not a directory.*with GRADIO_TEMP_DIR"):
+        app.own_folder()
 
 
 def test_a_cut_shard_stops_the_server_before_it_listens(folder: Path) -> None:

@@ -22,6 +22,8 @@ from hosting import QUESTION, Served, Slow, served, until
 import flexdemo
 from flexdemo import cli, commands, ui_export, ui_work
 from flexdemo.config import InputError, Limits
+from flexdemo.explain import NEEDED, explain
+from flexdemo.ledger import Interrupted
 from flexdemo.memory import OutOfMemory, within_memory
 from flexdemo.methods import Result
 from flexdemo.model import LanguageModel, prepare
@@ -197,6 +199,26 @@ def test_work_for_an_endpoint_stops_within_one_token_when_the_client_is_gone(pag
     known, end, line = leave_while(page, slow, "generate", data, "leaver")
     assert (line["endpoint"], line["outcome"]) == ("generate", "gone")
     assert end <= known + 1 < 100
+
+
+def test_paraphrases_are_not_written_for_a_client_that_is_gone(page: Served, slow: Slow) -> None:
+    slow.seconds = 0.02
+    known, end, line = leave_while(page, slow, "paraphrase", ["word " * 60, 8, 0, 2.0, None], "writer")
+    assert (line["endpoint"], line["outcome"]) == ("paraphrase", "gone")
+    assert end <= known + 1 < 60
+
+
+def test_an_answer_is_not_explained_for_a_client_that_is_gone(own_lm: LanguageModel, slow: Slow) -> None:
+    result = flexdemo.ask(own_lm, QUESTION, ["Name it."], methods=NEEDED, candidates=1)
+    assert len(result["flex"].token_ids) > 1
+    before = slow.passes
+
+    def gone() -> None:
+        raise Interrupted("nobody waits")
+
+    with pytest.raises(Interrupted):
+        explain(own_lm, result, check=gone)
+    assert slow.passes - before <= 2, "the prompt and its suffix"
 
 
 def test_work_for_the_page_stops_within_one_token_when_the_tab_is_closed(page: Served, slow: Slow) -> None:

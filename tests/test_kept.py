@@ -127,6 +127,18 @@ def test_pages_of_the_longest_ago_are_forgotten(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([*files[-(kept.MOST - 1) :], tmp_path / "page-last.json"])
 
 
+def test_a_page_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str, **options: Any) -> None:
+        with self.open("w", **options) as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        kept.keep(Kept("a page"), tmp_path / "page-0.json")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_place_changes_with_the_sources_and_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kept.FOLDER, str(tmp_path / "cache"))
     (tmp_path / "flexdemo").mkdir()

@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
     {"config", "dynamo", "transfers", "versions", "waiting", "profiles", "bounds", "imports", "kept", "stages"},
+    {"visitors"},
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -60,7 +61,8 @@ LEAVES = {
     "readers": {"config"},
     "profiles": {"config"},
     "bounds": set(),
-    "door": {"config", "files", "profiles"},
+    "door": {"config", "files", "profiles", "visitors"},
+    "visitors": set(),
     "table": {"bounds", "config", "files"},
     "journal": {"config", "files", "table"},
     "summary": {"config", "metrics", "bootstrap"},
