@@ -12,7 +12,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "dynamo", "transfers", "versions", "waiting", "profiles", "bounds", "imports", "kept", "stages"},
+    {
+        "config",
+        "dynamo",
+        "transfers",
+        "versions",
+        "waiting",
+        "profiles",
+        "bounds",
+        "imports",
+        "kept",
+        "stages",
+        "targets",
+    },
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -48,6 +60,7 @@ LEAVES = {
     "imports": set(),
     "kept": {"config"},
     "stages": set(),
+    "targets": set(),
     "environment": {"config"},
     "ledger": {"config"},
     "memory": {"config", "ledger"},
