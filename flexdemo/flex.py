@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from .config import BackendError, first_line
-from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .dynamo import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 from .recorders import ApeRows
 
@@ -166,7 +166,8 @@ def attend_flex_compiled(
             mark_sizes(each, 0, 2)
         mark_mask(mask)
     try:
-        return _attend_flex(kernel, query, key, value, mask, scale, softcap, ape)
+        with ALONE:
+            return _attend_flex(kernel, query, key, value, mask, scale, softcap, ape)
     except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error

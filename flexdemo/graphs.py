@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .config import BackendError, first_line
+from .dynamo import ALONE
 from .memory import is_out_of_memory
 
 
@@ -30,9 +31,6 @@ class Replay(Protocol):
     def __call__(self) -> Any: ...
 
 
-# One at a time in a process: a capture, and whatever may compile. A compiler that tunes kernels waits for the whole
-# device, which spoils the capture of another thread.
-ALONE = threading.RLock()
 SHARE, LARGEST = 8, 64  # one part in so many of a GPU's memory may be kept, in all and by one holder
 
 

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 from .attention import Plan
 from .config import BackendError, first_line
-from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
-from .graphs import ALONE
+from .dynamo import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 
 

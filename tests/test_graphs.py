@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -13,12 +14,14 @@ import pytest
 import torch
 from replays import Recomputed, replaying
 
-from flexdemo import ask
+from flexdemo import ask, flex
 from flexdemo.config import BackendError, Decoding
+from flexdemo.dynamo import ALONE
 from flexdemo.encoding import Encoding, fused_view
 from flexdemo.generation import Progress, Stream, generate
 from flexdemo.graphs import Graphs, capture
 from flexdemo.model import LanguageModel
+from flexdemo.passes import compiled_pass
 from flexdemo.prompt import SegmentedPrompt, build_prompt
 from flexdemo.transfers import Download
 
@@ -233,6 +236,43 @@ def test_a_spoilt_capture_says_why_and_leaves_the_thread_on_its_own_stream(monke
     with pytest.raises(BackendError, match=r"cannot be captured.*\(operation not permitted"):
         capture(synchronise)
     assert gpu.current is gpu.default
+
+
+def test_nothing_is_compiled_beside_a_capture(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that tries kernels waits for the whole device, which spoils the capture of another thread."""
+    Gpu(monkeypatch)
+    order, inside = [], threading.Event()
+
+    def compiled() -> None:
+        inside.wait()
+        with ALONE:
+            order.append("compiled")
+
+    def work() -> None:
+        inside.set()
+        thread.join(0.2)
+        order.append("captured")
+
+    thread = threading.Thread(target=compiled)
+    thread.start()
+    capture(work)
+    thread.join()
+    assert order == ["captured", "compiled"]
+    held: list[bool] = []
+
+    def observe(*_: Any, **__: Any) -> None:
+        other = threading.Thread(target=lambda: held.append(ALONE.acquire(blocking=False)))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: observe)
+    query, key = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 3, 8)
+    flex._compiled_flex.cache_clear()
+    flex.attend_flex_compiled(query, key, key, torch.zeros(1, 1, 2, 3), 1.0, None)
+    flex._compiled_flex.cache_clear()
+    plan = SimpleNamespace(masks={0: torch.zeros(1, 1, 2, 3)}, recorder=None)
+    compiled_pass()(lm.model, torch.zeros(1, 2), torch.zeros(1, 2), plan, SimpleNamespace(layers=[]), {})
+    assert held == [False, False]
 
 
 def test_a_download_waits_for_every_device_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
