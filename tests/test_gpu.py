@@ -306,6 +306,16 @@ def test_tensors_on_different_devices_two_gpus_give_the_tokens_of_one(saved: Pat
                 assert x.logprobs == pytest.approx(y.logprobs, abs=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_graphs_of_a_model_on_another_gpu_than_the_current_one(saved: Path) -> None:
+    """A stream, an event or a capture of the current device would hear nothing of the model's."""
+    first, second = (load_model(saved, device=f"cuda:{i}", dtype="float32", backend="sdpa") for i in range(2))
+    assert second.captures and torch.cuda.current_device() == 0
+    for question in (QUESTION, "Who wrote Faust?", QUESTION):
+        mine, theirs = (ask(lm, question, OTHERS, methods=("all",), max_new_tokens=6) for lm in (second, first))
+        assert [r.token_ids for r in mine.results] == [r.token_ids for r in theirs.results]
+
+
 def test_no_memory_of_a_request_stays(in_fp32: dict[str, LanguageModel]) -> None:
     """Caches and masks belong to the request and go with it, but for what its graphs keep once."""
     lm = in_fp32["sdpa"]
