@@ -20,22 +20,36 @@ Work = Callable[[Sequence[int]], Made]
 
 
 def in_batches(
-    indices: Sequence[int], size: int, work: Work, *, log: Callable[[str], None], halves: bool = True
+    indices: Sequence[int],
+    size: int,
+    work: Work,
+    *,
+    log: Callable[[str], None],
+    halves: bool = True,
+    let_go: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Sequence[int], Made]]:
     """Yield each batch with what `work` made of it; one that does not fit in memory is halved, so are later ones.
 
-    Without `halves` it is an InputError: other processes would still work on the whole batch.
+    Without `halves` it is an InputError: other processes would still work on the whole batch. `let_go` drops what is
+    kept for speed alone, before a smaller batch, or the same record once more, is tried.
     """
-    start = 0
+    start, kept = 0, True
     while start < len(indices):
         batch = indices[start : start + size]
         made = _unless_out_of_memory(work, batch)
         if made is not None:
             yield batch, made
             start += len(batch)
+            kept = True
             continue
         if not halves:
             raise InputError(f"a batch of {len(batch)} records does not fit in memory: give a smaller --batch-size")
+        let_go()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) == 1 and kept:
+            kept = False
+            continue
         if len(batch) == 1:
             raise InputError(
                 f"record {batch[0] + 1} does not fit in memory even alone: use fewer methods, fewer or shorter "
@@ -43,8 +57,6 @@ def in_batches(
             )
         size = len(batch) // 2
         log(f"out of memory: going on with {size} records a batch")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _unless_out_of_memory(work: Work, batch: Sequence[int]) -> Made | None:
@@ -68,6 +80,7 @@ def work_through(
     resume: bool,
     overwrite: bool,
     form: Form = TABLE,
+    let_go: Callable[[], None] = lambda: None,
 ) -> list[Any] | None:
     """Do `work` on records 0 <= i < total, this process's share of them, a batch at a time.
 
@@ -89,7 +102,7 @@ def work_through(
     with tqdm(
         total=len(mine), desc=what, unit="record", file=sys.stderr, disable=not (workers.is_first and mine)
     ) as bar:
-        for batch, made in in_batches(mine, size, work, log=bar.write, halves=not workers.together):
+        for batch, made in in_batches(mine, size, work, log=bar.write, halves=not workers.together, let_go=let_go):
             if journal is not None:
                 journal.append(batch, made)
             elif output is None:

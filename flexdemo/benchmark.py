@@ -22,7 +22,7 @@ from .attention import BACKENDS
 from .config import Decoding
 from .encoding import Encoding, fused_view
 from .generation import Answer, Progress, Stream, generate
-from .growth import WARM_UPS, copy_bandwidth, run_facts
+from .growth import WARM_UPS, beside_speed, copy_bandwidth, run_facts
 from .methods import resolve_methods
 from .model import LanguageModel, load_model
 from .prompt import SegmentedPrompt, build_prompt
@@ -48,11 +48,11 @@ class Timing:
     tokens_per_second: float
     runs: int
     roofline: float | None = None  # tokens per second at which the weights are read at the speed of a copy
-    compilations: int = 0  # for one more prompt, of another length
+    compilations: int | None = None  # for one more prompt, of another length; None: not counted
 
     def __str__(self) -> str:
         share = "" if self.roofline is None else f", {self.tokens_per_second / self.roofline:.3f} of the roofline"
-        again = f"; compiled {self.compilations} times for another length" if self.compilations else ""
+        again = "" if self.compilations is None else f"; {self.compilations} compilations for another length"
         return (
             f"{self.way:>23} {self.prompt_tokens:6d} tokens: first {1000 * self.first_token_seconds:8.1f} ms, "
             f"then {self.tokens_per_second:8.1f} tokens/s{share} (median of {self.runs}{again})"
@@ -114,7 +114,7 @@ def _way(name: str, shape: str, device: str, dtype: str) -> tuple[Way, LanguageM
 
 
 def _timing(
-    name: str, prompt_tokens: int, samples: Sequence[Sample], *, roofline: float | None, compilations: int
+    name: str, prompt_tokens: int, samples: Sequence[Sample], *, roofline: float | None, compilations: int | None
 ) -> Timing:
     first = statistics.median(sample.first for sample in samples)
     rate = statistics.median((len(s.token_ids) - 1) / (s.total - s.first) for s in samples)
@@ -304,6 +304,7 @@ def measure(
     if bandwidth is not None:
         log(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
     theirs = [THEIRS] if device == "cpu" else [THEIRS, THEIRS_STATIC]  # which compiles itself on a GPU
+    beside: dict[str, Any] = {}
     for group in ([name for name in (*backends, *whole, *theirs) if name not in last], last):
         ways = {name: _way(name, shape, device, dtype) for name in group}
         for length in lengths:
@@ -322,7 +323,7 @@ def measure(
             other = _prompt(length // 2, SHAPES[shape]["vocab"], seed=0)
             for name, (way, _) in ways.items():
                 facts = {"roofline": bandwidth and bandwidth / weight_bytes(shape, dtype)}
-                facts["compilations"] = 0 if name in theirs else _compilations(way, other, new_tokens)
+                facts["compilations"] = None if name in theirs else _compilations(way, other, new_tokens)
                 timings.append(_timing(name, len(prompt.token_ids), samples[name][WARM_UPS:], **facts))
                 log(str(timings[-1]))
             for name, (_, lm) in ways.items():
@@ -334,6 +335,8 @@ def measure(
                     batch = [_prompt(size, SHAPES[shape]["vocab"], seed=i) for i, size in enumerate(sizes)]
                     batches.append(batch_speed(lm, batch, min(new_tokens, 32), runs=min(runs, 3), way=name))
                     log(str(batches[-1]))
+        if device != "cpu" and group:
+            beside = beside_speed(next(lm for _, lm in ways.values() if lm is not None), log=log)
     differing = sum(len(answers) > 1 for answers in tokens.values())
     return {
         **run_facts(shape, device, dtype),
@@ -343,4 +346,5 @@ def measure(
         "timings": [asdict(timing) for timing in timings],
         "methods": [cost.to_dict() for cost in spent],
         "batches": [batch.to_dict() for batch in batches],
+        **beside,
     }

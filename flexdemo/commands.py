@@ -217,9 +217,10 @@ def _examples(path: Path) -> list[Any]:
 
 def run_bench(args: argparse.Namespace) -> None:
     from .attention import BACKENDS
-    from .benchmark import BUNDLED, at_a_gap, measure, measure_bundled
+    from .benchmark import BUNDLED, THEIRS, THEIRS_STATIC, at_a_gap, measure, measure_bundled
     from .growth import measure_growth
     from .model import resolve_device, resolve_dtype
+    from .targets import reached
 
     if args.runs < 1 or args.max_new_tokens < 2:
         raise InputError("bench needs at least 1 run and 2 new tokens")
@@ -251,6 +252,11 @@ def run_bench(args: argparse.Namespace) -> None:
         backends = tuple(BACKENDS) if args.backend == "all" else (args.backend,)
         options["compiled"] = args.compile
         result = measure(shape=args.shape, lengths=args.lengths or LENGTHS, backends=backends, **options)
+        if device != "cpu":
+            rows = reached(result, (THEIRS, THEIRS_STATIC))
+            result["targets"] = [row.to_dict() for row in rows]
+            for row in rows:
+                options["log"](str(row))
     if args.json:
         _print_json(result)
     elif args.shape != BUNDLED and not args.growth:

@@ -91,6 +91,7 @@ def _rewrite(
     settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
     settings |= {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
     run = {"workers": workers, "settings": settings, "resume": args.resume, "overwrite": args.overwrite}
+    run["let_go"] = lm.graphs.clear
     made = work_through(
         len(records), work, size=args.batch_size, what="paraphrasing", output=output, form=RECORDS, **run
     )
@@ -193,6 +194,7 @@ def _evaluate(
     others["lemmatiser"] = getattr(lemmatise, "name", None)
     facts = settings_dict(settings, lm, **others)
     run = {"workers": workers, "settings": facts, "resume": args.resume, "overwrite": args.overwrite}
+    run["let_go"] = lm.graphs.clear
     rows = work_through(len(records), work, size=args.batch_size, what="answering", output=args.output, **run)
     if not workers.is_first:
         return None, facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,9 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import BlockMask
 
+# One at a time in a process: what may compile, and the capture of a CUDA graph. A compiler that tries kernels waits for
+# the whole device, which spoils the capture of another thread.
+ALONE = threading.RLock()
 COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit, InductorError)
 
 

@@ -21,7 +21,7 @@ from .masks import STRATEGIES, Layout, dense_mask, make_mask_mod, round_up
 from .model import LanguageModel
 from .passes import Scores, last_only, next_scores
 from .prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
-from .recorders import ApeRows, Recorder
+from .recorders import ApeRows, HeadRecorder, Recorder
 from .transfers import upload
 
 CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
@@ -128,7 +128,8 @@ def on_devices(lm: LanguageModel, part: Tensor | ApeRows | None) -> dict[torch.d
 
 def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
     """What follows the last token of each row; fills the cache."""
-    run = next_scores if lm.compiled is None else lm.compiled
+    # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
+    run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
     return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, last_only(type(lm.model)))
 
 

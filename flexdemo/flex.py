@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from .config import BackendError, first_line
-from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .dynamo import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 from .recorders import ApeRows
 
+SPLIT = 128  # queries from which torch does not split the keys
+TILES = ((256, (64, 64)), (512, (64, 32)), (math.inf, (32, 16)))  # up to so many bytes of a query: queries, keys
 Attend = Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
 
 
@@ -51,14 +54,24 @@ def _rest_score_mod(bias: Tensor, ape: ApeRows) -> Callable:
     return score_mod
 
 
-def _tiles(query: Tensor) -> dict[str, int] | None:
-    """Smaller tiles for several rows of few queries: beside the default ones no tile of the bias fits a GPU.
+def tiles(rows: int, length: int, groups: int, width: int) -> dict[str, int] | None:
+    """The kernel's options for a bias over `length` queries of some rows; None: the compiler's own choice.
 
-    One row is left to the kernel that splits its keys.
+    groups is heads to a key head, width the bytes of one head's query. Beside the compiler's tiles for prompts none of
+    a bias fits the shared memory of every GPU (the least has 99 KiB, from compute capability 8.0 on). One row is left
+    to the kernel that splits its keys, where torch has it: for short queries and a power of two of heads.
     """
-    if not query.is_cuda or query.shape[0] == 1:
+    if rows == 1 and length < SPLIT and groups & (groups - 1) == 0:
         return None
-    return {"BLOCK_M": 64, "BLOCK_N": 64 if query.shape[-1] <= 128 else 32, "num_warps": 4, "num_stages": 2}
+    queries, keys = next(tile for most, tile in TILES if width <= most)
+    return {"BLOCK_M": queries, "BLOCK_N": keys, "num_warps": 4, "num_stages": 2}
+
+
+def _tiles(query: Tensor, key: Tensor) -> dict[str, int] | None:
+    if not query.is_cuda:
+        return None
+    rows, heads, length, width = query.shape
+    return tiles(rows, length, heads // key.shape[1], width * query.element_size())
 
 
 def _attend_flex_ape(
@@ -83,7 +96,7 @@ def _attend_flex_ape(
             scale=scale,
             enable_gqa=gqa,
             return_aux=AuxRequest(lse=True),
-            kernel_options=_tiles(query),
+            kernel_options=_tiles(query, key),
         )
         parts.append((out, aux.lse[..., None].float()))  # (rows, heads, q, D), (rows, heads, q, 1)
     (context, context_lse), (rest, rest_lse) = parts
@@ -112,7 +125,7 @@ def _attend_flex(
         block_mask=mask if is_block_mask else None,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
-        kernel_options=None if is_block_mask else _tiles(query),
+        kernel_options=None if is_block_mask else _tiles(query, key),
     )
 
 
@@ -153,7 +166,8 @@ def attend_flex_compiled(
             mark_sizes(each, 0, 2)
         mark_mask(mask)
     try:
-        return _attend_flex(kernel, query, key, value, mask, scale, softcap, ape)
+        with ALONE:
+            return _attend_flex(kernel, query, key, value, mask, scale, softcap, ape)
     except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error

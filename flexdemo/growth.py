@@ -95,6 +95,16 @@ def mask_milliseconds(device: str, tokens: int = MASK_TOKENS) -> float:
     return milliseconds(lambda: block_mask("segment", layout))
 
 
+def mask_and_attention(device: str, shapes: Sequence[tuple[int, int]], *, log: Callable[[str], None]) -> dict[str, Any]:
+    """What a prompt's mask and attention cost by themselves on a GPU."""
+    mask = mask_milliseconds(device)
+    log(f"BlockMask of {MASK_TOKENS} tokens: {mask:.2f} ms")
+    times = attention_times(device, shapes)
+    for each in times:
+        log(str(each))
+    return {"mask_milliseconds": mask, "attention": [asdict(each) for each in times]}
+
+
 @dataclass(frozen=True)
 class Cost:
     """One request: seconds to the first token and a token after it, and memory beyond the weights at its peak."""
@@ -111,6 +121,9 @@ class Cost:
     def other_bytes(self) -> int | None:
         """Memory at the peak beyond weights and one KV cache for each row and encoding."""
         return None if self.peak_bytes is None else self.peak_bytes - self.cache_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "other_bytes": self.other_bytes}
 
     def __str__(self) -> str:
         memory = ""
@@ -144,6 +157,14 @@ def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tok
     size = text.num_hidden_layers * text.num_key_value_heads * 2 * text.head_dim * lm.model.dtype.itemsize
     length = len(prompt.token_ids)
     return Cost(length, paraphrases, rows, first, each, peak, size * length * (1 + rows))
+
+
+def beside_speed(lm: LanguageModel, *, log: Callable[[str], None]) -> dict[str, Any]:
+    """Mask and attention by themselves, and what a long prompt takes of a GPU's memory."""
+    alone = mask_and_attention(str(lm.device), [(8, 4096)], log=log)
+    long = cost(lm, MASK_TOKENS, 8, 1, new_tokens=2, runs=1)
+    log(str(long))
+    return {**alone, "long_prompt": long.to_dict()}
 
 
 def costs(
@@ -195,21 +216,14 @@ def measure_growth(
     lm = random_lm(shape, device=device, dtype=dtype, backend=backend, compiled=compiled)
     sizes = {"tokens": tokens, "paraphrases": paraphrases, "rows": rows}
     told = costs(lm, **sizes, new_tokens=new_tokens, runs=runs, log=log)
-    attention, mask = [], None
+    alone: dict[str, Any] = {"mask_milliseconds": None, "attention": []}
     if device != "cpu":
-        mask = mask_milliseconds(device)
-        log(f"BlockMask of {MASK_TOKENS} tokens: {mask:.2f} ms")
-        for each in attention_times(device):
-            attention.append(asdict(each))
-            log(str(each))
-    grown = {
-        name: [{**asdict(each), "other_bytes": each.other_bytes} for each in column] for name, column in told.items()
-    }
+        alone = mask_and_attention(device, SEGMENTS, log=log)
+    grown = {name: [each.to_dict() for each in column] for name, column in told.items()}
     return {
         **run_facts(shape, device, dtype),
         "backend": lm.backend,
         "compiled": compiled,
         "costs": grown,
-        "mask_milliseconds": mask,
-        "attention": attention,
+        **alone,
     }

@@ -267,7 +267,7 @@ def prepare(
         end_ids=frozenset(flat),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
-        graphs=Graphs.of(torch.cuda.get_device_properties(devices[0]).total_memory if can else 0),
+        graphs=Graphs.of(torch.cuda.get_device_properties(devices[0]).total_memory, devices[0]) if can else Graphs(),
         compiled=compiled_pass() if compiled else None,
     )
 

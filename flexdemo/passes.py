@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from .attention import Plan
 from .config import BackendError, first_line
-from .dynamo import COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .dynamo import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 
 
@@ -91,7 +91,8 @@ def compiled_pass(backend: str = "inductor") -> Pass:
         for group in getattr(plan.recorder, "groups", {}).values():
             mark_sizes(group, 0, 1, 2)
         try:
-            return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, keep)
+            with ALONE:  # it may compile
+                return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, keep)
         except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise BackendError(

@@ -187,4 +187,5 @@ class Steps:
 
     def _give_back(self) -> None:
         if self.lm.captures:
-            self.lm.graphs.keep(self._rows.key(), self._rows, self._rows.tensors())
+            graphs = [replay for replay in self._rows.replays.values() if replay is not None]
+            self.lm.graphs.keep(self._rows.key(), self._rows, [*self._rows.tensors(), *graphs])

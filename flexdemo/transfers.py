@@ -21,13 +21,14 @@ class Download:
 
     def __init__(self, *tensors: Tensor | None) -> None:
         self._tensors = [each if each is None else each.to("cpu", non_blocking=each.is_cuda) for each in tensors]
-        self._arrived = None
-        if any(each is not None and each.is_cuda for each in tensors):
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        self._arrived = []
+        for device in {each.device for each in tensors if each is not None and each.is_cuda}:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))  # an event hears of one device's work only
+            self._arrived.append(event)
 
     def lists(self) -> list[list | None]:
         """Their values as lists, once they have arrived; None for None."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        for event in self._arrived:
+            event.synchronize()
         return [None if each is None else each.tolist() for each in self._tensors]

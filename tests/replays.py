@@ -15,8 +15,8 @@ from flexdemo.model import LanguageModel
 class Recomputed:
     """Stands in for CUDA: like a graph, it computes nothing when captured and fills the same tensors at each replay."""
 
-    def __init__(self) -> None:
-        self.captured, self.replayed = 0, 0
+    def __init__(self, nbytes: int = 0) -> None:
+        self.captured, self.replayed, self.nbytes = 0, 0, nbytes  # nbytes: what each graph is said to hold
 
     def __call__(self, work: Callable[[], Any]) -> Callable[[], Any]:
         self.captured += 1
@@ -32,6 +32,7 @@ class Recomputed:
                     mine.copy_(new)
             return kept[0]
 
+        replay.nbytes = self.nbytes
         return replay
 
 

@@ -240,3 +240,27 @@ def test_sdpa_takes_an_output_whose_rows_are_not_contiguous(monkeypatch: pytest.
     expected = attention.attend_sdpa(query, key, value, bias, 0.3, None)
     monkeypatch.setattr(attention, "scaled_dot_product_attention", strided)
     assert torch.equal(attention.attend_sdpa(query, key, value, bias, 0.3, None), expected)
+
+
+def test_a_bias_gets_tiles_of_its_own_wherever_torch_does_not_split_the_keys() -> None:
+    """torch splits for one row, fewer than 128 queries and a power of two of heads to a key head (2.11 and 2.13)."""
+    assert all(flex.tiles(1, length, groups, 128) is None for length in (1, 2, 127) for groups in (1, 2, 4, 8))
+    for rows, length, groups in ((2, 1, 4), (1, 128, 4), (1, 1, 3), (1, 1, 7)):  # 3: Llama 3.2 3B; 7: Qwen2.5 0.5B
+        assert flex.tiles(rows, length, groups, 128) is not None
+
+
+@pytest.mark.parametrize(
+    ("width", "itemsize", "least"),
+    [(64, 2, 57344), (128, 2, 98304), (256, 2, 106496), (64, 4, 81920), (128, 4, 82176), (256, 4, 69760)],
+)
+def test_tiles_are_what_was_compiled_and_fits(width: int, itemsize: int, least: int) -> None:
+    """`least` is what Triton 3.6 gives the kernel of torch 2.11 for compute capability 9.0, in bytes of 232,448.
+
+    Written out, a stage holds the keys, the values and the bias in fp32, beside the queries.
+    """
+    options = flex.tiles(3, 1, 1, width * itemsize)
+    queries, keys = options["BLOCK_M"], options["BLOCK_N"]
+    assert 128 % queries == 128 % keys == 0 and min(queries, keys) >= 16
+    padded = 1 << (width - 1).bit_length()
+    bound = queries * padded * itemsize + options["num_stages"] * keys * (2 * padded * itemsize + 4 * queries)
+    assert least <= bound + 2048 and bound <= 166_912  # of compute capability 8.0

@@ -112,6 +112,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
     assert said == ["out of memory: going on with 4 records a batch", "out of memory: going on with 2 records a batch"]
 
 
+def test_what_is_kept_for_speed_goes_before_a_record_is_said_not_to_fit() -> None:
+    kept, tried = [], []
+
+    def work(batch: Sequence[int]) -> dict[int, tuple]:
+        tried.append(tuple(batch))
+        if len(kept) > 1:
+            raise torch.OutOfMemoryError("no room")
+        kept.append(batch)
+        return {i: (i,) for i in batch}
+
+    made = [i for batch, _ in in_batches(range(5), 1, work, log=pytest.fail, let_go=kept.clear) for i in batch]
+    assert made == list(range(5))
+    assert tried == [(0,), (1,), (2,), (2,), (3,), (4,), (4,)]
+
+
 def test_one_record_that_does_not_fit_and_other_errors_are_told() -> None:
     def full(batch: Sequence[int]) -> dict[int, tuple]:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")

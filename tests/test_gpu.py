@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from flexdemo.config import Decoding
+from flexdemo.attention import attend_flex_compiled, attend_sdpa
+from flexdemo.config import BackendError, Decoding
 from flexdemo.encoding import Encoding, View, fused_view
 from flexdemo.generation import Stream, generate
+from flexdemo.graphs import Graphs, capture
 from flexdemo.memory import OutOfMemory, within_memory
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, load_model, prepare
 from flexdemo.prompt import build_prompt
+from flexdemo.warmup import WarmUp
 from flexdemo.zerogpu import place
 
 pytestmark = [
@@ -141,14 +145,16 @@ def test_replayed_steps_are_the_eager_ones(in_fp32: dict[str, LanguageModel], ba
 
 
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
-def test_a_compiled_forward_pass_is_the_eager_one(in_fp32: dict[str, LanguageModel], backend: str) -> None:
+def test_a_compiled_forward_pass_is_the_eager_one(backend: str) -> None:
     """Prompt, suffix and answer tokens compiled as one graph, replayed: tokens, log-probabilities and masses."""
-    model = models.random_model("llama", **WIDE).to("cuda")
+    few = {**WIDE, "num_hidden_layers": 2}  # each takes its time to compile
+    eager = replace(on_gpu("sdpa", num_hidden_layers=2), captures=False)
+    model = models.random_model("llama", **few).to("cuda")
     lm = prepare(model, models.tokenizer(), name="llama", backend=backend, compiled=True)
     for repeats, others in ((1, OTHERS), (9, OTHERS[:1]), (30, OTHERS)):
         for methods, mass in ((("flex",), False), (("flex",), True), (("all",), True)):
             asked = {"methods": methods, "mass": mass, "max_new_tokens": 12}
-            ours, theirs = (ask(each, QUESTION * repeats, others, **asked) for each in (lm, in_fp32["sdpa"]))
+            ours, theirs = (ask(each, QUESTION * repeats, others, **asked) for each in (lm, eager))
             for mine, their in zip(ours.results, theirs.results, strict=True):
                 for a, b in zip(mine.views, their.views, strict=True):
                     assert a.token_ids == b.token_ids, (repeats, mine.method)
@@ -157,6 +163,33 @@ def test_a_compiled_forward_pass_is_the_eager_one(in_fp32: dict[str, LanguageMod
     before = counters["stats"]["unique_graphs"]
     ask(lm, QUESTION * 17, OTHERS[:2], methods=("all",), max_new_tokens=5)
     assert counters["stats"]["unique_graphs"] == before, "another length compiles nothing anew"
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width", "dtype", "rows", "queries"),
+    [
+        (14, 2, 64, torch.bfloat16, 1, 1),  # Qwen2.5 0.5B: torch does not split the keys of seven heads
+        (32, 8, 64, torch.bfloat16, 3, 2),  # Llama 3.2 1B
+        (24, 8, 128, torch.bfloat16, 1, 2),  # Llama 3.2 3B
+        (32, 8, 128, torch.float32, 3, 1),
+        (8, 4, 256, torch.bfloat16, 2, 1),  # Gemma-2 2B
+        (8, 4, 256, torch.float32, 2, 1),
+    ],
+)
+def test_a_bias_fits_the_shared_memory(
+    heads: int, kv_heads: int, width: int, dtype: torch.dtype, rows: int, queries: int
+) -> None:
+    """FlexAttention over the suffix's and the answer's few queries, in the sizes of real models."""
+    made = torch.Generator("cuda").manual_seed(0)
+    options = {"device": "cuda", "generator": made}
+    query = torch.randn(rows, heads, queries, width, **options)
+    key, value = (torch.randn(rows, kv_heads, 700, width, **options) for _ in range(2))
+    bias = torch.zeros(rows, 1, queries, 700, device="cuda")
+    bias[..., 100:200], bias[..., 650:] = -1.5, -torch.inf
+    given = [each.to(dtype) for each in (query, key, value)]
+    want = attend_sdpa(*(each.float() for each in given), bias, width**-0.5, None)
+    told = attend_flex_compiled(*given, bias, width**-0.5, None)
+    torch.testing.assert_close(told.float(), want, atol=1e-4 if dtype == torch.float32 else 4e-3, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
@@ -273,6 +306,16 @@ def test_tensors_on_different_devices_two_gpus_give_the_tokens_of_one(saved: Pat
                 assert x.logprobs == pytest.approx(y.logprobs, abs=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_graphs_of_a_model_on_another_gpu_than_the_current_one(saved: Path) -> None:
+    """A stream, an event or a capture of the current device would hear nothing of the model's."""
+    first, second = (load_model(saved, device=f"cuda:{i}", dtype="float32", backend="sdpa") for i in range(2))
+    assert second.captures and torch.cuda.current_device() == 0
+    for question in (QUESTION, "Who wrote Faust?", QUESTION):
+        mine, theirs = (ask(lm, question, OTHERS, methods=("all",), max_new_tokens=6) for lm in (second, first))
+        assert [r.token_ids for r in mine.results] == [r.token_ids for r in theirs.results]
+
+
 def test_no_memory_of_a_request_stays(in_fp32: dict[str, LanguageModel]) -> None:
     """Caches and masks belong to the request and go with it, but for what its graphs keep once."""
     lm = in_fp32["sdpa"]
@@ -312,3 +355,76 @@ def test_a_model_checked_on_the_cpu_and_placed_on_the_gpu_answers_the_same(saved
     answered = [ask(lm, QUESTION, OTHERS, methods=("all",)).results for lm in (placed, there)]
     for mine, theirs in zip(*answered, strict=True):
         assert mine.token_ids == theirs.token_ids
+
+
+def test_requests_beside_a_warm_up_are_answered_right(in_fp32: dict[str, LanguageModel]) -> None:
+    """Both compile and capture, each in its thread."""
+    lm, log = on_gpu("flex"), []
+    warm_up = WarmUp([lm], QUESTION, OTHERS, ("flex", "causal"), log=log.append)
+    thread = threading.Thread(target=warm_up.run)
+    thread.start()
+    asked = {"methods": ("flex", "vote"), "mass": False, "max_new_tokens": 6}
+    want = [r.token_ids for r in ask(in_fp32["sdpa"], QUESTION, OTHERS, **asked).results]
+    told = []
+    while thread.is_alive() or len(told) < 4:
+        told.append([r.token_ids for r in ask(lm, QUESTION, OTHERS, **asked).results])
+    thread.join()
+    assert log == ["warm"] and all(each == want for each in told)
+
+
+def captured(work: Any) -> Any:
+    """Captured after it ran once, as a program does: kernels are loaded when they first run."""
+    work()
+    return capture(work)
+
+
+def test_a_graph_counts_its_own_memory() -> None:
+    x = torch.ones(2**20, device="cuda")
+    replay = captured(lambda: x.repeat(64) + 1)  # 256 MiB, twice
+    assert 2**28 <= replay.nbytes <= 2**30
+    x.fill_(4)
+    assert float(replay()[-1]) == 5
+
+
+def test_a_graph_dropped_by_another_thread_spoils_no_capture() -> None:
+    x = torch.ones(1000, device="cuda")
+    graphs = [captured(lambda: x * 2) for _ in range(2)]  # one for each time that the work runs
+    for graph in graphs:
+        graph()
+    del graph
+
+    def drop() -> None:
+        Graphs(0).keep("a", graphs.pop(), [x])
+
+    def work() -> torch.Tensor:
+        y = x + 1
+        thread = threading.Thread(target=drop)
+        thread.start()
+        thread.join()
+        return y * 3
+
+    replay = captured(work)
+    assert not graphs
+    x.fill_(4)
+    assert float(replay()[0]) == 15
+
+
+def test_memory_that_runs_out_in_a_capture_is_told_and_the_next_one_works() -> None:
+    x, stream = torch.ones(1000, device="cuda"), torch.cuda.current_stream()
+    with pytest.raises(torch.OutOfMemoryError):
+        capture(lambda: x.new_empty(2**42))
+    assert torch.cuda.current_stream() == stream
+    replay = captured(lambda: x + 1)
+    x.fill_(4)
+    assert float(replay()[0]) == 5 and float((x * 2)[0]) == 8
+
+
+def test_a_spoilt_capture_is_told_and_the_next_one_works() -> None:
+    """The last test: it leaves what a failed capture leaves."""
+    x, stream = torch.ones(1000, device="cuda"), torch.cuda.current_stream()
+    with pytest.raises(BackendError, match="cannot be captured as a CUDA graph"):
+        captured(lambda: (x + 1).sum().item())
+    assert torch.cuda.current_stream() == stream
+    replay = captured(lambda: x + 1)
+    x.fill_(4)
+    assert float(replay()[0]) == 5 and float((x * 2)[0]) == 8

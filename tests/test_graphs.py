@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,16 @@ import pytest
 import torch
 from replays import Recomputed, replaying
 
-from flexdemo import ask
-from flexdemo.config import Decoding
+from flexdemo import ask, flex
+from flexdemo.config import BackendError, Decoding
+from flexdemo.dynamo import ALONE
 from flexdemo.encoding import Encoding, fused_view
 from flexdemo.generation import Progress, Stream, generate
-from flexdemo.graphs import Graphs
+from flexdemo.graphs import Graphs, capture
 from flexdemo.model import LanguageModel
+from flexdemo.passes import compiled_pass
 from flexdemo.prompt import SegmentedPrompt, build_prompt
+from flexdemo.transfers import Download
 
 QUESTION = "What is the capital of Peru?"
 OTHERS = ["Name the capital of Peru.", "Peru's capital is which city?"]
@@ -152,3 +158,151 @@ def test_what_a_call_returns_is_the_callers_own() -> None:
     graphs = Graphs(10**6, capture=Recomputed())
     results = [graphs.call("double", lambda x: [2 * x], [torch.tensor([float(i)])])[0] for i in range(4)]
     assert [float(each) for each in results] == [0, 2, 4, 6]
+
+
+def test_what_a_graph_holds_by_itself_counts() -> None:
+    capture = Recomputed(nbytes=60)
+    graphs = Graphs(100, capture=capture)
+    replay = capture(lambda: torch.zeros(10))
+    graphs.keep("a", "A", [torch.zeros(10), replay])  # 40 + 60 bytes
+    assert graphs.lend("a") == "A"
+    graphs.keep("a", "A", [torch.zeros(10), replay, replay])
+    assert graphs.lend("a") is None
+
+
+def test_what_is_too_large_to_be_kept_is_not_captured_again() -> None:
+    """A capture waits for the GPU and empties its cache: for work that is replayed once it is all loss."""
+    capture = Recomputed(nbytes=60)
+    graphs = Graphs(100, largest=50, capture=capture)
+    results = [graphs.call("double", lambda x: [2 * x], [torch.tensor([float(i)])])[0] for i in range(5)]
+    assert [float(each) for each in results] == [0, 2, 4, 6, 8] and capture.captured == 1
+
+
+class Gpu:
+    """Stands in for torch.cuda: a capture whose end fails leaves the thread on the capture's stream, as torch does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, end: Exception | None = None) -> None:
+        self.end = end
+        self.default, self.side = (SimpleNamespace(device_index=1, name=name) for name in ("default", "side"))
+        self.current, self.device = self.default, None
+        parts = {
+            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+            "graph": self.graph,
+            "device": self.on_device,
+            "current_stream": lambda: self.current,
+            "set_stream": lambda stream: setattr(self, "current", stream),
+        }
+        for name, part in parts.items():
+            monkeypatch.setattr(torch.cuda, name, part)
+        monkeypatch.setattr("flexdemo.graphs._capture_stream", lambda device: {1: self.side}[device])
+
+    def on_device(self, device: Any) -> Any:
+        self.device = device
+        return nullcontext()
+
+    @contextmanager
+    def graph(self, graph: Any, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        self.current = stream
+        try:
+            yield
+        finally:
+            if self.end is not None:
+                raise self.end
+        self.current = self.default
+
+
+def refuse() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 GiB")
+
+
+@pytest.mark.parametrize("end", [None, RuntimeError("operation failed due to a previous error during capture")])
+def test_memory_that_runs_out_in_a_capture_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, end: Exception | None
+) -> None:
+    """So that the request is told to be smaller, a batch is halved, and what is kept for speed is let go."""
+    gpu = Gpu(monkeypatch, end=end)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        capture(refuse, torch.device("cuda:1"))
+    assert gpu.current is gpu.default and gpu.device == torch.device("cuda:1")
+
+
+def test_a_spoilt_capture_says_why_and_leaves_the_thread_on_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(monkeypatch, end=RuntimeError("operation failed due to a previous error during capture"))
+
+    def synchronise() -> None:
+        assert gpu.current is gpu.side
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(BackendError, match=r"cannot be captured.*\(operation not permitted"):
+        capture(synchronise)
+    assert gpu.current is gpu.default
+
+
+def test_nothing_is_compiled_beside_a_capture(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that tries kernels waits for the whole device, which spoils the capture of another thread."""
+    Gpu(monkeypatch)
+    order, inside = [], threading.Event()
+
+    def compiled() -> None:
+        inside.wait()
+        with ALONE:
+            order.append("compiled")
+
+    def work() -> None:
+        inside.set()
+        thread.join(0.2)
+        order.append("captured")
+
+    thread = threading.Thread(target=compiled)
+    thread.start()
+    capture(work)
+    thread.join()
+    assert order == ["captured", "compiled"]
+    held: list[bool] = []
+
+    def observe(*_: Any, **__: Any) -> None:
+        other = threading.Thread(target=lambda: held.append(ALONE.acquire(blocking=False)))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: observe)
+    query, key = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 3, 8)
+    flex._compiled_flex.cache_clear()
+    flex.attend_flex_compiled(query, key, key, torch.zeros(1, 1, 2, 3), 1.0, None)
+    flex._compiled_flex.cache_clear()
+    plan = SimpleNamespace(masks={0: torch.zeros(1, 1, 2, 3)}, recorder=None)
+    compiled_pass()(lm.model, torch.zeros(1, 2), torch.zeros(1, 2), plan, SimpleNamespace(layers=[]), {})
+    assert held == [False, False]
+
+
+def test_a_download_waits_for_every_device_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens may come from one GPU and attention masses from another; an event hears of one device's stream."""
+    events: list[Any] = []
+
+    class Event:
+        def __init__(self) -> None:
+            self.stream, self.waited = None, False
+            events.append(self)
+
+        def record(self, stream: Any) -> None:
+            self.stream = stream
+
+        def synchronize(self) -> None:
+            self.waited = True
+
+    class OnGpu:
+        is_cuda = True
+
+        def __init__(self, index: int) -> None:
+            self.device = torch.device("cuda", index)
+
+        def to(self, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.tensor([self.device.index])
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    coming = Download(OnGpu(0), None, OnGpu(1), OnGpu(0))
+    assert not any(event.waited for event in events)
+    assert coming.lists() == [[0], None, [1], [0]]
+    assert sorted(event.stream for event in events) == ["stream of cuda:0", "stream of cuda:1"]
+    assert all(event.waited for event in events)

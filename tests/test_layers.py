@@ -12,8 +12,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first. A module may import from layers below its own, and from its own.
 LAYERS = (
-    {"config", "dynamo", "transfers", "versions", "waiting", "profiles", "bounds", "imports", "kept", "stages"},
-    {"visitors"},
+    {
+        "config",
+        "dynamo",
+        "transfers",
+        "versions",
+        "waiting",
+        "profiles",
+        "bounds",
+        "imports",
+        "kept",
+        "stages",
+        "targets",
+        "visitors",
+    },
     {"environment", "ledger"},
     {"memory"},
     {"prompt", "metrics", "cells", "differences", "files", "bootstrap", "workers"},
@@ -49,6 +61,7 @@ LEAVES = {
     "imports": set(),
     "kept": {"config"},
     "stages": set(),
+    "targets": set(),
     "environment": {"config"},
     "ledger": {"config"},
     "memory": {"config", "ledger"},

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import models
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch._dynamo.utils import counters
 
 import flexdemo
 from flexdemo import linears
+from flexdemo.attention_map import attention_map
 from flexdemo.config import BackendError
 from flexdemo.linears import Lone, Sibling, join_siblings
 from flexdemo.model import LanguageModel, prepare
@@ -57,6 +59,16 @@ def test_another_length_compiles_nothing_anew(traced: LanguageModel) -> None:
     for repeats, others in ((2, 3), (5, 2), (9, 1)):
         for methods in (("flex",), ("all",)):
             ask(repeats, others, methods=methods, mask="anchor", weights="raw")
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def test_one_heads_attention_compiles_nothing(traced: LanguageModel) -> None:
+    result = flexdemo.ask(traced, QUESTION, OTHERS[:1], max_new_tokens=2)
+    before = counters["stats"]["unique_graphs"]
+    eager = replace(traced, compiled=None)
+    for layer, head in ((0, 0), (1, 1)):
+        ours, theirs = (attention_map(lm, result, layer, head) for lm in (traced, eager))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == before
 
 
