@@ -137,9 +137,14 @@ def normalise_weights(weights: Sequence[float] | str | None, n: int) -> tuple[fl
 
 
 def weights_without(weights: Sequence[float], hidden: int) -> tuple[float, ...] | None:
-    """Weights with one paraphrase at 0 and the others sharing 1; None if the others have no weight."""
-    kept = [0.0 if i == hidden else weight for i, weight in enumerate(weights)]
-    return normalise_weights(kept, len(kept)) if any(kept) else None
+    """Weights with one paraphrase at 0 and the others sharing 1; None if the others have no weight.
+
+    Raw weights (every one 1) stay 1: sharing would change the scores of those that are still there.
+    """
+    kept = tuple(0.0 if i == hidden else weight for i, weight in enumerate(weights))
+    if not any(kept):
+        return None
+    return kept if all(weight == 1 for weight in weights) else normalise_weights(kept, len(kept))
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -168,6 +173,8 @@ def check_wordings(
     question: str, paraphrases: Sequence[str], weights: Sequence[float] | str | None
 ) -> tuple[list[str], tuple[float, ...]]:
     """The wordings without outer spaces and their weights; InputError for what cannot be asked of any model."""
+    if isinstance(paraphrases, str):
+        raise InputError("paraphrases must be a list of texts, not one text")
     wordings = [check_text(question, "the question")]
     wordings += [check_text(text, f"paraphrase {i}") for i, text in enumerate(paraphrases, start=1)]
     return wordings, normalise_weights(weights, len(wordings))
@@ -186,6 +193,8 @@ def chat_template(tokenizer: Any, prefix: str = "") -> Template:
 
     Prefix and suffix hold the template's special tokens; the user's text never does.
     """
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("this model has no chat template: use --template plain")
     sentinel = "flexdemoSentinel7319"
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": sentinel}], tokenize=False, add_generation_prompt=True, enable_thinking=False
