@@ -40,7 +40,7 @@ def _weights(text: str) -> tuple[float, ...] | str:
 
 def _head(text: str) -> tuple[int, int]:
     layer, comma, head = text.partition(",")
-    if not (comma and layer.strip().isdigit() and head.strip().isdigit()):
+    if not (comma and layer.strip().isdecimal() and head.strip().isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a layer and a head such as 0,3")
     return int(layer), int(head)
 

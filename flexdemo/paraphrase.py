@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from .config import Decoding, InputError
+from .config import Decoding, InputError, check_seed
 from .encoding import Encoding, View
 from .generation import Answer, Stream, generate
 from .metrics import answer_text, normalise
@@ -101,7 +101,7 @@ def paraphrase(
     At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all.
     """
     drawing = {"temperature": temperature, "top_p": top_p, "until": until}
-    return paraphrase_all(lm, [question], n, seeds=[seed], **drawing)[0]
+    return paraphrase_all(lm, [question], n, seeds=[check_seed(seed)], **drawing)[0]
 
 
 def paraphrase_all(
