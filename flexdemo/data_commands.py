@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Ape, Decoding, InputError, check_seed
-from .files import check_output, write_file
+from .files import check_output, print_json, write_file
 from .journal import check_run
 from .records import Record, few_shot_prefix, fingerprint, read_records
 
@@ -224,7 +224,7 @@ def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace) -> None:
     for path in args.report:
         write_file(path, _report_writer(path.suffix.lower(), summary, facts, args.data))
     if args.json:
-        print(json.dumps({"settings": facts, **summary.to_dict()}, ensure_ascii=False, allow_nan=False))
+        print_json({"settings": facts, **summary.to_dict()})
         return
     print(summary.markdown())
     for path in (*([args.output] if args.output else []), *args.report):

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from .config import InputError
+from jinja2 import TemplateError
+
+from .config import InputError, first_line
 
 PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD = range(5)
 ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad")
@@ -196,9 +198,15 @@ def chat_template(tokenizer: Any, prefix: str = "") -> Template:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("this model has no chat template: use --template plain")
     sentinel = "flexdemoSentinel7319"
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": sentinel}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    message = {"role": "user", "content": sentinel}
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise InputError(
+            f"this model's chat template cannot be rendered ({first_line(error)}): use --template plain"
+        ) from error
     if rendered.count(sentinel) != 1:
         raise InputError(
             "this model's chat template does not hold the user's message exactly once: use --template plain"

@@ -222,3 +222,35 @@ def test_record_says_what_is_wrong_and_writes_nothing(
     status, out, err = run(capsys, "record", "--examples", str(examples), "--output", str(path), *more)
     assert status == 2 and out == "" and err.count("\n") == 1 and said in err
     assert not path.exists()
+
+
+def piped(*args: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "flexdemo", *args]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    with piped("mask", "word " * 400, "--json") as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(10) == b'{"rows": ['
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_output_that_holds_only_ascii_still_gets_json_and_text() -> None:
+    accented = "é"
+    for form in (["--json"], []):
+        out, err = piped("mask", accented, *form, PYTHONIOENCODING="ascii").communicate(timeout=300)
+        assert err == b"" and out.isascii()
+        if form:
+            assert accented in "".join(json.loads(out)["tokens"])
+
+
+def test_an_interrupt_is_one_word(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flexdemo.model.load_model", stop)
+    assert run(capsys, "generate", "x") == (130, "", "interrupted\n")

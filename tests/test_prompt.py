@@ -230,6 +230,19 @@ def test_a_chat_template_without_one_place_for_the_message_is_refused(template: 
         chat_template(tokenizer)
 
 
+@pytest.mark.parametrize(
+    "template",
+    ["{% for %}", "{{ raise_exception('no users here') }}", "{{ a.b.c }}", "{{ messages[5].content }}", "{{ 1 / 0 }}"],
+)
+def test_a_chat_template_that_cannot_be_rendered_is_refused(template: str) -> None:
+    tokenizer = models.tokenizer(chat=True)
+    tokenizer.chat_template = template
+    with pytest.raises(
+        InputError, match=r"^this model's chat template cannot be rendered \(.+\): use --template plain$"
+    ):
+        chat_template(tokenizer)
+
+
 def test_a_chat_template_that_leaves_no_suffix_is_refused() -> None:
     tokenizer = models.tokenizer(chat=True)
     tokenizer.chat_template = "<|user|>{{ messages[0]['content'] }}"
