@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +42,7 @@ def _weights(text: str) -> tuple[float, ...] | str:
 
 def _head(text: str) -> tuple[int, int]:
     layer, comma, head = text.partition(",")
-    if not (comma and layer.strip().isdigit() and head.strip().isdigit()):
+    if not (comma and layer.strip().isdecimal() and head.strip().isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a layer and a head such as 0,3")
     return int(layer), int(head)
 
@@ -240,10 +242,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did its work, 2 after one line on standard error that says what was wrong."""
+    """Run one command; 0 when it did its work, 2 after one line on standard error that says what was wrong.
+
+    As is usual elsewhere, 130 after Ctrl-C and 141 if whoever read the output has left.
+    """
     args = make_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe that holds some characters only
     try:
         args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end would fail again
+        return 141
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

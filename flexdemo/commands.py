@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Ape, Decoding, InputError, Samples
-from .files import check_output, write_file
+from .files import check_output, print_json, write_file
 from .prompt import SegmentedPrompt, build_prompt, check_wordings
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ def _load(args: argparse.Namespace) -> LanguageModel:
     from .model import load_model
 
     return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def run_generate(args: argparse.Namespace) -> None:
@@ -87,7 +83,7 @@ def run_generate(args: argparse.Namespace) -> None:
             layer, head = args.attention
             rows = attention_map(lm, result, layer, head).tolist()
             explained["attention"] = {"layer": layer, "head": head, "rows": rows}
-        _print_json(result.to_dict() | ({"explain": explained} if explained else {}))
+        print_json(result.to_dict() | ({"explain": explained} if explained else {}))
         return
     print(describe(result))
     if explanation:
@@ -121,8 +117,8 @@ def run_mask(args: argparse.Namespace) -> None:
         check_output(args.output, MASK_FORMATS)
     check_wordings(args.question, args.paraphrases, None)
     from .encoding import Encoding
-    from .model import load_tokenizer
     from .prompt_masks import check_encoding, mask_array, mask_dict
+    from .sources import load_tokenizer
 
     check_encoding(Encoding(args.mask, args.positions))
     if args.against is not None:
@@ -130,7 +126,7 @@ def run_mask(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(args.model)
     prompt = build_prompt(tokenizer, args.question, args.paraphrases, prefix=args.prefix, template=args.template)
     if args.json:
-        _print_json(mask_dict(prompt, args.mask, args.positions, args.against))
+        print_json(mask_dict(prompt, args.mask, args.positions, args.against))
         return
     if args.output is None:
         facts = mask_dict(prompt, args.mask, args.positions, args.against)
@@ -176,7 +172,7 @@ def run_paraphrase(args: argparse.Namespace) -> None:
     lm = _load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
     if args.json:
-        _print_json(texts)
+        print_json(texts)
     else:
         print("\n".join(texts))
 
@@ -258,7 +254,7 @@ def run_bench(args: argparse.Namespace) -> None:
             for row in rows:
                 options["log"](str(row))
     if args.json:
-        _print_json(result)
+        print_json(result)
     elif args.shape != BUNDLED and not args.growth:
         differing = result["prompts_where_backends_differ"]
         apart = at_a_gap(differing, result["widest_gap"])

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 MOST_SAMPLES = 64
+LEAST_APE, MOST_APE = 0.01, 100.0
 
 
 def first_line(error: BaseException) -> str:
@@ -16,6 +17,13 @@ def first_line(error: BaseException) -> str:
 
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says in one line what was wrong and what would be right."""
+
+
+def check_seed(seed: int) -> int:
+    """The seed, or an InputError: one range for whatever draws."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"the seed must be from 0 to 4294967295, not {seed}")
+    return seed
 
 
 class BackendError(InputError):
@@ -50,8 +58,7 @@ class Decoding:
             raise InputError(f"the temperature must be 0 (greedy) or a positive number, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top-p must be above 0 and at most 1, not {self.top_p}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"the seed must be from 0 to 4294967295, not {self.seed}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class Ape:
 
     Scores of paraphrase keys are divided by T, and their log-sum-exp is multiplied by S * T before it is merged with
     the rest; log-weights are added after the division, so that N copies of a wording at 1/N still count as one.
-    T = S = 1 is plain softmax.
+    T = S = 1 is plain softmax. Both are held to a range in which float32 keeps every score finite and exact enough for
+    all backends to agree.
     """
 
     temperature: float = 1.0
@@ -70,6 +78,8 @@ class Ape:
         for name, value in (("temperature", self.temperature), ("scale", self.scale)):
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"the APE {name} must be a positive number (1: plain softmax), not {value}")
+            if not LEAST_APE <= value <= MOST_APE:
+                raise InputError(f"the APE {name} must be from {LEAST_APE:g} to {MOST_APE:g}, not {value:g}")
 
     @property
     def is_plain(self) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Ape, Decoding, InputError
-from .files import check_output, write_file
+from .config import Ape, Decoding, InputError, check_seed
+from .files import check_output, print_json, write_file
 from .journal import check_run
 from .records import Record, few_shot_prefix, fingerprint, read_records
 
@@ -50,6 +50,14 @@ def _check_numbers(args: argparse.Namespace, n: int) -> None:
         raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
     if not 0 <= n <= 100:
         raise InputError(f"the number of paraphrases must be from 0 to 100, not {n}")
+    check_seed(args.seed)
+
+
+def _check_kept(sources: Sequence[str | None], output: Path) -> None:
+    """InputError if writing `output` would replace a file that is read."""
+    for source in sources:
+        if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
+            raise InputError(f"{output} is the data that is read: write to another file")
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:
@@ -58,8 +66,13 @@ def run_paraphrase(args: argparse.Namespace) -> None:
     from .paraphrase import check_request
     from .workers import join_workers
 
+    if args.json:
+        raise InputError(
+            "--json prints one question's paraphrases, --output writes a data set's: leave one of them out"
+        )
     check_request("a question", args.n, args.temperature)
     _check_numbers(args, args.n)
+    _check_kept([args.question], args.output)
     check_run(args.output, resume=args.resume, overwrite=args.overwrite, form=RECORDS)
     records = _read(args, args.question)
     workers = join_workers(cpu=args.device == "cpu")
@@ -105,6 +118,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from .encoding import Encoding
     from .evaluate import RECORDS, paraphrases_path
     from .methods import resolve_methods
+    from .paraphrase import check_request
     from .prompt_masks import check_encoding
     from .split import check_processes
     from .workers import join_workers
@@ -112,7 +126,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.tensor_parallel and args.compile:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
     _check_numbers(args, args.paraphrases if args.paraphrases is not None else 0)
-    Decoding(args.max_new_tokens)
+    check_request("a question", 1, args.temperature)
+    Decoding(args.max_new_tokens, args.temperature)
     Ape(args.ape_temperature, args.ape_scale)
     check_encoding(Encoding(args.mask, args.positions))
     resolve_methods(args.methods or ["flex", "causal"])
@@ -129,9 +144,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
         records = _read(args, args.data)
         shots = _shots(args, records)
         if args.output is not None:
+            _check_kept([args.data, args.shots_from], args.output)
             check_run(args.output, resume=args.resume, overwrite=args.overwrite)
             if any(not record.paraphrases for record in records) and args.paraphrases != 0:
                 # Kept apart, so that a run that was killed while paraphrasing goes on there.
+                _check_kept([args.data, args.shots_from], paraphrases_path(args.output))
                 check_run(paraphrases_path(args.output), resume=args.resume, overwrite=args.overwrite, form=RECORDS)
         lm = _load(args, workers)
         table, facts = _evaluate(lm, records, shots, args, workers)
@@ -209,7 +226,7 @@ def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace) -> None:
     for path in args.report:
         write_file(path, _report_writer(path.suffix.lower(), summary, facts, args.data))
     if args.json:
-        print(json.dumps({"settings": facts, **summary.to_dict()}, ensure_ascii=False, allow_nan=False))
+        print_json({"settings": facts, **summary.to_dict()})
         return
     print(summary.markdown())
     for path in (*([args.output] if args.output else []), *args.report):

@@ -71,7 +71,10 @@ def shorten(record: Record, n: int) -> Record:
 def prepare_questions(
     lm: LanguageModel, records: Sequence[Record], settings: Settings
 ) -> tuple[list[Question | None], list[str]]:
-    """The records' prompts; None, and a line that says why, for a record that cannot be asked."""
+    """The records' prompts; None, and a line that says why, for a record that cannot be asked.
+
+    Weights of the settings go before those of a record.
+    """
     asked: list[Question | None] = []
     problems = []
     for record in records:
@@ -80,7 +83,7 @@ def prepare_questions(
                 lm.tokenizer,
                 record.question,
                 record.paraphrases,
-                weights=record.weights or settings.weights,
+                weights=settings.weights or record.weights,
                 prefix=settings.prefix,
                 template=settings.template,
             )

@@ -1,12 +1,15 @@
-"""Files written whole or not at all. Knows paths and bytes, not what is in them."""
+"""Files written whole or not at all, and standard output. Knows paths and bytes, not what is in them."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from .config import InputError
 
@@ -64,3 +67,13 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON, its characters escaped where standard output cannot hold them as they are."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    print(text)

@@ -127,7 +127,14 @@ def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[
 
 
 def check_room(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> None:
-    """Raise InputError if the model cannot hold a prompt and its answer."""
+    """Raise InputError if the model cannot hold a prompt and its answer, or has no embedding for one of its tokens."""
+    rows = lm.model.get_input_embeddings().num_embeddings
+    if max(prompt.token_ids) >= rows:
+        at = next(i for i, token in enumerate(prompt.token_ids) if token >= rows)
+        raise InputError(
+            f"the tokenizer gives {prompt.tokens[at]!r} the id {prompt.token_ids[at]}, and {lm.name} has only {rows} "
+            "embeddings: give the tokenizer that the model was trained with"
+        )
     need = len(prompt.token_ids) + new_tokens
     if lm.context_length is not None and need > lm.context_length:
         raise InputError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from .confidence import confidence_weights, measure_confidence
 from .config import Ape, Decoding, InputError, Samples
 from .encoding import Encoding, View, fused_view, prefill
-from .generation import Answer, Combine, Progress, Stream, generate
+from .generation import Answer, Combine, Progress, Stream, check_room, generate
 from .metrics import answer_text, majority
 from .model import LanguageModel
 from .prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts, weights_without
@@ -276,6 +276,7 @@ def stream(
     by_confidence = isinstance(weights, str) and weights == "confidence"
     given = None if by_confidence else weights
     prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
+    check_room(lm, prompt, max_new_tokens)  # before its mask is counted: what no model holds may be very long
     given = weights if weights is None or isinstance(weights, str) else tuple(map(float, weights))
     request = Request(
         question, tuple(paraphrases), methods=tuple(methods), weights=given, mask=mask, positions=positions,

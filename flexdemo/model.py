@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -12,34 +11,23 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from . import attention
 from .attention import BACKENDS, Plan, UnsupportedModelError
-from .config import BackendError, InputError, first_line
+from .config import BackendError, InputError
 from .graphs import Graphs
 from .linears import join_siblings
 from .masks import make_layout
 from .memory import within_memory
 from .passes import Pass, compiled_pass
 from .prompt import PARAPHRASE, PREFIX
+from .sources import BUNDLED, DAMAGE, ModelError, read_config, read_tokenizer, why_not
 from .split import split_options
 
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tinyqa"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda")
-UNHELPFUL = {  # what transformers says: what it means
-    "ignore_mismatched_sizes": "its config.json does not fit its weights; copy the folder again",
-    "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
-}
-
-
-class ModelError(InputError):
-    """A model that cannot be found or loaded."""
 
 
 @dataclass(frozen=True)
@@ -103,54 +91,6 @@ def _resolve_backend(backend: str, device: str, softcap: bool) -> str:
     if backend == "sdpa" and softcap:
         raise BackendError("this model caps its attention scores, which backend sdpa cannot do: use flex-eager")
     return backend
-
-
-def _read_config(source: str) -> Any:
-    looks_local = source.startswith((".", "/", "~")) or Path(source).exists()
-    if looks_local and not (Path(source) / "config.json").is_file():
-        raise ModelError(
-            f"no model at {source}: give a folder that holds config.json, or a Hub id such as Qwen/Qwen3-0.6B"
-        )
-    hub_logging.set_verbosity_error()  # what the Hub says of a failure is in the error, its retries are noise
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(_why_not(source, error)) from error
-
-
-def _why_not(source: str, error: BaseException) -> str:
-    """One line: what is wrong with a model that cannot be loaded, and what to do."""
-    causes = [error]
-    while causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    if any(isinstance(each, GatedRepoError) for each in causes):
-        return (
-            f"the model {source!r} is gated: ask for access at https://huggingface.co/{source}, "
-            "then run `hf auth login` or set HF_TOKEN to a token of that account"
-        )
-    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
-    if 401 in statuses or any(isinstance(each, RepositoryNotFoundError) for each in causes):
-        return (
-            f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
-            "or set HF_TOKEN"
-        )
-    if any(isinstance(each, SafetensorError) for each in causes):
-        return (
-            f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
-            "copy or download the folder again"
-        )
-    plain = f"{first_line(error)} (a local folder or a reachable Hub id is needed)"
-    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), plain)
-    return f"cannot load the model {source!r}: {told}"
-
-
-def _check_tokenizer(source: str) -> None:
-    """InputError for a tokenizer file that is no JSON, of which the tokenizer's own error says nothing useful."""
-    path = Path(source) / "tokenizer.json"
-    try:
-        json.loads(path.read_bytes() if path.is_file() else "0")
-    except ValueError as error:
-        raise ModelError(f"{path.name} of {source!r} is cut off or damaged; copy the folder again") from error
 
 
 def refuse_unsupported(config: Any) -> None:
@@ -283,16 +223,6 @@ def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:
     return len(devices) == 1 and devices[0].type == "cuda" and not looks_at_positions and not routes_tokens
 
 
-def load_tokenizer(path: str | Path | None = None) -> Any:
-    """The tokenizer of a Hub id or local folder; the bundled model's without one."""
-    source = str(BUNDLED if path is None else path)
-    _read_config(source)
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(_why_not(source, error)) from error
-
-
 def load_model(
     path: str | Path | None = None,
     *,
@@ -315,9 +245,8 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
-    config = _read_config(source)
+    config = read_config(source)
     refuse_unsupported(config)
-    _check_tokenizer(source)
     device_map = "auto" if device == "auto" and place == "cuda" and number > 1 else place
     previous, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
@@ -326,13 +255,13 @@ def load_model(
     options: dict[str, Any] = {"dtype": kind, "trust_remote_code": False}
     options |= {"device_map": device_map} if processes == 1 else split_options(config, source, processes, place)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = read_tokenizer(source)
         with within_memory(lambda: source):
             model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     except InputError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_why_not(source, error)) from error
+    except DAMAGE as error:
+        raise ModelError(why_not(source, error)) from error
     finally:
         transformers.logging.set_verbosity(previous)
         if bars:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from .config import Decoding, InputError
+from .config import Decoding, InputError, check_seed
 from .encoding import Encoding, View
 from .generation import Answer, Stream, generate
 from .metrics import answer_text, normalise
@@ -103,7 +103,7 @@ def paraphrase(
     does what `check`, called after every token, raises, and then there are none.
     """
     drawing = {"temperature": temperature, "top_p": top_p, "until": until, "check": check}
-    return paraphrase_all(lm, [question], n, seeds=[seed], **drawing)[0]
+    return paraphrase_all(lm, [question], n, seeds=[check_seed(seed)], **drawing)[0]
 
 
 def paraphrase_all(

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from .config import InputError
+from jinja2 import TemplateError
+
+from .config import InputError, first_line
 
 PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD = range(5)
 ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad")
@@ -137,9 +139,14 @@ def normalise_weights(weights: Sequence[float] | str | None, n: int) -> tuple[fl
 
 
 def weights_without(weights: Sequence[float], hidden: int) -> tuple[float, ...] | None:
-    """Weights with one paraphrase at 0 and the others sharing 1; None if the others have no weight."""
-    kept = [0.0 if i == hidden else weight for i, weight in enumerate(weights)]
-    return normalise_weights(kept, len(kept)) if any(kept) else None
+    """Weights with one paraphrase at 0 and the others sharing 1; None if the others have no weight.
+
+    Raw weights (every one 1) stay 1: sharing would change the scores of those that are still there.
+    """
+    kept = tuple(0.0 if i == hidden else weight for i, weight in enumerate(weights))
+    if not any(kept):
+        return None
+    return kept if all(weight == 1 for weight in weights) else normalise_weights(kept, len(kept))
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -168,6 +175,8 @@ def check_wordings(
     question: str, paraphrases: Sequence[str], weights: Sequence[float] | str | None
 ) -> tuple[list[str], tuple[float, ...]]:
     """The wordings without outer spaces and their weights; InputError for what cannot be asked of any model."""
+    if isinstance(paraphrases, str):
+        raise InputError("paraphrases must be a list of texts, not one text")
     wordings = [check_text(question, "the question")]
     wordings += [check_text(text, f"paraphrase {i}") for i, text in enumerate(paraphrases, start=1)]
     return wordings, normalise_weights(weights, len(wordings))
@@ -186,10 +195,18 @@ def chat_template(tokenizer: Any, prefix: str = "") -> Template:
 
     Prefix and suffix hold the template's special tokens; the user's text never does.
     """
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("this model has no chat template: use --template plain")
     sentinel = "flexdemoSentinel7319"
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": sentinel}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    message = {"role": "user", "content": sentinel}
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise InputError(
+            f"this model's chat template cannot be rendered ({first_line(error)}): use --template plain"
+        ) from error
     if rendered.count(sentinel) != 1:
         raise InputError(
             "this model's chat template does not hold the user's message exactly once: use --template plain"

@@ -6,9 +6,9 @@ float32 numbers apart and read as float32 again, so a file is small and still ho
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
@@ -32,7 +32,16 @@ MOST_BYTES = 1_000_000  # of a recording; one too large is made again without th
 MOST_BYTES_READ = 20_000_000
 SINGLES = ("logprobs", "segment_mass", "probability")  # fields whose numbers are float32
 ARRAYS = {"mass": "float32", "token_attention": "float32", "mass_per_token": "float64"}
-EXAMPLE = ("question", "paraphrases", "weights", "mask", "positions", "prefix", "max_new_tokens", "note")
+EXAMPLE: dict[str, tuple[type | UnionType, str]] = {  # what an example may hold
+    "question": (str, "text"),
+    "paraphrases": (list | tuple, "a list of texts"),
+    "weights": (list | tuple | str | None, "a list of numbers, raw or confidence"),
+    "mask": (str, "text"),
+    "positions": (str, "text"),
+    "prefix": (str, "text"),
+    "max_new_tokens": (int, "a whole number"),
+    "note": (str, "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,11 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: st
 
 
 def check_date(date: str) -> None:
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+    try:
+        is_day = datetime.date.fromisoformat(date).isoformat() == date  # newer Pythons read other forms as well
+    except ValueError:
+        is_day = False
+    if not is_day:
         raise InputError(f"the date must look like 2026-01-31, not {date!r}")
 
 
@@ -109,6 +122,13 @@ def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Resu
         raise InputError(f"{what} must be an object with a question")
     if unknown := sorted(set(example) - set(EXAMPLE)):
         raise InputError(f"{what} has {unknown[0]!r}: an example may have {', '.join(EXAMPLE)}")
+    for key, value in example.items():
+        kind, form = EXAMPLE[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{what}: {key} must be {form}, not {value!r:.60}")
+    numbers = example.get("weights")
+    if isinstance(numbers, list | tuple) and not all(type(number) in (int, float) for number in numbers):
+        raise InputError(f"{what}: weights must be {EXAMPLE['weights'][1]}, not {numbers!r:.60}")
     options = {key: value for key, value in example.items() if key not in ("question", "paraphrases", "note")}
     try:
         result = ask(
@@ -121,7 +141,7 @@ def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Resu
         )
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    return result, explain(lm, result), str(example.get("note", ""))
+    return result, explain(lm, result), example.get("note", "")
 
 
 def _without_heads(explanation: Explanation) -> Explanation:

@@ -215,7 +215,8 @@ def expected_views(
         for method in ("vote", *COMBINED):
             views[method, f"P{i + 1}"] = (one_hot[i], own[i])
         rest = [0.0 if j == i else weight for j, weight in enumerate(given)]
-        views["leave_one_out", f"without P{i + 1}"] = ([weight / sum(rest) for weight in rest], max(own))
+        total = 1 if given == [1.0] * n else sum(rest)  # raw weights are 1, whatever is hidden
+        views["leave_one_out", f"without P{i + 1}"] = ([weight / total for weight in rest], max(own))
     heaviest = max(range(n), key=lambda i: (given[i], -i))
     views["weighted_max", f"P{heaviest + 1}"] = (one_hot[heaviest], own[heaviest])
     views["causal", "causal"] = ([1.0] * n, start)

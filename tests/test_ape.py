@@ -120,6 +120,28 @@ def test_impossible_numbers_are_refused(lm: LanguageModel, bad: float) -> None:
         ask(lm, A, OTHERS, ape_scale=bad)
 
 
+@pytest.mark.parametrize("values", [(0.01, 0.01), (0.01, 100), (100, 0.01), (100, 100)])
+def test_both_ends_of_the_range_are_finite_and_the_same_on_every_backend(
+    prepared: Callable[..., LanguageModel], values: tuple[float, float]
+) -> None:
+    told = [
+        ask(prepared("llama", backend), A, OTHERS, ape_temperature=values[0], ape_scale=values[1], max_new_tokens=3)
+        for backend in ("sdpa", "flex-eager")
+    ]
+    one, other = (result["flex"] for result in told)
+    assert one.token_ids == other.token_ids and np.isfinite(one.logprobs).all()
+    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-3)
+    np.testing.assert_allclose(np.sum(one.views[0].segment_mass, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [1e-45, 0.0099, 100.1, 1e300])
+def test_numbers_that_float32_cannot_carry_are_refused(lm: LanguageModel, bad: float) -> None:
+    with pytest.raises(InputError, match=r"APE temperature must be from 0\.01 to 100"):
+        ask(lm, A, OTHERS, ape_temperature=bad)
+    with pytest.raises(InputError, match=r"APE scale must be from 0\.01 to 100"):
+        ask(lm, A, OTHERS, ape_scale=bad)
+
+
 def test_command_line_takes_both(capsys: pytest.CaptureFixture) -> None:
     args = ["generate", "Who wrote Hamlet?", "-p", "hamlet author", "--ape-temperature", "0.8", "--ape-scale", "0.9"]
     assert cli.main([*args, "--json"]) == 0

@@ -140,6 +140,16 @@ BAD = {
     "output folder missing": (["mask", "x", "--output", "/does/not/exist/mask.png"], "does not exist"),
     "two outputs": (["mask", "x", "--json", "--output", "mask.png"], "not allowed"),
     "no paraphrases": (["paraphrase", "x", "-n", "0"], "between 1 and 100"),
+    "paraphrases of a negative seed": (["paraphrase", "x", "--seed", "-1"], "seed must be from 0"),
+    "paraphrases of a huge seed": (["paraphrase", "x", "--seed", "99999999999999999999"], "seed must be from 0"),
+    "paraphrases both ways": (["paraphrase", "x.jsonl", "--json", "--output", "y.jsonl"], "leave one of them out"),
+    "a chat without a template": (["generate", "x", "--template", "chat"], "--template plain"),
+    "a chat's mask without a template": (["mask", "x", "--template", "chat"], "--template plain"),
+    "attention out of range": (
+        ["generate", "x", "-p", "y", "--json", "--ape-temperature", "1e300"],
+        "from 0.01 to 100",
+    ),
+    "a head that is no number": (["generate", "x", "--attention", "\u00b2,0"], "a layer and a head such as 0,3"),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
     "a report of nothing": (["bench", "--report", "x.html"], "goes with --growth"),
@@ -193,7 +203,13 @@ def test_record_writes_what_the_page_shows(capsys: pytest.CaptureFixture, tmp_pa
         ("{", [], "it is no JSON"),
         (None, [], "No such file"),
         ('[{"question": "q"}]', ["--date", "today"], "the date must look like 2026-01-31"),
+        ('[{"question": "q"}]', ["--date", "2026-02-30"], "the date must look like 2026-01-31"),
         ('[{"question": "q"}]', ["--output", "x.txt"], "must end in .json"),
+        ('[{"question": "q", "paraphrases": "one"}]', [], "paraphrases must be a list of texts"),
+        ('[{"question": "q", "paraphrases": null}]', [], "paraphrases must be a list of texts"),
+        ('[{"question": "q", "max_new_tokens": "5"}]', [], "max_new_tokens must be a whole number"),
+        ('[{"question": "q", "weights": ["1"]}]', [], "weights must be a list of numbers"),
+        ('[{"question": "q", "mask": ["causal"]}]', [], "mask must be text"),
         ('[{"text": "q"}]', [], "example 1 must be an object with a question"),
     ],
 )
@@ -206,3 +222,35 @@ def test_record_says_what_is_wrong_and_writes_nothing(
     status, out, err = run(capsys, "record", "--examples", str(examples), "--output", str(path), *more)
     assert status == 2 and out == "" and err.count("\n") == 1 and said in err
     assert not path.exists()
+
+
+def piped(*args: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "flexdemo", *args]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    with piped("mask", "word " * 400, "--json") as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(10) == b'{"rows": ['
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_output_that_holds_only_ascii_still_gets_json_and_text() -> None:
+    accented = "é"
+    for form in (["--json"], []):
+        out, err = piped("mask", accented, *form, PYTHONIOENCODING="ascii").communicate(timeout=300)
+        assert err == b"" and out.isascii()
+        if form:
+            assert accented in "".join(json.loads(out)["tokens"])
+
+
+def test_an_interrupt_is_one_word(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flexdemo.model.load_model", stop)
+    assert run(capsys, "generate", "x") == (130, "", "interrupted\n")

@@ -275,10 +275,39 @@ def test_what_is_wrong_is_said_before_the_model_loads(
         ([good, "--resume"], "--resume goes on with an --output"),
         ([good, "--max-new-tokens", "0"], "answer length"),
         ([good, "--ape-scale", "0"], "APE scale"),
+        ([good, "--seed", "-1"], "the seed must be from 0"),
+        ([good, "--temperature", "0"], "the temperature must be above 0"),
+        ([good, "--temperature", "nan"], "the temperature must be above 0"),
+        ([good, "--output", good, "--overwrite"], "is the data that is read: write to another file"),
     ):
         assert cli.main(["evaluate", *arguments]) == 2, arguments
         error = capsys.readouterr().err
         assert message in error and error.strip().count("\n") == 0, error
+
+
+def test_no_command_writes_over_the_data_that_it_reads(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = data.read_bytes()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(data)
+    other = write_data(tmp_path / "other.jsonl")
+    for arguments in (
+        ["evaluate", str(data), "--output", str(link), "--overwrite"],
+        ["evaluate", str(other), "--output", str(data), "--overwrite", "--shots", "1", "--shots-from", str(data)],
+        ["paraphrase", str(data), "--output", str(data), "--overwrite"],
+    ):
+        assert cli.main(arguments) == 2, arguments
+        assert "is the data that is read: write to another file" in capsys.readouterr().err
+        assert data.read_bytes() == before and not list(tmp_path.glob("*.partial*"))
+
+
+def test_raw_weights_go_before_those_of_a_record(lm: LanguageModel) -> None:
+    weighted = RECORDS[2]
+    (plain,), _ = prepare_questions(lm, [weighted], Settings())
+    (raw,), _ = prepare_questions(lm, [weighted], Settings(weights="raw"))
+    assert plain is not None and plain.prompt.weights == (0.25, 0.0, 0.5, 0.25)
+    assert raw is not None and raw.prompt.weights == (1.0, 1.0, 1.0, 1.0)
 
 
 def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -417,6 +417,35 @@ def test_too_long_for_the_context_is_named_before_any_work(lm: LanguageModel) ->
     assert shapes == []
 
 
+def test_too_long_for_the_context_is_named_before_its_mask_is_counted(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells grow with the square of a length that nothing bounds yet."""
+    counted = []
+    monkeypatch.setattr("flexdemo.methods.mask_facts", lambda *given: counted.append(given))
+    with pytest.raises(InputError, match=r"llama holds 1024"):
+        ask(lm, "What is the capital of Peru? " * 200)
+    assert counted == []
+
+
+def test_a_token_without_an_embedding_is_named_before_any_work(prepared: Callable[..., LanguageModel]) -> None:
+    """A tokenizer with more ids than the model has embeddings: only prompts that use one of them are refused."""
+    tokenizer = models.tokenizer()
+    known, above = (tokenizer.encode(f"Q: {text}\n", add_special_tokens=False) for text in ("a", QUESTION))
+    rows = 1 + max(*known, *tokenizer.encode("A:"))
+    assert max(above) >= rows
+    first = next(token for token in above if token >= rows)
+    lm = prepared("llama", "sdpa", vocab_size=rows)
+    assert ask(lm, "a", ["a"], max_new_tokens=2)["flex"].token_ids
+    message = rf"gives '{tokenizer.decode([first])}' the id {first}, and llama has only {rows} embeddings"
+    for question, others in ((QUESTION, []), ("a", [QUESTION])):
+        with forwards(lm) as shapes, pytest.raises(InputError, match=message):
+            ask(lm, question, others, max_new_tokens=2)
+        assert shapes == []
+    with pytest.raises(InputError, match=message):
+        list(generate(lm, [build_prompt(lm.tokenizer, QUESTION)], [], GREEDY))
+
+
 def test_the_longest_answer_that_fits_is_allowed(prepared: Callable[..., LanguageModel]) -> None:
     lm = prepared("llama", "sdpa", max_position_embeddings=40)
     room = 40 - len(build_prompt(lm.tokenizer, "Name it.").token_ids)

@@ -35,7 +35,7 @@ LAYERS = (
     {"plots_growth"},
     {"flex"},
     {"attention"},
-    {"linears", "passes", "graphs", "split"},
+    {"linears", "passes", "graphs", "split", "sources"},
     {"model"},
     {"encoding", "threads", "zerogpu", "choice"},
     {"steps", "prompt_masks", "reading"},
@@ -83,6 +83,7 @@ LEAVES = {
     "plots_answer": {"cells", "plots"},
     "plots_growth": {"cells", "plots_results"},
     "prompt": {"config"},
+    "sources": {"config"},
     "masks": {"config", "prompt"},
 }
 

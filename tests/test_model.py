@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import models
 import oracle
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig
 
-from flexdemo import model as model_module
 from flexdemo.attention import BACKENDS, Plan, UnsupportedModelError
 from flexdemo.config import BackendError, InputError
 from flexdemo.masks import make_layout
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, ModelError, load_model, prepare, refuse_unsupported
 from flexdemo.prompt import PARAPHRASE, PREFIX, ROLE_NAMES, SegmentedPrompt, build_prompt
+from flexdemo.sources import load_tokenizer
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
@@ -235,7 +237,7 @@ def test_a_folder_without_weights_or_tokenizer_is_an_error_of_one_line(saved: Pa
 def test_code_from_the_hub_never_runs(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
-        auto = getattr(model_module, name)
+        auto = getattr(transformers, name)
         original = auto.from_pretrained
 
         def spy(*args: Any, original: Any = original, **kwargs: Any) -> Any:
@@ -325,3 +327,31 @@ def test_preparing_twice_is_harmless(tokenizer: Any, lm: LanguageModel) -> None:
 
 def test_roles_have_names() -> None:
     assert ROLE_NAMES[PREFIX] == "prefix" and ROLE_NAMES[PARAPHRASE] == "paraphrase"
+
+
+def _changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("config.json", {"hidden_size": "64"}, r"its config.json says what cannot be \(.*hidden_size"),
+        ("config.json", {"num_attention_heads": 5}, r"its config.json says what cannot be \(.*5"),
+        ("config.json", {"rope_parameters": {"rope_type": "spiral"}}, r"do not fit together \(KeyError: 'spiral'\)"),
+        ("tokenizer.json", {"model": {"type": "Abacus"}}, r"tokenizer.json is cut off or damaged \(.+\)"),
+        ("tokenizer.json", {"version": "9"}, r"tokenizer.json is cut off or damaged \(.*version"),
+    ],
+)
+def test_a_file_that_says_what_no_model_is_is_named(tmp_path: Path, name: str, values: dict, said: str) -> None:
+    folder = tmp_path / "model"
+    models.random_model("llama").save_pretrained(folder)
+    models.tokenizer().save_pretrained(folder)
+    load_model(folder, device="cpu")
+    _changed(folder / name, **values)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+    if "spiral" not in said:  # the rotary embedding is no matter of the tokenizer
+        with pytest.raises(ModelError, match=said):
+            load_tokenizer(folder)

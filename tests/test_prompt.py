@@ -20,6 +20,7 @@ from flexdemo.prompt import (
     encode_text,
     normalise_weights,
     token_texts,
+    weights_without,
 )
 
 QUESTION = "What is the capital of Peru?"
@@ -209,6 +210,16 @@ def test_template_can_be_chosen() -> None:
         build_prompt(tokenizer, QUESTION, template="markdown")
 
 
+def test_a_tokenizer_without_a_chat_template_is_refused_as_a_chat() -> None:
+    with pytest.raises(InputError, match="no chat template: use --template plain"):
+        build_prompt(models.tokenizer(), QUESTION, template="chat")
+
+
+def test_one_text_is_no_list_of_paraphrases() -> None:
+    with pytest.raises(InputError, match="paraphrases must be a list of texts"):
+        build_prompt(models.tokenizer(), QUESTION, "Name it.")
+
+
 @pytest.mark.parametrize(
     "template", ["no message at all", "{{ messages[0]['content'] }} {{ messages[0]['content'] }}<|end|>"]
 )
@@ -216,6 +227,19 @@ def test_a_chat_template_without_one_place_for_the_message_is_refused(template: 
     tokenizer = models.tokenizer(chat=True)
     tokenizer.chat_template = template
     with pytest.raises(InputError, match=r"exactly once"):
+        chat_template(tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for %}", "{{ raise_exception('no users here') }}", "{{ a.b.c }}", "{{ messages[5].content }}", "{{ 1 / 0 }}"],
+)
+def test_a_chat_template_that_cannot_be_rendered_is_refused(template: str) -> None:
+    tokenizer = models.tokenizer(chat=True)
+    tokenizer.chat_template = template
+    with pytest.raises(
+        InputError, match=r"^this model's chat template cannot be rendered \(.+\): use --template plain$"
+    ):
         chat_template(tokenizer)
 
 
@@ -232,6 +256,20 @@ def test_a_chat_template_that_leaves_no_suffix_is_refused() -> None:
 )
 def test_weights_are_normalised(given: Any, expected: list[float]) -> None:
     assert normalise_weights(given, 3) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("weights", "hidden", "expected"),
+    [
+        ([0.2, 0.3, 0.5], 2, [0.4, 0.6, 0.0]),
+        ([1.0, 1.0, 1.0], 1, [1.0, 0.0, 1.0]),  # raw: those that are left keep their scores
+        ([1.0, 0.0], 0, None),
+        ([1.0], 0, None),
+    ],
+)
+def test_weights_without_one_paraphrase(weights: list[float], hidden: int, expected: list[float] | None) -> None:
+    found = weights_without(weights, hidden)
+    assert found is None if expected is None else found == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("given", [[1e-300, 1e-300], [1e300, 1e300], [5e-324, 5e-324], [1.7e308, 1.7e308]])
