@@ -375,6 +375,23 @@
     letGo = setTimeout(() => event.target.dispatchEvent(new PointerEvent('pointerup', { bubbles: true })), REDRAW_MS);
   });
 
+  // What a slider cannot hold is not told to the program while it is typed: "0" on the way to "0.9", or nothing. Once
+  // the field is left, or Enter is pressed, it holds the nearest number that fits, the last one where it is empty.
+
+  const rangeOf = (field) => (field.matches?.('input[type=number]') ? field.closest('.block')?.querySelector('input[type=range]') : null);
+  const fits = ({ value, min, max }) => value !== '' && Number(value) >= Number(min) && Number(value) <= Number(max);
+  function settle(field) {
+    const range = rangeOf(field);
+    if (!range || fits(field)) return;
+    field.value = field.value === '' ? range.value : Math.min(Math.max(Number(field.value), Number(field.min)), Number(field.max));
+    field.dispatchEvent(new Event('input', { bubbles: true }));
+  }
+  document.addEventListener('input', (event) => {
+    if (rangeOf(event.target) && !fits(event.target)) event.stopImmediatePropagation();
+  }, true);
+  document.addEventListener('blur', (event) => settle(event.target), true);
+  document.addEventListener('keydown', (event) => { if (event.key === 'Enter') settle(event.target); }, true);
+
   // New figures, tokens and legends come from the program at any time.
 
   function bind() {
