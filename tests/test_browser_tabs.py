@@ -181,7 +181,9 @@ def test_attention_of_a_head_is_that_of_the_engine(visit: Visit, tinyqa: Any) ->
     assert np.allclose(np.square(got[0]), rows, atol=1e-3)
     visit.number("attention-layer", 99)
     visit.page.locator("#attention-show").click()
-    expect(visit.page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 0 to")
+    expect(visit.page.locator("#attention-message [role=alert]")).to_contain_text(
+        "no layer 99: choose from 0 to 5 of tinyqa"
+    )
     expect(visit.page.locator("#attention-plot")).to_have_count(0)
     clean(visit)
 
