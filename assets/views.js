@@ -325,14 +325,14 @@
 
   // Labels of the axes, as the program sets them, for the size that the figure has here.
 
-  const MARK = 20, LETTER = 7, HIGH = 16, LINES = 3;
+  const MARK = 20, LETTER = 7, HIGH = 16, LINES = 3, NARROW = 420;
   function labels(gd, meta) {
     const shown = meta.block > 1 ? meta.length : meta.size < meta.length ? meta.size : total(meta);
     const placed = (from, pixels) => meta.segments.flatMap(([name, start, colour], i) => {
       const [first, end] = [Math.max(start, from), Math.min(endOf(meta, i), from + shown)];
       const at = (first + end - 2 * from) / (2 * meta.block) - 0.5;
-      const text = `<span style="color:${colour}">■</span> ${name}`;
-      return first < end ? [{ at, text, middle: at * pixels * meta.block / shown, half: (MARK + LETTER * name.length) / 2 }] : [];
+      const mark = `<span style="color:${colour}">■</span>`, text = `${mark} ${name}`;
+      return first < end ? [{ at, text, mark, middle: at * pixels * meta.block / shown, half: (MARK + LETTER * name.length) / 2 }] : [];
     });
     const ends = Array(LINES).fill(-Infinity);
     const across = placed(meta.column, gd._fullLayout.xaxis._length).map(({ at, text, middle, half }) => {
@@ -345,7 +345,10 @@
       if (groups.length && each.middle - mean(groups.at(-1), 'middle') < HIGH) groups.at(-1).push(each);
       else groups.push([each]);
     }
-    const down = groups.map((group) => ({ at: mean(group, 'at'), text: group.map((each) => each.text).join(' ') }));
+    // On a narrow figure several names on one line would take its room from the mask: there their colours stand for them.
+    const bare = gd._fullLayout.width < NARROW;
+    const joined = (group) => group.map(({ text, mark }) => (bare && group.length > 1 ? mark : text)).join(' ');
+    const down = groups.map((group) => ({ at: mean(group, 'at'), text: joined(group) }));
     const told = (list, key) => list.map((each) => each[key]);
     return { 'xaxis.tickvals': told(across, 'at'), 'xaxis.ticktext': told(across, 'text'),
       'yaxis.tickvals': told(down, 'at'), 'yaxis.ticktext': told(down, 'text') };
@@ -374,6 +377,23 @@
     clearTimeout(letGo);
     letGo = setTimeout(() => event.target.dispatchEvent(new PointerEvent('pointerup', { bubbles: true })), REDRAW_MS);
   });
+
+  // What a slider cannot hold is not told to the program while it is typed: "0" on the way to "0.9", or nothing. Once
+  // the field is left, or Enter is pressed, it holds the nearest number that fits, the last one where it is empty.
+
+  const rangeOf = (field) => (field.matches?.('input[type=number]') ? field.closest('.block')?.querySelector('input[type=range]') : null);
+  const fits = ({ value, min, max }) => value !== '' && Number(value) >= Number(min) && Number(value) <= Number(max);
+  function settle(field) {
+    const range = rangeOf(field);
+    if (!range || fits(field)) return;
+    field.value = field.value === '' ? range.value : Math.min(Math.max(Number(field.value), Number(field.min)), Number(field.max));
+    field.dispatchEvent(new Event('input', { bubbles: true }));
+  }
+  document.addEventListener('input', (event) => {
+    if (rangeOf(event.target) && !fits(event.target)) event.stopImmediatePropagation();
+  }, true);
+  document.addEventListener('blur', (event) => settle(event.target), true);
+  document.addEventListener('keydown', (event) => { if (event.key === 'Enter') settle(event.target); }, true);
 
   // New figures, tokens and legends come from the program at any time.
 

@@ -26,7 +26,7 @@ def check_head(lm: LanguageModel, layer: int, head: int) -> None:
     """Raise InputError for a layer or a head that the model does not have."""
     for what, value, count in zip(("layer", "head"), (layer, head), heads_of(lm), strict=True):
         if not 0 <= value < count:
-            raise InputError(f"{lm.name} has no {what} {value}: choose from 0 to {count - 1}")
+            raise InputError(f"there is no {what} {value}: choose from 0 to {count - 1} of {lm.name}")
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ class Explanation:
         agreed = self.agreement
         lines.append(
             f"{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
-            f"{agreed.distinct} distinct answers, entropy {agreed.entropy:.2f} bits"
+            f"{agreed.distinct} distinct answer{'' if agreed.distinct == 1 else 's'}, entropy {agreed.entropy:.2f} bits"
         )
         return "\n".join(lines)
 

@@ -254,10 +254,11 @@ def _chart(heading: str, note: str, figure: Any, *, first: bool) -> str:
 
 def _explained(explanation: Explanation) -> list[str]:
     agreed = explanation.agreement
+    answers = f"{agreed.distinct} distinct answer{'' if agreed.distinct == 1 else 's'}"
     parts = [
         "<h2>Agreement</h2>",
         f"<p>{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
-        f"{agreed.distinct} distinct answers, entropy {agreed.entropy:.2f} bits.</p>",
+        f"{answers}, entropy {agreed.entropy:.2f} bits.</p>",
     ]
     methods = list(dict.fromkeys(name for step in explanation.steps for name in step["methods"]))
     if methods:

@@ -239,10 +239,9 @@ def _wire(
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session = request.session_hash or ""
         chosen, form = Pair.from_values(values[:6]), Form.from_values(values[6:])
-        lm, reading = models.of(form.model), readings.of(session, form.model)
-        current = runs.start(session, chosen)
+        current, reading = runs.start(session, chosen), readings.of(session, form.model)
         try:
-            made = work.answers(lm, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
+            made = work.answers(models, limits, form, current, pair=chosen, reading=reading, remote=remote.answers)
             for frame in made:
                 said = (*frame.cards, frame.table, frame.line, frame.message, frame.weights, frame.live)
                 yield (*map(shown, said), *tabs.filled(frame.last), *tools.filled(frame.last))
@@ -266,9 +265,9 @@ def _wire(
 
     def ladder(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         session, form = request.session_hash or "", Form.from_values(values)
-        lm, current, reading = models.of(form.model), runs.start(session), readings.of(session, form.model)
+        current, reading = runs.start(session), readings.of(session, form.model)
         try:
-            for frame in work.ladder(lm, limits, form, current, reading=reading, remote=remote.ladder):
+            for frame in work.ladder(models, limits, form, current, reading=reading, remote=remote.ladder):
                 yield tuple(map(shown, frame))
         finally:
             runs.end(session, current)
@@ -315,7 +314,7 @@ def _wire(
     if results is not None:
         results.wire(rows, asked["note"], drawing=drawing)
 
-    def recorded(request: gr.Request, index: int, model: str = "", *sides: Any) -> list[Any]:
+    def recorded(request: gr.Request, index: int, *values: Any) -> list[Any]:
         """What a recording of an example shows in the places of `outputs`; all as it is where there is none, and where
         the visitor has pressed Run meanwhile."""
         found, session = recorded_of(recordings, examples[index]), request.session_hash or ""
@@ -323,25 +322,29 @@ def _wire(
             return [gr.skip()] * len(outputs)
         begun = runs.begun(session)
         last = recorded_run(found, START_METHODS)
-        usual = not sides or Pair.from_values(sides) == PAIR
-        cards = cards_html(last) if usual else [gr.skip()] * 2
-        live = live_html(last.form, PAIR, last.result) if usual else ""
-        said = (*cards, parts.table_html(last.form, last.result), line_html(found, models.of(model)), gr.skip())
+        chosen = Pair.from_values(values[:6]) if values else PAIR
+        form = Form.from_values(values[6:]) if values else asked["start"]
+        cards = cards_html(last) if chosen == PAIR else [gr.skip()] * 2
+        live = live_html(last.form, PAIR, last.result) if chosen == PAIR else ""
+        line = line_html(found, models.of(form.model), as_set=form.settings == last.form.settings)
+        said = (*cards, parts.table_html(last.form, last.result), line, gr.skip())
         told = [*said, parts.weights_html(last.result), live, *tabs.filled(last), *tools.filled(last)]
         runs_now = runs.is_running(session) or runs.begun(session) != begun
         return [gr.skip()] * len(outputs) if runs_now else told
 
     def opened(request: gr.Request, used: tuple[int, int]) -> list[Any]:
         values, alert = share.opened(request, rows, used, limits, models.choices)
-        if values is None:
-            told = recorded(request, 0)
-            # None of it where Run was pressed while the page was still loading.
-            told = [gr.skip()] * len(outputs) if runs.begun(request.session_hash or "") else told
-            return [*[gr.skip()] * len(filled), alert, *told]
-        return [*values, alert, *[gr.skip()] * len(outputs)]
+        told = [gr.skip()] * len(outputs)
+        if values is not None:
+            chosen, form = share.filled(rows, values)
+            told[outputs.index(seen["table"])] = parts.table_html(form, None, chosen.methods)
+            return [*values, alert, "", *told]  # no note: it tells of an example
+        example, session = recorded(request, 0), request.session_hash or ""
+        # None of it where Run was pressed while the page was still loading.
+        return [*[gr.skip()] * len(filled), alert, gr.skip(), *(told if runs.begun(session) else example)]
 
     filled = share.outputs(rows, asked["form"], compared)
-    begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], *outputs], **drawing)
-    chosen = asked["gallery"].click(recorded, [asked["gallery"], asked["model"], *pair.choices], outputs, **drawing)
+    begun = demo.load(opened, asked["used"], [*filled, asked["link_message"], asked["note"], *outputs], **drawing)
+    chosen = asked["gallery"].click(recorded, [asked["gallery"], *run_inputs], outputs, **drawing)
     gr.on(triggers, None, None, asked["link_message"], js="() => ''", **private)
     tabs.wire([*events, begun, chosen], drawing=drawing, running=running, gpu=gpu)

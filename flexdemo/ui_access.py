@@ -56,7 +56,8 @@ def effect_words(last: LastRun) -> str:
     """The figure of leave-one-out effects in words; empty without it."""
     if last.explanation is None or not last.explanation.attribution.effects:
         return ""
-    effects = ", ".join(f"{each.hidden} {each.effect:+.3f}" for each in last.explanation.attribution.effects)
+    told = [(each.hidden, round(each.effect, 3)) for each in last.explanation.attribution.effects]
+    effects = ", ".join(f"{hidden} {effect:+.3f}" if effect else f"{hidden} 0.000" for hidden, effect in told)
     return _words(f"Log-probability of the answer lost without a wording: {effects}.")
 
 

@@ -126,7 +126,7 @@ def ask_side(
         "share": share, "link_message": link_message,
         "used": used, "add": add, "write": write, "equal": equal, "shares": shares, "run": run, "methods": methods,
         "stop": stop, "compare": compare, "message": message, "gallery": gallery, "note": note, "seed": seed,
-        "model": model,
+        "model": model, "start": start,
     }  # fmt: skip
 
 

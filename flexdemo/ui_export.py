@@ -89,7 +89,7 @@ class Prover:
 
     def check(self, last: LastRun) -> Proof:
         lm = self._models.that_made(last.result.model)
-        with within_memory():
+        with within_memory(give_up=self._models.let_go):
             with self._lock:
                 if lm.name not in self._references:
                     self._references[lm.name] = reference_model(lm)

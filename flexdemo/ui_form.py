@@ -69,6 +69,13 @@ class Form:
         return self.weights_from == CONFIDENCE
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """All that the answers depend on beside wordings, their weights and the model."""
+        decoding = (self.max_new_tokens, self.temperature, self.top_p, self.seed)
+        ape = (self.ape_temperature, self.ape_scale)
+        return (self.strategy, self.positions, *decoding, self.prefix, self.weights_from, *ape)
+
+    @property
     def used_weights(self) -> tuple[float, ...] | None:
         """The weights entered for `wordings`; None if the run sets them."""
         if self.by_confidence:

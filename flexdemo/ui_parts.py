@@ -57,7 +57,7 @@ def draw(
         drawn.figure,
         token_spans(prompt.tokens, prompt.segments),
         legend_html(prompt.segments),
-        caption_html(drawn, schemes, length, exact=window is not None),
+        caption_html(drawn, schemes, length, window=window and window.clamped(length)),
         shares_html(form, prompt.paraphrases),
         length,
         length > EXACT_TOKENS,
@@ -69,9 +69,9 @@ def scheme_label(scheme: Scheme) -> str:
     return f"{STRATEGIES[scheme.strategy].label}, {scheme.positions.replace('_', ' ')}, {weights}"
 
 
-def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *, exact: bool) -> str:
+def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *, window: Window | None) -> str:
     """One line on a mask: its rule, its positions, its density; or on a difference: exact shares of its cells. For a
-    long prompt also what a cell stands for."""
+    long prompt also what a cell stands for, or which cells are in the `window`."""
     cells = length**2
     if drawn.shares is None:
         strategy = STRATEGIES[drawn.shown.strategy]
@@ -93,8 +93,9 @@ def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *,
     if length > EXACT_TOKENS:
         block = block_size(length)
         parts.append(
-            f"Exact window of at most {EXACT_TOKENS} × {EXACT_TOKENS} tokens."
-            if exact
+            f"Exact window: queries {window.query:,} to {window.query + window.size - 1:,}, "
+            f"keys {window.key:,} to {window.key + window.size - 1:,}."
+            if window
             else f"Overview: a cell is the mean over {block} × {block} tokens."
         )
     return " ".join(parts)

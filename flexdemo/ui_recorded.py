@@ -42,10 +42,12 @@ def cards_html(last: LastRun) -> tuple[str, str]:
     return compared.cards_html(last.form, PAIR, last.result, tail="recorded")
 
 
-def line_html(recorded: Recorded, lm: LanguageModel) -> str:
-    """One line on where the answers shown come from."""
+def line_html(recorded: Recorded, lm: LanguageModel, *, as_set: bool = True) -> str:
+    """One line on where the answers shown come from; `as_set`: whether the form has the settings of the recording."""
     result = recorded.result
     where = f"{recorded.date} with {result.model} on {result.device}, {result.dtype}, backend {result.backend}"
     same = (result.model, result.dtype) == (lm.name, lm.dtype)
-    then = "press Run to compute it now" if same else f"the loaded model is {lm.name}, {lm.dtype}: press Run to ask it"
+    then = "press Run to compute it now" if as_set else "the form has other settings: press Run to ask with them"
+    if not same:
+        then = f"the loaded model is {lm.name}, {lm.dtype}: press Run to ask it"
     return f'<span class="recorded">Recorded</span> {escape(where)}; {escape(then)}'

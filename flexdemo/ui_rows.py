@@ -130,18 +130,22 @@ class RowPool:
         """Returns the event after which all weights are equal."""
         asked, message = self.asked, self.asked["message"]
 
-        def edited(edit: Callable[[Rows], Rows], used: tuple[int, int], *values: Any) -> list[Any]:
-            return self.updates(edit(Rows.from_values(used[0], values)), used[1])
+        def edited(edit: Callable[[Rows], Rows], grows: bool, used: tuple[int, int], *values: Any) -> list[Any]:
+            full = grows and used[0] >= ROWS
+            said = parts.alert_html(f"there is room for {ROWS} paraphrases: remove one first") if full else ""
+            return [*self.updates(edit(Rows.from_values(used[0], values)), used[1]), said]
 
-        def on(button: gr.Button, edit: Callable[[Rows], Rows]) -> None:
-            button.click(partial(edited, edit), self.inputs, self.outputs, **drawing)
+        told = [*self.outputs, asked["rows_message"]]
 
-        on(asked["add"], lambda rows: rows.added(""))
+        def on(button: gr.Button, edit: Callable[[Rows], Rows], *, grows: bool = False) -> None:
+            button.click(partial(edited, edit, grows), self.inputs, told, **drawing)
+
+        on(asked["add"], lambda rows: rows.added(""), grows=True)
         for i in range(ROWS):
             on(asked["removers"][i], lambda rows, i=i: rows.removed(i))
             on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
             on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
-            on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i))
+            on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i), grows=True)
         equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
 
         def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
@@ -157,10 +161,10 @@ class RowPool:
             return [*self.updates(rows, used[1]), parts.alert_html(said)]
 
         pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
-        pasted.select(paste, self.inputs, [*self.outputs, asked["rows_message"]], **drawing)
+        pasted.select(paste, self.inputs, told, **drawing)
 
         def more(rows: Rows, question: str, seed: int, model: str) -> Rows:
-            with within_memory():
+            with within_memory(give_up=models.let_go):
                 return rows.written(models.of(model), limits, question, seed)
 
         written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
@@ -176,22 +180,25 @@ class RowPool:
         waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
         asked["write"].click(write, write_inputs, [*self.outputs, message], **waiting)
 
-        def load_example(index: int, used: tuple[int, int]) -> list[Any]:
+        def load_example(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
             if index not in range(len(examples)):
                 return [gr.skip()] * (len(self.outputs) + 2)
             example = examples[index]
             texts = tuple(example["paraphrases"][:ROWS])
             rows = Rows(texts, (1,) * (len(texts) + 1))
-            return [example["question"], note_of(example), *self.updates(rows, used[1])]
+            # What a note tells of was answered with the settings of the start.
+            as_told = Form.from_values(values).settings == asked["start"].settings
+            return [example["question"], note_of(example) if as_told else "", *self.updates(rows, used[1])]
 
         gallery, filled = asked["gallery"], [asked["question"], asked["note"], *self.outputs]
-        gallery.click(load_example, [gallery, asked["used"]], filled, **drawing)
-        edits = [box.input for box in (asked["question"], *asked["boxes"])]
-        edits += [button.click for button in (*asked["removers"], *asked["copiers"], asked["write"])]
-        edits.append(pasted.select)
+        gallery.click(load_example, [gallery, asked["used"], *asked["form"]], filled, **drawing)
+        typed = [box.input for box in (asked["question"], *asked["boxes"])]
+        buttons = [*asked["removers"], *asked["lifters"], *asked["lowerers"], *asked["copiers"], asked["write"]]
+        chosen = [each.input for each in asked["form"][1 + ROWS :] if each is not asked["methods"]]
         # The note tells of the example as it was.
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
+        edits = [*typed, *chosen, *(each.click for each in buttons), pasted.select]
         gr.on(edits, None, None, asked["note"], js="() => ''", **quiet)
-        # What was said about a paste is of no more use once the rows are edited.
-        gr.on(edits[:-1], None, None, asked["rows_message"], js="() => ''", **quiet)
+        # What was said about a paste or about the room is of no more use then.
+        gr.on([*typed, asked["write"].click], None, None, asked["rows_message"], js="() => ''", **quiet)
         return equalled

@@ -150,6 +150,12 @@ class Share:
         return [state.question, *told, *settings_of(state), *sides, state.show], ""
 
     @staticmethod
+    def filled(rows: RowPool, values: Sequence[Any]) -> tuple[Pair, Form]:
+        """The two sides and the form that values of `outputs` show."""
+        pool, settings = values[1 : 1 + len(rows.pool)], values[1 + len(rows.outputs) : -7]
+        return Pair.from_values(values[-7:-1]), Form.from_values([values[0], *pool, *settings])
+
+    @staticmethod
     def outputs(rows: RowPool, form: list[Any], compared: list[Any]) -> list[Any]:
         """The widgets that a link fills: the question, the rows, the settings, the two sides, the mask shown."""
         return [form[0], *rows.outputs, *form[1 + len(rows.pool) :], *compared]

@@ -178,7 +178,7 @@ class Tabs:
         self.step.change(candidates, [self.last, self.step], self.candidates, trigger_mode="always_last", **drawing)
 
         def plot(last: LastRun | None, layer: float | None, head: float | None) -> Any:
-            with within_memory():
+            with within_memory(give_up=self._models.let_go):
                 lm = self._models.default if last is None else self._models.that_made(last.result.model)
                 return told.attention_plot(lm, last, layer, head)
 

@@ -152,10 +152,10 @@ class Remote:
         self.ladder: Callable[..., Iterator[tuple[str | None, str, str]]] | None = None
 
         def frames(form: Form, pair: Pair) -> Iterator[Frame]:
-            yield from _frames(models.of(form.model), limits, form, pair)
+            yield from _frames(models, limits, form, pair)
 
         def rungs(form: Form) -> Iterator[tuple[str | None, str, str]]:
-            yield from _rungs(models.of(form.model), limits, form)
+            yield from _rungs(models, limits, form)
 
         if gpu.forks:
             self.answers, self.ladder = gpu.wrap(frames, _seconds), gpu.wrap(rungs, _seconds)
@@ -167,7 +167,7 @@ def _seconds(form: Form, pair: Pair | None = None) -> float:
 
 
 def answers(
-    lm: LanguageModel,
+    lm: LanguageModel | Models,
     limits: Limits,
     form: Form,
     run: Run,
@@ -178,12 +178,12 @@ def answers(
 ) -> Iterator[Frame]:
     """What is shown while a form runs: the answers as they grow, and at the end what explains them.
 
-    `pair` are the schemes of the two cards; a prompt that `reading` holds is not read again. Ends within one token of
-    the stop flag, whether or not anybody still takes what it yields, and when the time of a request is up; where a
-    worker does it (`remote`), within one picture of the flag.
+    The form names one of several models. `pair` are the schemes of the two cards; a prompt that `reading` holds is not
+    read again. Ends within one token of the stop flag, whether or not anybody still takes what it yields, and when the
+    time of a request is up; where a worker does it (`remote`), within one picture of the flag.
     """
     if remote is None:
-        yield from _frames(lm, limits, form, pair, reading=reading, goes_on=run.goes_on)
+        yield from _frames(offered(lm), limits, form, pair, reading=reading, goes_on=run.goes_on)
         return
     frames = remote(form, pair)
     for frame in frames:
@@ -194,7 +194,7 @@ def answers(
 
 
 def _frames(
-    lm: LanguageModel,
+    models: Models,
     limits: Limits,
     form: Form,
     pair: Pair,
@@ -203,13 +203,14 @@ def _frames(
     goes_on: Callable[[Result], bool] = lambda last: True,
 ) -> Iterator[Frame]:
     """The pictures of `answers`; ends within one token once `goes_on` says no."""
+    lm = models.of(form.model)
     last: Result | None = None
 
     def size() -> str:
         return f"{len(prompt.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(form.methods)} methods"
 
     def give_up() -> None:
-        lm.graphs.clear()
+        models.let_go()
         if reading is not None:
             reading.prefill = None
 
@@ -281,7 +282,7 @@ def _frame(form: Form, pair: Pair, result: Result) -> Frame:
 
 
 def ladder(
-    lm: LanguageModel,
+    lm: LanguageModel | Models,
     limits: Limits,
     form: Form,
     run: Run,
@@ -292,7 +293,7 @@ def ladder(
     """The ladder as it grows: (table, status line, message). Ends as `answers` does."""
     run.stopped = "Ladder stopped"
     if remote is None:
-        yield from _rungs(lm, limits, form, reading=reading, stopped=run.flag.is_set)
+        yield from _rungs(offered(lm), limits, form, reading=reading, stopped=run.flag.is_set)
         return
     steps = remote(form)
     for step in steps:
@@ -303,21 +304,21 @@ def ladder(
 
 
 def _rungs(
-    lm: LanguageModel,
+    models: Models,
     limits: Limits,
     form: Form,
     *,
     reading: Reading | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[str | None, str, str]]:
-    began, shown, rungs = time.monotonic(), 0.0, ()
+    lm, began, shown, rungs = models.of(form.model), time.monotonic(), 0.0, ()
     try:
         prompt, given = compose(lm, limits, form), form.arguments()
         decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
         yield None, "Ladder: reading the prompt under three encodings", ""
         until = limits.until()
         steps, check = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None), checkpoint()
-        with within_memory():
+        with within_memory(give_up=models.let_go):
             for rungs in steps:
                 check()
                 if stopped():

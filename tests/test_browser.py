@@ -259,7 +259,7 @@ def test_a_long_prompt_is_drawn_as_blocks_and_in_an_exact_window(visit: Visit) -
     visit.page.wait_for_function(f"() => ({Z})().split(',').length === 512")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1400, "dark"), (800, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1400, "dark"), (768, "light")])
 def test_layout_fits(visitors: Visitors, slow_url: str, width: int, scheme: str) -> None:
     visit = visitors(slow_url, width=width, height=844, scheme=scheme)
     visit.number("max-new-tokens", 40)
@@ -276,6 +276,26 @@ def test_layout_fits(visitors: Visitors, slow_url: str, width: int, scheme: str)
     assert (background < 150 and ink > 600) if dark else (background > 600 and ink < 150)
     columns = [visit.page.locator(f"#{name}").bounding_box() for name in ("ask", "see")]
     assert (columns[1]["y"] > columns[0]["y"]) == (width < 700)
+    below, share = visit.page.evaluate(
+        """() => {
+            const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+            const [figure, drawn, title] = ['#mask-plot', '#mask-plot .nsewdrag', '#mask-plot .g-xtitle'].map(box);
+            return [figure.bottom - title.bottom, drawn.width / figure.width];
+        }"""
+    )
+    assert 0 <= below < 30 and share > 0.55, "the figure is as high as it needs, and mostly mask"
+    split, over = visit.page.evaluate(
+        """() => [
+            [...document.querySelectorAll('#answers-alone .agrees')].filter(cell => {
+                const range = new Range();
+                range.selectNodeContents(cell);
+                return range.getClientRects().length > 1;
+            }).length,
+            document.querySelector('#max-new-tokens .slider_input_container').getBoundingClientRect().right
+                - document.querySelector('#max-new-tokens').getBoundingClientRect().right,
+        ]"""
+    )
+    assert split == 0 and over < 0, "no word is broken, no slider is cut"
     clean(visit)
 
 

@@ -169,7 +169,8 @@ def test_figures_have_names_that_tell_their_facts(answered: Visit) -> None:
     answered.open("Leave-one-out")
     expect(page.get_by_role("figure", name="Log-probability of the answer lost")).to_have_id("effect-plot")
     said = page.locator("#effect-note .unseen").text_content() or ""
-    told = {name: float(effect) for name, effect in re.findall(r"(P\d+) ([+-]\d+\.\d{3})", said)}
+    told = {name: float(effect) for name, effect in re.findall(r"(P\d+) ([+-]?\d+\.\d{3})", said)}
+    assert "+0.000" not in said and "-0.000" not in said, "what rounds to nothing has no sign, as on the bars"
     bars = answered.plot("effect-plot", "data[0].x.length")
     assert len(told) == bars == wordings
     drawn = sorted(page.evaluate("() => [...document.querySelector('#effect-plot .js-plotly-plot')._fullData[0].x]"))

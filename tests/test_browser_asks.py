@@ -93,6 +93,64 @@ def test_several_pasted_lines_become_several_rows(visit: Visit) -> None:
     clean(visit)
 
 
+def test_no_room_for_another_row_is_told(visit: Visit) -> None:
+    said = visit.page.locator("#rows-message [role=alert]")
+    visit.rows([f"Wording {i}" for i in range(1, 11)])
+    expect(said).to_have_count(0)
+    for name in ("add-paraphrase", "copy-3"):
+        visit.page.locator(f"#{name}").click()
+        expect(said).to_have_text("There is room for 10 paraphrases: remove one first")
+        visit.page.locator("#question textarea").press_sequentially("?")
+        expect(said).to_have_count(0)
+    assert texts(visit) == [f"Wording {i}" for i in range(1, 11)]
+    clean(visit)
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "left"),
+    [
+        ("max-new-tokens", "0", "1"),
+        ("max-new-tokens", "999", "256"),
+        ("weight-1", "11", "10"),
+        ("weight-1", "-2", "0"),
+        ("weight-1", "", "3"),
+        ("top-p", "0.9", "0.9"),
+        ("ape-scale", "0.", "0.1"),
+    ],
+)
+def test_a_number_on_its_way_troubles_nobody(visit: Visit, name: str, typed: str, left: str) -> None:
+    """No sign of an error while a number is typed that its slider cannot hold, and then the nearest that it can."""
+    visit.more()
+    visit.number("weight-1", 3)
+    box = visit.page.locator(f"#{name} input[type=number]")
+    box.press("Control+a")
+    box.press("Delete")
+    for key in typed:
+        visit.page.keyboard.type(key)
+        visit.page.wait_for_timeout(250)
+    visit.page.wait_for_timeout(250)
+    assert visit.page.locator(".toast-body").count() == 0 and visit.page.locator(".error:visible").count() == 0
+    box.press("Tab")
+    expect(box).to_have_value(left)
+    if name == "max-new-tokens":
+        expect(visit.page.locator("#budget")).to_contain_text(f"answer up to {left} =")
+    if name == "weight-1":
+        expect(visit.page.locator("#shares")).to_contain_text(f"P2 {float(left) / (4 + float(left)):.3f}")
+    assert visit.page.locator(".toast-body").count() == 0 and visit.page.locator(".error:visible").count() == 0
+    clean(visit)
+
+
+def test_enter_takes_the_number_that_fits(visit: Visit) -> None:
+    box = visit.page.locator("#max-new-tokens input[type=number]")
+    box.press("Control+a")
+    visit.page.keyboard.type("0")
+    box.press("Control+Enter")
+    visit.done()
+    expect(box).to_have_value("1")
+    assert "longest 1 tokens" in visit.text("status-run")
+    clean(visit)
+
+
 def test_the_budget_counts_tokens_while_typing(visit: Visit) -> None:
     budget = visit.page.locator("#budget")
     visit.number("max-new-tokens", 20)
@@ -222,6 +280,18 @@ def test_without_permission_the_link_is_selected_for_the_keyboard(visit: Visit) 
     visit.page.locator("#copy-link").click()
     expect(visit.page.locator("#message [role=alert]")).to_contain_text("at least one weight must be above 0")
     expect(visit.page.locator("#link")).to_have_count(0)
+
+
+def test_a_linked_page_tells_of_no_example(visitors: Visitors, bundled_url: str) -> None:
+    query = "q=Who+wrote+Hamlet%3F&p=Name+the+author+of+Hamlet.&methods=flex%2Cper_prompt%2Ccausal"
+    visit = visitors(f"{bundled_url}?{query}")
+    expect(visit.page.locator("#question textarea")).to_have_value("Who wrote Hamlet?")
+    expect(visit.page.locator("#example-note")).to_have_text("")
+    wordings = visit.page.locator("#answers-alone .wording")
+    expect(wordings).to_have_text(["Who wrote Hamlet?", "Name the author of Hamlet."])
+    assert visit.text("answers-alone").count("same") == 0 and "Ready" in visit.text("status-run")
+    visit.url = bundled_url
+    clean(visit)
 
 
 @pytest.mark.parametrize(

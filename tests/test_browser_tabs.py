@@ -8,7 +8,7 @@ from typing import Any
 import browser_support
 import numpy as np
 import pytest
-from browser_visit import NASTY, Visit, Visitors, clean
+from browser_visit import NASTY, Visit, Visitors, choose, clean
 from playwright.sync_api import expect
 
 import flexdemo
@@ -181,7 +181,9 @@ def test_attention_of_a_head_is_that_of_the_engine(visit: Visit, tinyqa: Any) ->
     assert np.allclose(np.square(got[0]), rows, atol=1e-3)
     visit.number("attention-layer", 99)
     visit.page.locator("#attention-show").click()
-    expect(visit.page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 0 to")
+    expect(visit.page.locator("#attention-message [role=alert]")).to_contain_text(
+        "no layer 99: choose from 0 to 5 of tinyqa"
+    )
     expect(visit.page.locator("#attention-plot")).to_have_count(0)
     clean(visit)
 
@@ -255,6 +257,29 @@ def test_the_note_of_an_example_goes_when_its_text_is_edited(visit: Visit) -> No
     expect(note).to_contain_text("Claude Debussy")
     visit.page.locator("#remove-1").click()
     expect(note).not_to_contain_text("Claude")
+    visit.example(PEOPLE)
+    visit.page.locator("#up-2").click()  # P3 is another wording then
+    expect(note).not_to_contain_text("Claude")
+    visit.example(PEOPLE)
+    visit.number("weight-1", 3)
+    expect(note).not_to_contain_text("Claude")
+    clean(visit)
+
+
+def test_neither_the_note_nor_the_recording_of_an_example_passes_for_other_settings(visit: Visit) -> None:
+    note, line = visit.page.locator("#example-note"), visit.page.locator("#status-run")
+    visit.example(PEOPLE)
+    expect(line).to_contain_text("press Run to compute it now")
+    choose(visit, "strategy", "Isolated")
+    expect(note).not_to_contain_text("Claude")
+    visit.example(PEOPLE)
+    expect(line).to_contain_text("the form has other settings")
+    expect(note).not_to_contain_text("Claude")
+    choose(visit, "strategy", "Segment")
+    visit.page.locator("#methods").get_by_text("Vote").click()  # one answer more changes none
+    visit.example(PEOPLE)
+    expect(line).to_contain_text("press Run to compute it now")
+    expect(note).to_contain_text("Claude Debussy")
     clean(visit)
 
 

@@ -21,6 +21,7 @@ from hosting import QUESTION, Served, Slow, served, until
 
 import flexdemo
 from flexdemo import cli, commands, ui_export, ui_work
+from flexdemo.choice import Models
 from flexdemo.config import InputError, Limits
 from flexdemo.explain import NEEDED, explain
 from flexdemo.ledger import Interrupted
@@ -103,6 +104,19 @@ def test_memory_that_a_failed_request_held_is_given_back(own_lm: LanguageModel, 
     *_, last = ui_work.answers(own_lm, Limits(), form(), Run(threading.Event()), reading=reading)
     assert last.line == "Not run" and "does not fit in memory (2 wordings" in last.message
     assert reading.prefill is None and held[0]() is None
+
+
+@pytest.mark.parametrize("work", [ui_work.answers, ui_work.ladder])
+def test_the_graphs_of_every_model_make_room(
+    own_lm: LanguageModel, lm: LanguageModel, slow: Slow, monkeypatch: pytest.MonkeyPatch, work: Any
+) -> None:
+    """They share the GPU's memory: those of a model that did not run hold as much as those of the one that did."""
+    cleared: list[str] = []
+    for name, each in (("own", own_lm), ("other", lm)):
+        monkeypatch.setattr(each.graphs, "clear", lambda name=name: cleared.append(name))
+    slow.break_at(2, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    list(work(Models((("other", lm), ("own", own_lm))), Limits(), form(model="own"), Run(threading.Event())))
+    assert sorted(cleared) == ["other", "own"]
 
 
 def test_what_the_failed_frames_held_is_let_go() -> None:

@@ -132,7 +132,12 @@ def test_long_prompts_are_drawn_as_blocks_or_as_a_window(prepared: Any) -> None:
     drawn = parts.draw(lm, Limits(), given)
     assert drawn.is_long and "Overview" in drawn.caption and max(drawn.figure.data[0].z.shape) <= 256
     exact = parts.draw(lm, Limits(), given, window=Window(10, 10))
-    assert exact.figure.data[0].z.shape == (512, 512) and "Exact window" in exact.caption
+    assert exact.figure.data[0].z.shape == (512, 512)
+    assert "Exact window: queries 10 to 521, keys 10 to 521." in exact.caption
+    beyond = parts.draw(lm, Limits(), given, window=Window(8192, 0))
+    first, meta = drawn.tokens - 512, beyond.figure.layout.meta
+    assert f"Exact window: queries {first:,} to {first + 511:,}, keys 0 to 511." in beyond.caption
+    assert (meta["row"], meta["column"]) == (first, 0)
 
 
 def test_weights_of_the_run_are_not_guessed(lm: LanguageModel) -> None:

@@ -74,7 +74,9 @@ def test_methods_are_compared_by_hand_computed_numbers() -> None:
         ["Standard attention", "Debussy", "2", "-1.386", "0.25", "12", "1", "causal, aligned"],
     ]
     # Shares 1/2, 1/4, 1/4 have an entropy of 1.5 bits.
-    assert "3 distinct answers, entropy 1.50 bits" in table
+    assert "4 wordings alone, 3 distinct answers, entropy 1.50 bits" in table
+    one = told.methods_html(last(FUSED, answered("per_prompt", "Monet", (1,), (0.0,), ("Monet",))))
+    assert "1 wording alone, 1 distinct answer, entropy 0.00 bits" in one
 
 
 def test_wordings_that_agree_keep_the_names_of_the_page() -> None:
