@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import browser_support
@@ -146,7 +146,8 @@ def test_paraphrase_endpoint_writes_what_the_command_line_writes(
 ) -> None:
     asked = []
 
-    def write(lm: LanguageModel, question: str, n: int, **options: float) -> list[str]:
+    def write(lm: LanguageModel, question: str, n: int, *, check: Callable[[], None], **options: float) -> list[str]:
+        check()  # the client is there
         asked.append((question, n, options))
         return ["One?", "Two?"]
 

@@ -304,6 +304,7 @@ def test_tensors_on_different_devices_two_gpus_give_the_tokens_of_one(saved: Pat
             assert a.token_ids == b.token_ids, (strategy, positions, a.method)
             for x, y in zip(a.views, b.views, strict=True):
                 assert x.logprobs == pytest.approx(y.logprobs, abs=1e-4)
+                np.testing.assert_allclose(x.segment_mass, y.segment_mass, atol=1e-4)  # told on the last layer's device
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
