@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import math
 import os
@@ -241,6 +242,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _drop_output() -> None:
+    """What is still to be written to standard output goes nowhere, or the flush at the end would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did its work, 2 after one line on standard error that says what was wrong.
 
@@ -256,10 +262,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end would fail again
+        _drop_output()
         return 141
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         from .memory import ADVICE, is_out_of_memory

@@ -26,6 +26,7 @@ LENGTHS = (128, 512, 2048)
 GROWTH_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
 GROWTH_PARAPHRASES = (1, 2, 4, 8, 16, 32, 64)
 GROWTH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+OF_DATA_SETS = ("limit", "resume", "overwrite", "skip_bad")  # options of `paraphrase` that one question cannot have
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
@@ -169,8 +170,13 @@ def run_paraphrase(args: argparse.Namespace) -> None:
     from .paraphrase import check_request, paraphrase
 
     check_request(args.question, args.n, args.temperature)
+    for name in OF_DATA_SETS:
+        if getattr(args, name) is not None and getattr(args, name) is not False:
+            raise InputError(f"--{name.replace('_', '-')} is for a data set: name one, and --output FILE.jsonl")
     lm = _load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
+    if len(texts) < args.n:
+        print(f"{len(texts)} of {args.n} paraphrases: {lm.name} has no more that say the same", file=sys.stderr)
     if args.json:
         print_json(texts)
     else:

@@ -160,7 +160,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def _shots(args: argparse.Namespace, records: Sequence[Record]) -> str:
     """The prefix: the one given, then shots drawn from another file."""
-    if not args.shots:
+    if args.shots < 0:
+        raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
+    if args.shots == 0:
+        if args.shots_from is not None:
+            raise InputError("--shots-from needs --shots K: how many examples to draw from it")
         return args.prefix
     if args.shots_from is None:
         raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")

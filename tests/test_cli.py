@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,7 @@ BAD = {
     "paraphrases of a negative seed": (["paraphrase", "x", "--seed", "-1"], "seed must be from 0"),
     "paraphrases of a huge seed": (["paraphrase", "x", "--seed", "99999999999999999999"], "seed must be from 0"),
     "paraphrases both ways": (["paraphrase", "x.jsonl", "--json", "--output", "y.jsonl"], "leave one of them out"),
+    "a question with a data set's option": (["paraphrase", "x", "--limit", "0"], "--limit is for a data set"),
     "a chat without a template": (["generate", "x", "--template", "chat"], "--template plain"),
     "a chat's mask without a template": (["mask", "x", "--template", "chat"], "--template plain"),
     "attention out of range": (
@@ -224,10 +226,10 @@ def test_record_says_what_is_wrong_and_writes_nothing(
     assert not path.exists()
 
 
-def piped(*args: str, **environment: str) -> subprocess.Popen:
+def piped(*args: str, stdout: Any = subprocess.PIPE, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "flexdemo", *args]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
@@ -237,6 +239,23 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: a disk that is full cannot be had")
+def test_output_on_a_full_disk_is_told_in_one_line() -> None:
+    with piped("mask", "x", "--json", stdout=Path("/dev/full").open("w")) as process:
+        assert process.stderr is not None
+        assert process.stderr.read() == b"error: the output cannot be written: No space left on device\n"
+    assert process.returncode == 2
+
+
+def test_fewer_paraphrases_than_asked_for_are_told(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexdemo.paraphrase.paraphrase", lambda *given, **options: ["Name it."])
+    status, out, err = run(capsys, "paraphrase", QUESTION, "-n", "3")
+    assert (status, out) == (0, "Name it.\n")
+    assert err.startswith("1 of 3 paraphrases: ")
 
 
 def test_output_that_holds_only_ascii_still_gets_json_and_text() -> None:

@@ -272,6 +272,8 @@ def test_what_is_wrong_is_said_before_the_model_loads(
         ([good, "--batch-size", "0"], "batch size"),
         ([good, "--paraphrases", "-1"], "number of paraphrases"),
         ([good, "--shots", "2"], "--shots needs --shots-from"),
+        ([good, "--shots", "-1"], "must be 0 or more"),
+        ([good, "--shots-from", good], "--shots-from needs --shots"),
         ([good, "--resume"], "--resume goes on with an --output"),
         ([good, "--max-new-tokens", "0"], "answer length"),
         ([good, "--ape-scale", "0"], "APE scale"),
