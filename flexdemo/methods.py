@@ -108,7 +108,7 @@ def _leave_one_out(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     n, place, streams = len(prompt.paraphrases), prompt.suffix_position("aligned"), []
     for i, segment in enumerate(prompt.paraphrases):
         # Where only the hidden one had weight, the others share.
-        shares = weights_without(prompt.weights, i) or weights_without((1.0,) * n, i)
+        shares = weights_without(prompt.weights, i) or weights_without((1 / n,) * n, i)
         streams.append(Stream((View(f"without {segment.name}", SEGMENT, shares, place),)))
     return tuple(streams)
 

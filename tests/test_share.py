@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlencode
 import pytest
 from starlette.datastructures import QueryParams
 
-from flexdemo.config import InputError
+from flexdemo.config import LEAST_APE, MOST_APE, InputError
 from flexdemo.masks import STRATEGIES
 from flexdemo.methods import METHODS, stream
 from flexdemo.prompt import POSITIONS
@@ -54,6 +54,9 @@ def random_state(rng: random.Random, longest: int = 40) -> State:
     def number() -> float:
         return rng.choice([1.0, 1e-7, 0.1 + 0.2, rng.uniform(0.01, 3), rng.uniform(1, 9) * 10 ** rng.randrange(20)])
 
+    def ape() -> float:
+        return rng.choice([1.0, 0.1 + 0.2, rng.uniform(LEAST_APE, MOST_APE), LEAST_APE, MOST_APE])
+
     choices = {
         "paraphrases": tuple(random_text(rng, longest) for _ in range(wordings - 1)),
         "weights": tuple([*(rng.choice([0.0, number()]) for _ in range(wordings - 1)), number()]),
@@ -68,8 +71,8 @@ def random_state(rng: random.Random, longest: int = 40) -> State:
         "prefix": random_text(rng, longest),
         "samples": rng.randrange(1, 65),
         "sample_temperature": number(),
-        "ape_temperature": number(),
-        "ape_scale": number(),
+        "ape_temperature": ape(),
+        "ape_scale": ape(),
         "left": rng.choice(SIDES),
         "right": rng.choice(SIDES),
         "show": rng.choice(["right", "difference"]),

@@ -53,9 +53,23 @@ def waiting(port: int) -> Iterator[Waiting]:
     made.close()
 
 
-def asked(port: int, path: str = "/", *, method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
-    """(status, headers, body)"""
+def connected(port: int) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.connect()
+    return connection
+
+
+def asked(
+    port: int,
+    path: str = "/",
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    over: http.client.HTTPConnection | None = None,
+    **headers: str,
+) -> Any:
+    """(status, headers, body)"""
+    connection = over or connected(port)
     connection.putrequest(method, path, skip_host=False)
     for name, value in headers.items():
         connection.putheader(name.replace("_", "-"), value)
@@ -67,8 +81,10 @@ def asked(port: int, path: str = "/", *, method: str = "GET", body: bytes | None
 
 
 def later(port: int, path: str = "/", **options: Any) -> tuple[threading.Thread, list[Any]]:
+    """A request that is connected, in a thread that waits for its answer."""
     told: list[Any] = []
-    thread = threading.Thread(target=lambda: told.append(asked(port, path, **options)))
+    connection = connected(port)  # or the program might listen before it
+    thread = threading.Thread(target=lambda: told.append(asked(port, path, over=connection, **options)))
     thread.start()
     return thread, told
 
