@@ -295,13 +295,13 @@ def _wire(
         return shown(runs.stop(request.session_hash or ""))
 
     def conclude(request: gr.Request) -> Any:
-        return shown(runs.last_word(request.session_hash or ""))
+        return tuple(map(shown, runs.last_word(request.session_hash or "")))
 
     # The flag ends the work within one token; `cancels` also takes a run out of the queue that has not begun. A picture
     # may be on its way to the browser while Stop is pressed, so the last word is said when the run is over.
     asked["stop"].click(stop, None, seen["state"], cancels=[*events, climbed], queue=False, **private)
     for each in (*events, climbed):
-        each.then(conclude, None, seen["state"], queue=False, **private)
+        each.then(conclude, None, [seen["state"], *pair.bodies], queue=False, **private)
 
     def forget(request: gr.Request) -> None:
         runs.forget(request.session_hash or "")

@@ -57,7 +57,7 @@ def ask_side(
             lifters.append(_row_button("up", i + 1, "Move paraphrase {} up"))
             copiers.append(_row_button("copy", i + 1, "Duplicate paraphrase {}"))
             lowerers.append(_row_button("down", i + 1, "Move paraphrase {} down"))
-            removers.append(gr.Button("✕", size="sm", elem_id=f"remove-{i + 1}", elem_classes="remove", min_width=28))
+            removers.append(_row_button("remove", i + 1, "Remove paraphrase {}"))
         rows.append(row)
     with gr.Row(elem_id="row-tools"):
         add = gr.Button("Add paraphrase", size="sm", elem_id="add-paraphrase", min_width=90)

@@ -38,6 +38,7 @@ class Run:
     flag: threading.Event
     last: Result | None = None
     stopped: str = "Stopped before the first token"
+    cards: tuple[str | None, str | None] = (None, None)  # what they show where that is so
 
     def goes_on(self, last: Result | None) -> bool:
         """Take what there is so far; whether to go on."""
@@ -50,7 +51,7 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str | None, ...]] = {}
         self._begun: Counter[str] = Counter()
         self._pairs: dict[str, Pair] = {}
         self._lock = threading.Lock()
@@ -87,13 +88,16 @@ class Runs:
             line = run.stopped
             if run.last is not None:
                 line = parts.progress_html(run.last, state="Done, not explained" if run.last.done else "Stopped")
-            self._said[session] = line
+            answers = () if run.last is None else (*run.last.results, *run.last.sides)
+            begun = any(view.token_ids for answered in answers for view in answered.views)
+            self._said[session] = (line, *((None, None) if begun else run.cards))
         return line
 
-    def last_word(self, session: str) -> str | None:
-        """What is still to be said after a run's last picture: that it was stopped; None if it ended by itself."""
+    def last_word(self, session: str) -> tuple[str | None, ...]:
+        """What is still to be said after a run's last picture, None where nothing is: that it was stopped, and both
+        cards if they have no token."""
         with self._lock:
-            return self._said.pop(session, None)
+            return self._said.pop(session, (None, None, None))
 
     def begun(self, session: str) -> int:
         """How many runs a session has begun."""
@@ -182,6 +186,7 @@ def answers(
     read again. Ends within one token of the stop flag, whether or not anybody still takes what it yields, and when the
     time of a request is up; where a worker does it (`remote`), within one picture of the flag.
     """
+    run.cards = compared.cards_html(form, pair, None, note="stopped")
     if remote is None:
         yield from _frames(offered(lm), limits, form, pair, reading=reading, goes_on=run.goes_on)
         return

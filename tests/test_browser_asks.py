@@ -71,6 +71,9 @@ def test_rows_move_and_are_duplicated_with_their_weights(visit: Visit) -> None:
     assert texts(visit) == ["two", "two", "three", "one, edited"] and weights(visit) == ["1", "5", "5", "1", "1"]
     expect(visit.page.get_by_role("button", name="Move paraphrase 1 up")).to_have_count(0)
     expect(visit.page.get_by_role("button", name="Move paraphrase 4 down")).to_have_count(0)
+    visit.page.get_by_role("button", name="Remove paraphrase 2").click()
+    expect(visit.page.locator("[id^=paraphrase-]")).to_have_count(3)
+    assert texts(visit) == ["two", "three", "one, edited"]
     clean(visit)
 
 

@@ -236,7 +236,20 @@ def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pyt
     assert "Stopped" in runs.stop("a")
     assert list(frames) == []
     assert len(run.last["flex"].token_ids) <= seen + 1
-    assert "Stopped" in runs.last_word("a") and runs.last_word("a") is None
+    said, *cards = runs.last_word("a")
+    assert "Stopped" in said and cards == [None, None], "the tokens stay"
+    assert runs.last_word("a") == (None, None, None)
+
+
+def test_a_run_stopped_before_its_first_token_reads_no_more(lm: LanguageModel) -> None:
+    runs = Runs()
+    frames = ui_work.answers(lm, Limits(), form("Name it."), runs.start("a"))
+    assert all("reading the prompt" in card for card in next(frames).cards)
+    runs.stop("a")
+    assert list(frames) == []
+    said, *cards = runs.last_word("a")
+    assert said == "Stopped before the first token" and len(cards) == 2
+    assert all(">stopped</div>" in card and "reading" not in card for card in cards)
 
 
 def test_stop_after_the_answer_gives_up_the_explanation_only(lm: LanguageModel) -> None:
@@ -256,7 +269,7 @@ def test_sessions_stop_their_own_run_only() -> None:
     runs.end("one", one)
     assert runs.stop("one") is None
     runs.forget("two")
-    assert two.flag.is_set() and runs.last_word("two") is None
+    assert two.flag.is_set() and runs.last_word("two") == (None, None, None)
 
 
 def test_runs_of_a_session_are_counted_until_it_is_forgotten() -> None:
