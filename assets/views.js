@@ -379,14 +379,19 @@
   });
 
   // What a slider cannot hold is not told to the program while it is typed: "0" on the way to "0.9", or nothing. Once
-  // the field is left, or Enter is pressed, it holds the nearest number that fits, the last one where it is empty.
+  // the field is left, or Enter is pressed, it holds the nearest number that fits, the last one where it is empty. A seed
+  // is whole as well.
 
   const rangeOf = (field) => (field.matches?.('input[type=number]') ? field.closest('.block')?.querySelector('input[type=range]') : null);
-  const fits = ({ value, min, max }) => value !== '' && Number(value) >= Number(min) && Number(value) <= Number(max);
+  const isWhole = ({ value, step }) => step % 1 !== 0 || Number.isInteger(Number(value));
+  const fits = (field) => field.value !== '' && Number(field.value) >= Number(field.min) && Number(field.value) <= Number(field.max)
+    && isWhole(field);
   function settle(field) {
-    const range = rangeOf(field);
-    if (!range || fits(field)) return;
-    field.value = field.value === '' ? range.value : Math.min(Math.max(Number(field.value), Number(field.min)), Number(field.max));
+    const range = rangeOf(field), isSeed = Boolean(field.matches?.('#seed input'));
+    if (range ? fits(field) : !isSeed || field.value === '' || isWhole(field)) return;
+    if (field.value === '') field.value = range.value;
+    else if (range) field.value = Math.min(Math.max(Number(field.value), Number(field.min)), Number(field.max));
+    if (!isWhole(field)) field.value = Math.round(Number(field.value));
     field.dispatchEvent(new Event('input', { bubbles: true }));
   }
   document.addEventListener('input', (event) => {

@@ -21,6 +21,7 @@ from .ui_form import Form, compose, token_limit
 from .ui_mask import Picture, picture
 
 CARDS = ("flex", "causal")  # methods with an answer card of their own; all others are rows of the table
+ALONE = ("origin", "per_prompt")  # methods whose answers are those of single wordings
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _table_rows(form: Form, result: Result | None, carded: Sequence[str]) -> lis
         answered = given.get(method)
         if method in carded:
             continue
-        if method not in ("origin", "per_prompt"):
+        if method not in ALONE:
             label = METHODS[method].label
             if METHODS[method].answers_each:
                 names = [f"without {name}" for name, _ in form.wordings]
@@ -231,7 +232,8 @@ def table_html(form: Form, result: Result | None, carded: Sequence[str] = CARDS)
         )
     if not lines:
         return ""
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("Asked alone", "Wording", "Answer", "As fused?"))
+    first = "Asked alone" if {*form.methods} <= {*carded, *ALONE} else "Other answers"
+    head = "".join(f'<th scope="col">{title}</th>' for title in (first, "Wording", "Answer", "As fused?"))
     return f'<table class="alone"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
@@ -256,7 +258,7 @@ def progress_html(result: Result, *, state: str = "") -> str:
     state = state or ("Done" if result.done else "Running")
     rows = f"{views} answer{'' if views == 1 else 's'}"
     told = (
-        f"{state}: {rows}, longest {tokens} tokens, {result.seconds['total']:.2f} s "
+        f"{state}: {rows}, longest {tokens} token{'' if tokens == 1 else 's'}, {result.seconds['total']:.2f} s "
         f"(encoding {result.seconds['encode']:.2f} s), backend {escape(result.backend)}"
     )
     return told if state == "Running" else f'<span role="status">{told}</span>'

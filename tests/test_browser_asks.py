@@ -114,6 +114,8 @@ def test_no_room_for_another_row_is_told(visit: Visit) -> None:
     [
         ("max-new-tokens", "0", "1"),
         ("max-new-tokens", "999", "256"),
+        ("max-new-tokens", "1.7", "2"),
+        ("seed", "2.6", "3"),
         ("weight-1", "11", "10"),
         ("weight-1", "-2", "0"),
         ("weight-1", "", "3"),
@@ -150,7 +152,7 @@ def test_enter_takes_the_number_that_fits(visit: Visit) -> None:
     box.press("Control+Enter")
     visit.done()
     expect(box).to_have_value("1")
-    assert "longest 1 tokens" in visit.text("status-run")
+    assert "longest 1 token," in visit.text("status-run")
     clean(visit)
 
 
