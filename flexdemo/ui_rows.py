@@ -35,6 +35,9 @@ document.addEventListener('paste', (event) => {
   lines[lines.length - 1] += value.slice(selectionEnd);
   trigger('select', {row: Number(row.id.split('-')[1]) - 1, lines});
 }, true);
+document.addEventListener('input', (event) => { // a box itself tells of pressed keys only: no deletion, no dictation
+  if (event.target.matches('textarea') && event.target.closest('#question, [id^="paraphrase-"]')) trigger('input');
+}, true);
 """
 
 
@@ -192,13 +195,12 @@ class RowPool:
 
         gallery, filled = asked["gallery"], [asked["question"], asked["note"], *self.outputs]
         gallery.click(load_example, [gallery, asked["used"], *asked["form"]], filled, **drawing)
-        typed = [box.input for box in (asked["question"], *asked["boxes"])]
         buttons = [*asked["removers"], *asked["lifters"], *asked["lowerers"], *asked["copiers"], asked["write"]]
         chosen = [each.input for each in asked["form"][1 + ROWS :] if each is not asked["methods"]]
         # The note tells of the example as it was.
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        edits = [*typed, *chosen, *(each.click for each in buttons), pasted.select]
+        edits = [pasted.input, *chosen, *(each.click for each in buttons), pasted.select]
         gr.on(edits, None, None, asked["note"], js="() => ''", **quiet)
         # What was said about a paste or about the room is of no more use then.
-        gr.on([*typed, asked["write"].click], None, None, asked["rows_message"], js="() => ''", **quiet)
+        gr.on([pasted.input, asked["write"].click], None, None, asked["rows_message"], js="() => ''", **quiet)
         return equalled
