@@ -293,8 +293,12 @@ def test_neither_the_note_nor_the_recording_of_an_example_passes_for_other_setti
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_tabs_fit_a_phone(visitors: Visitors, bundled_url: str, scheme: str) -> None:
     visit = visitors(bundled_url, width=390, height=844, scheme=scheme)
+    weights = """() => { const line = document.querySelector('#status-weights .line');
+        return [line.scrollWidth - line.clientWidth, line.offsetHeight]; }"""
+    high = visit.page.evaluate(weights)[1]
     visit.page.locator("#compare-all").click()
     visit.done()
+    assert visit.page.evaluate(weights) == [0, high], "all are to be seen, and nothing below has moved"
     for tab in TABS:
         visit.open(tab)
         visit.page.wait_for_timeout(200)
