@@ -42,6 +42,11 @@ class Agreement:
     distinct: int
     entropy: float
 
+    @property
+    def spread(self) -> str:
+        """How far the answers differ among themselves, in words."""
+        return f"{self.distinct} distinct answer{'' if self.distinct == 1 else 's'}, entropy {self.entropy:.2f} bits"
+
 
 @dataclass(frozen=True)
 class Attribution:

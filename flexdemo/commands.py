@@ -171,7 +171,8 @@ def run_paraphrase(args: argparse.Namespace) -> None:
 
     check_request(args.question, args.n, args.temperature)
     for name in OF_DATA_SETS:
-        if getattr(args, name) is not None and getattr(args, name) is not False:
+        given = getattr(args, name)
+        if given is not None and given is not False:  # 0 is given
             raise InputError(f"--{name.replace('_', '-')} is for a data set: name one, and --output FILE.jsonl")
     lm = _load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)

@@ -41,8 +41,7 @@ class Explanation:
         lines.append("  " + ", ".join(f"{e.hidden} {e.effect:+.3f}" for e in self.attribution.effects))
         agreed = self.agreement
         lines.append(
-            f"{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
-            f"{agreed.distinct} distinct answer{'' if agreed.distinct == 1 else 's'}, entropy {agreed.entropy:.2f} bits"
+            f"{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; {agreed.spread}"
         )
         return "\n".join(lines)
 

@@ -254,11 +254,10 @@ def _chart(heading: str, note: str, figure: Any, *, first: bool) -> str:
 
 def _explained(explanation: Explanation) -> list[str]:
     agreed = explanation.agreement
-    answers = f"{agreed.distinct} distinct answer{'' if agreed.distinct == 1 else 's'}"
     parts = [
         "<h2>Agreement</h2>",
         f"<p>{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
-        f"{answers}, entropy {agreed.entropy:.2f} bits.</p>",
+        f"{agreed.spread}.</p>",
     ]
     methods = list(dict.fromkeys(name for step in explanation.steps for name in step["methods"]))
     if methods:

@@ -20,6 +20,7 @@ from .masks import block_mask, dense_mask, make_layout, make_mask_mod
 from .model import LanguageModel
 from .prompt import PARAPHRASE
 from .shapes import SHAPES, check_shape, random_lm, random_prompt
+from .targets import SEGMENTS as AIMED
 
 WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
 MASK_TOKENS = 32768
@@ -161,7 +162,7 @@ def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tok
 
 def beside_speed(lm: LanguageModel, *, log: Callable[[str], None]) -> dict[str, Any]:
     """Mask and attention by themselves, and what a long prompt takes of a GPU's memory."""
-    alone = mask_and_attention(str(lm.device), [(8, 4096)], log=log)
+    alone = mask_and_attention(str(lm.device), [AIMED], log=log)
     long = cost(lm, MASK_TOKENS, 8, 1, new_tokens=2, runs=1)
     log(str(long))
     return {**alone, "long_prompt": long.to_dict()}

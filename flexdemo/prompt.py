@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from jinja2 import TemplateError
-
 from .config import InputError, first_line
 
 PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD = range(5)
@@ -197,6 +195,8 @@ def chat_template(tokenizer: Any, prefix: str = "") -> Template:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("this model has no chat template: use --template plain")
+    from jinja2 import TemplateError  # here, or help and bad arguments would wait for its import
+
     sentinel = "flexdemoSentinel7319"
     message = {"role": "user", "content": sentinel}
     try:

@@ -111,6 +111,15 @@ class Result:
     request: Request | None = None
     sides: tuple[MethodResult, ...] = ()
 
+    @property
+    def answered(self) -> tuple[MethodResult, ...]:
+        """What the methods answered, and the sides beside them."""
+        return (*self.results, *self.sides)
+
+    @property
+    def has_tokens(self) -> bool:
+        return any(view.token_ids for answered in self.answered for view in answered.views)
+
     def __getitem__(self, method: str) -> MethodResult:
         return next(result for result in self.results if result.method == method)
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote_plus, unquote_to_bytes
 
 from .choice import NAME
-from .config import Ape, Decoding, InputError, Limits, Samples
+from .config import Ape, Decoding, InputError, Limits, Samples, check_seed
 from .encoding import Encoding
 from .methods import resolve_methods
 from .prompt import normalise_weights
@@ -127,7 +127,7 @@ _CHECKS: Mapping[str, Callable[[State], Any]] = MappingProxyType(
         "max_new_tokens": lambda state: Decoding(state.max_new_tokens),
         "temperature": lambda state: Decoding(temperature=state.temperature),
         "top_p": lambda state: Decoding(top_p=state.top_p),
-        "seed": lambda state: Decoding(seed=state.seed),
+        "seed": lambda state: check_seed(state.seed),
         "samples": lambda state: Samples(state.samples),
         "sample_temperature": lambda state: Samples(temperature=state.sample_temperature),
         "ape_temperature": lambda state: Ape(state.ape_temperature),

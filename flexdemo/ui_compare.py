@@ -91,7 +91,7 @@ class Pair:
 
     def answered(self, result: Result) -> tuple[MethodResult | None, MethodResult | None]:
         """The answers of both sides; None for one that was not asked for."""
-        given = {each.method: each for each in (*result.results, *result.sides)}
+        given = {each.method: each for each in result.answered}
         left, right = (given.get(side.method or (side.own.name if side.own else "")) for side in self.sides)
         return left, right
 

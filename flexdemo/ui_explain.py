@@ -278,8 +278,7 @@ def _agreement_html(last: LastRun, alone: list[str]) -> str:
         return f'<p class="agreement">{said}</p>'
     fused = last.methods.get("flex")
     agreed = agreement(fused.answer if fused else "", alone)
-    answers = f"{agreed.distinct} distinct answer{'' if agreed.distinct == 1 else 's'}"
-    said = f"{len(alone)} wording{'' if len(alone) == 1 else 's'} alone, {answers}, entropy {agreed.entropy:.2f} bits."
+    said = f"{len(alone)} wording{'' if len(alone) == 1 else 's'} alone, {agreed.spread}."
     if fused:
         names = [s.name for s, same in zip(last.result.prompt.paraphrases, agreed.agree, strict=True) if same]
         chips = " ".join(chip(name) for name in names) or "none"

@@ -252,9 +252,8 @@ def progress_html(result: Result, *, state: str = "") -> str:
     """One line on a run: what it has done so far, or did."""
     if not result.results and not state:
         return f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
-    answered = (*result.results, *result.sides)
-    views = sum(len(each.views) for each in answered)
-    tokens = max((len(view.token_ids) for each in answered for view in each.views), default=0)
+    views = sum(len(each.views) for each in result.answered)
+    tokens = max((len(view.token_ids) for each in result.answered for view in each.views), default=0)
     state = state or ("Done" if result.done else "Running")
     rows = f"{views} answer{'' if views == 1 else 's'}"
     told = (

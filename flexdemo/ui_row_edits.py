@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .config import Decoding, InputError, Limits, OutOfTime
+from .config import InputError, Limits, OutOfTime
 from .ledger import checkpoint
 from .model import LanguageModel
 from .paraphrase import paraphrase
@@ -79,7 +79,6 @@ class Rows:
         if not room:
             raise InputError(f"all {ROWS} rows hold a paraphrase: remove one first")
         check_request(limits, question, [])
-        Decoding(seed=seed)
         known = {text.strip().casefold() for text in self.texts}
         until = limits.until()
         offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed, until=until, check=checkpoint())

@@ -88,8 +88,7 @@ class Runs:
             line = run.stopped
             if run.last is not None:
                 line = parts.progress_html(run.last, state="Done, not explained" if run.last.done else "Stopped")
-            answers = () if run.last is None else (*run.last.results, *run.last.sides)
-            begun = any(view.token_ids for answered in answers for view in answered.views)
+            begun = run.last is not None and run.last.has_tokens
             self._said[session] = (line, *((None, None) if begun else run.cards))
         return line
 
@@ -234,7 +233,7 @@ def _frames(
                 if not goes_on(last):
                     frames.close()
                     return
-                answers = any(view.token_ids for answered in last.results for view in answered.views)
+                answers = last.has_tokens
                 if known and not answers:
                     continue
                 if last.done or answers > answering or time.monotonic() - shown >= FRAME_SECONDS:
