@@ -88,11 +88,13 @@ def attend_written_out(
     return context.reshape(query.shape[:3] + value.shape[-1:])
 
 
-def _attend_traced(mask: BlockMask | Tensor) -> Attend:
+def _attend_traced(mask: BlockMask | Tensor, ape: ApeRows | None) -> Attend:
     """What the compiler of a whole forward pass is given: FlexAttention or SDPA over prompts, else the sums."""
     if isinstance(mask, BlockMask):
         return attend_flex_of_any_length
-    return attend_sdpa if mask.dtype == torch.bool else attend_written_out
+    if mask.dtype == torch.bool:
+        return attend_sdpa
+    return attend_flex_eager if mask.is_cuda and mask.shape[2] == 1 and ape is None else attend_written_out
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def segment_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]
     ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
-    attend = _attend_traced(mask) if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
+    attend = _attend_traced(mask, ape) if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
     out = attend(query, key, value, mask, scale, softcap, ape)
     if segment_plan.recorder is not None:
         segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)

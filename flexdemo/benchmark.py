@@ -30,7 +30,7 @@ from .shapes import SHAPES, check_shape, random_lm, random_model, random_prompt,
 from .whereabouts import measure_whereabouts
 
 PARAPHRASES = 5
-CANDIDATES = 5  # of a token, to tell how near the one was that another way chose
+CANDIDATES = 20  # of a token, to tell how near the one was that another way chose
 BATCH = 32  # prompts of different lengths
 THEIRS, THEIRS_STATIC = "transformers generate", "generate, static cache"
 COMPILED = " compiled"  # behind a backend's name: the whole forward pass is
@@ -189,7 +189,7 @@ class BatchSpeed:
     later_alone_per_second: float
     later_batched_per_second: float
     differing: int  # prompts whose greedy tokens differ between the two
-    widest_gap: float  # nats between the two tokens where they first differ, at most; 0 if none differs
+    widest_gap: float | None  # nats between the two tokens where they first differ, at most: see `widest`
     runs: int
 
     @property
@@ -241,7 +241,7 @@ def batch_speed(
         later_one,
         later_many,
         len(gaps),
-        max(gaps, default=0.0),
+        widest(gaps),
         runs,
     )
 
@@ -253,9 +253,19 @@ def gap_at_first_difference(answer: Answer, other: Answer) -> float:
     return next((math.log(first / share) for token, share in rest if token == other.token_ids[step]), math.inf)
 
 
-def at_a_gap(differing: int, widest: float) -> str:
+def widest(gaps: Sequence[float]) -> float | None:
+    """The widest of the gaps at which answers first differ; 0 if none does, None if one is wider than was looked at."""
+    most = max(gaps, default=0.0)
+    return most if math.isfinite(most) else None
+
+
+def at_a_gap(differing: int, gap: float | None) -> str:
     """How far apart tokens were where answers first differ; rounding moves a random model's by tenths of a nat."""
-    return f", first at tokens at most {widest:.2f} nats apart" if differing else ""
+    if not differing:
+        return ""
+    if gap is None:
+        return f", one of them at a token beyond the {CANDIDATES} likeliest"
+    return f", first at tokens at most {gap:.2f} nats apart"
 
 
 def measure_bundled(
@@ -342,7 +352,7 @@ def measure(
         **run_facts(shape, device, dtype),
         "copy_bandwidth": bandwidth,
         "prompts_where_backends_differ": differing,
-        "widest_gap": max(gaps, default=0.0),
+        "widest_gap": widest(gaps),
         "timings": [asdict(timing) for timing in timings],
         "methods": [cost.to_dict() for cost in spent],
         "batches": [batch.to_dict() for batch in batches],

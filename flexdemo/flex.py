@@ -9,15 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention, noop_mask
 
 from .config import BackendError, first_line
 from .dynamo import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .masks import BLOCK
 from .recorders import ApeRows
 
-SPLIT = 128  # queries from which torch does not split the keys
-TILES = ((256, (64, 64)), (512, (64, 32)), (math.inf, (32, 16)))  # up to so many bytes of a query: queries, keys
+MOST_SPLIT = 64  # queries of all heads to a key head
+WHOLE = 1 << 20  # queries of a block that holds them all
+# Tiles of queries and keys and stages of loads, by the most bytes of a query. None takes more than 99 KiB of shared
+# memory, the least that a GPU of compute capability 8.0 or above has.
+TILES = ((256, (64, 64, 2)), (512, (64, 32, 2)), (math.inf, (32, 16, 2)))
+FEW = 16  # queries: the smallest tile
+FEW_TILES = ((128, (FEW, 64, 3)), (256, (FEW, 32, 4)), (512, (FEW, 32, 2)), (math.inf, (FEW, 16, 2)))
+Run = Callable[..., Any]  # of a kernel, query, key and value, with `packed` and the kernel's options
 Attend = Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
 
 
@@ -33,38 +39,53 @@ def _with_softcap(score_mod: Callable | None, softcap: float | None) -> Callable
 
 
 def _bias_score_mod(bias: Tensor) -> Callable:
+    one = bias.shape[2] == 1
+
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return score + bias[b, 0, q, kv]
+        return score + bias[b, 0, 0 if one else q, kv]
 
     return score_mod
 
 
 def _paraphrase_score_mod(bias: Tensor, ape: ApeRows) -> Callable:
+    one = bias.shape[2] == 1
+
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        sharpened = score / ape.temperature[b, 0, 0, 0] + bias[b, 0, q, kv]
+        sharpened = score / ape.temperature[b, 0, 0, 0] + bias[b, 0, 0 if one else q, kv]
         return torch.where(ape.keys[b, 0, 0, kv], sharpened, -torch.inf)
 
     return score_mod
 
 
 def _rest_score_mod(bias: Tensor, ape: ApeRows) -> Callable:
+    one = bias.shape[2] == 1
+
     def score_mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return torch.where(ape.keys[b, 0, 0, kv], -torch.inf, score + bias[b, 0, q, kv])
+        return torch.where(ape.keys[b, 0, 0, kv], -torch.inf, score + bias[b, 0, 0 if one else q, kv])
 
     return score_mod
 
 
-def tiles(rows: int, length: int, groups: int, width: int) -> dict[str, int] | None:
+def splits(rows: int, length: int, groups: int) -> bool:
+    """Whether the kernel that splits the keys runs: for one row, few queries, a power of two of heads to a key head.
+
+    torch has none for other groups, would compile one for each number of rows, and gives it one tile for all queries.
+    """
+    return rows == 1 and groups & (groups - 1) == 0 and length * groups <= MOST_SPLIT
+
+
+def tiles(rows: int, length: int, groups: int, width: int) -> dict[str, Any] | None:
     """The kernel's options for a bias over `length` queries of some rows; None: the compiler's own choice.
 
-    groups is heads to a key head, width the bytes of one head's query. Beside the compiler's tiles for prompts none of
-    a bias fits the shared memory of every GPU (the least has 99 KiB, from compute capability 8.0 on). One row is left
-    to the kernel that splits its keys, where torch has it: for short queries and a power of two of heads.
+    groups is heads to a key head, width the bytes of one head's query. The compiler's tiles, made for prompts, do not
+    fit the shared memory of every GPU with a bias.
     """
-    if rows == 1 and length < SPLIT and groups & (groups - 1) == 0:
-        return None
-    queries, keys = next(tile for most, tile in TILES if width <= most)
-    return {"BLOCK_M": queries, "BLOCK_N": keys, "num_warps": 4, "num_stages": 2}
+    if splits(rows, length, groups):
+        return {"num_warps": 4, "num_stages": 2} if width <= 256 else None
+    table = FEW_TILES if length <= FEW else TILES
+    queries, keys, stages = next(tile for most, tile in table if width <= most)
+    tile = {"BLOCK_M": queries, "BLOCK_N": keys, "num_warps": 4, "num_stages": stages}
+    return {"FORCE_USE_FLEX_ATTENTION": True, **tile}
 
 
 def _tiles(query: Tensor, key: Tensor) -> dict[str, int] | None:
@@ -74,38 +95,72 @@ def _tiles(query: Tensor, key: Tensor) -> dict[str, int] | None:
     return tiles(rows, length, heads // key.shape[1], width * query.element_size())
 
 
-def _attend_flex_ape(
-    kernel: Callable,
+def _prompt_tiles(query: Tensor) -> dict[str, int] | None:
+    """The compiler's tile for a width of 64 is too large for our masks on Hopper: it spills, and takes nine times."""
+    if not query.is_cuda or query.element_size() != 2 or query.shape[-1] != 64:
+        return None
+    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
+
+
+def _over_all_keys(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    """FlexAttention over one row's keys named as blocks: the kernel that splits keys splits what is named only."""
+    blocks = -(-key.shape[2] // BLOCK)
+    counts = torch.full((1, 1, 1), blocks, dtype=torch.int32, device=key.device)
+    listed = torch.arange(blocks, dtype=torch.int32, device=key.device)[None, None, None]
+    lengths = (query.shape[2], key.shape[2])
+    mask = BlockMask.from_kv_blocks(
+        counts, listed, BLOCK_SIZE=(WHOLE, BLOCK), mask_mod=noop_mask, seq_lengths=lengths, compute_q_blocks=False
+    )
+    return flex_attention(query, key, value, block_mask=mask, **options)
+
+
+def _bias_kernel(query: Tensor, key: Tensor) -> Callable:
+    rows, heads, length, _ = query.shape
+    return _over_all_keys if query.is_cuda and splits(rows, length, heads // key.shape[1]) else flex_attention
+
+
+def _attend_bias(
+    run: Run,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     bias: Tensor,
     scale: float,
     softcap: float | None,
-    ape: ApeRows,
+    ape: ApeRows | None,
 ) -> Tensor:
-    """Two attention calls, over paraphrase keys and over the rest, merged by their log-sum-exps."""
-    gqa = query.shape[1] != key.shape[1]
-    parts = []
-    for score_mod in (_paraphrase_score_mod(bias, ape), _rest_score_mod(bias, ape)):
-        out, aux = kernel(
+    """Attention under a bias; with APE two calls, over paraphrase keys and the rest, merged by their log-sum-exps."""
+    shape, packed = query.shape, query.shape[2] == 1
+    if packed:  # the heads that share a key head become queries of it, so that its keys are read once
+        query = query.reshape(shape[0], key.shape[1], -1, shape[3])
+
+    def attend(score_mod: Callable, **options: Any) -> Any:
+        return run(
+            _bias_kernel(query, key),
             query,
             key,
             value,
+            packed=packed,
             score_mod=_with_softcap(score_mod, softcap),
             scale=scale,
-            enable_gqa=gqa,
-            return_aux=AuxRequest(lse=True),
+            enable_gqa=query.shape[1] != key.shape[1],
             kernel_options=_tiles(query, key),
+            **options,
         )
-        parts.append((out, aux.lse[..., None].float()))  # (rows, heads, q, D), (rows, heads, q, 1)
+
+    if ape is None:
+        return attend(_bias_score_mod(bias)).reshape(shape)
+    parts = []
+    for score_mod in (_paraphrase_score_mod(bias, ape), _rest_score_mod(bias, ape)):
+        out, aux = attend(score_mod, return_aux=AuxRequest(lse=True))
+        parts.append((out.float(), aux.lse[..., None].float()))  # (rows, heads, q, D), (rows, heads, q, 1)
     (context, context_lse), (rest, rest_lse) = parts
     share = torch.sigmoid(ape.scale * ape.temperature * context_lse - rest_lse)
-    return (share * context.float() + (1 - share) * rest.float()).to(query.dtype)
+    return (share * context + (1 - share) * rest).to(query.dtype).reshape(shape)
 
 
 def _attend_flex(
-    kernel: Callable,
+    run: Run,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -114,23 +169,23 @@ def _attend_flex(
     softcap: float | None,
     ape: ApeRows | None,
 ) -> Tensor:
-    if ape is not None:
-        return _attend_flex_ape(kernel, query, key, value, mask, scale, softcap, ape)
-    is_block_mask = isinstance(mask, BlockMask)
-    return kernel(
+    if not isinstance(mask, BlockMask):
+        return _attend_bias(run, query, key, value, mask, scale, softcap, ape)
+    return run(
+        flex_attention,
         query,
         key,
         value,
-        score_mod=_with_softcap(None if is_block_mask else _bias_score_mod(mask), softcap),
-        block_mask=mask if is_block_mask else None,
+        score_mod=_with_softcap(None, softcap),
+        block_mask=mask,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
-        kernel_options=None if is_block_mask else _tiles(query, key),
+        kernel_options=_prompt_tiles(query),
     )
 
 
 @functools.cache
-def _compiled_flex(device_type: str, kernel: Callable = flex_attention) -> Callable:
+def _compiled(kernel: Callable, device_type: str) -> Callable:
     # fullgraph: past the recompilation limit it raises, instead of running uncompiled under the name of the compiled.
     # One compilation per shape is the rule on the CPU, whose kernels do not build with symbolic lengths (torch 2.13).
     return torch.compile(kernel, fullgraph=True, dynamic=False if device_type == "cpu" else None)
@@ -140,6 +195,24 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Ten
     """FlexAttention over (B, H, blocks, BLOCK, D): no block of any length is cut off, which makes a faster kernel."""
     query, key, value = (each.flatten(2, 3) for each in (query, key, value))
     return flex_attention(query, key, value, **options)
+
+
+def _run_compiled(
+    kernel: Callable, query: Tensor, key: Tensor, value: Tensor, *, packed: bool = False, **options: Any
+) -> Any:
+    """A kernel compiled once for all numbers of rows, queries and keys; on the CPU for each of them.
+
+    packed: a query's heads stand in the place of queries, whose number is then the model's.
+    """
+    device = query.device.type
+    if device == "cpu":
+        return _compiled(kernel, device)(query, key, value, **options)
+    if options.get("block_mask") is not None:
+        kernel = _in_blocks
+        query, key, value = (each.unflatten(2, (-1, BLOCK)) for each in (query, key, value))
+    for each in (query, key, value):
+        mark_sizes(each, *((0,) if packed and each is query else (0, 2)))
+    return _compiled(kernel, device)(query, key, value, **options)
 
 
 def attend_flex_compiled(
@@ -157,23 +230,23 @@ def attend_flex_compiled(
             "use --backend sdpa or flex-eager"
         )
     suit_dynamo()
-    kernel = _compiled_flex(query.device.type)
     if query.device.type != "cpu":
-        if isinstance(mask, BlockMask):
-            kernel = _compiled_flex(query.device.type, _in_blocks)
-            query, key, value = (each.unflatten(2, (-1, BLOCK)) for each in (query, key, value))
-        for each in (query, key, value):
-            mark_sizes(each, 0, 2)
         mark_mask(mask)
     try:
         with ALONE:
-            return _attend_flex(kernel, query, key, value, mask, scale, softcap, ape)
+            return _attend_flex(_run_compiled, query, key, value, mask, scale, softcap, ape)
     except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
 
 
-attend_flex_eager: Attend = functools.partial(_attend_flex, flex_attention)
+def _run_as_it_is(
+    kernel: Callable, query: Tensor, key: Tensor, value: Tensor, *, packed: bool = False, **options: Any
+) -> Any:
+    return kernel(query, key, value, **options)
+
+
+attend_flex_eager: Attend = functools.partial(_attend_flex, _run_as_it_is)
 
 
 def attend_flex_of_any_length(

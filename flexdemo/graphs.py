@@ -31,7 +31,7 @@ class Replay(Protocol):
     def __call__(self) -> Any: ...
 
 
-SHARE, LARGEST = 8, 64  # one part in so many of a GPU's memory may be kept, in all and by one holder
+SHARE, LARGEST = 8, 16  # one part in so many of a GPU's memory may be kept, in all and by one holder
 
 
 @contextmanager

@@ -106,12 +106,14 @@ _ALL = (
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType({strategy.name: strategy for strategy in _ALL})
 
 
-def _owners(strategy: Strategy, layout: Layout) -> Tensor:
+def _owners(strategy: Strategy, layout: Layout, real: Tensor) -> Tensor:
     """Segment of each token as the rule sees it: a suffix that does not fuse joins the last paraphrase."""
-    last = layout.segments.where(layout.roles == PARAPHRASE, -1).amax(dim=1, keepdim=True)
-    joins_last = (layout.roles == SUFFIX) & (strategy.fuses_at > SUFFIX)
-    alone = -1 - torch.arange(layout.roles.shape[1], device=layout.roles.device)
-    return torch.where(layout.roles == PAD, alone, torch.where(joins_last, last, layout.segments))
+    owners = layout.segments
+    if strategy.fuses_at > SUFFIX:
+        last = owners.where(layout.roles == PARAPHRASE, -1).amax(dim=1, keepdim=True)
+        owners = torch.where(layout.roles == SUFFIX, last, owners)
+    alone = torch.arange(-1, -1 - owners.shape[1], -1, device=owners.device)
+    return owners.where(real, alone)
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,11 @@ def _rule(name: str, layout: Layout) -> _Rule:
     strategy = STRATEGIES[name]
     real = layout.roles != PAD
     return _Rule(
-        _owners(strategy, layout),
+        _owners(strategy, layout, real),
         real,
         strategy.shared(layout) & real,
         (layout.roles >= strategy.fuses_at) & real,
-        (layout.roles == PARAPHRASE) & strategy.both_ways,
+        layout.roles == PARAPHRASE if strategy.both_ways else _nothing(layout),
     )
 
 
@@ -179,7 +181,7 @@ def block_mask(name: str, layout: Layout, *, start: int = 0) -> BlockMask:
     if start % BLOCK:
         raise ValueError(f"a BlockMask begins at a multiple of {BLOCK}, not at {start}")
     some, full = _block_kinds(rule, -(-length // BLOCK), looks_ahead=STRATEGIES[name].both_ways)
-    (partial, whole), (partial_at, whole_at) = _listed(torch.stack([some & ~full, full])[:, :, start // BLOCK :])
+    (partial, whole), (partial_at, whole_at) = _listed(torch.stack([some > full, full])[:, :, start // BLOCK :])
     lengths, mask_mod = (length - start, length), _mask_mod(rule, start)
     return BlockMask.from_kv_blocks(
         partial, partial_at, whole, whole_at, BLOCK, mask_mod, lengths, compute_q_blocks=False
@@ -187,22 +189,20 @@ def block_mask(name: str, layout: Layout, *, start: int = 0) -> BlockMask:
 
 
 def _listed(kinds: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks of a row are True, (kinds, B, 1, blocks), and their indices in order, with blocks behind.
-
-    What follows the indices is not read.
-    """
-    rank = kinds.cumsum(dim=-1)
+    """How many blocks of a row are True, (kinds, B, 1, blocks), and their indices in order, with zeros behind."""
+    rank = kinds.cumsum(dim=-1)  # from 1 on
     blocks = kinds.shape[-1]
-    # Each index goes to its rank; those of False blocks go to a last place that is cut off.
+    # Each index goes to its rank; those of False blocks go to place 0, which is cut off.
     index = torch.arange(blocks, dtype=torch.int32, device=kinds.device).expand(kinds.shape)
-    listed = index.new_zeros(*kinds.shape[:-1], blocks + 1).scatter_(-1, (rank - 1).where(kinds, blocks), index)
-    return rank[:, :, None, :, -1].to(torch.int32), listed[:, :, None, :, :-1].contiguous()
+    listed = index.new_zeros(*kinds.shape[:-1], blocks + 1).scatter_(-1, rank * kinds, index)
+    return rank[:, :, None, :, -1].to(torch.int32), listed[:, :, None, :, 1:].contiguous()
 
 
 def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor, Tensor]:
     """Blocks (B, blocks, blocks) of queries x keys in which some cell is visible, and in which all are.
 
-    `looks_ahead`: whether any token does; the few tensors here are launched one by one, so none is made in vain.
+    `looks_ahead`: whether any token does. The tensors here are small and launching them is what takes time, so what
+    can be asked at once is stacked, and none is made in vain.
     """
 
     def grouped(tokens: Tensor, fill: int | bool) -> Tensor:
@@ -213,38 +213,42 @@ def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor
         padded[:, :length] = tokens
         return padded.view(rows, blocks, BLOCK)
 
-    def span(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """First and last segment among a block's chosen tokens; above all others and -1 where there is none."""
-        return owner.where(chosen, rule.owner.shape[1]).amin(-1), owner.where(chosen, -1).amax(-1)
-
     owner, real = grouped(rule.owner, -1), grouped(rule.real, False)
     shared, fuses = grouped(rule.shared, False), grouped(rule.fuses, False)
+    kinds = [real, real > shared, real > fuses]  # shared and fusing tokens are real
+    if looks_ahead:
+        kinds.append(grouped(rule.both_ways, False))
+
+    # First and last segment among a block's tokens of each kind; above all others and -1 where there is none.
+    chosen = torch.stack(kinds)
+    first, last = owner.where(chosen, rule.owner.shape[1]).amin(-1), owner.where(chosen, -1).amax(-1)
+    has_none, one_segment = last < 0, first == last
+    has_shared, has_fusing = torch.stack([shared, fuses]).any(-1)
+    whole = real.all(-1)
+
+    def meets(queries: int) -> Tensor:
+        """Whether some segment of the queries' tokens of a kind is among those of the keys."""
+        low, high = torch.maximum(first[queries][:, :, None], first[0][:, None]), last[queries][:, :, None]
+        return low <= torch.minimum(high, last[0][:, None])
+
+    def one_and_the_same(queries: int, keys: int) -> Tensor:
+        """Whether the queries' tokens of a kind are of one segment, and the keys' of another kind of the same."""
+        one = one_segment[queries][:, :, None] & one_segment[keys][:, None]
+        return one & (first[queries][:, :, None] == first[keys][:, None])
 
     index = torch.arange(blocks, device=owner.device)
     before, same = index[None, :] < index[:, None], index[None, :] == index[:, None]
-    (first, last), whole = span(real), real.all(-1)
-
-    def meets(low: Tensor, high: Tensor) -> Tensor:
-        """Whether segments low to high of the queries are among those of the keys."""
-        return torch.maximum(low[:, :, None], first[:, None]) <= torch.minimum(high[:, :, None], last[:, None])
-
-    to_shared = real.any(-1)[:, :, None] & shared.any(-1)[:, None]
-    to_all = fuses.any(-1)[:, :, None] & real.any(-1)[:, None]
-    some = (before & (meets(first, last) | to_shared | to_all)) | same
+    to_shared = has_none[0][:, :, None] < has_shared[:, None]
+    to_all = has_fusing[:, :, None] > has_none[0][:, None]
+    some = (before & (meets(0) | to_shared | to_all)) | same
 
     # All cells of an earlier block: its keys that are not shared, if any, are of the one segment of all queries that
     # do not fuse, if any.
-    key_first, key_last = span(real & ~shared)
-    query_first, query_last = span(real & ~fuses)
-    one_key, one_query = key_first == key_last, query_first == query_last
-    same_segment = one_key[:, None] & one_query[:, :, None] & (key_first[:, None] == query_first[:, :, None])
-    no_key, no_query = (key_last < 0)[:, None], (query_last < 0)[:, :, None]
-    full = before & (same_segment | no_key | no_query)
+    full = before & (one_and_the_same(2, 1) | has_none[1][:, None] | has_none[2][:, :, None])
     if looks_ahead:
         ahead = grouped(rule.both_ways, False)
-        one_segment = (first == last)[:, :, None] & (first == last)[:, None] & (first[:, :, None] == first[:, None])
-        some, full = some | meets(*span(ahead)), full | (ahead.all(-1)[:, :, None] & one_segment)
-    return some, full & whole[:, :, None] & whole[:, None]
+        some, full = some | meets(3), full | (ahead.all(-1)[:, :, None] & one_and_the_same(0, 0))
+    return some, full & (whole[:, :, None] & whole[:, None])
 
 
 def dense_mask(mask_mod: MaskMod, layout: Layout, *, start: int = 0, stop: int | None = None) -> Tensor:

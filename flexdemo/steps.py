@@ -22,6 +22,8 @@ from .model import LanguageModel
 from .passes import Scores
 from .recorders import ApeRows, MassRecorder
 
+LONGEST = 4096  # slots of a row whose memory is kept: reading a longer prompt costs far more than its steps' capture
+
 
 class Outcome(NamedTuple):
     """What a pass tells of each row: the next token's Scores, and the recorder's masses and attention.
@@ -77,6 +79,11 @@ class Rows:
     def __post_init__(self) -> None:
         self.places = self.positions[:, -1:] + 1
         self.tokens = torch.zeros_like(self.places)
+
+    @property
+    def capacity(self) -> int:
+        """Slots of a row."""
+        return self.cache.layers[0].get_max_length()
 
     def tensors(self) -> list[Tensor]:
         """All that one request's rows differ in from another's of the same shape, in the same order."""
@@ -179,13 +186,17 @@ class Steps:
 
     def _lent(self, rows: Rows) -> Rows:
         """Memory kept from an earlier request with these rows in it; these rows themselves if none fits."""
-        held = self.lm.graphs.lend(rows.key()) if self.lm.captures else None
+        held = self.lm.graphs.lend(rows.key()) if self._keeps(rows) else None
         if held is None:
             return rows
         held.load(rows)
         return held
 
+    def _keeps(self, rows: Rows) -> bool:
+        """Whether rows outlast the request: those of a long prompt would stand beside the next one's KV caches."""
+        return self.lm.captures and rows.capacity <= LONGEST
+
     def _give_back(self) -> None:
-        if self.lm.captures:
+        if self._keeps(self._rows):
             graphs = [replay for replay in self._rows.replays.values() if replay is not None]
             self.lm.graphs.keep(self._rows.key(), self._rows, [*self._rows.tensors(), *graphs])

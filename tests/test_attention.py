@@ -204,7 +204,7 @@ def test_compiled_flex_may_meet_many_shapes_in_every_thread(monkeypatch: pytest.
         limits.append(torch._dynamo.config.recompile_limit)
         return query
 
-    monkeypatch.setattr(flex, "_compiled_flex", lambda device_type: kernel)
+    monkeypatch.setattr(flex, "_compiled", lambda kernel_of_ours, device_type: kernel)
     q, k, v = qkv(1, 2, 2, 1, 4)
 
     def attend() -> None:
@@ -221,7 +221,7 @@ def test_a_kernel_that_cannot_be_compiled_names_another_backend(monkeypatch: pyt
     def kernel(*args: Any, **kwargs: Any) -> torch.Tensor:
         raise torch._dynamo.exc.FailOnRecompileLimitHit("too many shapes\nand a long story")
 
-    monkeypatch.setattr(flex, "_compiled_flex", lambda device_type: kernel)
+    monkeypatch.setattr(flex, "_compiled", lambda kernel_of_ours, device_type: kernel)
     q, k, v = qkv(1, 2, 2, 1, 4)
     with pytest.raises(BackendError, match=r"cannot be compiled here \(too many shapes\): use flex-eager or sdpa"):
         attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), 1.0, None)
@@ -243,10 +243,21 @@ def test_sdpa_takes_an_output_whose_rows_are_not_contiguous(monkeypatch: pytest.
 
 
 def test_a_bias_gets_tiles_of_its_own_wherever_torch_does_not_split_the_keys() -> None:
-    """torch splits for one row, fewer than 128 queries and a power of two of heads to a key head (2.11 and 2.13)."""
-    assert all(flex.tiles(1, length, groups, 128) is None for length in (1, 2, 127) for groups in (1, 2, 4, 8))
-    for rows, length, groups in ((2, 1, 4), (1, 128, 4), (1, 1, 3), (1, 1, 7)):  # 3: Llama 3.2 3B; 7: Qwen2.5 0.5B
-        assert flex.tiles(rows, length, groups, 128) is not None
+    """torch splits for one row, few queries and a power of two of heads to a key head (2.11 and 2.13)."""
+    for rows, length, groups in ((1, 1, 1), (1, 3, 1), (1, 1, 4), (1, 8, 8)):
+        assert flex.splits(rows, length, groups) and "BLOCK_M" not in (flex.tiles(rows, length, groups, 128) or {})
+    for rows, length, groups in ((2, 1, 4), (1, 65, 1), (1, 2, 3), (1, 2, 7)):  # 3: Llama 3.2 3B; 7: Qwen2.5 0.5B
+        options = flex.tiles(rows, length, groups, 128)
+        assert not flex.splits(rows, length, groups) and options["FORCE_USE_FLEX_ATTENTION"] and options["BLOCK_M"]
+
+
+@pytest.mark.parametrize("width", [64, 128, 256, 512, 1024])
+def test_tiles_for_a_step_fit_the_least_shared_memory(width: int) -> None:
+    """A stage holds keys, values and the bias in fp32, beside the queries: 99 KiB from compute capability 8.0 on."""
+    options = flex.tiles(3, 3, 1, width)
+    queries, keys, stages = (options[name] for name in ("BLOCK_M", "BLOCK_N", "num_stages"))
+    assert queries == 16 and 128 % keys == 0 and keys >= 16
+    assert queries * width + stages * keys * (2 * width + 4 * queries) <= 99 * 1024
 
 
 @pytest.mark.parametrize(
@@ -258,7 +269,7 @@ def test_tiles_are_what_was_compiled_and_fits(width: int, itemsize: int, least: 
 
     Written out, a stage holds the keys, the values and the bias in fp32, beside the queries.
     """
-    options = flex.tiles(3, 1, 1, width * itemsize)
+    options = flex.tiles(3, 17, 1, width * itemsize)
     queries, keys = options["BLOCK_M"], options["BLOCK_N"]
     assert 128 % queries == 128 % keys == 0 and min(queries, keys) >= 16
     padded = 1 << (width - 1).bit_length()

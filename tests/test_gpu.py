@@ -198,7 +198,7 @@ def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
     from flexdemo.growth import cost
     from flexdemo.shapes import SHAPES, random_lm
 
-    wide = {**SHAPES["llama-3.2-3b"], "layers": 2}
+    wide = {**SHAPES["llama-3.2-3b"], "layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flexdemo.shapes.SHAPES", {**SHAPES, "wide": wide})
         lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
@@ -344,7 +344,7 @@ def test_a_full_gpu_is_told_in_one_line_and_the_next_request_works(
         ask(lm, QUESTION, [f"{i} " + "is it this? " * 10 for i in range(8)], methods=("all",), max_new_tokens=64)
     del filler
     torch.cuda.empty_cache()
-    assert torch.cuda.memory_allocated() <= before
+    assert torch.cuda.memory_allocated() - before < 2**20  # a library's workspace
     assert ask(lm, QUESTION, OTHERS)["flex"].token_ids == want
 
 

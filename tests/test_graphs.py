@@ -260,16 +260,17 @@ def test_nothing_is_compiled_beside_a_capture(lm: LanguageModel, monkeypatch: py
     assert order == ["captured", "compiled"]
     held: list[bool] = []
 
-    def observe(*_: Any, **__: Any) -> None:
+    def observe(given: Any, *_: Any, **__: Any) -> Any:
         other = threading.Thread(target=lambda: held.append(ALONE.acquire(blocking=False)))
         other.start()
         other.join()
+        return given
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: observe)
     query, key = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 3, 8)
-    flex._compiled_flex.cache_clear()
+    flex._compiled.cache_clear()
     flex.attend_flex_compiled(query, key, key, torch.zeros(1, 1, 2, 3), 1.0, None)
-    flex._compiled_flex.cache_clear()
+    flex._compiled.cache_clear()
     plan = SimpleNamespace(masks={0: torch.zeros(1, 1, 2, 3)}, recorder=None)
     compiled_pass()(lm.model, torch.zeros(1, 2), torch.zeros(1, 2), plan, SimpleNamespace(layers=[]), {})
     assert held == [False, False]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from flexdemo.benchmark import _rates, gap_at_first_difference
+from flexdemo.benchmark import _rates, at_a_gap, gap_at_first_difference, widest
 from flexdemo.generation import Answer, Progress
 from flexdemo.growth import Cost, cost, measure_growth
 from flexdemo.plots_growth import growth_figure, growth_html
@@ -83,3 +83,10 @@ def test_a_gap_is_between_the_tokens_where_answers_part_ways() -> None:
     one = Answer((1, 3), (), (), "length", 1.0, candidates=candidates)
     assert gap_at_first_difference(one, replace(one, token_ids=(1, 4))) == pytest.approx(math.log(2))
     assert gap_at_first_difference(one, replace(one, token_ids=(9, 3))) == math.inf, "it was no runner-up"
+
+
+def test_a_gap_that_is_wider_than_was_looked_at_is_told_and_fits_in_json() -> None:
+    """Infinity is no JSON: a whole run of the benchmark was lost to one such token."""
+    assert (widest([]), widest([0.2, 0.1]), widest([0.2, math.inf])) == (0.0, 0.2, None)
+    assert at_a_gap(0, 0.0) == "" and "at most 0.20 nats" in at_a_gap(2, 0.2)
+    assert "beyond the 20 likeliest" in at_a_gap(2, widest([0.2, math.inf]))
