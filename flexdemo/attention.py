@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from .config import BackendError, InputError
-from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length
+from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
 from .masks import BLOCK, Layout, block_mask, dense_mask, make_mask_mod, round_up
 from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
 
@@ -94,7 +94,7 @@ def _attend_traced(mask: BlockMask | Tensor, ape: ApeRows | None) -> Attend:
         return attend_flex_of_any_length
     if mask.dtype == torch.bool:
         return attend_sdpa
-    return attend_flex_eager if mask.is_cuda and mask.shape[2] == 1 and ape is None else attend_written_out
+    return attend_flex_eager if on_gpu(mask) and mask.shape[2] == 1 and ape is None else attend_written_out
 
 
 @dataclass(frozen=True)

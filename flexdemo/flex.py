@@ -88,8 +88,13 @@ def tiles(rows: int, length: int, groups: int, width: int) -> dict[str, Any] | N
     return {"FORCE_USE_FLEX_ATTENTION": True, **tile}
 
 
-def _tiles(query: Tensor, key: Tensor) -> dict[str, int] | None:
-    if not query.is_cuda:
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether kernels with tiles run over it."""
+    return tensor.is_cuda
+
+
+def _tiles(query: Tensor, key: Tensor) -> dict[str, Any] | None:
+    if not on_gpu(query):
         return None
     rows, heads, length, width = query.shape
     return tiles(rows, length, heads // key.shape[1], width * query.element_size())
@@ -97,7 +102,7 @@ def _tiles(query: Tensor, key: Tensor) -> dict[str, int] | None:
 
 def _prompt_tiles(query: Tensor) -> dict[str, int] | None:
     """The compiler's tile for a width of 64 is too large for our masks on Hopper: it spills, and takes nine times."""
-    if not query.is_cuda or query.element_size() != 2 or query.shape[-1] != 64:
+    if not on_gpu(query) or query.element_size() != 2 or query.shape[-1] != 64:
         return None
     return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
 
@@ -116,7 +121,7 @@ def _over_all_keys(query: Tensor, key: Tensor, value: Tensor, **options: Any) ->
 
 def _bias_kernel(query: Tensor, key: Tensor) -> Callable:
     rows, heads, length, _ = query.shape
-    return _over_all_keys if query.is_cuda and splits(rows, length, heads // key.shape[1]) else flex_attention
+    return _over_all_keys if on_gpu(query) and splits(rows, length, heads // key.shape[1]) else flex_attention
 
 
 def _attend_bias(

@@ -70,6 +70,7 @@ def capture(work: Callable[[], Any], device: torch.device | None = None) -> Repl
     """
     with ALONE, _uncollected(), torch.cuda.device(device):
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        torch.cuda.current_blas_handle()  # each thread has its own, which cannot be made during a capture
         try:
             stream = _capture_stream(before.device_index)
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):

@@ -81,6 +81,11 @@ def find_gpu(environ: Mapping[str, str] = os.environ) -> Gpu:
         spaces = importlib.import_module("spaces")
     except ImportError as error:
         raise InputError(f"{FLAG} is set and the package spaces is missing: add it to the Space's image") from error
+    import torch
+
+    # transformers asks it in a forward pass, as when a model is checked here: asking starts CUDA, and a process forked
+    # after that cannot use a GPU. Nothing is captured in a worker either.
+    torch.cuda.is_current_stream_capturing = lambda: False
     return Gpu(spaces.GPU)
 
 

@@ -410,6 +410,38 @@ def test_a_graph_dropped_by_another_thread_spoils_no_capture() -> None:
     assert float(replay()[0]) == 15
 
 
+@pytest.mark.parametrize("backend", ["flex", "sdpa"])
+def test_a_thread_may_capture_what_another_one_ran(backend: str) -> None:
+    """The libraries' handles are each thread's own, and none can be made during a capture: a page's workers had none.
+
+    The threads that wait hold the handles that earlier tests have left.
+    """
+    lm, done = on_gpu(backend), threading.Event()
+
+    def wait() -> None:
+        torch.cuda.current_blas_handle()
+        done.wait(60)
+
+    waiting = [threading.Thread(target=wait) for _ in range(16)]
+    for thread in waiting:
+        thread.start()
+    told: list[Any] = []
+
+    def answer() -> None:
+        told.append(ask(lm, QUESTION, OTHERS, max_new_tokens=6)["flex"].token_ids)
+        done.wait(60)
+
+    threads = [threading.Thread(target=answer) for _ in range(3)]
+    for count, thread in enumerate(threads, 1):
+        thread.start()
+        while thread.is_alive() and len(told) < count:
+            thread.join(0.02)
+    done.set()
+    for thread in (*threads, *waiting):
+        thread.join()
+    assert told == [told[0]] * 3
+
+
 def test_memory_that_runs_out_in_a_capture_is_told_and_the_next_one_works() -> None:
     x, stream = torch.ones(1000, device="cuda"), torch.cuda.current_stream()
     with pytest.raises(torch.OutOfMemoryError):

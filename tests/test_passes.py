@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import flexdemo
-from flexdemo import linears
+from flexdemo import attention, flex, linears
 from flexdemo.attention_map import attention_map
 from flexdemo.config import BackendError
 from flexdemo.linears import Lone, Sibling, join_siblings
@@ -30,10 +30,20 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def traced() -> LanguageModel:
-    """A model whose forward pass is traced as one graph and then run operation by operation."""
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def traced(request: pytest.FixtureRequest) -> Iterator[LanguageModel]:
+    """A model whose forward pass is traced as one graph and then run operation by operation.
+
+    Also with what a GPU is given for a step: FlexAttention over a bias, whose keys are split for one row.
+    """
     torch._dynamo.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (flex, attention):
+            patch.setattr(module, "on_gpu", lambda tensor: request.param == "gpu")
+        yield _traced()
+
+
+def _traced() -> LanguageModel:
     lm = prepare(models.random_model("llama", num_hidden_layers=2), models.tokenizer(), name="llama", backend="sdpa")
     join_siblings(lm.model)
     return replace(lm, compiled=compiled_pass("aot_eager"))

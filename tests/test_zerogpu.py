@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import browser_support
 import gradio as gr
 import pytest
+import torch
 from forking import Forking, WorkerError
 from gradio_client import Client
 from hosting import QUESTION, Served, Slow, served, until
@@ -23,7 +25,7 @@ import app
 import flexdemo
 from flexdemo import ui_work, zerogpu
 from flexdemo.config import InputError, Limits
-from flexdemo.model import LanguageModel
+from flexdemo.model import LanguageModel, load_model
 from flexdemo.reading import Reading
 from flexdemo.ui_compare import PAIR
 from flexdemo.ui_guard import WORKER_TITLE
@@ -65,6 +67,24 @@ def test_there_the_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spaces", None)
     with pytest.raises(InputError, match="the package spaces is missing"):
         find_gpu({"SPACES_ZERO_GPU": "true"})
+
+
+def test_a_model_is_checked_there_without_starting_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked worker cannot use a GPU that its parent has asked for anything: every call failed so on a real one."""
+    asked: list[str] = []
+
+    def starts_cuda() -> bool:
+        asked.append("is a stream capturing?")
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", starts_cuda)
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=lambda **_: None))
+    load_model(device="cpu")
+    assert asked, "transformers asks it no longer: nothing is left to be kept from it"
+    asked.clear()
+    gpu = find_gpu({"SPACES_ZERO_GPU": "true"})
+    load_model(**load_options(gpu, "auto", "float32", "auto"))
+    assert not asked
 
 
 def test_there_nothing_is_compiled(gpu: Gpu) -> None:
