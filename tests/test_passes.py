@@ -49,9 +49,10 @@ def _traced() -> LanguageModel:
     return replace(lm, compiled=compiled_pass("aot_eager"))
 
 
-def test_a_compiled_pass_gives_the_oracles_tokens(traced: LanguageModel) -> None:
+@pytest.mark.parametrize("method", ["flex", "all"])
+def test_a_compiled_pass_gives_the_oracles_tokens(traced: LanguageModel, method: str) -> None:
     plain = models.random_model("llama", num_hidden_layers=2)
-    result = flexdemo.ask(traced, QUESTION, OTHERS, methods=("all",), weights=[1, 2, 1, 3], max_new_tokens=5)
+    result = flexdemo.ask(traced, QUESTION, OTHERS, methods=(method,), weights=[1, 2, 1, 3], max_new_tokens=5)
     for name, (view, reference) in oracle.decode_views(plain, result.to_dict()).items():
         assert list(view["token_ids"]) == reference.token_ids, name
         assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5), name
