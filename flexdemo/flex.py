@@ -18,8 +18,8 @@ from .recorders import ApeRows
 
 MOST_SPLIT = 64  # queries of all heads to a key head
 WHOLE = 1 << 20  # queries of a block that holds them all
-# Tiles of queries and keys and stages of loads, by the most bytes of a query. None takes more than 99 KiB of shared
-# memory, the least that a GPU of compute capability 8.0 or above has.
+# Tiles of queries and keys, and stages of loads, by the most bytes of a query: chosen for what they take of a GPU's
+# shared memory, of which 99 KiB is the least from compute capability 8.0 on.
 TILES = ((256, (64, 64, 2)), (512, (64, 32, 2)), (math.inf, (32, 16, 2)))
 FEW = 16  # queries: the smallest tile
 FEW_TILES = ((128, (FEW, 64, 3)), (256, (FEW, 32, 4)), (512, (FEW, 32, 2)), (math.inf, (FEW, 16, 2)))

@@ -20,10 +20,11 @@ from flexdemo.config import BackendError, Decoding
 from flexdemo.encoding import Encoding, View, fused_view
 from flexdemo.generation import Stream, generate
 from flexdemo.graphs import Graphs, capture
+from flexdemo.masks import block_mask, dense_mask, make_layout, make_mask_mod
 from flexdemo.memory import OutOfMemory, within_memory
 from flexdemo.methods import ask
 from flexdemo.model import LanguageModel, load_model, prepare
-from flexdemo.prompt import build_prompt
+from flexdemo.prompt import PARAPHRASE, build_prompt
 from flexdemo.warmup import WarmUp
 from flexdemo.zerogpu import place
 
@@ -92,8 +93,6 @@ def test_property_11_logits_of_a_packed_prompt_agree_in_fp32(in_fp32: dict[str, 
     """Every token's logits, over a prompt of several blocks of 128 tokens, within 1e-4."""
     from flexdemo.attention import BACKENDS as TABLE
     from flexdemo.attention import Plan
-    from flexdemo.masks import make_layout
-    from flexdemo.prompt import build_prompt
 
     prompt = build_prompt(models.tokenizer(), QUESTION * 12, [QUESTION * 9, "Name it.", QUESTION * 15])
     told = {}
@@ -190,6 +189,19 @@ def test_a_bias_fits_the_shared_memory(
     want = attend_sdpa(*(each.float() for each in given), bias, width**-0.5, None)
     told = attend_flex_compiled(*given, bias, width**-0.5, None)
     torch.testing.assert_close(told.float(), want, atol=1e-4 if dtype == torch.float32 else 4e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "width"), [(32, 64), (24, 128)])  # Llama 3.2 1B and 3B
+def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -> None:
+    """In bfloat16, where width 64 has a tile of our own."""
+    made = torch.Generator("cuda").manual_seed(0)
+    layout = make_layout([i // 100 + 1 for i in range(500)], [PARAPHRASE] * 500, pads=12).to("cuda")
+    options = {"device": "cuda", "generator": made, "dtype": torch.bfloat16}
+    query, key, value = (torch.randn(1, count, 512, width, **options) for count in (heads, 8, 8))
+    dense = dense_mask(make_mask_mod("segment", layout), layout)[:, None]
+    want = attend_sdpa(query.float(), key.float(), value.float(), dense, width**-0.5, None)
+    told = attend_flex_compiled(query, key, value, block_mask("segment", layout), width**-0.5, None)
+    torch.testing.assert_close(told.float(), want, atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
