@@ -135,9 +135,10 @@ def _attend_bias(
     ape: ApeRows | None,
 ) -> Tensor:
     """Attention under a bias; with APE two calls, over paraphrase keys and the rest, merged by their log-sum-exps."""
-    shape, packed = query.shape, query.shape[2] == 1
+    (rows, heads, length, width), packed = query.shape, query.shape[2] == 1
+    shape = (rows, heads, length, value.shape[3])  # whose width may be another, as DeepSeek-V3's
     if packed:  # the heads that share a key head become queries of it, so that its keys are read once
-        query = query.reshape(shape[0], key.shape[1], -1, shape[3])
+        query = query.reshape(rows, key.shape[1], -1, width)
 
     def attend(score_mod: Callable, **options: Any) -> Any:
         return run(
