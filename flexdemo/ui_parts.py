@@ -252,8 +252,9 @@ def progress_html(result: Result, *, state: str = "") -> str:
     """One line on a run: what it has done so far, or did."""
     if not result.results and not state:
         return f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
-    views = sum(len(each.views) for each in result.answered)
-    tokens = max((len(view.token_ids) for each in result.answered for view in each.views), default=0)
+    every = [view for each in result.answered for view in each.views]
+    views = len({(view.weights, view.suffix_position, view.logprobs) for view in every})  # methods share some
+    tokens = max((len(view.token_ids) for view in every), default=0)
     state = state or ("Done" if result.done else "Running")
     rows = f"{views} answer{'' if views == 1 else 's'}"
     told = (
