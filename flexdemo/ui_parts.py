@@ -253,10 +253,10 @@ def progress_html(result: Result, *, state: str = "") -> str:
     if not result.results and not state:
         return f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
     every = [view for each in result.answered for view in each.views]
-    views = len({(view.weights, view.suffix_position, view.logprobs) for view in every})  # methods share some
+    count = len({(view.weights, view.suffix_position, view.logprobs) for view in every})  # methods share some
     tokens = max((len(view.token_ids) for view in every), default=0)
     state = state or ("Done" if result.done else "Running")
-    rows = f"{views} answer{'' if views == 1 else 's'}"
+    rows = f"{count} row{'' if count == 1 else 's'}"
     told = (
         f"{state}: {rows}, longest {tokens} token{'' if tokens == 1 else 's'}, {result.seconds['total']:.2f} s "
         f"(encoding {result.seconds['encode']:.2f} s), backend {escape(result.backend)}"
