@@ -374,4 +374,4 @@ def test_page_builds_with_and_without_examples(lm: LanguageModel, examples: list
 def test_a_row_that_two_methods_share_is_counted_once(lm: LanguageModel) -> None:
     asked = dict(max_new_tokens=3, methods=("origin", "per_prompt", "flex", "causal"))
     result = flexdemo.ask(lm, "What is the capital of Peru?", ["Name Peru's capital."], **asked)
-    assert "Done: 4 rows, longest" in parts.progress_html(result), "the question, its wording, both together in two ways"
+    assert "Done: 4 rows, longest" in parts.progress_html(result), "question, wording, both in two ways"
