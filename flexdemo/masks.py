@@ -198,6 +198,9 @@ def _listed(kinds: Tensor) -> tuple[Tensor, Tensor]:
     return rank[:, :, None, :, -1].to(torch.int32), listed[:, :, None, :, 1:].contiguous()
 
 
+REAL, NOT_SHARED, NOT_FUSING, AHEAD = range(4)  # kinds of tokens, for blocks
+
+
 def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor, Tensor]:
     """Blocks (B, blocks, blocks) of queries x keys in which some cell is visible, and in which all are.
 
@@ -228,8 +231,8 @@ def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor
 
     def meets(queries: int) -> Tensor:
         """Whether some segment of the queries' tokens of a kind is among those of the keys."""
-        low, high = torch.maximum(first[queries][:, :, None], first[0][:, None]), last[queries][:, :, None]
-        return low <= torch.minimum(high, last[0][:, None])
+        low, high = torch.maximum(first[queries][:, :, None], first[REAL][:, None]), last[queries][:, :, None]
+        return low <= torch.minimum(high, last[REAL][:, None])
 
     def one_and_the_same(queries: int, keys: int) -> Tensor:
         """Whether the queries' tokens of a kind are of one segment, and the keys' of another kind of the same."""
@@ -238,16 +241,18 @@ def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor
 
     index = torch.arange(blocks, device=owner.device)
     before, same = index[None, :] < index[:, None], index[None, :] == index[:, None]
-    to_shared = has_none[0][:, :, None] < has_shared[:, None]
-    to_all = has_fusing[:, :, None] > has_none[0][:, None]
-    some = (before & (meets(0) | to_shared | to_all)) | same
+    to_shared = has_none[REAL][:, :, None] < has_shared[:, None]
+    to_all = has_fusing[:, :, None] > has_none[REAL][:, None]
+    some = (before & (meets(REAL) | to_shared | to_all)) | same
 
     # All cells of an earlier block: its keys that are not shared, if any, are of the one segment of all queries that
     # do not fuse, if any.
-    full = before & (one_and_the_same(2, 1) | has_none[1][:, None] | has_none[2][:, :, None])
+    full = before & (
+        one_and_the_same(NOT_FUSING, NOT_SHARED) | has_none[NOT_SHARED][:, None] | has_none[NOT_FUSING][:, :, None]
+    )
     if looks_ahead:
-        ahead = grouped(rule.both_ways, False)
-        some, full = some | meets(3), full | (ahead.all(-1)[:, :, None] & one_and_the_same(0, 0))
+        all_look = chosen[AHEAD].all(-1)[:, :, None]
+        some, full = some | meets(AHEAD), full | (all_look & one_and_the_same(REAL, REAL))
     return some, full & (whole[:, :, None] & whole[:, None])
 
 
