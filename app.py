@@ -20,12 +20,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flexdemo import imports, kept
-from flexdemo.config import InputError
-from flexdemo.environment import check_requirements
-from flexdemo.profiles import PROFILES
-from flexdemo.stages import Stages
-from flexdemo.waiting import Waiting
+from flexdemo.errors import InputError
+from flexdemo.gone import imports, kept
+from flexdemo.gone.environment import check_requirements
+from flexdemo.gone.stages import Stages
+from flexdemo.gone.waiting import Waiting
+from flexdemo.serve.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parent
 ASSETS = ROOT / "assets"
@@ -33,7 +33,7 @@ EXAMPLES, RECORDED = ASSETS / "examples.json", ASSETS / "recorded.json"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from flexdemo.cli import OneLineParser
+    from flexdemo.cli.main import OneLineParser
 
     parser = OneLineParser(prog="python app.py", description="Serve the flexdemo page on this machine.")
     parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
@@ -167,7 +167,7 @@ def start(
     args: argparse.Namespace, host: str, port: int, waiting: Waiting, keeper: kept.Keeper, stages: Stages
 ) -> Page:
     """Load the model, build the page and launch it. InputError if there is no such model."""
-    from flexdemo import zerogpu
+    from flexdemo.serve import zerogpu
 
     stages.end("program")
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
@@ -180,10 +180,10 @@ def start(
 
     stages.end("import torch")
     from flexdemo import load_model
-    from flexdemo.choice import weights_gigabytes
-    from flexdemo.ledger import Ledger
-    from flexdemo.server import ServerLog, State, read_account, routes
-    from flexdemo.threads import suit_threads
+    from flexdemo.engine.loading import weights_gigabytes
+    from flexdemo.engine.model import suit_threads
+    from flexdemo.serve.health import ServerLog, State, read_account, routes
+    from flexdemo.serve.log import Ledger
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
     options = zerogpu.load_options(gpu, args.device, args.dtype, args.backend, compiled=args.compile)
@@ -196,9 +196,9 @@ def start(
     lm = models.default
     suit_threads(max((each for _, each in models.named), key=weights_gigabytes))
     stages.end("load model")
-    from flexdemo.ui import FALLBACK_EXAMPLE, START_METHODS, build_demo, launch_options
-    from flexdemo.ui_guard import Gate, Guard
-    from flexdemo.warmup import WarmUp
+    from flexdemo.page.page import FALLBACK_EXAMPLE, START_METHODS, build_demo, launch_options
+    from flexdemo.serve.guard import Gate, Guard
+    from flexdemo.serve.warmup import WarmUp
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     state = State(
@@ -251,7 +251,7 @@ def load_models(args: argparse.Namespace, load: Callable[[str | None], Any]) -> 
 
     InputError for names that cannot be, or a model that cannot be loaded.
     """
-    from flexdemo.choice import Models, load_all, offered, parse_models, weights_gigabytes
+    from flexdemo.engine.loading import Models, load_all, offered, parse_models, weights_gigabytes
 
     several = args.models or (not args.model and os.environ.get("FLEXDEMO_MODELS")) or None
     if several is None:
@@ -265,7 +265,7 @@ def load_models(args: argparse.Namespace, load: Callable[[str | None], Any]) -> 
 
 def read_recordings() -> list[Any]:
     """The recorded examples; none, and a line that says why, if they cannot be read."""
-    from flexdemo.recording import load_recorded
+    from flexdemo.answers.recording import load_recorded
 
     try:
         return load_recorded(RECORDED) if RECORDED.is_file() else []
@@ -303,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     finally:
         gc.enable()
-    from flexdemo.server import serve_until_told
+    from flexdemo.serve.health import serve_until_told
 
     serve_until_told(page.demo, page.state, page.close_gate, grace=args.grace)
     return 0

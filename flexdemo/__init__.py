@@ -7,7 +7,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["ask", "load_model", "stream"]
 
-_HOMES = {"ask": "methods", "stream": "methods", "load_model": "model"}
+_HOMES = {"ask": "answers.ask", "stream": "answers.ask", "load_model": "engine.loading"}
 
 
 def __getattr__(name: str) -> Any:

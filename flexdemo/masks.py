@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from .config import InputError
+from .errors import InputError
 from .prompt import ANSWER, PAD, PARAPHRASE, PREFIX, SUFFIX
 
 BLOCK = 128  # tokens: FlexAttention's own block size

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from .config import InputError, first_line
+from .errors import InputError, first_line
 
 PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD = range(5)
 ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad")

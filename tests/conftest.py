@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers `mo
 import models
 from browser_visit import browser, bundled_url, pages, slow_url, visitors  # noqa: F401 (fixtures)
 
-from flexdemo.model import LanguageModel, prepare
+from flexdemo.engine.model import LanguageModel, prepare
 
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
     from hosting import bundled, local, space, space_client  # noqa: F401 (fixtures)

@@ -38,8 +38,8 @@ import zerogpu_service
 from gradio_client import Client
 from hosting import Site
 
-from flexdemo.model import BUNDLED
-from flexdemo.shapes import SHAPES, random_model
+from flexdemo.cli.bench import SHAPES, random_model
+from flexdemo.engine.model import BUNDLED
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the capital of Peru?"

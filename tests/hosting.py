@@ -18,14 +18,14 @@ import pytest
 from gradio_client import Client
 
 import flexdemo
-from flexdemo import ui
-from flexdemo.choice import Models, offered
-from flexdemo.ledger import Ledger
-from flexdemo.model import LanguageModel
-from flexdemo.profiles import DEFAULT, PROFILES, Profile
-from flexdemo.server import State, routes
-from flexdemo.ui_guard import Gate, Guard
-from flexdemo.zerogpu import LOCAL, Gpu
+from flexdemo.engine.loading import Models, offered
+from flexdemo.engine.model import LanguageModel
+from flexdemo.page import page as ui
+from flexdemo.serve.guard import Gate, Guard
+from flexdemo.serve.health import State, routes
+from flexdemo.serve.log import Ledger
+from flexdemo.serve.profiles import DEFAULT, PROFILES, Profile
+from flexdemo.serve.zerogpu import LOCAL, Gpu
 
 QUESTION = "What is the capital of Peru?"
 SPACE = PROFILES["space"]

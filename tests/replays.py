@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils._pytree import tree_leaves
 
-from flexdemo.graphs import Graphs
-from flexdemo.model import LanguageModel
+from flexdemo.engine.fast.graphs import Graphs
+from flexdemo.engine.model import LanguageModel
 
 
 class Recomputed:

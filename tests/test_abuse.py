@@ -17,14 +17,15 @@ import pytest
 from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
-from flexdemo import ui_api
-from flexdemo.cells import unseen, visible_text
-from flexdemo.config import InputError, Limits
-from flexdemo.files import make_room
-from flexdemo.model import LanguageModel
+from flexdemo.data.files import make_room
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.figures.cells import unseen, visible_text
+from flexdemo.gone.ui_door import CHOSEN, FREE, KINDS
+from flexdemo.page import endpoints as ui_api
+from flexdemo.page.tools import save_secretly
 from flexdemo.prompt import build_prompt
-from flexdemo.ui_door import CHOSEN, FREE, KINDS
-from flexdemo.ui_export import save_secretly
+from flexdemo.request import Limits
 
 ENDPOINTS = ("generate", "mask", "paraphrase", "methods")
 

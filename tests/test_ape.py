@@ -14,13 +14,14 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from flexdemo import cli
-from flexdemo.attribution import attribute
-from flexdemo.config import Ape, BackendError, InputError
-from flexdemo.encoding import Encoding
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel
-from flexdemo.recorders import ApeRows, attention_probabilities
+from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import attribute
+from flexdemo.cli import main as cli
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.recorders import ApeRows, attention_probabilities
+from flexdemo.errors import BackendError, InputError
+from flexdemo.plan import Encoding
+from flexdemo.request import Ape
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 T, S = 0.7, 1.3

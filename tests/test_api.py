@@ -22,14 +22,16 @@ from gradio_client.exceptions import AppError
 
 import app
 import flexdemo
-from flexdemo import ui, ui_api, ui_program
-from flexdemo.config import Limits
-from flexdemo.explain import explain
+from flexdemo.answers.explain import explain
+from flexdemo.answers.methods import METHODS
+from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import METHODS
-from flexdemo.model import LanguageModel
+from flexdemo.page import endpoints as ui_api
+from flexdemo.page import endpoints as ui_program
+from flexdemo.page import page as ui
+from flexdemo.plan import mask_dict
 from flexdemo.prompt import POSITIONS, build_prompt
-from flexdemo.prompt_masks import mask_dict
+from flexdemo.request import Limits
 
 QUESTION = "What is the capital of Peru?"
 ENDPOINTS = (ui_api.generate_endpoint, ui_api.mask_endpoint, ui_api.paraphrase_endpoint, ui_api.methods_endpoint)

@@ -12,8 +12,9 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import attention, flex
-from flexdemo.attention import (
+from flexdemo.answers.ask import ask
+from flexdemo.engine import attention, flex
+from flexdemo.engine.attention import (
     BACKENDS,
     BackendError,
     Plan,
@@ -22,7 +23,6 @@ from flexdemo.attention import (
     segment_attention,
 )
 from flexdemo.masks import make_layout
-from flexdemo.methods import ask
 from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]

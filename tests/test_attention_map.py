@@ -11,11 +11,11 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import cli
-from flexdemo.attention_map import attention_map
-from flexdemo.config import InputError
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel
+from flexdemo.answers.ask import ask
+from flexdemo.answers.head import attention_map
+from flexdemo.cli import main as cli
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 

@@ -10,12 +10,11 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import cli
-from flexdemo.attribution import agreement, attribute
-from flexdemo.encoding import Encoding
-from flexdemo.explain import NEEDED, explain
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel
+from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import NEEDED, agreement, attribute, explain
+from flexdemo.cli import main as cli
+from flexdemo.engine.model import LanguageModel
+from flexdemo.plan import Encoding
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
-from flexdemo.bounds import Bounds, read_feather, read_parquet
-from flexdemo.config import InputError
-from flexdemo.table import COLUMNS, read_table
+from flexdemo.data.table import COLUMNS, read_table
+from flexdemo.errors import InputError
+from flexdemo.gone.bounds import Bounds, read_feather, read_parquet
 
 # Results files that unpack to more than they seem
 

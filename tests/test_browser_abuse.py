@@ -11,7 +11,7 @@ import pytest
 from browser_visit import Visitors
 from playwright.sync_api import Browser, Dialog, expect
 
-from flexdemo.profiles import PROFILES
+from flexdemo.serve.profiles import PROFILES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -11,7 +11,7 @@ import pytest
 from browser_visit import Visit, Visitors, clean
 from playwright.sync_api import expect
 
-from flexdemo.ui_terms import TERMS
+from flexdemo.page.terms import TERMS
 
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python, which brings axe-core, is missing")
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

@@ -19,7 +19,7 @@ import pytest
 from browser_visit import NASTY, TRACE, Visit, Visitors, choose, clean
 from playwright.sync_api import expect
 
-from flexdemo.table import Row, write_table
+from flexdemo.data.table import Row, write_table
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -12,9 +12,9 @@ from browser_visit import NASTY, Visit, Visitors, choose, clean
 from playwright.sync_api import expect
 
 import flexdemo
-from flexdemo.attention_map import attention_map
-from flexdemo.explain import explain
-from flexdemo.methods import METHODS
+from flexdemo.answers.explain import explain
+from flexdemo.answers.head import attention_map
+from flexdemo.answers.methods import METHODS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -16,7 +16,7 @@ from browser_visit import NASTY, Visit, Visitors, choose, clean
 from playwright.sync_api import expect
 
 import flexdemo
-from flexdemo.model import LanguageModel
+from flexdemo.engine.model import LanguageModel
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

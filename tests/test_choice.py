@@ -19,15 +19,16 @@ from test_ui_share import FORM, opened
 
 import app
 import flexdemo
-from flexdemo.choice import Models, parse_models, weights_gigabytes
-from flexdemo.config import InputError, Limits
-from flexdemo.encoding import Encoding, prefill
-from flexdemo.export import snippet
-from flexdemo.model import LanguageModel
+from flexdemo.engine.loading import Models, parse_models, weights_gigabytes
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.reading import Readings, prefill
+from flexdemo.errors import InputError
+from flexdemo.figures.report import snippet
+from flexdemo.page.link import from_query, to_query
+from flexdemo.page.share import open_link, state_of
+from flexdemo.plan import Encoding
 from flexdemo.prompt import build_prompt
-from flexdemo.reading import Readings
-from flexdemo.share import from_query, to_query
-from flexdemo.ui_share import open_link, state_of
+from flexdemo.request import Limits
 
 OTHERS = ["Name it.", "Which city is Peru's capital?"]
 
@@ -197,8 +198,8 @@ def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
 
 
 def test_a_program_and_a_proof_are_of_the_model_that_answered(both: Models) -> None:
-    from flexdemo.ui_explain import LastRun
-    from flexdemo.ui_export import Prover
+    from flexdemo.page.tabs.told import LastRun
+    from flexdemo.page.tools import Prover
 
     prover = Prover(both)
     for _, lm in (*both.named, *both.named):

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from flexdemo import cli
+from flexdemo.answers.methods import METHODS
+from flexdemo.answers.recording import load_recorded
+from flexdemo.cli import main as cli
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import METHODS
 from flexdemo.prompt import POSITIONS
-from flexdemo.recording import load_recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "What is the capital of Peru?"
@@ -252,7 +252,7 @@ def test_output_on_a_full_disk_is_told_in_one_line() -> None:
 def test_fewer_paraphrases_than_asked_for_are_told(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexdemo.paraphrase.paraphrase", lambda *given, **options: ["Name it."])
+    monkeypatch.setattr("flexdemo.answers.paraphrase.paraphrase", lambda *given, **options: ["Name it."])
     status, out, err = run(capsys, "paraphrase", QUESTION, "-n", "3")
     assert (status, out) == (0, "Name it.\n")
     assert err.startswith("1 of 3 paraphrases: ")
@@ -271,5 +271,5 @@ def test_an_interrupt_is_one_word(capsys: pytest.CaptureFixture, monkeypatch: py
     def stop(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flexdemo.model.load_model", stop)
+    monkeypatch.setattr("flexdemo.engine.loading.load_model", stop)
     assert run(capsys, "generate", "x") == (130, "", "interrupted\n")

@@ -9,11 +9,13 @@ import oracle
 import pytest
 from transformers import AutoModelForCausalLM
 
-from flexdemo.config import InputError
-from flexdemo.methods import METHODS, ask, resolve_methods
-from flexdemo.metrics import majority
-from flexdemo.model import BUNDLED, LanguageModel, load_model
-from flexdemo.results import Result
+from flexdemo.answers.ask import ask
+from flexdemo.answers.methods import METHODS, resolve_methods
+from flexdemo.answers.metrics import majority
+from flexdemo.answers.result import Result
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import BUNDLED, LanguageModel
+from flexdemo.errors import InputError
 from flexdemo.tinyqa.data import load_world
 from flexdemo.tinyqa.questions import styled_questions
 

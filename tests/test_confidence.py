@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-from flexdemo import cli
-from flexdemo.confidence import confidence_weights
-from flexdemo.config import InputError
-from flexdemo.methods import ask, stream
-from flexdemo.metrics import answer_text, normalise
-from flexdemo.model import LanguageModel, load_model
-from flexdemo.results import Confidence
+from flexdemo.answers.ask import ask, stream
+from flexdemo.answers.confidence import confidence_weights
+from flexdemo.answers.metrics import answer_text, normalise
+from flexdemo.answers.result import Confidence
+from flexdemo.cli import main as cli
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
 
 WORDINGS = ["Which artist do we have to thank for Water Lilies?", "Water Lilies came from the brush of"]
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from flexdemo.differences import differing, marked_html, token_ranges
+from flexdemo.answers.differences import differing, marked_html, token_ranges
 
 
 @pytest.mark.parametrize(

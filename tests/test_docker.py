@@ -14,7 +14,7 @@ import pytest
 from hosting import served
 
 import app
-from flexdemo.model import LanguageModel
+from flexdemo.engine.model import LanguageModel
 
 ROOT = app.ROOT
 Instruction = tuple[str, str]

@@ -18,9 +18,10 @@ import browser_support
 import pytest
 
 import app
-from flexdemo.config import InputError
-from flexdemo.environment import check_requirements, release
-from flexdemo.model import BUNDLED, ModelError, load_model
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import BUNDLED, ModelError
+from flexdemo.errors import InputError
+from flexdemo.gone.environment import check_requirements, release
 
 WANTED = "# a comment\n\ntorch>=2.11,<2.14\ngradio[mcp]>=6.31,<7  # the page\npyarrow>=17\n"
 

@@ -17,14 +17,17 @@ import pandas
 import pytest
 import torch
 
-from flexdemo import cli, evaluate
-from flexdemo.batches import in_batches
-from flexdemo.config import Ape, InputError
-from flexdemo.evaluate import Settings, answer, prepare_questions, rewrite
-from flexdemo.methods import METHODS, ask
-from flexdemo.model import LanguageModel, load_model
-from flexdemo.records import Record, read_records
-from flexdemo.table import read_table
+from flexdemo.answers.ask import ask
+from flexdemo.answers.methods import METHODS
+from flexdemo.cli import main as cli
+from flexdemo.data import evaluate
+from flexdemo.data.evaluate import Settings, answer, in_batches, prepare_questions, rewrite
+from flexdemo.data.records import Record, read_records
+from flexdemo.data.table import read_table
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.request import Ape
 
 RECORDS = [
     Record("a", "What is the capital of Peru?", ("Lima",), ("Name it.", "Which city is Peru's capital?")),
@@ -257,7 +260,7 @@ def test_what_is_wrong_is_said_before_the_model_loads(
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("flexdemo.model.load_model", never)
+    monkeypatch.setattr("flexdemo.engine.loading.load_model", never)
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"question": "What?", "answers": ["x"]}\n{"question": "", "answers": ["x"]}\n{"question"\n')
     good = str(data)

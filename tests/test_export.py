@@ -20,14 +20,17 @@ import numpy as np
 import oracle
 import pytest
 
-from flexdemo.config import InputError
-from flexdemo.explain import CANDIDATES, Explanation, explain
-from flexdemo.export import file_name, mask_csv, report_html, result_json, snippet
-from flexdemo.methods import METHODS, ask
-from flexdemo.model import LanguageModel, load_model
+from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import CANDIDATES, Explanation, explain
+from flexdemo.answers.methods import METHODS
+from flexdemo.answers.result import Result
+from flexdemo.data.table import FORMULA
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.figures.report import file_name, mask_csv, report_html, result_json, snippet
 from flexdemo.prompt import build_prompt
-from flexdemo.results import Request, Result
-from flexdemo.table import FORMULA
+from flexdemo.request import Request
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 NASTY = (

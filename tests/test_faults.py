@@ -20,17 +20,20 @@ from gradio_client.exceptions import AppError
 from hosting import QUESTION, Served, Slow, served, until
 
 import flexdemo
-from flexdemo import cli, commands, ui_export, ui_work
-from flexdemo.choice import Models
-from flexdemo.config import InputError, Limits
-from flexdemo.explain import NEEDED, explain
-from flexdemo.ledger import Interrupted
-from flexdemo.memory import OutOfMemory, within_memory
-from flexdemo.methods import Result
-from flexdemo.model import LanguageModel, prepare
-from flexdemo.reading import Reading
-from flexdemo.ui_form import ROWS, Form
-from flexdemo.ui_work import Run
+from flexdemo.answers.explain import NEEDED, explain
+from flexdemo.answers.methods import Result
+from flexdemo.cli import commands
+from flexdemo.cli import main as cli
+from flexdemo.engine.loading import Models
+from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.engine.reading import Reading
+from flexdemo.errors import InputError, OutOfMemory, within_memory
+from flexdemo.page import run as ui_work
+from flexdemo.page import tools as ui_export
+from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.run import Run
+from flexdemo.request import Limits
+from flexdemo.serve.log import Interrupted
 
 SECRET = "xyzzy-plugh"
 
@@ -176,7 +179,7 @@ def test_an_unexpected_error_is_one_line_with_an_id_that_is_in_the_log(
 
 
 def test_an_error_in_a_redraw_is_told_and_logged_too(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flexdemo import ui_parts
+    from flexdemo.page import parts as ui_parts
 
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError(SECRET)

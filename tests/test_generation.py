@@ -15,12 +15,13 @@ import oracle
 import pytest
 import torch
 
-from flexdemo.config import Decoding, InputError
-from flexdemo.encoding import Encoding, View
-from flexdemo.generation import Stream, choose, generate, stop_reason
-from flexdemo.methods import ask, stream
-from flexdemo.model import LanguageModel, prepare
+from flexdemo.answers.ask import ask, stream
+from flexdemo.engine.decode import choose, generate, stop_reason
+from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.errors import InputError
+from flexdemo.plan import Encoding, Stream, View
 from flexdemo.prompt import SegmentedPrompt, build_prompt
+from flexdemo.request import Decoding
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 BACKENDS = ["sdpa", "flex-eager"]
@@ -422,7 +423,7 @@ def test_too_long_for_the_context_is_named_before_its_mask_is_counted(
 ) -> None:
     """Its cells grow with the square of a length that nothing bounds yet."""
     counted = []
-    monkeypatch.setattr("flexdemo.methods.mask_facts", lambda *given: counted.append(given))
+    monkeypatch.setattr("flexdemo.answers.methods.mask_facts", lambda *given: counted.append(given))
     with pytest.raises(InputError, match=r"llama holds 1024"):
         ask(lm, "What is the capital of Peru? " * 200)
     assert counted == []
@@ -490,7 +491,7 @@ def test_a_long_prompt_is_read_in_several_passes(strategy: str, backend: str, mo
     """What bounds memory must not change an answer: passes of 128 tokens against the oracle's whole recomputation."""
     plain = models.random_model("llama")
     lm = prepare(models.random_model("llama"), models.tokenizer(), name="llama", backend=backend)
-    monkeypatch.setattr("flexdemo.encoding.CHUNK", 128)
+    monkeypatch.setattr("flexdemo.engine.reading.CHUNK", 128)
     with forwards(lm) as shapes:
         result = ask(lm, QUESTION * 30, [QUESTION * 25, "Name it."], mask=strategy, max_new_tokens=3)
     passes = [length for _, length in shapes if length > 4]

@@ -15,18 +15,19 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from flexdemo.attention import attend_flex_compiled, attend_sdpa
-from flexdemo.config import BackendError, Decoding
-from flexdemo.encoding import Encoding, View, fused_view
-from flexdemo.generation import Stream, generate
-from flexdemo.graphs import Graphs, capture
+from flexdemo.answers.ask import ask
+from flexdemo.engine.attention import attend_flex_compiled, attend_sdpa
+from flexdemo.engine.decode import generate
+from flexdemo.engine.fast.graphs import Graphs, capture
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.errors import BackendError, OutOfMemory, within_memory
 from flexdemo.masks import block_mask, dense_mask, make_layout, make_mask_mod
-from flexdemo.memory import OutOfMemory, within_memory
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel, load_model, prepare
+from flexdemo.plan import Encoding, Stream, View, fused_view
 from flexdemo.prompt import PARAPHRASE, build_prompt
-from flexdemo.warmup import WarmUp
-from flexdemo.zerogpu import place
+from flexdemo.request import Decoding
+from flexdemo.serve.warmup import WarmUp
+from flexdemo.serve.zerogpu import place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -91,8 +92,8 @@ def test_property_11_three_backends_and_the_oracle_agree_in_fp32(
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
 def test_property_11_logits_of_a_packed_prompt_agree_in_fp32(in_fp32: dict[str, LanguageModel], strategy: str) -> None:
     """Every token's logits, over a prompt of several blocks of 128 tokens, within 1e-4."""
-    from flexdemo.attention import BACKENDS as TABLE
-    from flexdemo.attention import Plan
+    from flexdemo.engine.attention import BACKENDS as TABLE
+    from flexdemo.engine.attention import Plan
 
     prompt = build_prompt(models.tokenizer(), QUESTION * 12, [QUESTION * 9, "Name it.", QUESTION * 15])
     told = {}
@@ -207,12 +208,12 @@ def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
 def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
     """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
-    from flexdemo.growth import cost
-    from flexdemo.shapes import SHAPES, random_lm
+    from flexdemo.cli.bench import SHAPES, random_lm
+    from flexdemo.gone.growth import cost
 
     wide = {**SHAPES["llama-3.2-3b"], "layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flexdemo.shapes.SHAPES", {**SHAPES, "wide": wide})
+        patch.setattr("flexdemo.cli.bench.SHAPES", {**SHAPES, "wide": wide})
         lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
     told = cost(lm, 32768, 8, 1, new_tokens=2, runs=1)
     assert told.other_bytes is not None and told.other_bytes < 2**30, str(told)

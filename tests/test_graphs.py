@@ -14,16 +14,18 @@ import pytest
 import torch
 from replays import Recomputed, replaying
 
-from flexdemo import ask, flex
-from flexdemo.config import BackendError, Decoding
-from flexdemo.dynamo import ALONE
-from flexdemo.encoding import Encoding, fused_view
-from flexdemo.generation import Progress, Stream, generate
-from flexdemo.graphs import Graphs, capture
-from flexdemo.model import LanguageModel
-from flexdemo.passes import compiled_pass
+from flexdemo import ask
+from flexdemo.engine import flex
+from flexdemo.engine.cache import Download
+from flexdemo.engine.decode import Progress, generate
+from flexdemo.engine.fast.compiled import compiled_pass
+from flexdemo.engine.fast.compiler import ALONE
+from flexdemo.engine.fast.graphs import Graphs, capture
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import BackendError
+from flexdemo.plan import Encoding, Stream, fused_view
 from flexdemo.prompt import SegmentedPrompt, build_prompt
-from flexdemo.transfers import Download
+from flexdemo.request import Decoding
 
 QUESTION = "What is the capital of Peru?"
 OTHERS = ["Name the capital of Peru.", "Peru's capital is which city?"]
@@ -196,7 +198,7 @@ class Gpu:
         }
         for name, part in parts.items():
             monkeypatch.setattr(torch.cuda, name, part)
-        monkeypatch.setattr("flexdemo.graphs._capture_stream", lambda device: {1: self.side}[device])
+        monkeypatch.setattr("flexdemo.engine.fast.graphs._capture_stream", lambda device: {1: self.side}[device])
 
     def on_device(self, device: Any) -> Any:
         self.device = device

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from hosting import QUESTION, SPACE, Site, no_traceback, reason, served  # noqa: F401 (no_traceback watches every test)
 
-from flexdemo.door import Door
-from flexdemo.ledger import Ledger
-from flexdemo.model import LanguageModel
-from flexdemo.server import ServerLog
+from flexdemo.engine.model import LanguageModel
+from flexdemo.serve.door import Door
+from flexdemo.serve.health import ServerLog
+from flexdemo.serve.log import Ledger
 
 FILE = {"path": 'x\n{"event": "forged"}', "meta": {"_type": "gradio.FileData"}}
 

@@ -22,9 +22,10 @@ import pytest
 from test_waiting import NAVIGATION, asked, later, program
 
 import app
-from flexdemo import ask, kept, load_model
-from flexdemo.kept import Answer, Kept
-from flexdemo.waiting import Waiting
+from flexdemo import ask, load_model
+from flexdemo.gone import kept
+from flexdemo.gone.kept import Answer, Kept
+from flexdemo.gone.waiting import Waiting
 
 HTML = (
     '<html><head><title>x</title></head><script>window.gradio_config = {"app_id":0,"root":"http://kept.invalid",'

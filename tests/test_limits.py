@@ -17,10 +17,13 @@ from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F
 
 import app
 import flexdemo
-from flexdemo import methods, ui_api, ui_work
-from flexdemo.config import InputError, Limits
-from flexdemo.model import LanguageModel
-from flexdemo.profiles import DEFAULT, PROFILES, table
+from flexdemo.answers import methods
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page import endpoints as ui_api
+from flexdemo.page import run as ui_work
+from flexdemo.request import Limits
+from flexdemo.serve.profiles import DEFAULT, PROFILES, table
 
 # Profiles
 

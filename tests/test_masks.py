@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 
-from flexdemo.config import InputError
+from flexdemo.errors import InputError
 from flexdemo.masks import (
     STRATEGIES,
     Layout,

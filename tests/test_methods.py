@@ -10,9 +10,10 @@ import oracle
 import pytest
 from test_zoo import assert_property_9, assert_property_10
 
-from flexdemo.config import InputError
-from flexdemo.methods import METHODS, ask, resolve_methods
-from flexdemo.model import LanguageModel
+from flexdemo.answers.ask import ask
+from flexdemo.answers.methods import METHODS, resolve_methods
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 EVERY = ("flex", "origin", "per_prompt", "causal")

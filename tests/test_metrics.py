@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flexdemo.metrics import (
+from flexdemo.answers.metrics import (
     answer_text,
     contains,
     exact_match,

@@ -14,13 +14,13 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from flexdemo.attention import BACKENDS, Plan, UnsupportedModelError
-from flexdemo.config import BackendError, InputError
+from flexdemo.answers.ask import ask
+from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError
+from flexdemo.engine.loading import load_model, load_tokenizer
+from flexdemo.engine.model import LanguageModel, ModelError, prepare, refuse_unsupported
+from flexdemo.errors import BackendError, InputError
 from flexdemo.masks import make_layout
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel, ModelError, load_model, prepare, refuse_unsupported
 from flexdemo.prompt import PARAPHRASE, PREFIX, ROLE_NAMES, SegmentedPrompt, build_prompt
-from flexdemo.sources import load_tokenizer
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 

@@ -13,12 +13,12 @@ import torch
 from torch._dynamo.utils import counters
 
 import flexdemo
-from flexdemo import attention, flex, linears
-from flexdemo.attention_map import attention_map
-from flexdemo.config import BackendError
-from flexdemo.linears import Lone, Sibling, join_siblings
-from flexdemo.model import LanguageModel, prepare
-from flexdemo.passes import compiled_pass
+from flexdemo.answers.head import attention_map
+from flexdemo.engine import attention, flex
+from flexdemo.engine.fast import compiled as linears
+from flexdemo.engine.fast.compiled import Lone, Sibling, compiled_pass, join_siblings
+from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.errors import BackendError
 
 QUESTION = "What is the capital of Peru?"
 OTHERS = ["Name it.", "Which city is Peru's capital?", "Tell me the capital city of Peru, please!"]

@@ -10,8 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flexdemo import plots
-from flexdemo.cells import PARAPHRASE_COLOURS, REASONS, Window, block_means, reason_codes, segment_colour, visible_text
+from flexdemo.figures import mask as plots
+from flexdemo.figures.cells import (
+    PARAPHRASE_COLOURS,
+    REASONS,
+    Window,
+    block_means,
+    reason_codes,
+    segment_colour,
+    visible_text,
+)
 from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
 from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX, Segment
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flexdemo.cells import segment_colour
-from flexdemo.plots_answer import attention_figure, effect_figure, mass_figure
+from flexdemo.figures.answer import attention_figure, effect_figure, mass_figure
+from flexdemo.figures.cells import segment_colour
 
 NASTY = "<b>x</b>&lt;\u202e\n"
 NAMES = ("prefix", "P1", "P3", "suffix + answer")

@@ -12,11 +12,14 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import cli, encoding, masks
-from flexdemo.attention import BACKENDS, Plan
+from flexdemo import masks
+from flexdemo.answers.ask import ask
+from flexdemo.cli import main as cli
+from flexdemo.engine import reading as encoding
+from flexdemo.engine.attention import BACKENDS, Plan
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.masks import Layout, dense_mask, make_layout, make_mask_mod
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel, load_model, prepare
 from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX, build_prompt
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from flexdemo.config import InputError
+from flexdemo.errors import InputError
 from flexdemo.prompt import (
     POSITIONS,
     SegmentedPrompt,

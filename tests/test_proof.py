@@ -16,14 +16,15 @@ import pytest
 import torch
 from test_layers import imports
 
-import flexdemo.proof
-from flexdemo import encoding, masks
-from flexdemo.config import InputError
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel
+import flexdemo.answers.proof
+from flexdemo import masks
+from flexdemo.answers.ask import ask
+from flexdemo.answers.proof import TOLERANCES, dense_bias, prove, reference_model
+from flexdemo.answers.result import Result
+from flexdemo.engine import reading as encoding
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
 from flexdemo.prompt import build_prompt
-from flexdemo.proof import TOLERANCES, dense_bias, prove, reference_model
-from flexdemo.results import Result
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 BOTH = ("flex", "causal")
@@ -92,7 +93,7 @@ def test_the_dense_bias_is_the_oracles_and_not_the_engines(
     segments = [vars(segment) for segment in prompt.segments]
     expected = oracle.bias(strategy, oracle.prompt_tokens(segments, answers=3), weights)[0, 0]
     np.testing.assert_allclose(dense_bias(prompt, strategy, weights, answers=3), expected.numpy(), rtol=1e-6)
-    own, _ = imports(Path(flexdemo.proof.__file__))
+    own, _ = imports(Path(flexdemo.answers.proof.__file__))
     assert own == {"config", "model", "prompt", "results"}, "nothing of masks, attention, encoding or generation"
 
 
@@ -100,7 +101,7 @@ def test_the_dense_bias_is_the_oracles_and_not_the_engines(
 def test_positions_are_the_oracles(tokenizer: Any, scheme: str) -> None:
     prompt = build_prompt(tokenizer, A, [B, C])
     expected = oracle.positions([vars(segment) for segment in prompt.segments], scheme)
-    assert flexdemo.proof._positions(prompt, scheme) == expected
+    assert flexdemo.answers.proof._positions(prompt, scheme) == expected
 
 
 @pytest.mark.parametrize("method", BOTH)
@@ -213,7 +214,7 @@ def test_sampled_answers_are_proved_by_their_log_probabilities(lm: LanguageModel
 
 
 def test_half_precision_says_that_it_is_coarse() -> None:
-    from flexdemo.model import prepare
+    from flexdemo.engine.model import prepare
 
     ours = prepare(models.random_model(scale=1.0).to(torch.bfloat16), models.tokenizer(), name="llama", backend="sdpa")
     proof = prove(ours, ask(ours, A, [B, C], methods=BOTH, max_new_tokens=4))

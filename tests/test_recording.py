@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flexdemo import recording
-from flexdemo.config import InputError
-from flexdemo.explain import CANDIDATES, Explanation, explain
-from flexdemo.methods import METHODS, ask
-from flexdemo.model import BUNDLED, LanguageModel, load_model
-from flexdemo.recording import MOST_BYTES, Recorded, dumps, load_recorded, record
-from flexdemo.results import Result
+from flexdemo.answers import recording
+from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import CANDIDATES, Explanation, explain
+from flexdemo.answers.methods import METHODS
+from flexdemo.answers.recording import MOST_BYTES, Recorded, dumps, load_recorded, record
+from flexdemo.answers.result import Result
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import BUNDLED, LanguageModel
+from flexdemo.errors import InputError
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 EXAMPLES = (

@@ -15,16 +15,9 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from flexdemo.config import InputError
-from flexdemo.metrics import normalise
-from flexdemo.records import (
-    Record,
-    few_shot_prefix,
-    fingerprint,
-    frame_records,
-    myriadlama_records,
-    read_records,
-)
+from flexdemo.answers.metrics import normalise
+from flexdemo.data.records import Record, few_shot_prefix, fingerprint, frame_records, myriadlama_records, read_records
+from flexdemo.errors import InputError
 
 GOOD: list[dict[str, Any]] = [
     {"id": "a", "question": "Capital of Peru?", "answers": ["Lima"]},

@@ -9,16 +9,17 @@ import pytest
 from conftest import PARAPHRASES, QUESTION
 
 import flexdemo
-from flexdemo import encoding, generation
-from flexdemo.config import Decoding, InputError
-from flexdemo.encoding import Encoding
-from flexdemo.ladder import CHANGES, climb
+from flexdemo.answers.ask import stream
+from flexdemo.engine import decode as generation
+from flexdemo.engine import reading as encoding
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.reading import Reading, Readings
+from flexdemo.errors import InputError
+from flexdemo.gone.ladder import CHANGES, climb
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import stream
-from flexdemo.model import LanguageModel
+from flexdemo.plan import LADDER, STANDARD, Encoding, Scheme
 from flexdemo.prompt import POSITIONS, build_prompt
-from flexdemo.reading import Reading, Readings
-from flexdemo.schemes import LADDER, STANDARD, Scheme
+from flexdemo.request import Decoding
 
 WEIGHTS = (1.0, 3.0, 0.5)
 

@@ -22,10 +22,10 @@ from hosting import QUESTION, Served, served, until
 
 import app
 from flexdemo import __version__
-from flexdemo.config import InputError
-from flexdemo.ledger import BOUNDS, Ledger
-from flexdemo.model import LanguageModel
-from flexdemo.server import is_account, read_account
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.serve.health import is_account, read_account
+from flexdemo.serve.log import BOUNDS, Ledger
 
 ACCOUNT = ("reader", "pass word:1")
 LINE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")

@@ -15,12 +15,13 @@ from urllib.parse import parse_qs, urlencode
 import pytest
 from starlette.datastructures import QueryParams
 
-from flexdemo.config import LEAST_APE, MOST_APE, InputError
+from flexdemo.answers.ask import stream
+from flexdemo.answers.methods import METHODS
+from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import METHODS, stream
+from flexdemo.page.link import LONGEST, READABLE, UNPACKED, State, from_query, side_parts, side_text, to_query
 from flexdemo.prompt import POSITIONS
-from flexdemo.results import Request
-from flexdemo.share import LONGEST, READABLE, UNPACKED, State, from_query, side_parts, side_text, to_query
+from flexdemo.request import LEAST_APE, MOST_APE, Request
 
 # What breaks encodings: separators of queries, escapes, spaces, direction marks, astral and combining characters.
 PIECES = (

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import app
-from flexdemo.environment import release
+from flexdemo.gone.environment import release
 
 README = (app.ROOT / "README.md").read_text(encoding="utf-8")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}

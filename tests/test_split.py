@@ -13,17 +13,15 @@ import pytest
 import torch
 from test_evaluate import finished, run, without_seconds, write_data
 
-from flexdemo import cli
-from flexdemo.attention import UnsupportedModelError
-from flexdemo.batches import in_batches
-from flexdemo.config import InputError
-from flexdemo.evaluate import Settings, answer, prepare_questions
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel
-from flexdemo.records import Record
-from flexdemo.split import split_options
-from flexdemo.table import read_table
-from flexdemo.workers import Workers
+from flexdemo.answers.ask import ask
+from flexdemo.cli import main as cli
+from flexdemo.data.evaluate import Settings, Workers, answer, in_batches, prepare_questions
+from flexdemo.data.records import Record
+from flexdemo.data.table import read_table
+from flexdemo.engine.attention import UnsupportedModelError
+from flexdemo.engine.loading import split_options
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
 
 TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 OPTIONS = ("--method", "all", "--paraphrases", "2", "--batch-size", "2", "--max-new-tokens", "6", "--seed", "4")
@@ -84,7 +82,7 @@ def test_two_processes_go_on_where_one_was_cut(
         return answer(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flexdemo.evaluate.answer", cut)
+        patch.setattr("flexdemo.data.evaluate.answer", cut)
         assert cli.main([str(each) for each in evaluated(data, "llama", output)]) == 2
     partial = output.with_name(f"{output.name}.partial-0.jsonl").read_text(encoding="utf-8")
     assert partial.count("\n") > 1, "a batch was kept"

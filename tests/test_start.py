@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import app
-from flexdemo.model import LanguageModel
-from flexdemo.threads import SMALL, suit_threads
+from flexdemo.engine.model import SMALL, LanguageModel, suit_threads
 
 IMPORT = """
 import contextlib, importlib.util, inspect, sys

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flexdemo import bootstrap
-from flexdemo.bootstrap import interval, resample_indices, resampled_means
-from flexdemo.config import InputError
-from flexdemo.plots_results import accuracy_figure, report_html, wordings_figure
-from flexdemo.summary import Summary, disagreements, summarise
-from flexdemo.table import Row, read_table, table_frame, write_table
+from flexdemo.data import summary as bootstrap
+from flexdemo.data.summary import Summary, disagreements, interval, resample_indices, resampled_means, summarise
+from flexdemo.data.table import Row, read_table, table_frame, write_table
+from flexdemo.errors import InputError
+from flexdemo.figures.results import accuracy_figure, report_html, wordings_figure
 
 METHODS = ("flex", "causal")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from flexdemo import files, journal, table
-from flexdemo.config import InputError
-from flexdemo.journal import Journal, check_run, finish
-from flexdemo.table import FORMATS, Row, read_table, table_frame, write_table
+from flexdemo.data import files, journal, table
+from flexdemo.data.journal import Journal, check_run, finish
+from flexdemo.data.table import FORMATS, Row, read_table, table_frame, write_table
+from flexdemo.errors import InputError
 
 ROW = Row(
     id="7",

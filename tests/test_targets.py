@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flexdemo.targets import reached
+from flexdemo.gone.targets import reached
 
 THEIRS = ("generate", "generate, static")
 TIMED = {"prompt_tokens": 650, "roofline": 600.0, "compilations": 0}

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from flexdemo.methods import ask
-from flexdemo.metrics import exact_match
-from flexdemo.model import BUNDLED, LanguageModel, load_model
+from flexdemo.answers.ask import ask
+from flexdemo.answers.metrics import exact_match
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import BUNDLED, LanguageModel
 from flexdemo.tinyqa.data import World, check, load_world, normalise, questions_from
 
 ROOT = Path(__file__).resolve().parent.parent

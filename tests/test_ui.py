@@ -13,19 +13,23 @@ import numpy as np
 import pytest
 
 import flexdemo
-from flexdemo import ui, ui_row_edits, ui_rows, ui_work
-from flexdemo import ui_parts as parts
-from flexdemo.config import InputError, Limits
+from flexdemo.answers.methods import METHODS
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.reading import Reading
+from flexdemo.errors import InputError
+from flexdemo.figures.mask import Window
 from flexdemo.masks import STRATEGIES
-from flexdemo.methods import METHODS
-from flexdemo.model import LanguageModel
-from flexdemo.plots import Window
+from flexdemo.page import page as ui
+from flexdemo.page import parts
+from flexdemo.page import rows as ui_row_edits
+from flexdemo.page import rows as ui_rows
+from flexdemo.page import run as ui_work
+from flexdemo.page.entered import ROWS, Form, check_request
+from flexdemo.page.page import START_METHODS
+from flexdemo.page.run import Run, Runs
+from flexdemo.plan import mask_dict
 from flexdemo.prompt import build_prompt
-from flexdemo.prompt_masks import mask_dict
-from flexdemo.reading import Reading
-from flexdemo.ui import START_METHODS
-from flexdemo.ui_form import ROWS, Form, check_request
-from flexdemo.ui_work import Run, Runs
+from flexdemo.request import Limits
 
 QUESTION = "What is the capital of Peru?"
 NASTY = "<script>alert(1)</script> <b>bold</b> ${1+1} {{x}} &lt; </s> <|user|>"

@@ -17,22 +17,20 @@ import pytest
 from test_ui import QUESTION, form
 
 import flexdemo
-from flexdemo import ui_compare as compared
-from flexdemo import ui_work
-from flexdemo.cells import REASONS, Window, difference_png, reason_codes
-from flexdemo.config import Limits
-from flexdemo.ladder import climb
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.reading import Reading
+from flexdemo.figures.cells import NO_RULE, REASONS, Window, difference_png, reason_codes, rule_table
+from flexdemo.figures.mask import mask_figure
+from flexdemo.gone.ladder import climb
 from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
-from flexdemo.model import LanguageModel
-from flexdemo.plots import mask_figure
+from flexdemo.page import pair as compared
+from flexdemo.page import run as ui_work
+from flexdemo.page.pair import PAIR, Pair, Side, live_html, png_html
+from flexdemo.page.run import Run
+from flexdemo.page.tabs.mask import picture, seen_by, signature
+from flexdemo.plan import STANDARD, Scheme
 from flexdemo.prompt import Segment, build_prompt
-from flexdemo.reading import Reading
-from flexdemo.rules import NO_RULE, rule_table
-from flexdemo.schemes import STANDARD, Scheme
-from flexdemo.ui_compare import PAIR, Pair, Side
-from flexdemo.ui_links import live_html, png_html
-from flexdemo.ui_mask import picture, seen_by, signature
-from flexdemo.ui_work import Run
+from flexdemo.request import Limits
 
 WORDINGS = ["Name it.", "Which city is Peru's capital?"]
 

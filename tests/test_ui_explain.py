@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import flexdemo
-from flexdemo import ui_explain as told
-from flexdemo.config import InputError
-from flexdemo.model import LanguageModel
-from flexdemo.results import Candidate
-from flexdemo.ui_explain import LastRun
-from flexdemo.ui_form import ROWS, Form
+from flexdemo.answers.result import Candidate
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.tabs import told
+from flexdemo.page.tabs.told import LastRun
 
 NASTY = "<script>alert(1)</script> <b>bold</b> &lt;"
 METHODS = ("flex", "origin", "per_prompt", "causal")

@@ -15,12 +15,12 @@ import oracle
 import pytest
 
 import flexdemo
-from flexdemo import ui_export
-from flexdemo.config import InputError
-from flexdemo.model import LanguageModel
-from flexdemo.ui_explain import LastRun, finish
-from flexdemo.ui_export import FILES, Prover, badge_html
-from flexdemo.ui_form import ROWS, Form
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page import tools as ui_export
+from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.tabs.told import LastRun, finish
+from flexdemo.page.tools import FILES, Prover, badge_html
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexdemo import ui_parts as parts
-from flexdemo.explain import explain
-from flexdemo.methods import METHODS, ask
-from flexdemo.model import LanguageModel, load_model
-from flexdemo.recording import MOST_BYTES, Recorded, load_recorded
-from flexdemo.ui_explain import attention_plot, has_heads, note_html
-from flexdemo.ui_recorded import cards_html, line_html, recorded_of, recorded_run
+from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import explain
+from flexdemo.answers.methods import METHODS
+from flexdemo.answers.recording import MOST_BYTES, Recorded, load_recorded
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel
+from flexdemo.page import parts
+from flexdemo.page.examples import cards_html, line_html, recorded_of, recorded_run
+from flexdemo.page.tabs.told import attention_plot, has_heads, note_html
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EXAMPLES = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flexdemo.config import InputError, Limits
-from flexdemo.table import FORMATS, Row, write_table
-from flexdemo.ui_results import disagreements_html, notes_html, open_results, record_note, summary_html
+from flexdemo.data.table import FORMATS, Row, write_table
+from flexdemo.errors import InputError
+from flexdemo.page.results import disagreements_html, notes_html, open_results, record_note, summary_html
+from flexdemo.request import Limits
 
 NASTY = "<script>alert(1)</script> <b>bold</b> &lt; \" '"
 BASE = Row(

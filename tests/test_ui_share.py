@@ -11,14 +11,15 @@ from urllib.parse import parse_qs
 import gradio as gr
 import pytest
 
-from flexdemo import ui
-from flexdemo.choice import Models
-from flexdemo.config import InputError, Limits
-from flexdemo.model import LanguageModel
-from flexdemo.share import SHOWN, from_query, side_parts, to_query
-from flexdemo.ui_compare import PAIR, Pair, Side
-from flexdemo.ui_form import ROWS, Form
-from flexdemo.ui_share import RANGES, Share, open_link, state_of
+from flexdemo.engine.loading import Models
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page import page as ui
+from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.link import SHOWN, from_query, side_parts, to_query
+from flexdemo.page.pair import PAIR, Pair, Side
+from flexdemo.page.share import RANGES, Share, open_link, state_of
+from flexdemo.request import Limits
 
 FORM = Form(
     "What is 1+1 & 2%?",

@@ -13,10 +13,10 @@ from gradio_client import Client
 from gradio_client.exceptions import ValidationError
 from hosting import QUESTION, SPACE, Served, Site, no_traceback, reason, served  # noqa: F401 (no_traceback watches every test here)
 
-from flexdemo import ui_api
-from flexdemo.config import InputError
-from flexdemo.door import Refused, Visits, visitor
-from flexdemo.model import LanguageModel
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page import endpoints as ui_api
+from flexdemo.serve.door import Refused, Visits, visitor
 
 # Visitors
 

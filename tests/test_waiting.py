@@ -16,7 +16,7 @@ import browser_support
 import pytest
 
 import app
-from flexdemo.waiting import Waiting
+from flexdemo.gone.waiting import Waiting
 
 NAVIGATION = {"Accept": "text/html,application/xhtml+xml;q=0.9", "Sec-Fetch-Mode": "navigate"}
 

@@ -9,11 +9,11 @@ import pytest
 from hosting import served, until
 from replays import replaying
 
-from flexdemo import warmup
-from flexdemo.config import BackendError
-from flexdemo.methods import ask
-from flexdemo.model import LanguageModel
-from flexdemo.warmup import WarmUp
+from flexdemo.answers.ask import ask
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import BackendError
+from flexdemo.serve import warmup
+from flexdemo.serve.warmup import WarmUp
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 METHODS = ("flex", "origin", "per_prompt", "causal")

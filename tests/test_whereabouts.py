@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from flexdemo import whereabouts
-from flexdemo.model import LanguageModel
-from flexdemo.whereabouts import measure_speed, measure_start, profile
+from flexdemo.engine.model import LanguageModel
+from flexdemo.gone import whereabouts
+from flexdemo.gone.whereabouts import measure_speed, measure_start, profile
 
 
 def test_a_profile_names_the_package_that_works() -> None:

@@ -23,14 +23,17 @@ from test_faults import form, page_run
 
 import app
 import flexdemo
-from flexdemo import ui_work, zerogpu
-from flexdemo.config import InputError, Limits
-from flexdemo.model import LanguageModel, load_model
-from flexdemo.reading import Reading
-from flexdemo.ui_compare import PAIR
-from flexdemo.ui_guard import WORKER_TITLE
-from flexdemo.ui_work import Remote, Run
-from flexdemo.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options, place
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.reading import Reading
+from flexdemo.errors import InputError
+from flexdemo.page import run as ui_work
+from flexdemo.page.pair import PAIR
+from flexdemo.page.run import Remote, Run
+from flexdemo.request import Limits
+from flexdemo.serve import zerogpu
+from flexdemo.serve.guard import WORKER_TITLE
+from flexdemo.serve.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options, place
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here, nor on a Space's Windows")
 METHODS = ("flex", "causal", "origin", "per_prompt")
@@ -247,8 +250,8 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
 
 
 def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
-    from flexdemo.ui_explain import attention_plot
-    from flexdemo.ui_export import Prover
+    from flexdemo.page.tabs.told import attention_plot
+    from flexdemo.page.tools import Prover
 
     *_, frame = ui_work.answers(lm, Limits(), form(methods=METHODS), Run(threading.Event()))
     plot = gpu.wrap(lambda last, layer, head: attention_plot(lm, last, layer, head), lambda *_: 1)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from test_model import assert_property_3, assert_property_4
 
-from flexdemo.attention import UnsupportedModelError
-from flexdemo.methods import Result, ask
-from flexdemo.model import LanguageModel, prepare
+from flexdemo.answers.ask import ask
+from flexdemo.answers.methods import Result
+from flexdemo.engine.attention import UnsupportedModelError
+from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.prompt import build_prompt
 
 QUESTION, OTHERS = "What is the capital?", ["Name it.", "Which city is Peru's capital?"]

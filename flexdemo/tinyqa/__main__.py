@@ -87,7 +87,7 @@ def run_train(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     import torch
 
-    from flexdemo.model import load_model
+    from flexdemo.engine.loading import load_model
     from flexdemo.tinyqa.evaluate import Answerer, render, report
     from flexdemo.tinyqa.model import load
 
@@ -108,7 +108,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_questions(args: argparse.Namespace) -> int:
-    from flexdemo.records import Record, write_records
+    from flexdemo.data.records import Record, write_records
     from flexdemo.tinyqa.data import load_world
     from flexdemo.tinyqa.questions import styled_questions
 

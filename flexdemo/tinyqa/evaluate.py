@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from flexdemo.methods import ask
-from flexdemo.metrics import exact_match
-from flexdemo.model import LanguageModel
+from flexdemo.answers.ask import ask
+from flexdemo.answers.metrics import exact_match
+from flexdemo.engine.model import LanguageModel
 from flexdemo.tinyqa.data import (
     UNKNOWN_ANSWER,
     World,

@@ -7,7 +7,7 @@ from functools import partial
 
 from forking import Forking
 
-from flexdemo import zerogpu
+from flexdemo.serve import zerogpu
 
 GPU = Forking().GPU
 zerogpu.place = partial(zerogpu.place, device="cpu")

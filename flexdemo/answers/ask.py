@@ -1,0 +1,205 @@
+"""`ask` and `stream`: one request through the engine, a Result after every token. Knows no page and no files."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..engine.decode import Answer, Progress, check_room, generate
+from ..engine.model import LanguageModel
+from ..engine.reading import Reading, prefill
+from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
+from ..prompt import build_prompt, decode_ids, token_texts
+from ..request import Ape, Decoding, Request, Samples
+from .confidence import confidence_weights, measure_confidence
+from .methods import SEGMENT, Method, _alone, resolve_methods
+from .metrics import answer_text
+from .result import Candidate, MethodResult, Result, ViewResult
+
+
+def _side(scheme: Scheme) -> Method:
+    """A scheme as a method of its own, beside those of the table."""
+    return Method(scheme.name, scheme.name, "", lambda prompt, fused: (Stream((scheme.view(prompt),)),))
+
+
+def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tuple[float, ...], ...]) -> ViewResult:
+    text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
+    tokens = tuple(token_texts(lm.tokenizer, answer.token_ids))
+    width = len(view.weights) + 2  # prefix, paraphrases, suffix + own answer
+    return ViewResult(
+        view.name,
+        view.weights,
+        view.suffix_position,
+        answer_text(text),
+        text,
+        answer.token_ids,
+        tokens,
+        answer.logprobs,
+        tuple(row[:width] for row in mass if row),
+    )
+
+
+def _candidates(lm: LanguageModel, step: Sequence[tuple[int, float]]) -> tuple[Candidate, ...]:
+    texts = token_texts(lm.tokenizer, [token for token, _ in step])
+    return tuple(Candidate(token, text, p) for (token, p), text in zip(step, texts, strict=True))
+
+
+def told(
+    lm: LanguageModel, method: Method, streams: Sequence[Stream], answers: Mapping[Stream, Answer]
+) -> tuple[tuple[ViewResult, ...], ViewResult, Stream]:
+    """What every view of a method answered, which of them speaks for the method, and the stream it is of."""
+    views = tuple(
+        _view_result(lm, view, answers[stream], mass)
+        for stream in streams
+        for view, mass in zip(stream.views, answers[stream].masses, strict=True)
+    )
+    firsts = [sum(len(s.views) for s in streams[:i]) for i in range(len(streams))]
+    index = method.spokesman([views[first].answer for first in firsts])
+    return views, views[firsts[index]], streams[index]
+
+
+def _method_result(
+    lm: LanguageModel,
+    method: Method,
+    streams: Sequence[Stream],
+    answers: Mapping[Stream, Answer],
+    facts: Mapping[Encoding, Any],
+    spent: float,
+) -> MethodResult:
+    views, spoken, chosen = told(lm, method, streams, answers)
+    return MethodResult(
+        method.name,
+        spoken.answer,
+        spoken.generation,
+        spoken.token_ids,
+        spoken.tokens,
+        spoken.logprobs,
+        answers[chosen].stopped_by,
+        max(answers[stream].seconds for stream in streams) + spent,
+        facts[streams[0].views[0].encoding],
+        lm.backend,
+        views,
+        tuple(_candidates(lm, step) for step in answers[chosen].candidates),
+    )
+
+
+def stream(
+    lm: LanguageModel,
+    question: str,
+    paraphrases: Sequence[str] = (),
+    *,
+    methods: Sequence[str] = ("flex",),
+    mask: str = "segment",
+    positions: str = "aligned",
+    weights: Sequence[float] | str | None = None,
+    samples: int = Samples.count,
+    sample_temperature: float = Samples.temperature,
+    ape_temperature: float = 1.0,
+    ape_scale: float = 1.0,
+    prefix: str = "",
+    template: str = "auto",
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    mass: bool = True,
+    candidates: int = 0,
+    partial: bool = True,
+    schemes: Sequence[Scheme] = (),
+    reading: Reading | None = None,
+    until: float = math.inf,
+    check: Callable[[], None] | None = None,
+) -> Iterator[Result]:
+    """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
+
+    The question is P1 and `paraphrases` are P2..PN; `weights` has one number for each of them, or is "raw" (every
+    weight 1) or "confidence" (share of `samples` answers at `sample_temperature` that agree with the greedy one; equal
+    weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
+    many of the likeliest tokens at each step. Without `partial` only the finished Result is made. `schemes` are decoded
+    in the same lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds
+    this one. Closing the generator stops the work within one token, and so does what `check`, called after every token,
+    raises, and the time `until` (of `time.monotonic`): then the last Result is not `done`. Raises InputError for what
+    cannot be asked.
+    """
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
+    chosen = resolve_methods(methods, 1 + len(paraphrases))
+    encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
+    for each in (Scheme(mask, positions), *schemes):
+        each.check()
+    drawn = Samples(samples, sample_temperature)
+    by_confidence = isinstance(weights, str) and weights == "confidence"
+    given = None if by_confidence else weights
+    prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
+    check_room(lm, prompt, max_new_tokens)  # before its mask is counted: what no model holds may be very long
+    given = weights if weights is None or isinstance(weights, str) else tuple(map(float, weights))
+    request = Request(
+        question, tuple(paraphrases), methods=tuple(methods), weights=given, mask=mask, positions=positions,
+        samples=samples, sample_temperature=sample_temperature, ape_temperature=ape_temperature, ape_scale=ape_scale,
+        prefix=prefix, template=template, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        seed=seed, mass=mass, candidates=candidates,
+    )  # fmt: skip
+    known, confidence = reading.known(prompt) if reading else None, None
+    spent = 0.0
+    facts = {encoding: mask_facts(prompt, encoding)}
+
+    def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
+        where = (lm.name, str(lm.device), lm.dtype, lm.backend)
+        told = (facts[encoding], prompt, prompt.position_ids(positions), results[: len(chosen)], seconds, done)
+        return Result(*where, *told, ape, confidence, request, results[len(chosen) :])
+
+    if by_confidence:
+        began = time.perf_counter()
+        known = prefill(lm, [prompt], [SEGMENT], known)
+        steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
+        for measured in steps:
+            if check is not None:
+                check()
+            confidence, spent, late = measured, time.perf_counter() - began, time.monotonic() >= until
+            if partial or late:
+                yield result((), _seconds(lm, None, spent), False)
+            if late:
+                return
+        assert confidence is not None
+        prompt = prompt.reweighted(confidence_weights(confidence))
+
+    wanted = (*chosen, *map(_side, dict.fromkeys(schemes)))
+    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in wanted}
+    distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
+    encodings = {view.encoding for each in distinct for view in each.views}
+    facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
+    keep = functools.partial(reading.keep, encodings=encodings) if reading else None
+    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
+        if check is not None:
+            check()
+        done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until
+        if not (partial or done or late):
+            continue
+        answers = dict(zip(distinct, progress.answers, strict=True))
+        results = tuple(_method_result(lm, m, streams, answers, facts, spent) for m, streams in plans.items())
+        yield result(results, _seconds(lm, progress, spent), done)
+        if late:
+            return
+
+
+def _seconds(lm: LanguageModel, progress: Progress | None, spent: float) -> dict[str, float]:
+    """Times since the request began; `confidence` is the time spent on samples before, part of the others."""
+    encode, first, total = (
+        (progress.encode_seconds, progress.first_token_seconds, progress.total_seconds) if progress else (0.0, 0.0, 0.0)
+    )
+    seconds = {
+        "load": lm.load_seconds,
+        "encode": encode,
+        "first_token": first + spent if first else 0.0,
+        "decode": max(0.0, total - first) if first else 0.0,
+        "total": total + spent,
+    }
+    return seconds | ({"confidence": spent} if spent else {})
+
+
+def ask(lm: LanguageModel, question: str, paraphrases: Sequence[str] = (), **options: Any) -> Result:
+    """The last Result of `stream` with the same arguments: the finished one, unless its time was up."""
+    (finished,) = stream(lm, question, paraphrases, partial=False, **options)
+    return finished

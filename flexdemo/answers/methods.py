@@ -1,0 +1,152 @@
+"""METHODS, the one table behind UI, CLI and evaluation; `ask` and `stream` run it. Knows no page and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..plan import Combine, Encoding, Stream, View
+from ..prompt import SegmentedPrompt, weights_without
+from .metrics import majority
+
+SEGMENT = Encoding("segment", "aligned")
+CAUSAL = Encoding("causal", "sequential")
+
+
+Streams = Callable[[SegmentedPrompt, View], tuple[Stream, ...]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to answer: the streams to decode, and which stream's answer speaks for it.
+
+    `streams(prompt, fused)` gets the view chosen for `flex`; the other methods have their own.
+    """
+
+    name: str
+    label: str
+    summary: str
+    streams: Streams
+    spokesman: Callable[[Sequence[str]], int] = lambda answers: 0
+    minimum: int = 1  # wordings without which the method means nothing
+    answers_each: bool = False  # its views have answers of their own to show
+
+
+def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
+    one_hot = tuple(float(j == i) for j in range(len(prompt.paraphrases)))
+    return View(name, SEGMENT, one_hot, prompt.suffix_position("aligned", only=i))
+
+
+def _flex(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    return (Stream((fused,)),)
+
+
+def _origin(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    return (Stream((_alone(prompt, 0, "origin"),)),)
+
+
+def _per_prompt(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    return tuple(Stream((_alone(prompt, i, s.name),)) for i, s in enumerate(prompt.paraphrases))
+
+
+def _causal(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    everything = (1.0,) * len(prompt.paraphrases)
+    return (Stream((View("causal", CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
+
+
+def _one_by_one(prompt: SegmentedPrompt) -> tuple[View, ...]:
+    return tuple(_alone(prompt, i, segment.name) for i, segment in enumerate(prompt.paraphrases))
+
+
+def mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Mean of the rows' raw logits, (rows, V) -> (V,)."""
+    return logits.mean(dim=0)
+
+
+def weighted_mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Mean of the rows' raw logits weighted by the paraphrases' shares, (rows, V) -> (V,)."""
+    shares = torch.tensor(weights, dtype=logits.dtype, device=logits.device)
+    return (shares / shares.sum()) @ logits
+
+
+def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Log of the element-wise maximum of the rows' softmaxes, (rows, V) -> (V,)."""
+    return torch.log_softmax(logits, dim=-1).amax(dim=0)
+
+
+def _combined(combine: Combine) -> Streams:
+    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine),)
+
+
+def _weighted(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    if len(set(prompt.weights)) == 1:  # the plain mean, whose rows it then shares
+        return (Stream(_one_by_one(prompt), mean_logits),)
+    return (Stream(_one_by_one(prompt), weighted_mean_logits, prompt.weights),)
+
+
+def _heaviest(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    return (Stream((_one_by_one(prompt)[prompt.weights.index(max(prompt.weights))],)),)
+
+
+def _leave_one_out(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+    n, place, streams = len(prompt.paraphrases), prompt.suffix_position("aligned"), []
+    for i, segment in enumerate(prompt.paraphrases):
+        # Where only the hidden one had weight, the others share.
+        shares = weights_without(prompt.weights, i) or weights_without((1 / n,) * n, i)
+        streams.append(Stream((View(f"without {segment.name}", SEGMENT, shares, place),)))
+    return tuple(streams)
+
+
+_ALL = (
+    Method("flex", "Fused (flex)", "All paraphrases fused by the chosen mask, positions and weights.", _flex),
+    Method("origin", "Question alone", "Only the question, as a plain prompt.", _origin),
+    Method(
+        "per_prompt",
+        "Each paraphrase alone",
+        "Each wording as a plain prompt; P1 speaks for all.",
+        _per_prompt,
+        answers_each=True,
+    ),
+    Method("vote", "Vote", "Each wording as a plain prompt; the most frequent answer wins.", _per_prompt, majority),
+    Method("avg", "Mean of logits", "One token for all wordings, from their mean logits.", _combined(mean_logits)),
+    Method(
+        "max",
+        "Most confident",
+        "One token for all wordings, from their highest probability.",
+        _combined(max_probability),
+    ),
+    Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _weighted),
+    Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
+    Method(
+        "leave_one_out",
+        "Leave one out",
+        "Fused without each wording in turn; needs two wordings.",
+        _leave_one_out,
+        minimum=2,
+        answers_each=True,
+    ),
+    Method(
+        "causal", "Standard attention", "All wordings one after the other, each token seeing all before it.", _causal
+    ),
+)
+METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
+
+
+def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ...]:
+    """Methods by name, in order, each once; "all" stands for every one that so many wordings allow."""
+    possible = [name for name, method in METHODS.items() if wordings >= method.minimum]
+    wanted = [name for given in names for name in (possible if given == "all" else (given,))]
+    unknown = [name for name in wanted if name not in METHODS]
+    if unknown:
+        raise InputError(f"unknown method {unknown[0]!r}: choose from all, {', '.join(METHODS)}")
+    if not wanted:
+        raise InputError(f"choose at least one method of {', '.join(METHODS)}")
+    lacking = [name for name in wanted if name not in possible]
+    if lacking:
+        raise InputError(f"{lacking[0]} needs at least {METHODS[lacking[0]].minimum} wordings: add a paraphrase")
+    return tuple(METHODS[name] for name in dict.fromkeys(wanted))

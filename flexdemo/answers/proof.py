@@ -1,0 +1,232 @@
+"""Proof of an answer on its own input: computed again, dense and uncached, by transformers' eager attention.
+
+What is shared with the engine is the model's weights and its own code for layers. Mask, positions and log-weights are
+written here once more, from the segments as they are shown; no page and no files.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..engine.model import LanguageModel
+from ..errors import InputError
+from ..prompt import POSITIONS, SegmentedPrompt, decode_ids
+from .result import MethodResult, Result
+
+PROVED = ("flex", "causal")
+MOST_TOKENS = 1024  # eager attention holds every score of a layer at once
+# Largest difference of log-probabilities that rounding may explain. On the bundled model all strategies stay below 3e-6
+# in float32 and 0.06 in bfloat16, where logits are rounded to steps of up to 1/8: only gross errors can be told there.
+TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5})
+SHARED = MappingProxyType(
+    {
+        "segment": lambda roles, owners: roles == "prefix",
+        "isolated": lambda roles, owners: np.zeros(len(roles), dtype=bool),
+        "causal": lambda roles, owners: np.ones(len(roles), dtype=bool),
+        "anchor": lambda roles, owners: (roles == "prefix") | (owners == 1),
+        "late_fusion": lambda roles, owners: roles == "prefix",
+        "bidirectional": lambda roles, owners: roles == "prefix",
+    }
+)  # the keys that every later query sees
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the answers told are from those computed again.
+
+    `difference` is the largest absolute difference of a log-probability over the `tokens` of the answers of `methods`.
+    `tokens_agree` says whether each token is the likeliest one, within `tolerance`; None for sampled answers, which
+    only their log-probabilities can prove. `failure` says what does not hold, "" if `ok`.
+    """
+
+    methods: tuple[str, ...]
+    difference: float
+    tokens_agree: bool | None
+    tokens: int
+    backend: str
+    dtype: str
+    tolerance: float
+    ok: bool
+    failure: str = ""
+
+    def describe(self) -> str:
+        """One line for a reader."""
+        if not self.ok:
+            return f"not proved: {self.failure}"
+        kind = "sampled" if self.tokens_agree is None else "greedy"
+        coarse = "" if self.dtype == "float32" else f"; {self.dtype} rounds so much that only gross errors would show"
+        return (
+            f"proved: {self.tokens} {kind} tokens of {' and '.join(self.methods)}, computed by {self.backend} in "
+            f"{self.dtype} and again in one dense, uncached pass of transformers' eager attention: log-probabilities "
+            f"differ by at most {self.difference:.1e} (tolerance {self.tolerance:g}){coarse}"
+        )
+
+
+def reference_model(lm: LanguageModel) -> PreTrainedModel:
+    """The same weights (shared, not copied) in modules of their own, which run transformers' eager attention.
+
+    `lm` is not touched, so requests may run meanwhile. Costs milliseconds; a caller may keep it for several proofs.
+    """
+    shared = {id(tensor): tensor for tensor in itertools.chain(lm.model.parameters(), lm.model.buffers())}
+    model = copy.deepcopy(lm.model, shared)
+    model.set_attn_implementation("eager")
+    return model
+
+
+def prove(
+    lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS, reference: PreTrainedModel | None = None
+) -> Proof:
+    """Compute the answers of the methods PROVED again, and compare; `reference` is a kept `reference_model(lm)`.
+
+    Raises InputError for what cannot be proved: an unfinished result or one of another model, APE, a long prompt.
+    """
+    answers = [answer for answer in result.results if answer.method in PROVED]
+    tolerance = _check(lm, result, answers, max_tokens)
+    model = reference_model(lm) if reference is None else reference
+    greedy = result.request is not None and result.request.temperature == 0
+    differences, failures, agree = [], [], True
+    for answer in answers:
+        wrong = _inconsistencies(lm, result, answer)
+        if not wrong:
+            logits = _logits(model, lm, result.prompt, answer)
+            logprobs = torch.log_softmax(logits, dim=-1)[np.arange(len(logits)), list(answer.token_ids)]
+            gaps = np.abs(logprobs.numpy() - np.array(answer.logprobs))
+            gaps[np.isnan(gaps)] = np.inf
+            differences.append(float(gaps.max()))
+            if gaps.max() > tolerance:
+                wrong.append(f"a log-probability differs by {gaps.max():.2g}")
+            if greedy and not _likeliest(logits, answer.token_ids, tolerance):
+                agree = False
+                wrong.append("a token is not the likeliest")
+        failures += [f"{answer.method}: {why}" for why in wrong]
+    return Proof(
+        tuple(answer.method for answer in answers),
+        max(differences) if len(differences) == len(answers) else float("inf"),
+        agree and len(differences) == len(answers) if greedy else None,
+        sum(len(answer.token_ids) for answer in answers),
+        result.backend,
+        lm.dtype,
+        tolerance,
+        not failures,
+        "; ".join(failures),
+    )
+
+
+def _check(lm: LanguageModel, result: Result, answers: Sequence[MethodResult], max_tokens: int) -> float:
+    """The tolerance, or an InputError for what cannot be proved."""
+    if not result.done or result.request is None:
+        raise InputError("only a finished answer can be proved: let it run to its end")
+    if not answers:
+        raise InputError(f"nothing to prove: run one of the methods {', '.join(PROVED)}")
+    if (result.model, result.dtype) != (lm.name, lm.dtype):
+        raise InputError(
+            f"the answer is of {result.model} in {result.dtype}, not of {lm.name} in {lm.dtype}: ask again to prove it"
+        )
+    if not result.ape.is_plain:
+        raise InputError("an answer with an APE temperature or scale cannot be proved: set both to 1")
+    longest = len(result.prompt.token_ids) + max(len(answer.token_ids) for answer in answers)
+    if longest > max_tokens:
+        raise InputError(
+            f"prompt and answer have {longest} tokens: at most {max_tokens} can be proved, use a shorter prompt"
+        )
+    if lm.dtype not in TOLERANCES:
+        raise InputError(f"no tolerance is known for {lm.dtype}: use one of {', '.join(TOLERANCES)}")
+    return TOLERANCES[lm.dtype]
+
+
+def _inconsistencies(lm: LanguageModel, result: Result, answer: MethodResult) -> list[str]:
+    """Where what is told contradicts itself, so that there is nothing to compute."""
+    prompt, view = result.prompt, answer.views[0]
+    fused = answer.method == "flex"
+    scheme = answer.mask["positions"]
+    names = (answer.mask["strategy"], scheme)
+    if names[0] not in SHARED or scheme not in POSITIONS:
+        return [f"its mask {names[0]!r}, {scheme!r} is unknown"]
+    vocabulary = lm.model.get_input_embeddings().weight.shape[0]
+    shown = tuple(1.0 if not fused else segment.weight for segment in prompt.segments if segment.role == "paraphrase")
+    positions, start = _positions(prompt, scheme), prompt.segments[-1].start
+    claims = {
+        "its mask is named in two ways": names
+        == ((result.mask["strategy"], result.mask["positions"]) if fused else ("causal", "sequential")),
+        "its weights are not those shown": view.weights == shown and (not fused or prompt.weights == shown),
+        "its position ids are not those of the scheme": view.suffix_position == positions[start]
+        and (not fused or list(result.position_ids) == positions),
+        "it has no tokens, or not a log-probability for each": 0 < len(answer.token_ids) == len(answer.logprobs),
+        "its view says something else": (view.token_ids, view.logprobs) == (answer.token_ids, answer.logprobs),
+        "its text is not that of its tokens": all(0 <= i < vocabulary for i in answer.token_ids)
+        and decode_ids(lm.tokenizer, answer.token_ids, skip_special=True) == answer.generation,
+        "its segments do not cover the prompt": [i for s in prompt.segments for i in range(s.start, s.end)]
+        == list(range(len(prompt.token_ids))),
+    }
+    return [why for why, holds in claims.items() if not holds]
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, lm: LanguageModel, prompt: SegmentedPrompt, answer: MethodResult) -> torch.Tensor:
+    """Logits (T, V) in fp64 on the CPU that each of the T answer tokens was chosen from, in one forward pass."""
+    count = len(answer.token_ids)
+    ids = [*prompt.token_ids, *answer.token_ids[:-1]]
+    positions = _positions(prompt, answer.mask["positions"])
+    positions += range(positions[-1] + 1, positions[-1] + count)
+    bias = dense_bias(prompt, answer.mask["strategy"], answer.views[0].weights, answers=count - 1)
+    keep = {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    out = model(
+        input_ids=torch.tensor([ids], device=lm.device),
+        position_ids=torch.tensor([positions], device=lm.device),
+        attention_mask=torch.from_numpy(bias)[None, None].to(lm.device, model.dtype),
+        use_cache=False,
+        **keep,
+    )
+    return out.logits[0, -count:].double().cpu()
+
+
+def _likeliest(logits: torch.Tensor, token_ids: Sequence[int], tolerance: float) -> bool:
+    chosen = logits[np.arange(len(logits)), list(token_ids)]
+    return bool((chosen >= logits.amax(dim=-1) - tolerance).all())
+
+
+def _positions(prompt: SegmentedPrompt, scheme: str) -> list[int]:
+    """Position of every prompt token, told from the lengths of the segments alone."""
+    first, *middle, last = [segment.end - segment.start for segment in prompt.segments]
+    if scheme == "sequential":
+        return list(range(first + sum(middle) + last))
+    places = list(range(first))
+    for length in middle:
+        begin = first + (max(middle) - length) * (scheme == "right_aligned")
+        places += range(begin, begin + length)
+    return places + list(range(first + max(middle), first + max(middle) + last))
+
+
+def dense_bias(prompt: SegmentedPrompt, strategy: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
+    """What is added to scores, (n, n) in fp32 with n prompt and answer tokens, row = query.
+
+    -inf where a key is hidden; log(weight) on a paraphrase's keys for queries that fuse; else 0.
+    """
+    roles, owners = [], []
+    for number, segment in enumerate(prompt.segments):
+        roles += [segment.role] * (segment.end - segment.start)
+        owners += [number] * (segment.end - segment.start)
+    roles, owners = np.array([*roles, *["answer"] * answers]), np.array([*owners, *[owners[-1]] * answers])
+    is_paraphrase = roles == "paraphrase"
+    fusing = (roles == "answer") | ((roles == "suffix") & (strategy != "late_fusion"))
+    homes = owners.copy()
+    if strategy == "late_fusion":  # there the suffix is part of the last paraphrase
+        homes[roles == "suffix"] = owners[is_paraphrase].max()
+    at_home = homes[:, None] == homes[None, :]
+    earlier = np.tri(len(roles), dtype=bool)
+    visible = earlier & (at_home | SHARED[strategy](roles, owners)[None, :] | fusing[:, None])
+    if strategy == "bidirectional":
+        visible |= at_home & is_paraphrase[:, None]
+
+    with np.errstate(divide="ignore"):  # log 0 is -inf, which hides
+        logs = np.log(np.array([1.0, *weights, 1.0]))[owners]
+    return np.where(visible, np.where(fusing[:, None], logs[None, :], 0.0), -np.inf).astype(np.float32)

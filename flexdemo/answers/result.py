@@ -1,0 +1,140 @@
+"""What a request produced, as frozen dataclasses; `Result.to_dict` is the JSON of the command line. Knows no models."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from .. import __version__
+from ..prompt import SegmentedPrompt
+from ..request import PLAIN, Ape, Request
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """One view's own answer; `segment_mass` has a row for each token: prefix, P1..PN, suffix + own answer."""
+
+    name: str
+    weights: tuple[float, ...]
+    suffix_position: int
+    answer: str
+    generation: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    segment_mass: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the likeliest next tokens at a step."""
+
+    token_id: int
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method answered; `seconds` is the time from the request to this method's last token.
+
+    `candidates` are the likeliest tokens at each step, if the request asked for some.
+    """
+
+    method: str
+    answer: str
+    generation: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    stopped_by: str | None
+    seconds: float
+    mask: Mapping[str, Any]
+    backend: str
+    views: tuple[ViewResult, ...]
+    candidates: tuple[tuple[Candidate, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Share of each wording's sampled answers that agree with its greedy answer; `temperature` is the samples'."""
+
+    shares: tuple[float, ...]
+    samples: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line.
+
+    `request` is what was asked; the JSON does not repeat it. `sides` are the answers of the schemes that were asked for
+    beside the methods; the JSON names them only if there are some.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    backend: str
+    mask: Mapping[str, Any]
+    prompt: SegmentedPrompt
+    position_ids: tuple[int, ...]
+    results: tuple[MethodResult, ...]
+    seconds: Mapping[str, float]
+    done: bool
+    ape: Ape = PLAIN
+    confidence: Confidence | None = None
+    request: Request | None = None
+    sides: tuple[MethodResult, ...] = ()
+
+    @property
+    def answered(self) -> tuple[MethodResult, ...]:
+        """What the methods answered, and the sides beside them."""
+        return (*self.results, *self.sides)
+
+    @property
+    def has_tokens(self) -> bool:
+        return any(view.token_ids for answered in self.answered for view in answered.views)
+
+    def __getitem__(self, method: str) -> MethodResult:
+        return next(result for result in self.results if result.method == method)
+
+    def to_dict(self) -> dict[str, Any]:
+        prompt = {
+            "token_ids": list(self.prompt.token_ids),
+            "tokens": list(self.prompt.tokens),
+            "segment_ids": list(self.prompt.segment_ids),
+            "position_ids": list(self.position_ids),
+            "segments": [asdict(segment) for segment in self.prompt.segments],
+        }
+        settings = {} if self.ape.is_plain else {"ape": asdict(self.ape)}
+        if self.confidence:
+            settings["confidence"] = asdict(self.confidence)
+        if self.sides:
+            settings["sides"] = [asdict(side) for side in self.sides]
+        return {
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "backend": self.backend,
+            "mask": dict(self.mask),
+            "prompt": prompt,
+            "results": [asdict(result) for result in self.results],
+            "seconds": dict(self.seconds),
+            **settings,
+        }
+
+
+LIBRARIES = ("torch", "transformers")
+
+
+def versions() -> dict[str, str]:
+    """Version of flexdemo, of Python, and of the libraries that an answer depends on."""
+    return {
+        "flexdemo": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }

@@ -1,0 +1,1 @@
+"""The command line: flags made of the settings, a function for each command."""

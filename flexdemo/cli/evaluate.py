@@ -1,0 +1,258 @@
+"""The commands that work through data sets: `evaluate`, and `paraphrase` of a file. Knows no argument parser."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.files import check_output, print_json, write_file
+from ..data.journal import check_run
+from ..data.records import Record, few_shot_prefix, fingerprint, read_records
+from ..errors import InputError
+from ..request import Ape, Decoding, check_seed
+
+if TYPE_CHECKING:
+    from ..data.evaluate import Workers
+    from ..data.summary import Summary
+    from ..engine.model import LanguageModel
+
+REPORTS = (".md", ".html")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read(args: argparse.Namespace, source: str) -> list[Record]:
+    """Records of the data set; with --skip-bad the bad ones are named and left out."""
+    records, problems = read_records(source, limit=args.limit, skip_bad=args.skip_bad)
+    for problem in problems:
+        _say(f"skipped {problem}")
+    if problems:
+        _say(f"skipped {len(problems)} bad records, {len(records)} are left")
+    return records
+
+
+def _load(args: argparse.Namespace, workers: Workers) -> LanguageModel:
+    from ..engine.loading import load_model
+
+    options = {"dtype": args.dtype, "backend": args.backend, "compiled": args.compile}
+    if workers.together:
+        return load_model(args.model, device=args.device, processes=workers.world, **options)
+    return load_model(args.model, device=workers.device(args.device), **options)
+
+
+def _check_numbers(args: argparse.Namespace, n: int) -> None:
+    if args.batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
+    if not 0 <= n <= 100:
+        raise InputError(f"the number of paraphrases must be from 0 to 100, not {n}")
+    check_seed(args.seed)
+
+
+def _check_kept(sources: Sequence[str | None], output: Path) -> None:
+    """InputError if writing `output` would replace a file that is read."""
+    for source in sources:
+        if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
+            raise InputError(f"{output} is the data that is read: write to another file")
+
+
+def run_paraphrase(args: argparse.Namespace) -> None:
+    """Paraphrases for every record of a data set that has none, written as .jsonl."""
+    from ..answers.paraphrase import check_request
+    from ..data.evaluate import RECORDS, join_workers
+
+    if args.json:
+        raise InputError(
+            "--json prints one question's paraphrases, --output writes a data set's: leave one of them out"
+        )
+    check_request("a question", args.n, args.temperature)
+    _check_numbers(args, args.n)
+    _check_kept([args.question], args.output)
+    check_run(args.output, resume=args.resume, overwrite=args.overwrite, form=RECORDS)
+    records = _read(args, args.question)
+    workers = join_workers(cpu=args.device == "cpu")
+    try:
+        lm = _load(args, workers)
+        _rewrite(lm, records, args.n, args, workers, args.output)
+    finally:
+        workers.close()
+    if workers.is_first:
+        print(f"wrote {args.output}: {len(records)} records")
+
+
+def _rewrite(
+    lm: LanguageModel,
+    records: Sequence[Record],
+    n: int,
+    args: argparse.Namespace,
+    workers: Workers,
+    output: Path | None,
+) -> list[Record]:
+    """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one."""
+    from ..data.evaluate import RECORDS, rewrite, work_through
+
+    def work(batch: Sequence[int]) -> dict[int, tuple[Record]]:
+        made = rewrite(lm, [records[i] for i in batch], n, seed=args.seed, temperature=args.temperature)
+        return {i: (record,) for i, record in zip(batch, made, strict=True)}
+
+    settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
+    settings |= {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
+    run = {"workers": workers, "settings": settings, "resume": args.resume, "overwrite": args.overwrite}
+    run["let_go"] = lm.graphs.clear
+    made = work_through(
+        len(records), work, size=args.batch_size, what="paraphrasing", output=output, form=RECORDS, **run
+    )
+    if made is not None:
+        return made
+    return read_records(str(output))[0]
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """A data set through methods: the table, its summary, a report."""
+    from ..answers.methods import resolve_methods
+    from ..answers.paraphrase import check_request
+    from ..data.evaluate import RECORDS, join_workers, paraphrases_path
+    from ..engine.loading import check_processes
+    from ..plan import Encoding, check_encoding
+
+    if args.tensor_parallel and args.compile:
+        raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
+    _check_numbers(args, args.paraphrases if args.paraphrases is not None else 0)
+    check_request("a question", 1, args.temperature)
+    Decoding(args.max_new_tokens, args.temperature)
+    Ape(args.ape_temperature, args.ape_scale)
+    check_encoding(Encoding(args.mask, args.positions))
+    resolve_methods(args.methods or ["flex", "causal"])
+    for path in args.report:
+        check_output(path, REPORTS)
+    if args.output is None and args.resume:
+        raise InputError("--resume goes on with an --output: name it")
+    workers = join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)
+    try:
+        if args.tensor_parallel:
+            check_processes(workers.world)
+        if args.output is None and workers.writers > 1:
+            raise InputError("several processes gather their results in a file: give --output")
+        records = _read(args, args.data)
+        shots = _shots(args, records)
+        if args.output is not None:
+            _check_kept([args.data, args.shots_from], args.output)
+            check_run(args.output, resume=args.resume, overwrite=args.overwrite)
+            if any(not record.paraphrases for record in records) and args.paraphrases != 0:
+                # Kept apart, so that a run that was killed while paraphrasing goes on there.
+                _check_kept([args.data, args.shots_from], paraphrases_path(args.output))
+                check_run(paraphrases_path(args.output), resume=args.resume, overwrite=args.overwrite, form=RECORDS)
+        lm = _load(args, workers)
+        table, facts = _evaluate(lm, records, shots, args, workers)
+        if workers.is_first:
+            _tell(table, facts, args)
+    finally:
+        workers.close()
+
+
+def _shots(args: argparse.Namespace, records: Sequence[Record]) -> str:
+    """The prefix: the one given, then shots drawn from another file."""
+    if args.shots < 0:
+        raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
+    if args.shots == 0:
+        if args.shots_from is not None:
+            raise InputError("--shots-from needs --shots K: how many examples to draw from it")
+        return args.prefix
+    if args.shots_from is None:
+        raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")
+    asked = [text for record in records for text in (record.question, *record.paraphrases)]
+    pool, _ = read_records(args.shots_from, skip_bad=args.skip_bad)
+    drawn = few_shot_prefix(pool, args.shots, seed=args.seed, exclude=asked)
+    return f"{args.prefix.rstrip()}\n{drawn}" if args.prefix.strip() else drawn
+
+
+def _evaluate(
+    lm: LanguageModel, records: list[Record], prefix: str, args: argparse.Namespace, workers: Workers
+) -> tuple[Any, dict[str, Any]]:
+    """The results table as a frame, and what ran."""
+    from ..answers.methods import resolve_methods
+    from ..answers.metrics import find_lemmatiser
+    from ..data.evaluate import (
+        Settings,
+        answer,
+        paraphrases_path,
+        prepare_questions,
+        settings_dict,
+        shorten,
+        work_through,
+    )
+    from ..data.table import read_table, table_frame
+
+    data = fingerprint(records)
+    n = 5 if args.paraphrases is None else args.paraphrases
+    if args.paraphrases is not None:
+        records = [shorten(record, n) for record in records]
+    if n and any(not record.paraphrases for record in records):
+        kept = None if args.output is None else paraphrases_path(args.output)
+        records = _rewrite(lm, records, n, args, workers, kept)
+
+    fewest = min(1 + len(record.paraphrases) for record in records)
+    methods = tuple(method.name for method in resolve_methods(args.methods or ["flex", "causal"], fewest))
+    ape = Ape(args.ape_temperature, args.ape_scale)
+    settings = Settings(
+        methods, args.mask, args.positions, args.weights, ape, prefix, args.template, args.max_new_tokens
+    )
+    asked, problems = prepare_questions(lm, records, settings)
+    if problems and not args.skip_bad:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}; --skip-bad leaves such records out")
+    for problem in problems if workers.is_first else ():
+        _say(f"skipped {problem}")
+    lemmatise = find_lemmatiser()
+
+    def work(batch: Sequence[int]) -> dict[int, Sequence[Any]]:
+        real = [i for i in batch if asked[i] is not None]
+        rows = answer(lm, [asked[i] for i in real], settings, lemmatise=lemmatise) if real else []
+        return dict.fromkeys(batch, ()) | dict(zip(real, rows, strict=True))
+
+    others = {"data": data, "records": len(records), "paraphrases": n, "seed": args.seed}
+    others["lemmatiser"] = getattr(lemmatise, "name", None)
+    facts = settings_dict(settings, lm, **others)
+    run = {"workers": workers, "settings": facts, "resume": args.resume, "overwrite": args.overwrite}
+    run["let_go"] = lm.graphs.clear
+    rows = work_through(len(records), work, size=args.batch_size, what="answering", output=args.output, **run)
+    if not workers.is_first:
+        return None, facts
+    return (read_table(args.output) if rows is None else table_frame(rows)), facts
+
+
+def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace) -> None:
+    """Print the summary, write the reports."""
+    from ..data.summary import summarise
+
+    summary = summarise(table, seed=args.seed)
+    for path in args.report:
+        write_file(path, _report_writer(path.suffix.lower(), summary, facts, args.data))
+    if args.json:
+        print_json({"settings": facts, **summary.to_dict()})
+        return
+    print(summary.markdown())
+    for path in (*([args.output] if args.output else []), *args.report):
+        print(f"wrote {path}")
+
+
+def _report_writer(ending: str, summary: Summary, facts: dict[str, Any], data: str) -> Any:
+    from ..figures.results import report_html
+
+    title = f"flexdemo on {Path(data).name}"
+    shown = {key: value for key, value in facts.items() if value not in (None, "")}
+
+    def write(path: Path) -> None:
+        if ending == ".html":
+            text = report_html(summary, title=title, facts=shown)
+        else:
+            told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in shown.items())
+            text = f"# {title}\n\n{summary.markdown()}\n{told}\n"
+        path.write_text(text, encoding="utf-8")
+
+    return write

@@ -1,0 +1,284 @@
+"""python -m flexdemo generate | mask | paraphrase | evaluate | record | bench: arguments. `commands` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import InputError
+from ..prompt import POSITIONS
+from ..request import Ape, Decoding, Samples
+from . import commands
+
+STRATEGY_NAMES = (
+    "segment, isolated, causal, anchor, late_fusion, bidirectional"  # masks.py loads torch; a test compares
+)
+METHOD_NAMES = "flex, origin, per_prompt, vote, avg, max, weighted_avg, weighted_max, leave_one_out, causal"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see: {self.prog} --help)\n")
+
+
+def _weights(text: str) -> tuple[float, ...] | str:
+    if text.strip() in ("raw", "confidence"):
+        return text.strip()
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,0.5, nor raw or confidence")
+    return numbers
+
+
+def _head(text: str) -> tuple[int, int]:
+    layer, comma, head = text.partition(",")
+    if not (comma and layer.strip().isdecimal() and head.strip().isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a layer and a head such as 0,3")
+    return int(layer), int(head)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (0,)
+    if min(numbers) < 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 128,512, each at least 20")
+    return numbers
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", metavar="QUESTION", help="the question; it is wording P1")
+    parser.add_argument(
+        "-p",
+        "--paraphrase",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        dest="paraphrases",
+        help="another wording (repeat)",
+    )
+    _add_scheme(parser)
+
+
+def _add_scheme(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mask", metavar="STRATEGY", default="segment", help=f"mask strategy: {STRATEGY_NAMES} (default: segment)"
+    )
+    parser.add_argument(
+        "--positions",
+        metavar="SCHEME",
+        default="aligned",
+        help=f"position scheme: {', '.join(POSITIONS)} (default: aligned)",
+    )
+    parser.add_argument("--prefix", metavar="TEXT", default="", help="instruction or shots before the question")
+    parser.add_argument("--template", default="auto", help="auto, plain (Q: ... A:) or chat (the model's own)")
+
+
+def _add_ape(parser: argparse.ArgumentParser) -> None:
+    plain = Ape()
+    parser.add_argument(
+        "--ape-temperature", type=float, default=plain.temperature, help="APE temperature of flex (default: 1, none)"
+    )
+    parser.add_argument("--ape-scale", type=float, default=plain.scale, help="APE scale of flex (default: 1, none)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N records of a data set")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="records a batch (default: 8)")
+    parser.add_argument("--resume", action="store_true", help="go on with an output that is not finished")
+    parser.add_argument("--overwrite", action="store_true", help="start again where the output exists")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad records out, naming them")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
+
+
+def _add_hardware(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the whole forward pass (one GPU): slow to start, then fastest"
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m flexdemo",
+        description="Ask a language model one question in several wordings at once, and see how it fuses them.",
+        epilog='example: python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru."',
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    generate = subparsers.add_parser("generate", help="answer a question from all its wordings")
+    _add_prompt(generate)
+    _add_hardware(generate)
+    generate.add_argument(
+        "--method",
+        metavar="NAME",
+        action="append",
+        dest="methods",
+        help=f"{METHOD_NAMES} or all (default: flex; repeat for several)",
+    )
+    generate.add_argument(
+        "--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or raw, or confidence"
+    )
+    samples = Samples()
+    generate.add_argument(
+        "--samples", type=int, default=samples.count, metavar="K", help="answers sampled a wording, for confidence"
+    )
+    generate.add_argument("--sample-temperature", type=float, default=samples.temperature, help="of those answers")
+    _add_ape(generate)
+    defaults = Decoding()
+    generate.add_argument(
+        "--max-new-tokens", type=int, default=defaults.max_new_tokens, metavar="N", help="answer length limit"
+    )
+    generate.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default)")
+    generate.add_argument("--top-p", type=float, default=defaults.top_p, help="nucleus of sampling (default: 1)")
+    generate.add_argument("--seed", type=int, default=defaults.seed, help="seed of sampling (default: 0)")
+    generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
+    generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help="with --explain: one head's attention")
+    generate.add_argument("--json", action="store_true", help="print one JSON object")
+    generate.set_defaults(run=commands.run_generate)
+
+    mask = subparsers.add_parser("mask", help="show the attention mask of a prompt (loads the tokenizer only)")
+    _add_prompt(mask)
+    _add_model(mask)
+    mask.add_argument("--against", metavar="STRATEGY", help="compare with this strategy's mask")
+    form = mask.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(commands.MASK_FORMATS)}")
+    mask.set_defaults(run=commands.run_mask)
+
+    paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question or a data set")
+    paraphrase.add_argument("question", metavar="QUESTION", help="a question; with --output a data set")
+    paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
+    paraphrase.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
+    paraphrase.add_argument("--temperature", type=float, default=0.7, help="of sampling (default: 0.7)")
+    _add_hardware(paraphrase)
+    paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
+    paraphrase.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write a data set with its paraphrases")
+    _add_run(paraphrase)
+    paraphrase.set_defaults(run=commands.run_paraphrase)
+
+    evaluate = subparsers.add_parser("evaluate", help="run a data set through methods: a results table, its summary")
+    evaluate.add_argument(
+        "data",
+        metavar="DATA",
+        help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
+    )
+    evaluate.add_argument(
+        "--method", metavar="NAME", action="append", dest="methods", help="as for generate (default: flex and causal)"
+    )
+    _add_scheme(evaluate)
+    _add_hardware(evaluate)
+    evaluate.add_argument("--weights", choices=["raw"], help="raw: every weight 1 (default: 1/N, or the record's own)")
+    _add_ape(evaluate)
+    evaluate.add_argument(
+        "--paraphrases", type=int, metavar="N", help="use at most N; generate N where there are none (default: 5)"
+    )
+    evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
+    evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")
+    evaluate.add_argument("--seed", type=int, default=0, help="of shots, paraphrases and intervals (default: 0)")
+    evaluate.add_argument("--temperature", type=float, default=0.7, help="of generated paraphrases (default: 0.7)")
+    evaluate.add_argument(
+        "--max-new-tokens", type=int, default=Decoding.max_new_tokens, metavar="N", help="answer length limit"
+    )
+    evaluate.add_argument("--output", type=Path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
+    evaluate.add_argument(
+        "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
+    )
+    evaluate.add_argument(
+        "--tensor-parallel",
+        action="store_true",
+        help="split the model over the processes that torchrun started, instead of the records",
+    )
+    _add_run(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    evaluate.set_defaults(run=commands.run_evaluate)
+
+    record = subparsers.add_parser("record", help="record the page's examples, to be shown without a model")
+    record.add_argument("--output", type=Path, metavar="FILE.json", required=True, help="the recording to write")
+    record.add_argument("--examples", type=Path, metavar="FILE.json", help="a list of examples (default: the page's)")
+    record.add_argument("--date", metavar="YYYY-MM-DD", help="the day to note (default: today)")
+    _add_hardware(record)
+    record.set_defaults(run=commands.run_record)
+
+    bench = subparsers.add_parser("bench", help="measure speed on random weights of a known shape")
+    bench.add_argument(
+        "--shape",
+        default="tiny",
+        help="tiny, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, or bundled: the bundled model itself (default: tiny)",
+    )
+    bench.add_argument(
+        "--lengths", type=_lengths, metavar="N,N", help="prompt lengths in tokens (default: 128,512,2048)"
+    )
+    bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
+    bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
+    bench.add_argument("--backend", default="all", help="flex, flex-eager, sdpa or all of them (default: all)")
+    bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    bench.add_argument("--compile", action="store_true", help="also with the whole forward pass compiled (one GPU)")
+    bench.add_argument(
+        "--growth", action="store_true", help="instead: how cost grows with tokens, paraphrases and rows; masks, memory"
+    )
+    bench.add_argument("--report", type=Path, metavar="FILE.html", help="with --growth: write charts and tables")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    bench.set_defaults(run=commands.run_bench)
+    return parser
+
+
+def _drop_output() -> None:
+    """What is still to be written to standard output goes nowhere, or the flush at the end would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did its work, 2 after one line on standard error that says what was wrong.
+
+    As is usual elsewhere, 130 after Ctrl-C and 141 if whoever read the output has left.
+    """
+    args = make_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe that holds some characters only
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        from ..errors import ADVICE, is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: this does not fit in memory: {ADVICE}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,455 @@
+"""Data sets: files and frames -> records, and what is wrong with a bad one, by line. Knows no models."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..answers.metrics import normalise
+from ..errors import InputError
+from ..prompt import normalise_weights
+from .files import write_file
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".feather")
+WEBQA, MYRIADLAMA = "stanfordnlp/web_questions", "iszhaoxin/MyriadLAMA"
+MYRIADLAMA_COLUMNS = ("uuid", "sub_ent", "obj_aliases", "template", "is_manual")
+NAMED = {
+    "webqa": (WEBQA, "test"),
+    "webqa:test": (WEBQA, "test"),
+    "webqa:train": (WEBQA, "train"),
+    "myriadlama": (MYRIADLAMA, "train"),
+}
+SHOWN = 3  # bad records named in an error; the rest are counted
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question, its right answers, its other wordings, and a weight for each wording, the question first."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    paraphrases: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
+
+
+def read_records(source: str, *, limit: int | None = None, skip_bad: bool = False) -> tuple[list[Record], list[str]]:
+    """Records of a file, a path on the Hub or a named set, and the problems of those left out ("line 317: ...").
+
+    Reading stops after `limit` good records. A bad record raises InputError unless `skip_bad`; what is wrong with the
+    file as a whole always does.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit must be at least 1 record, not {limit}")
+    if source in NAMED:
+        records, problems = _read_named(source, limit)
+    else:
+        ending = Path(source).suffix.lower()
+        if ending not in ENDINGS:
+            raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
+        data = read_hub_file(source) if source.startswith("hf://") else _read_file(source)
+        if not data.strip():
+            raise InputError(f"cannot read {source}: the file is empty")
+        records, problems = _parse(source, ending, data, limit)
+    if problems and not skip_bad:
+        rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise InputError(
+            f"{source}: {len(problems)} bad record{'s' * (len(problems) > 1)}: {'; '.join(problems[:SHOWN])}{rest} "
+            "(--skip-bad leaves them out)"
+        )
+    if not records:
+        left_out = f" ({len(problems)} bad ones left out, the first at {problems[0]})" if problems else ""
+        raise InputError(f"{source} holds no records{left_out}")
+    return records, problems
+
+
+def _read_file(source: str) -> bytes:
+    try:
+        return Path(source).read_bytes()
+    except IsADirectoryError as error:
+        raise InputError(f"cannot read {source}: it is a folder; name a file in it") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_named(name: str, limit: int | None) -> tuple[list[Record], list[str]]:
+    import pandas
+
+    dataset, split = NAMED[name]
+    columns = MYRIADLAMA_COLUMNS if dataset == MYRIADLAMA else ("question", "answers")
+    paths = find_hub_parquet(dataset, split)
+    frames = [read_frame(path, ".parquet", read_hub_file(path), columns) for path in paths]
+    frame = pandas.concat(frames, ignore_index=True)
+    return (myriadlama_records if dataset == MYRIADLAMA else frame_records)(frame, limit=limit)
+
+
+def _parse(source: str, ending: str, data: bytes, limit: int | None) -> tuple[list[Record], list[str]]:
+    if ending in (".parquet", ".feather"):
+        return frame_records(read_frame(source, ending, data), limit=limit)
+    text = text_of(source, data)
+    read = {".jsonl": json_lines, ".json": json_items, ".csv": csv_rows}[ending]
+    return build_records(read(source, text), limit=limit)
+
+
+def frame_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
+    """Records and problems of a frame with columns question, answers and, if it has them, id, paraphrases, weights."""
+    check_columns("the table", list(frame.columns), ("question", "answers"))
+    known = [name for name in COLUMNS if name in frame.columns]
+    rows = zip(*(frame[name] for name in known), strict=True)
+    raws = (Raw("row", i, dict(zip(known, map(plain, row), strict=True))) for i, row in enumerate(rows, start=1))
+    return build_records(raws, limit=limit)
+
+
+def myriadlama_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
+    """Cloze questions of MyriadLAMA's rows (uuid, sub_ent, obj_aliases, template, is_manual), one for each uuid.
+
+    [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
+    """
+    check_columns("the table", list(frame.columns), MYRIADLAMA_COLUMNS)
+    numbered = frame.reset_index(drop=True)
+    groups = numbered.groupby("uuid", sort=False, dropna=False)
+    return build_records((_cloze(group) for _, group in groups), limit=limit)
+
+
+def _cloze(group: DataFrame) -> Raw:
+    rows = [{name: plain(row[name]) for name in MYRIADLAMA_COLUMNS} for row in group.to_dict("records")]
+    number = int(group.index[0]) + 1
+    for row in rows:
+        template, subject = row["template"], row["sub_ent"]
+        if not isinstance(template, str) or "[X]" not in template or "[Y]" not in template:
+            return Raw("row", number, broken=f"a template must have [X] and [Y], not {cut(template)}")
+        if not isinstance(subject, str) or not isinstance(row["is_manual"], bool):
+            return Raw("row", number, broken="sub_ent must be text and is_manual true or false")
+        if not isinstance(row["obj_aliases"], list):
+            return Raw("row", number, broken=f"obj_aliases must be a list, not {cut(row['obj_aliases'])}")
+    rows.sort(key=lambda row: not row["is_manual"])  # stable: within manual and automatic ones the file's order
+    wordings = list(dict.fromkeys(_fill(row["template"], row["sub_ent"]) for row in rows))
+    answers = list(dict.fromkeys(chain.from_iterable(row["obj_aliases"] for row in rows)))
+    columns = {"id": rows[0]["uuid"], "question": wordings[0], "answers": answers, "paraphrases": wordings[1:]}
+    return Raw("row", number, columns)
+
+
+def _fill(template: str, subject: str) -> str:
+    return re.sub(r"\[[XY]\]", lambda slot: subject if slot[0] == "[X]" else "[MASK]", template)
+
+
+def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[list[Record], list[str]]:
+    """Records of what was found, in order, until `limit` are good; a problem for each that is not ("line 317: ...")."""
+    records: list[Record] = []
+    problems: list[str] = []
+    places: dict[str, str] = {}
+    for raw in raws:
+        place = f"{raw.unit} {raw.number}"
+        try:
+            record = _record(raw)
+            if record.id in places:
+                raise InputError(f"the id {cut(record.id)} is already that of {places[record.id]}")
+        except InputError as error:
+            problems.append(f"{place}: {error}")
+            continue
+        places[record.id] = place
+        records.append(record)
+        if len(records) == limit:
+            break
+    return records, problems
+
+
+def _record(raw: Raw) -> Record:
+    if raw.broken:
+        raise InputError(raw.broken)
+    if not isinstance(raw.columns, Mapping):
+        raise InputError(f"a record must be an object with question and answers, not {cut(raw.columns)}")
+    columns = raw.columns
+    if columns.get("question") is None:
+        raise InputError("no question")
+    question = _text(columns["question"], "the question").strip()
+    answers = _texts(columns.get("answers"), "answer")
+    if not answers:
+        raise InputError("answers is empty: give at least one right answer")
+    paraphrases = () if columns.get("paraphrases") is None else _texts(columns["paraphrases"], "paraphrase")
+    weights = None if columns.get("weights") is None else _numbers(columns["weights"], 1 + len(paraphrases))
+    return Record(_id(columns.get("id"), raw.number), question, answers, paraphrases, weights)
+
+
+def _id(value: Any, number: int) -> str:
+    if value is None:
+        return str(number)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with gaps
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"the id must be text or a whole number, not {cut(value)}")
+    return _text(str(value), "the id")
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"{what}s must be a list of texts, not {cut(value)}")
+    return tuple(_text(text, f"{what} {i}").strip() for i, text in enumerate(value, start=1))
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{what} must be text, not {cut(value)}")
+    if not value.strip():
+        raise InputError(f"{what} is blank")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise InputError(f"{what} contains half a character (a lone surrogate)")
+    return value
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...]:
+    if not isinstance(value, list) or any(isinstance(w, bool) or not isinstance(w, int | float) for w in value):
+        raise InputError(f"weights must be a list of numbers, not {cut(value)}")
+    try:
+        weights = tuple(float(weight) for weight in value)
+    except OverflowError as error:
+        raise InputError("weights must be finite numbers, 0 or more") from error
+    normalise_weights(weights, count)
+    return weights
+
+
+def fingerprint(records: Sequence[Record]) -> str:
+    """SHA-256 of the records, in order: equal for equal data sets, whatever file they came from."""
+    canonical = json.dumps([asdict(record) for record in records], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """Write records as .jsonl, whole or not at all, in the form that read_records reads."""
+    lines = []
+    for record in records:
+        fields = {name: value for name, value in asdict(record).items() if value is not None}
+        lines.append(f"{json.dumps(fields, ensure_ascii=False)}\n")
+
+    def write(scratch: Path) -> None:
+        scratch.write_text("".join(lines), encoding="utf-8")
+
+    write_file(path, write)
+
+
+def few_shot_prefix(records: Sequence[Record], k: int, *, seed: int, exclude: Iterable[str] = ()) -> str:
+    """`k` records drawn at random as "Q: question" and "A: first answer" lines; the same ones for the same seed.
+
+    No shot is a question of `exclude` in its normal form: give it every wording of the records to be asked.
+    """
+    taken = {_form(question) for question in exclude}
+    pool: list[Record] = []
+    for record in records:
+        form = _form(record.question)
+        if form not in taken:
+            taken.add(form)
+            pool.append(record)
+    if not 0 <= k <= len(pool):
+        raise InputError(f"cannot draw {k} shots: {len(pool)} questions are not among those to be asked")
+    lines = (
+        f"Q: {_line(shot.question)}\nA: {_line(shot.answers[0])}\n" for shot in random.Random(seed).sample(pool, k)
+    )
+    return "".join(lines)
+
+
+def _form(question: str) -> str:
+    return normalise(question) or question.strip()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+LISTS = ("answers", "paraphrases", "weights")
+COLUMNS = ("id", "question", *LISTS)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A record as found: where ("line", 317), and its columns or what stopped them from being read."""
+
+    unit: str
+    number: int
+    columns: Any = None
+    broken: str = ""
+
+
+def text_of(source: str, data: bytes) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; InputError names the line of anything else."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"cannot read {source}: line {line} is not UTF-8; save the file as UTF-8") from error
+
+
+def json_lines(source: str, text: str) -> Iterator[Raw]:
+    """One object a line; blank lines are nothing."""
+    # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield Raw("line", number, json.loads(line))
+        except (ValueError, RecursionError) as error:
+            yield Raw("line", number, broken=f"broken JSON ({_why(error)})")
+
+
+def json_items(source: str, text: str) -> Iterator[Raw]:
+    """The items of a list, or of the only list in an object."""
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = "; with one object a line, name it .jsonl" if "Extra data" in str(error) else ""
+        raise InputError(f"cannot read {source}: broken JSON ({_why(error)}){hint}") from error
+    if isinstance(items, dict) and "question" not in items:
+        lists = [value for value in items.values() if isinstance(value, list)]
+        items = lists[0] if len(lists) == 1 else items
+    if not isinstance(items, list):
+        raise InputError(f"cannot read {source}: it must hold a list of objects, or an object with one such list")
+    yield from (Raw("item", number, item) for number, item in enumerate(items, start=1))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        line = f"line {error.lineno} " if error.lineno > 1 else ""
+        return f"{error.msg}, {line}column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:100]
+
+
+def csv_rows(source: str, text: str) -> Iterator[Raw]:
+    """Rows under a header, each with the line it starts at; lists are JSON."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise InputError(f"cannot read {source}: line {line}: broken CSV ({error})") from error
+            yield Raw("line", line, broken=f"broken CSV ({error}): is a quote missing?")
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            check_columns(source, header, ("question", "answers"))
+        elif len(cells) > len(header):
+            yield Raw("line", line, broken=f"{len(cells)} cells under {len(header)} column names: is a quote missing?")
+        else:
+            yield _csv_raw(line, dict(zip(header, cells, strict=False)))
+
+
+def _csv_raw(line: int, columns: dict[str, Any]) -> Raw:
+    found = {name: cell for name, cell in columns.items() if cell.strip() or name == "question"}
+    for name in LISTS:
+        if name not in found:
+            continue
+        try:
+            value = json.loads(found[name])
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, list):
+            example = "[1, 0.5]" if name == "weights" else '["Lima", "City of Lima"]'
+            said = cut(found[name])
+            return Raw("line", line, broken=f"in CSV {name} must be a JSON list such as {example}, not {said}")
+        found[name] = value
+    return Raw("line", line, found)
+
+
+def check_columns(source: str, found: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise InputError for a needed column that is not there, or a known one that is there twice."""
+    lacking = [name for name in needed if name not in found]
+    if lacking:
+        raise InputError(f"{source} has no column {lacking[0]!r}, only {cut(', '.join(map(str, found)))}")
+    twice = [name for name in found if list(found).count(name) > 1 and name in COLUMNS]
+    if twice:
+        raise InputError(f"{source} has two columns {twice[0]!r}")
+
+
+def read_frame(source: str, ending: str, data: bytes, columns: Sequence[str] | None = None) -> DataFrame:
+    """A Parquet or Feather file; all columns or only those named."""
+    try:
+        import pandas
+        import pyarrow
+    except ImportError as error:
+        raise InputError(f"cannot read {source}: install pandas and pyarrow (pip install pandas pyarrow)") from error
+    read = pandas.read_parquet if ending == ".parquet" else pandas.read_feather
+    try:
+        return read(io.BytesIO(data), columns=None if columns is None else list(columns))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"cannot read {source} as {ending[1:]}: {cut(' '.join(str(error).split()))}") from error
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists, numpy's numbers as Python's, every kind of missing value as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+    return None if missing else value
+
+
+def cut(value: Any) -> str:
+    """A value as it would be written, on one line and not too long."""
+    try:
+        text = repr(value)  # escapes line ends and what cannot be printed
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+SCHEME = "hf://datasets/"
+CONVERTED = "refs/convert/parquet"  # where the Hub keeps a Parquet copy of a set in another format
+T = TypeVar("T")
+
+
+def read_hub_file(path: str) -> bytes:
+    """Bytes of `hf://datasets/OWNER/NAME/FILE` (`NAME@REVISION` for another revision than main)."""
+    if not path.startswith(SCHEME) or len(path.removeprefix(SCHEME).split("/")) < 3:
+        raise InputError(f"cannot read {path}: a path on the Hub is {SCHEME}OWNER/NAME/FILE")
+    return _asked(path, lambda hub: hub.read_bytes(path.removeprefix("hf://")))
+
+
+def find_hub_parquet(name: str, split: str) -> list[str]:
+    """Paths of the Parquet files of a data set's split, in order; the Hub's own conversion if it holds none."""
+    for revision in ("", f"@{CONVERTED}"):
+        root = f"datasets/{name}{revision}"
+        found = _asked(f"hf://{root}", lambda hub, root=root: hub.glob(f"{root}/**/*.parquet"))
+        inside = {path: path.split(name, 1)[-1] for path in sorted(found)}
+        paths = [path for path, rest in inside.items() if any(f"/{split}{end}" in rest for end in "-/.")]
+        if paths:
+            return [f"hf://{path}" for path in paths]
+    raise InputError(f"cannot read {SCHEME}{name}: it holds no Parquet files of the split {split!r}")
+
+
+def _asked(path: str, question: Callable[..., T]) -> T:
+    try:
+        from huggingface_hub import HfFileSystem
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise InputError(
+            f"cannot read {path}: install huggingface_hub (pip install huggingface_hub), or use a local file"
+        ) from error
+    # The bases of the Hub's error are those of the HTTP library it was built with, whichever that is.
+    try:
+        return question(HfFileSystem())
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {path}: there is no such file or data set on the Hub") from error
+    except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"cannot read {path} from the Hugging Face Hub ({why}); a local file needs no network") from (
+            error
+        )

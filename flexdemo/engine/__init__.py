@@ -1,0 +1,1 @@
+"""Tensors only: load, mask, read, decode. Knows no methods, pages or files."""

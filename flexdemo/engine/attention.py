@@ -1,0 +1,190 @@
+"""The attention function registered with transformers, and its backends. Knows tensors and masks; nothing of text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from ..errors import BackendError, InputError
+from ..masks import BLOCK, Layout, block_mask, dense_mask, make_mask_mod, round_up
+from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
+from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
+
+NAME = "flexdemo_segments"
+
+
+class UnsupportedModelError(InputError):
+    """A model whose attention cannot honour our mask; the message names the model's feature."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward pass needs to attend, as it travels through `model(..., segment_plan=plan)`.
+
+    `masks` has one entry for each device that holds a layer: a BlockMask, booleans (B, 1, T, T), or an additive bias
+    (rows, 1, q, kv) in fp32. `ape` likewise, if some row sharpens its scores. Made once before the forward, so that no
+    layer moves or makes a mask.
+    """
+
+    backend: str
+    masks: Mapping[torch.device, BlockMask | Tensor]
+    recorder: Recorder | None = None
+    ape: Mapping[torch.device, ApeRows] | None = None
+
+
+def attend_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
+) -> Tensor:
+    if softcap is not None:
+        raise BackendError(
+            "this model caps its attention scores, which backend sdpa cannot do: use --backend flex-eager"
+        )
+    if ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
+        return attend_written_out(query, key, value, mask, scale, softcap, ape)
+    if mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
+    rows, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    if length == 1 and groups > 1:
+        # One query a head: the heads that share a key head become queries of it, so that keys are not copied.
+        packed = query.reshape(rows, key.shape[1], groups, width)
+        return scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).reshape(rows, heads, 1, -1)
+    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+def attend_written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    scale: float,
+    softcap: float | None,
+    ape: ApeRows | None = None,
+) -> Tensor:
+    """Softmax of scores times values, for the few queries of suffix and answer; a compiler fuses what stands here."""
+    probabilities = attention_probabilities(query, key, bias, scale, softcap, ape)
+    rows, kv_heads = key.shape[:2]
+    grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
+    if is_one_query(query):
+        context = (grouped[..., None] * value[:, :, None].float()).sum(-2).to(value.dtype)
+    else:
+        context = grouped.to(value.dtype) @ value
+    return context.reshape(query.shape[:3] + value.shape[-1:])
+
+
+def _attend_traced(mask: BlockMask | Tensor, ape: ApeRows | None) -> Attend:
+    """What the compiler of a whole forward pass is given: FlexAttention or SDPA over prompts, else the sums."""
+    if isinstance(mask, BlockMask):
+        return attend_flex_of_any_length
+    if mask.dtype == torch.bool:
+        return attend_sdpa
+    return attend_flex_eager if on_gpu(mask) and mask.shape[2] == 1 and ape is None else attend_written_out
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute the same attention.
+
+    `blocks`: its prompt mask is a BlockMask, not a dense one; `captures`: a CUDA graph can hold it. Lengths are padded
+    to a `multiple`, so that a compiled kernel meets few shapes.
+    """
+
+    name: str
+    summary: str
+    attend: Attend
+    blocks: bool
+    multiple: int = 1
+    captures: bool = True
+
+    def padded(self, length: int) -> int:
+        return round_up(length, self.multiple)
+
+    def prompt_mask(self, strategy: str, layout: Layout, *, start: int = 0) -> BlockMask | Tensor:
+        """The mask over a layout in the form that `attend` takes: rows for the queries from `start` on."""
+        if self.blocks:
+            return block_mask(strategy, layout, start=start)
+        return dense_mask(make_mask_mod(strategy, layout), layout, start=start)[:, None]
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        backend.name: backend
+        for backend in (
+            Backend("flex", "FlexAttention, compiled", attend_flex_compiled, True, multiple=BLOCK),
+            Backend("flex-eager", "FlexAttention, uncompiled", attend_flex_eager, True, captures=False),
+            Backend("sdpa", "PyTorch scaled dot product attention with a dense mask", attend_sdpa, False),
+        )
+    }
+)
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    segment_plan: Plan | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention under the plan that travels with the forward pass; the signature is that of transformers' interface.
+
+    query (B, H, q, D), key and value (B, KVH, kv, D) -> (B, q, H, D). Raises UnsupportedModelError where the layer
+    asks for something that would make the mask a lie.
+    """
+    layer = type(module).__name__
+    if segment_plan is None:
+        raise UnsupportedModelError(
+            f"{layer} runs with flexdemo's attention but without its plan: its model does not pass the mask on to its "
+            "attention (or was called directly, and not by flexdemo.ask or .stream)"
+        )
+    if attention_mask is not None:
+        raise UnsupportedModelError(f"{layer} makes an attention mask of its own, which would be lost")
+    if sliding_window is not None and key.shape[2] > sliding_window:
+        raise UnsupportedModelError(
+            f"{layer} has a window of {sliding_window} tokens, shorter than prompt and answer ({key.shape[2]}); "
+            "it could not see every paraphrase; use a shorter prompt or answer"
+        )
+    if s_aux is not None:
+        raise UnsupportedModelError(f"{layer} uses attention sinks, which take attention outside the mask")
+    if position_bias is not None:
+        raise UnsupportedModelError(
+            f"{layer} adds a position bias by token index, so paraphrases cannot share positions"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    mask = segment_plan.masks[query.device]
+    ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
+    attend = _attend_traced(mask, ape) if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
+    out = attend(query, key, value, mask, scale, softcap, ape)
+    if segment_plan.recorder is not None:
+        segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make `attn_implementation=NAME` known to transformers; harmless when done twice."""
+    AttentionInterface.register(NAME, segment_attention)
+    # Running uncompiled is the flex-eager backend's purpose, and its name is on every result.
+    warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")

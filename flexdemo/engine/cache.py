@@ -1,0 +1,202 @@
+"""KV caches of a request: one per encoding, then rows that branch off it. Knows no masks and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class Cursor:
+    """The slots that the next forward pass fills, as a tensor on each device, changed in place from step to step."""
+
+    def __init__(self) -> None:
+        self.filled = 0
+        self._slots: dict[torch.device, Tensor] = {}
+        self._held: dict[tuple[torch.device, int], Tensor] = {}  # for each number of slots, always the same memory
+
+    def point(self, start: int, stop: int, devices: Iterable[torch.device]) -> None:
+        """Let the next pass fill slots start <= i < stop."""
+        slots = torch.arange(start, stop)
+        for device in devices:
+            fresh = upload(slots, device)
+            held = self._held.setdefault((device, len(slots)), fresh)
+            self._slots[device] = held if held is fresh else held.copy_(fresh)
+        self.filled = start
+
+    def advance(self) -> None:
+        """Let the next pass fill the slots that follow. Changes tensors only, so that a CUDA graph can hold it."""
+        for slots in self._slots.values():
+            slots += len(slots)
+
+    def on(self, device: torch.device) -> Tensor:
+        return self._slots[device]
+
+
+class PromptLayer(CacheLayerMixin):
+    """Keys and values of one layer, as the passes over one prompt made them."""
+
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        else:
+            self.keys = torch.cat([self.keys, key_states], dim=2)
+            self.values = torch.cat([self.values, value_states], dim=2)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[2] if self.is_initialized else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+
+class _Layers(Cache):
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of each layer in turn."""
+        return [part for layer in self.layers for part in (layer.keys, layer.values)]
+
+
+class PromptCache(_Layers):
+    """What reading a whole prompt leaves, never written again: (B, KV heads, T, width) a layer."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=PromptLayer)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> PromptCache:
+        """A cache of such `tensors()`."""
+        cache = cls()
+        for i, (keys, values) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+            cache.update(keys, values, i)
+        return cache
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
+
+    Slots not filled yet hold zeros and are for the mask to hide.
+    """
+
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor, cursor: Cursor) -> None:
+        super().__init__()
+        self.keys, self.values, self.cursor = keys, values, cursor
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise RuntimeError("a SlotLayer is made from an encoding's cache")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        slots = self.cursor.on(self.keys.device)
+        self.keys.index_copy_(2, slots, key_states)
+        self.values.index_copy_(2, slots, value_states)
+        return self.keys, self.values
+
+    def select(self, rows: Tensor, cursor: Cursor) -> SlotLayer:
+        """These rows alone, in memory of their own, so that finished ones stop costing."""
+        return SlotLayer(self.keys[rows], self.values[rows], cursor)
+
+    def get_seq_length(self) -> int:
+        return self.cursor.filled
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.keys.shape[2], 0
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+    def get_max_cache_shape(self) -> int:
+        return self.keys.shape[2]
+
+
+class SlotCache(_Layers):
+    """Rows of a decode batch; all layers fill the slots under one cursor."""
+
+    def __init__(self, layers: Sequence[SlotLayer], cursor: Cursor) -> None:
+        super().__init__(layers=list(layers))
+        self.cursor = cursor
+
+    def point(self, start: int, stop: int) -> None:
+        """Let the next forward pass fill slots start <= i < stop."""
+        self.cursor.point(start, stop, {layer.keys.device for layer in self.layers})
+
+    def select(self, rows: Sequence[int]) -> SlotCache:
+        """These rows of every layer, in this order, under a cursor of their own."""
+        index, cursor = _indices(rows, {layer.keys.device for layer in self.layers}), Cursor()
+        return SlotCache([layer.select(index[layer.keys.device], cursor) for layer in self.layers], cursor)
+
+
+def branch(
+    encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
+) -> SlotCache:
+    """A cache of rows, row r starting as the first `length` slots of prompt p of encoding e, (e, p) = sources[r].
+
+    Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs.
+    """
+    cursor, layers = Cursor(), []
+    prompts = encoded[0].layers[0].keys.shape[0]
+    chosen = [encoding * prompts + prompt for encoding, prompt in sources]
+    index = _indices(chosen, {layer.keys.device for layer in encoded[0].layers})
+    for per_encoding in zip(*(cache.layers for cache in encoded), strict=True):
+        rows = index[per_encoding[0].keys.device]
+        keys, values = (
+            _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], rows, capacity)
+            for name in ("keys", "values")
+        )
+        layers.append(SlotLayer(keys, values, cursor))
+    return SlotCache(layers, cursor)
+
+
+def _indices(rows: Sequence[int], devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
+    index = torch.tensor(rows)
+    return {device: upload(index, device) for device in devices}
+
+
+def _copied(parts: Sequence[Tensor], rows: Tensor, capacity: int) -> Tensor:
+    """Rows of several (prompts, heads, length, width) one after the other, with room behind them."""
+    together = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    out = together.new_zeros(len(rows), together.shape[1], capacity, together.shape[3])
+    out[:, :, : together.shape[2]] = together[rows]
+    return out
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class Download:
+    """Tensors on their way to the CPU: work that is given to the GPU later does not delay them."""
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        self._tensors = [each if each is None else each.to("cpu", non_blocking=each.is_cuda) for each in tensors]
+        self._arrived = []
+        for device in {each.device for each in tensors if each is not None and each.is_cuda}:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))  # an event hears of one device's work only
+            self._arrived.append(event)
+
+    def lists(self) -> list[list | None]:
+        """Their values as lists, once they have arrived; None for None."""
+        for event in self._arrived:
+            event.synchronize()
+        return [None if each is None else each.tolist() for each in self._tensors]

@@ -1,0 +1,308 @@
+"""Branch into views, decode in lockstep, stream. Knows nothing of methods' names, of pages or of files."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..plan import Stream
+from ..prompt import SegmentedPrompt, decode_ids
+from ..request import Decoding
+from .attention import UnsupportedModelError
+from .cache import Download, branch, upload
+from .fast.compiled import Scores
+from .fast.rows import Queries, Rows, Steps
+from .model import LanguageModel
+from .reading import Prefill, arrange, check_recorded, key_groups, multiple_of, on_devices, prefill, row_biases
+from .recorders import MassRecorder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a stream has produced so far. `masses[v][t]` is the attention mass of view v by segment for token t.
+
+    `detail[t]` is that of the first view by layer and head, (layers, heads, S), and its mean attention to every slot,
+    (slots,), if detail was asked for; `candidates[t]` are the likeliest tokens and their probabilities.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    masses: tuple[tuple[tuple[float, ...], ...], ...]
+    stopped_by: str | None
+    seconds: float
+    detail: tuple[tuple[Tensor, Tensor], ...] = ()
+    candidates: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State after the prompt was encoded (no tokens yet) and after every token; seconds since the request began."""
+
+    answers: tuple[Answer, ...]
+    rows: int
+    encode_seconds: float
+    first_token_seconds: float
+    total_seconds: float
+
+
+@dataclass
+class _Decoding:
+    """Mutable state of one stream while it runs."""
+
+    stream: Stream
+    generator: torch.Generator
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    masses: list[list[tuple[float, ...]]] = field(default_factory=list)
+    stopped_by: str | None = None
+    seconds: float = 0.0
+    detail: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    candidates: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.masses = [[] for _ in self.stream.views]
+
+    def take(self, token: int, logprob: float, candidates: Sequence[tuple[int, float]] | None) -> None:
+        """Append a chosen token, its log-probability and the likeliest tokens in its place."""
+        self.token_ids.append(token)
+        self.logprobs.append(logprob)
+        if candidates is not None:
+            self.candidates.append(tuple(candidates))
+
+    def snapshot(self) -> Answer:
+        masses = tuple(tuple(view) for view in self.masses)
+        return Answer(
+            tuple(self.token_ids),
+            tuple(self.logprobs),
+            masses,
+            self.stopped_by,
+            self.seconds,
+            tuple(self.detail),
+            tuple(self.candidates),
+        )
+
+
+def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus."""
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below, never nan
+    probabilities, order = torch.softmax(scaled, dim=-1).sort(descending=True)
+    before = probabilities.cumsum(0) - probabilities
+    kept = probabilities.where(before < top_p, 0.0)
+    return int(order[torch.multinomial(kept.cpu(), 1, generator=generator)])
+
+
+def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[int], limit: int) -> str | None:
+    """The stop rule, the same for every method: end token, end of the first answer line of a plain prompt, length."""
+    if token_ids[-1] in lm.end_ids:
+        return "end token"
+    if prompt.kind == "plain" and "\n" in decode_ids(lm.tokenizer, token_ids).lstrip():
+        return "end of line"
+    return "length" if len(token_ids) >= limit else None
+
+
+def check_room(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> None:
+    """Raise InputError if the model cannot hold a prompt and its answer, or has no embedding for one of its tokens."""
+    rows = lm.model.get_input_embeddings().num_embeddings
+    if max(prompt.token_ids) >= rows:
+        at = next(i for i, token in enumerate(prompt.token_ids) if token >= rows)
+        raise InputError(
+            f"the tokenizer gives {prompt.tokens[at]!r} the id {prompt.token_ids[at]}, and {lm.name} has only {rows} "
+            "embeddings: give the tokenizer that the model was trained with"
+        )
+    need = len(prompt.token_ids) + new_tokens
+    if lm.context_length is not None and need > lm.context_length:
+        raise InputError(
+            f"prompt and answer need {need} tokens and {lm.name} holds {lm.context_length}: "
+            "use fewer or shorter paraphrases, or a shorter answer"
+        )
+    if lm.window is not None and need > lm.window:
+        raise UnsupportedModelError(
+            f"{lm.name} has a sliding window of {lm.window} tokens, shorter than prompt and answer ({need}): "
+            "its layers could not see every paraphrase; use fewer or shorter paraphrases, or a shorter answer"
+        )
+
+
+@torch.no_grad()
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    streams: Sequence[Stream],
+    decoding: Decoding,
+    *,
+    known: Prefill | None = None,
+    keep: Callable[[Prefill], None] | None = None,
+) -> Iterator[Progress]:
+    """Decode all streams over all prompts in lockstep, yielding after the encoding and after every token.
+
+    Encodings that `known` holds are not computed again; `keep` is given the Prefill that the views branch off. Closing
+    the generator stops the work. Raises InputError if the model cannot hold prompt and answer.
+    """
+    began = time.perf_counter()
+    for prompt in prompts:
+        check_room(lm, prompt, decoding.max_new_tokens)
+
+    # 1. Encode: one prefill for each distinct encoding.
+    slots = arrange(prompts, decoding.max_new_tokens, multiple_of(lm))
+    views = [view for stream in streams for view in stream.views]
+    owners = [i for i, stream in enumerate(streams) for _ in stream.views]
+    encodings = list(dict.fromkeys(view.encoding for view in views))
+    read = prefill(lm, prompts, encodings, known)
+    if keep is not None:
+        keep(read)
+
+    # 2. Branch: one row for each view.
+    row_prompts = [streams[i].prompt for i in owners]
+    sources = [(encodings.index(view.encoding), prompt) for view, prompt in zip(views, row_prompts, strict=True)]
+    caches = [read.caches[encoding] for encoding in encodings]
+    cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
+    del caches, read
+    biases = row_biases(slots, views, row_prompts)
+    suffix, answer = (
+        Queries(on_devices(lm, bias), on_devices(lm, ape))
+        for bias, ape in ((biases.suffix, biases.ape_suffix), (biases.answer, biases.ape_answer))
+    )
+    recorder = None
+    if decoding.mass or decoding.detail:
+        check_recorded(lm)
+        recorder = MassRecorder(on_devices(lm, key_groups(slots, row_prompts)), decoding.detail)
+    ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
+    starts = torch.tensor([view.suffix_position for view in views])
+    positions = starts[:, None] + torch.arange(ids.shape[1])  # (rows,) -> (rows, suffix)
+    rows = Rows(cache, upload(ids, lm.device), upload(positions, lm.device), suffix, answer, recorder)
+    states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
+    encoded = time.perf_counter() - began
+    yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
+
+    with Steps(lm, rows, prompt=slots.prompt, answer=slots.answer) as steps:
+        del cache, rows, suffix, answer  # memory kept from an earlier request may take their place
+        yield from _decode(lm, prompts, steps, states, owners, decoding, began=began, encoded=encoded)
+
+
+def _decode(
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    steps: Steps,
+    states: Sequence[_Decoding],
+    owners: Sequence[int],
+    decoding: Decoding,
+    *,
+    began: float,
+    encoded: float,
+) -> Iterator[Progress]:
+    """Stages 3 and 4 of `generate`; owners[row] is the stream that a row belongs to."""
+    # 3. Read the suffix: its last token is the query that produces the first answer token.
+    out = steps.read_suffix()
+    first = 0.0
+
+    @functools.cache
+    def at(*places: int) -> Tensor:
+        return upload(torch.tensor(places), lm.device)
+
+    # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
+    while True:
+        means = None if out.mass is None else out.mass.mean(dim=(0, 2))  # (layers, rows, heads, S) -> (rows, S)
+        going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
+        places = {i: [row for row, owner in enumerate(owners) if owner == i] for i in going}
+        scores = _combined(out.scores, [(states[i].stream, places[i]) for i in going], at)
+        chosen, logprob = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
+        sources = [going.index(owner) if owner in places else 0 for owner in owners]
+        fed = _taken(chosen, sources, at)[:, None]  # (streams,) -> (rows, 1)
+        coming = Download(chosen, logprob, means, *_likeliest(scores, decoding.candidates))
+
+        # A GPU begins the next step before this one's tokens are read, so that it never waits for us.
+        more = any(len(states[i].token_ids) + 1 < _limit(states[i].stream, decoding) for i in going)
+        overlaps = lm.device.type == "cuda" and first > 0 and more and not decoding.detail
+        ahead = steps.run(fed) if overlaps else None
+
+        tokens, logprobs, masses, *likeliest = coming.lists()
+        candidates = _paired(*likeliest)
+        for place, i in enumerate(going):
+            state, rows = states[i], places[i]
+            state.take(tokens[place], logprobs[place], candidates[place] if candidates else None)
+            if masses is not None:
+                for history, row in zip(state.masses, rows, strict=True):
+                    history.append(tuple(masses[row]))
+            if out.mass is not None and out.attention is not None:
+                state.detail.append((out.mass[:, rows[0]].cpu(), out.attention[rows[0]].cpu()))
+            state.stopped_by = stop_reason(
+                lm, prompts[state.stream.prompt], state.token_ids, _limit(state.stream, decoding)
+            )
+            state.seconds = time.perf_counter() - began
+        total = time.perf_counter() - began
+        first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
+        yield Progress(tuple(s.snapshot() for s in states), len(owners), encoded, first, total)
+
+        alive = [row for row, owner in enumerate(owners) if states[owner].stopped_by is None]
+        if not alive:
+            return
+        # Compiled and captured steps keep their shapes, until half of their rows are done.
+        if len(alive) <= len(owners) * (0.5 if multiple_of(lm) > 1 else 1) and len(alive) < len(owners):
+            owners = [owners[row] for row in alive]
+            index = at(*alive)
+            fed, ahead = fed[index], ahead and ahead.select(index)  # first: the memory behind them is given back now
+            steps.select(alive)
+        out = ahead or steps.run(fed)
+
+
+def _limit(stream: Stream, decoding: Decoding) -> int:
+    """The most tokens that a stream's answer may have."""
+    return len(stream.forced) or stream.limit or decoding.max_new_tokens
+
+
+def _taken(values: Tensor, places: Sequence[int], at: Callable[..., Tensor]) -> Tensor:
+    """Values at some places; the values themselves if that is all of them, for a kernel less in every step."""
+    return values if list(places) == list(range(len(values))) else values[at(*places)]
+
+
+def _combined(scores: Scores, streams: Sequence[tuple[Stream, list[int]]], at: Callable[..., Tensor]) -> Scores:
+    """What each stream chooses from: Scores of rows -> Scores of streams."""
+    if all(stream.combine is None for stream, _ in streams):
+        firsts = [rows[0] for _, rows in streams]
+        return Scores(*(_taken(each, firsts, at) for each in scores))
+    return Scores.of(
+        torch.stack(
+            [
+                scores.logits[rows[0]]
+                if stream.combine is None
+                else stream.combine(scores.logits[at(*rows)], stream.weights)
+                for stream, rows in streams
+            ]
+        )
+    )
+
+
+def _choose_all(scores: Scores, states: Sequence[_Decoding], decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """The next token of each stream and its log-probability, (streams,) each: forced, greedy or sampled."""
+    heats = [decoding.temperature if s.stream.temperature is None else s.stream.temperature for s in states]
+    if not any(heats) and not any(state.stream.forced for state in states):
+        return scores.best, scores.logprob
+    chosen = scores.best.clone()
+    for place, (state, heat) in enumerate(zip(states, heats, strict=True)):
+        if state.stream.forced:
+            chosen[place] = state.stream.forced[len(state.token_ids)]
+        elif heat:
+            chosen[place] = choose(scores.logits[place], heat, decoding.top_p, state.generator)
+    return chosen, scores.logits.gather(1, chosen[:, None])[:, 0] - scores.lse
+
+
+def _likeliest(scores: Scores, candidates: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The likeliest tokens and their probabilities, (streams, candidates) each."""
+    if not candidates:
+        return None, None
+    top = scores.logits.topk(candidates)
+    return top.indices, (top.values - scores.lse[:, None]).exp()
+
+
+def _paired(ids: list | None, shares: list | None) -> list[list[tuple[int, float]]] | None:
+    """Candidates of each stream as pairs of token and probability."""
+    if ids is None or shares is None:
+        return None
+    return [list(zip(*pair, strict=True)) for pair in zip(ids, shares, strict=True)]

@@ -1,0 +1,202 @@
+"""Passes of a batch of rows: the suffix, then an answer token a row and step. Knows buffers; chooses no tokens.
+
+All that a pass reads and writes stays in the same memory from step to step and, on a GPU, from request to request, so
+that a CUDA graph captured once serves every later request of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..attention import Plan
+from ..cache import SlotCache
+from ..model import LanguageModel
+from ..reading import forward
+from ..recorders import ApeRows, MassRecorder
+from .compiled import Scores
+from .graphs import Replay
+
+LONGEST = 4096  # slots of a row whose memory is kept: reading a longer prompt costs far more than its steps' capture
+
+
+class Outcome(NamedTuple):
+    """What a pass tells of each row: the next token's Scores, and the recorder's masses and attention.
+
+    A graph's tensors: the next pass writes over them.
+    """
+
+    scores: Scores
+    mass: Tensor | None  # (layers, rows, heads, S)
+    attention: Tensor | None  # (rows, slots)
+
+    def select(self, rows: Tensor) -> Outcome:
+        return Outcome(
+            self.scores.select(rows),
+            None if self.mass is None else self.mass[:, rows],
+            None if self.attention is None else self.attention[rows],
+        )
+
+
+@dataclass
+class Queries:
+    """What queries add to their scores, on each device: biases (rows, 1, q, capacity), where they are sharpened."""
+
+    bias: Mapping[torch.device, Tensor]
+    ape: Mapping[torch.device, ApeRows] | None
+
+    def tensors(self) -> list[Tensor]:
+        sharpened = [] if self.ape is None else self.ape.values()
+        return [*self.bias.values(), *(part for rows in sharpened for part in rows.tensors())]
+
+    def select(self, rows: list[int]) -> Queries:
+        ape = None if self.ape is None else {device: each.select(rows) for device, each in self.ape.items()}
+        return Queries({device: each[rows] for device, each in self.bias.items()}, ape)
+
+
+@dataclass
+class Rows:
+    """The memory of a batch of rows, and the graphs of the passes over it.
+
+    ids and positions (rows, suffix) are those of the suffix; tokens and places (rows, 1) of the step that comes.
+    """
+
+    cache: SlotCache
+    ids: Tensor
+    positions: Tensor
+    suffix: Queries
+    answer: Queries
+    recorder: MassRecorder | None
+    tokens: Tensor = field(init=False)
+    places: Tensor = field(init=False)
+    replays: dict[str, Replay | None] = field(default_factory=dict)  # None: it ran once, uncaptured
+
+    def __post_init__(self) -> None:
+        self.places = self.positions[:, -1:] + 1
+        self.tokens = torch.zeros_like(self.places)
+
+    @property
+    def capacity(self) -> int:
+        """Slots of a row."""
+        return self.cache.layers[0].get_max_length()
+
+    def tensors(self) -> list[Tensor]:
+        """All that one request's rows differ in from another's of the same shape, in the same order."""
+        groups = [] if self.recorder is None else self.recorder.groups.values()
+        own = [self.ids, self.positions, self.tokens, self.places]
+        return [*self.cache.tensors(), *own, *self.suffix.tensors(), *self.answer.tensors(), *groups]
+
+    def key(self) -> Hashable:
+        """What a graph cannot change."""
+        return self.recorder and self.recorder.detail, *((tensor.shape, tensor.dtype) for tensor in self.tensors())
+
+    def load(self, other: Rows) -> None:
+        """Take over another batch of the same key."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs)
+
+    def select(self, rows: Sequence[int]) -> Rows:
+        """These rows alone, in this order, in memory of their own."""
+        index = list(rows)
+        chosen = replace(
+            self,
+            cache=self.cache.select(index),
+            ids=self.ids[index],
+            positions=self.positions[index],
+            suffix=self.suffix.select(index),
+            answer=self.answer.select(index),
+            recorder=self.recorder and self.recorder.select(index),
+            replays={},
+        )
+        chosen.places = self.places[index]
+        return chosen
+
+
+class Steps:
+    """A request's passes over its rows; used in a `with`, at whose end the memory goes to the next request.
+
+    prompt and answer: the slots where the suffix and the first answer token lie.
+    """
+
+    def __init__(self, lm: LanguageModel, rows: Rows, *, prompt: int, answer: int) -> None:
+        self.lm, self._prompt, self._slot = lm, prompt, answer
+        self._rows = self._lent(rows)
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None or issubclass(kind, GeneratorExit):  # after any other, nobody knows what its memory holds
+            self._give_back()
+
+    def read_suffix(self) -> Outcome:
+        """Feed the suffix to each row."""
+        self._rows.cache.point(self._prompt, self._slot)
+        out = self._run("suffix")
+        self._rows.cache.point(self._slot, self._slot + 1)
+        return out
+
+    def run(self, tokens: Tensor) -> Outcome:
+        """Feed one token to each row, (rows, 1)."""
+        self._rows.tokens.copy_(tokens)
+        if not self.lm.captures:  # of a number that changes a compiler makes one pass each, and a graph holds one
+            self._rows.cache.cursor.filled = self._slot
+        self._slot += 1
+        return self._run("step")
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only these rows, in this order."""
+        chosen = self._rows.select(rows)
+        self._give_back()
+        self._rows = self._lent(chosen)
+        self._rows.cache.point(self._slot, self._slot + 1)
+
+    def _run(self, name: str) -> Outcome:
+        """A pass, uncaptured at its first time: kernels are compiled and loaded then, which a capture cannot do."""
+        rows, work = self._rows, self._suffix if name == "suffix" else self._step
+        if not self.lm.captures or name not in rows.replays:
+            rows.replays[name] = None
+            return work(rows)
+        replay = rows.replays[name]
+        if replay is None:
+            replay = rows.replays[name] = self.lm.graphs.capture(lambda: work(rows))
+        return replay()
+
+    def _suffix(self, rows: Rows) -> Outcome:
+        plan = Plan(self.lm.backend, rows.suffix.bias, rows.recorder, rows.suffix.ape)
+        return self._outcome(rows, forward(self.lm, rows.ids, rows.positions, plan, rows.cache))
+
+    def _step(self, rows: Rows) -> Outcome:
+        for device, each in rows.answer.bias.items():  # a step unhides its own slot
+            each.index_fill_(-1, rows.cache.cursor.on(device), 0.0)
+        plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape)
+        scores = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
+        rows.places += 1
+        rows.cache.cursor.advance()
+        return self._outcome(rows, scores)
+
+    @staticmethod
+    def _outcome(rows: Rows, scores: Scores) -> Outcome:
+        return Outcome(scores, *(rows.recorder.take() if rows.recorder else (None, None)))
+
+    def _lent(self, rows: Rows) -> Rows:
+        """Memory kept from an earlier request with these rows in it; these rows themselves if none fits."""
+        held = self.lm.graphs.lend(rows.key()) if self._keeps(rows) else None
+        if held is None:
+            return rows
+        held.load(rows)
+        return held
+
+    def _keeps(self, rows: Rows) -> bool:
+        """Whether rows outlast the request: those of a long prompt would stand beside the next one's KV caches."""
+        return self.lm.captures and rows.capacity <= LONGEST
+
+    def _give_back(self) -> None:
+        if self._keeps(self._rows):
+            graphs = [replay for replay in self._rows.replays.values() if replay is not None]
+            self.lm.graphs.keep(self._rows.key(), self._rows, [*self._rows.tensors(), *graphs])

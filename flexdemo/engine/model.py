@@ -1,0 +1,206 @@
+"""Load a causal LM and its tokenizer, choose device and backend, refuse by name what cannot work. Knows no prompts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..errors import BackendError, InputError
+from ..masks import make_layout
+from ..prompt import PARAPHRASE, PREFIX
+from . import attention
+from .attention import BACKENDS, Plan, UnsupportedModelError
+from .fast.compiled import Pass, compiled_pass, join_siblings
+from .fast.graphs import Graphs
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model and what a request must know about it; shared by all requests. Only its graphs change."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any
+    backend: str
+    devices: tuple[torch.device, ...]
+    context_length: int | None
+    window: int | None  # tokens that a sliding layer sees, None without such layers
+    end_ids: frozenset[int]
+    load_seconds: float = 0.0
+    captures: bool = False  # whether passes are replayed as CUDA graphs
+    graphs: Graphs = field(default_factory=Graphs, compare=False)
+    compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
+    processes: int = 1  # over which every layer is split; each sees its share of the heads
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids enter the model."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+
+def _resolve_backend(backend: str, device: str, softcap: bool) -> str:
+    """The backend that will run. On the CPU dense SDPA won every size measured: see `python -m flexdemo bench`."""
+    if backend == "auto":
+        if device == "cpu":
+            return "flex-eager" if softcap else "sdpa"
+        return "flex" if importlib.util.find_spec("triton") else "flex-eager"
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+    if backend == "sdpa" and softcap:
+        raise BackendError("this model caps its attention scores, which backend sdpa cannot do: use flex-eager")
+    return backend
+
+
+def refuse_unsupported(config: Any) -> None:
+    """Raise UnsupportedModelError for what the configuration already shows: layers that are not plain attention."""
+    text = config.get_text_config()
+    if text.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{text.model_type} is an encoder-decoder model; flexdemo needs a causal language model"
+        )
+    odd = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if odd:
+        raise UnsupportedModelError(
+            f"{text.model_type} has layers of type {', '.join(odd)}, which no mask over tokens governs: "
+            "paraphrases could not be kept apart there"
+        )
+    if getattr(text, "alibi", False) or getattr(text, "position_embedding_type", None) == "alibi":
+        raise UnsupportedModelError(f"{text.model_type} uses ALiBi position biases, which ignore position ids")
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...]) -> None:
+    """Route the model's attention through ours and prove on five tokens that it obeys, or raise UnsupportedModelError.
+
+    The tokens are a prefix and two paraphrases of two tokens that share positions. The last token's logits must be
+    those of prefix and paraphrase 2 alone, by the model's own attention: so it honours mask and positions and adds
+    nothing of its own. Changing a hidden token must not move them, changing a visible one must.
+    """
+    runs = BACKENDS[backend]
+    length = runs.padded(5)
+    layout = make_layout((0, 1, 1, 2, 2), (PREFIX, *[PARAPHRASE] * 4), pads=length - 5)
+    placed = {device: layout.to(device) for device in devices}
+    masks = {device: runs.prompt_mask("segment", at) for device, at in placed.items()}
+    entry = model.get_input_embeddings().weight.device
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = [(3 + i) % vocabulary for i in range(5)] + [0] * (length - 5)
+    positions = torch.tensor([[0, 1, 2, 1, 2, *[0] * (length - 5)]], device=entry)
+
+    def logits(changed: int | None) -> Tensor:
+        row = [(t + 7) % vocabulary if i == changed else t for i, t in enumerate(tokens)]
+        ids, plan = torch.tensor([row], device=entry), Plan(backend, masks)
+        return model(input_ids=ids, position_ids=positions, segment_plan=plan, use_cache=False).logits[0, 4].float()
+
+    name = type(model).__name__
+    model.set_attn_implementation("eager")
+    alone = torch.tensor([[tokens[0], tokens[3], tokens[4]]], device=entry)
+    own = model(input_ids=alone, use_cache=False).logits[0, 2].float()
+    model.set_attn_implementation(attention.NAME)
+    try:
+        base, hidden, visible = logits(None), logits(1), logits(3)
+    except TypeError as error:
+        raise UnsupportedModelError(f"{name} does not pass our mask on to its attention ({error})") from error
+    if not torch.isfinite(base).all():
+        raise UnsupportedModelError(f"{name} gives logits that are not finite under our mask")
+    moved = (base - visible).abs().max()
+    if moved == 0:
+        raise UnsupportedModelError(f"{name} does not see a token that the mask shows: some layer attends another way")
+    if (base - hidden).abs().max() > 0.02 * moved:
+        raise UnsupportedModelError(f"{name} lets a token see what the mask hides: some layer attends another way")
+    # In half precision only a gross difference is no rounding (and routers of experts may flip on a tie).
+    if (base - own).abs().max() > (0.02 if model.dtype == torch.float32 else 0.5) * moved:
+        raise UnsupportedModelError(
+            f"{name} reads a paraphrase in a packed prompt otherwise than alone: its attention is not plainly causal, "
+            "or it takes positions from the tokens' order"
+        )
+
+
+def prepare(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    name: str,
+    backend: str = "auto",
+    load_seconds: float = 0.0,
+    captures: bool | None = None,
+    compiled: bool = False,
+) -> LanguageModel:
+    """Route a loaded model's attention through ours and check that it obeys; raises UnsupportedModelError otherwise.
+
+    `captures`: replay forward passes as CUDA graphs; None where that can work. `compiled`: compile the whole forward
+    pass at its first calls, which takes a minute or two; raises BackendError where that is not offered.
+    """
+    config = model.config
+    refuse_unsupported(config)
+    if not model._can_set_attn_implementation():
+        raise UnsupportedModelError(f"{type(model).__name__} does not attend through transformers' AttentionInterface")
+    text = config.get_text_config()
+    devices = tuple(dict.fromkeys(p.device for p in model.parameters()))
+    softcap = getattr(text, "attn_logit_softcapping", None) is not None
+    chosen = _resolve_backend(backend, devices[0].type, softcap)
+    attention.register()
+    model.eval()
+    can = BACKENDS[chosen].captures and can_capture(text, devices)
+    if compiled:
+        if not can:
+            raise BackendError(
+                f"{name} is not compiled as a whole: that needs one CUDA device, backend flex or sdpa and a model "
+                "without experts or position-dependent rotary embeddings; leave --compile out"
+            )
+        join_siblings(model)
+    probe(model, chosen, devices)
+
+    generation = model.generation_config
+    holders = (tokenizer, config, text, generation)  # a composite configuration (Gemma-3 with vision) has none itself
+    ends = [getattr(holder, "eos_token_id", None) for holder in holders]
+    flat = [i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None]
+    return LanguageModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        backend=chosen,
+        devices=devices,
+        context_length=getattr(text, "max_position_embeddings", None),
+        window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
+        end_ids=frozenset(flat),
+        load_seconds=load_seconds,
+        captures=can if captures is None else captures,
+        graphs=Graphs.of(torch.cuda.get_device_properties(devices[0]).total_memory, devices[0]) if can else Graphs(),
+        compiled=compiled_pass() if compiled else None,
+    )
+
+
+def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:
+    """Whether a forward pass can be replayed as a CUDA graph: one GPU, and nothing that depends on values."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = {rope.get("rope_type", "default")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
+    looks_at_positions = bool(kinds & {"dynamic", "longrope"})
+    routes_tokens = any(
+        getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")
+    )
+    return len(devices) == 1 and devices[0].type == "cuda" and not looks_at_positions and not routes_tokens
+
+
+SMALL = 20_000_000  # parameters; below, a layer's work is shorter than what it takes to share it
+
+
+def suit_threads(lm: LanguageModel) -> int:
+    """Set torch's threads for this process to what suits the model, and return their number.
+
+    A small model on the CPU runs on one: threads that wait for each other at every layer took six times the CPU time
+    and four times as long on two busy cores (7 M parameters). OMP_NUM_THREADS, if set, is obeyed.
+    """
+    parameters = sum(each.numel() for each in lm.model.parameters())
+    if lm.device.type == "cpu" and parameters < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return torch.get_num_threads()

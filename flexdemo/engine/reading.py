@@ -1,0 +1,288 @@
+"""A prompt's reading: encodings, views of them, slots, masks and biases of each pass. Knows no decoding and no methods.
+
+A prompt is encoded once for each encoding; a view is one row of the decode batch over a copy of that KV cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from ..masks import STRATEGIES, Layout, dense_mask, make_mask_mod, round_up
+from ..plan import Encoding, View
+from ..prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
+from ..request import PLAIN
+from .attention import BACKENDS, Plan, UnsupportedModelError
+from .cache import PromptCache, upload
+from .fast.compiled import Scores, last_only, next_scores
+from .model import LanguageModel
+from .recorders import ApeRows, HeadRecorder, Recorder
+
+CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
+REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launching its kernels is not what takes time
+FEW_SHAPES = 128  # lengths are padded to a multiple of it where graphs are kept
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Prompts read once: for each encoding a KV cache of prefix and paraphrases, a row a prompt.
+
+    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each; `owner` is the
+    transformers model that read them, the only one that may go on from here.
+    """
+
+    prompts: tuple[tuple[tuple[int, int], ...], ...]
+    caches: Mapping[Encoding, PromptCache]
+    owner: Any
+
+
+def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
+    """What a prefill reads of a prompt: token and segment ids. The same tokens in other segments are another prompt."""
+    n = prompt.suffix_start
+    return tuple(zip(prompt.token_ids[:n], prompt.segment_ids[:n], strict=True))
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where things lie in a row: paraphrases in [0, prompt), suffix in [prompt, answer), answer tokens behind it."""
+
+    layout: Layout
+    prompt: int
+    answer: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What suffix and answer queries of a batch of rows add to their scores, in fp32.
+
+    suffix (rows, 1, suffix, capacity) and answer (rows, 1, 1, capacity): -inf where the mask hides a key, log(weight)
+    on the keys of a paraphrase for queries that fuse, 0 elsewhere. The answer bias is that of the first answer token; a
+    later one also sees the slots before it. The ape_* say where scores are sharpened; None if no row asks for it.
+    """
+
+    suffix: Tensor
+    answer: Tensor
+    ape_suffix: ApeRows | None = None
+    ape_answer: ApeRows | None = None
+
+
+def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> Slots:
+    """Common slots of a batch of prompts: shorter ones are padded between their last paraphrase and the suffix."""
+    suffixes = {len(prompt.segments[-1]) for prompt in prompts}
+    if len(suffixes) != 1 or 0 in suffixes:
+        raise ValueError("prompts of one batch must have the same suffix, of at least one token")
+    start = max(prompt.suffix_start for prompt in prompts)
+    answer = start + suffixes.pop()
+    capacity = round_up(answer + new_tokens, multiple)
+    segments, roles = [], []
+    for prompt in prompts:
+        n, pads = prompt.suffix_start, start - prompt.suffix_start
+        last = len(prompt.segments) - 1
+        segments.append([*prompt.segment_ids[:n], *[-1] * pads, *[last] * (capacity - start)])
+        roles.append([*prompt.roles[:n], *[PAD] * pads, *[SUFFIX] * (answer - start), *[ANSWER] * (capacity - answer)])
+    return Slots(Layout(torch.tensor(segments), torch.tensor(roles)), start, answer, capacity)
+
+
+def multiple_of(lm: LanguageModel) -> int:
+    """What lengths are padded to, so that compiled kernels and graphs meet few of them."""
+    return max(BACKENDS[lm.backend].multiple, FEW_SHAPES if lm.captures else 1)
+
+
+def on_devices(lm: LanguageModel, part: Tensor | ApeRows | None) -> dict[torch.device, Any] | None:
+    """A part of what a pass needs, on each device that holds a layer; None for None."""
+    if part is None:
+        return None
+    return {device: upload(part, device) if isinstance(part, Tensor) else part.to(device) for device in lm.devices}
+
+
+def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
+    """What follows the last token of each row; fills the cache."""
+    # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
+    run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
+    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, last_only(type(lm.model)))
+
+
+def check_recorded(lm: LanguageModel) -> None:
+    """UnsupportedModelError for a model of whose heads this process sees some only."""
+    if lm.processes > 1:
+        raise UnsupportedModelError(
+            f"{lm.name} is split over {lm.processes} processes, each of which sees its own heads only: attention is "
+            "not told there; load it in one process"
+        )
+
+
+def encode(
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
+) -> PromptCache:
+    """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
+    if recorder is not None:
+        check_recorded(lm)
+    length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
+    if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
+        length = max(length, 2 * FEW_SHAPES)
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    segments, roles = torch.full_like(ids, -1), torch.full_like(ids, PAD)
+    for row, prompt in enumerate(prompts):
+        n = prompt.suffix_start
+        ids[row, :n] = torch.tensor(prompt.token_ids[:n])
+        positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
+        segments[row, :n] = torch.tensor(prompt.segment_ids[:n])
+        roles[row, :n] = torch.tensor(prompt.roles[:n])
+    read = functools.partial(_read, lm, encoding.strategy)
+    if recorder is None and lm.captures and length <= REPLAYED:
+        kind = ("prompt", encoding.strategy, ids.shape)
+        inputs = [upload(each, lm.device) for each in (ids, positions, segments, roles)]
+        return PromptCache.of(lm.graphs.call(kind, lambda *given: read(*given).tensors(), inputs))
+    return read(ids, positions, segments, roles, recorder)
+
+
+def _read(
+    lm: LanguageModel,
+    strategy: str,
+    ids: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    roles: Tensor,
+    recorder: Recorder | None = None,
+) -> PromptCache:
+    """Passes over prompts; all of (B, T)."""
+    backend, length, cache = BACKENDS[lm.backend], ids.shape[1], PromptCache()
+    layouts = {device: Layout(upload(segments, device), upload(roles, device)) for device in lm.devices}
+    # A token that sees later ones of its paraphrase must be read in one pass with them.
+    chunk = length if STRATEGIES[strategy].both_ways else CHUNK
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        masks = {
+            device: backend.prompt_mask(strategy, layout.until(stop), start=start) for device, layout in layouts.items()
+        }
+        forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
+    return cache
+
+
+@torch.no_grad()
+def prefill(
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    encodings: Sequence[Encoding],
+    known: Prefill | None = None,
+) -> Prefill:
+    """Encode prompts under each encoding once; those that `known` holds for the same prompts are taken from it."""
+    read = tuple(read_of(prompt) for prompt in prompts)
+    if known is not None and (known.prompts != read or known.owner is not lm.model):
+        raise ValueError("a Prefill of other prompts, or of another model, cannot be reused")
+    caches = dict(known.caches) if known else {}
+    for encoding in encodings:
+        if encoding not in caches:
+            caches[encoding] = encode(lm, prompts, encoding)
+    return Prefill(read, caches, lm.model)
+
+
+def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:
+    """Biases of the suffix and answer queries of each view's row; `prompts` says which prompt a row reads."""
+    visible = {
+        encoding: dense_mask(
+            make_mask_mod(encoding.strategy, slots.layout), slots.layout, start=slots.prompt, stop=slots.answer + 1
+        )
+        for encoding in {view.encoding for view in views}
+    }
+    suffix, answer = [], []
+    for view, prompt in zip(views, prompts, strict=True):
+        log_weights = torch.zeros(slots.capacity)
+        is_paraphrase = slots.layout.roles[prompt] == PARAPHRASE
+        owners = slots.layout.segments[prompt][is_paraphrase] - 1
+        log_weights[is_paraphrase] = torch.tensor(view.weights, dtype=torch.float64).log().float()[owners]
+        rows = visible[view.encoding][prompt]  # (suffix + 1, capacity)
+        felt = log_weights if _suffix_fuses(view) else torch.zeros_like(log_weights)
+        suffix.append(felt.where(rows[:-1], -torch.inf)[None])
+        answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
+    ape = _ape_rows(slots, views, prompts, [_suffix_fuses(view) for view in views])
+    return Biases(torch.stack(suffix), torch.stack(answer), ape, _ape_rows(slots, views, prompts, [True] * len(views)))
+
+
+def _suffix_fuses(view: View) -> bool:
+    return STRATEGIES[view.encoding.strategy].fuses_at == SUFFIX
+
+
+def _ape_rows(slots: Slots, views: Sequence[View], prompts: Sequence[int], fuses: Sequence[bool]) -> ApeRows | None:
+    """Sharpening of each row; rows whose queries do not fuse, or that ask for none, have T = S = 1."""
+    asked = [view.ape if fused else PLAIN for view, fused in zip(views, fuses, strict=True)]
+    if all(ape.is_plain for ape in asked):
+        return None
+    keys = (slots.layout.roles[torch.tensor(prompts)] == PARAPHRASE)[:, None, None]  # (rows, 1, 1, capacity)
+    numbers = torch.tensor([(ape.temperature, ape.scale) for ape in asked])[:, :, None, None, None]
+    return ApeRows(keys, numbers[:, 0], numbers[:, 1])
+
+
+def key_groups(slots: Slots, prompts: Sequence[int]) -> Tensor:
+    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase, suffix and own answer."""
+    owner = slots.layout.segments[torch.tensor(prompts)]  # (rows, capacity)
+    return (owner[..., None] == torch.arange(int(owner.max()) + 1)).float()
+
+
+MOST_TOKENS = 2048
+MOST_SESSIONS = 16
+
+
+@dataclass
+class Reading:
+    """At most one Prefill of one prompt of up to `most_tokens` tokens; a later one replaces it.
+
+    All are of one model, which `model` names.
+    """
+
+    prefill: Prefill | None = None
+    most_tokens: int = MOST_TOKENS
+    model: str = ""
+
+    def known(self, prompt: SegmentedPrompt) -> Prefill | None:
+        """The Prefill held, if it is of the same tokens of prefix and paraphrases in the same segments."""
+        held = self.prefill
+        return held if held is not None and held.prompts == (read_of(prompt),) else None
+
+    def keep(self, read: Prefill, encodings: Collection[Encoding]) -> None:
+        """Hold a Prefill of one prompt, with the caches of these encodings only; nothing if the prompt is too long."""
+        if len(read.prompts) != 1 or len(read.prompts[0]) > self.most_tokens:
+            self.prefill = None
+            return
+        caches = {encoding: cache for encoding, cache in read.caches.items() if encoding in encodings}
+        self.prefill = replace(read, caches=caches)
+
+
+class Readings:
+    """One Reading for each of the latest `most` sessions; memory is bounded by their number and their prompts."""
+
+    def __init__(self, most: int = MOST_SESSIONS) -> None:
+        self.most = most
+        self._held: OrderedDict[str, Reading] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, session: str, model: str = "") -> Reading:
+        """A session's Reading of a model, made if there is none: what another model has read is let go.
+
+        The session used longest ago makes room for it.
+        """
+        with self._lock:
+            reading = self._held.get(session)
+            if reading is None or reading.model != model:
+                reading = self._held[session] = Reading(model=model)
+            self._held.move_to_end(session)
+            while len(self._held) > self.most:
+                self._held.popitem(last=False)
+        return reading
+
+    def forget(self, session: str) -> None:
+        with self._lock:
+            self._held.pop(session, None)
+
+    def __len__(self) -> int:
+        return len(self._held)

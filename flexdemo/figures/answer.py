@@ -1,0 +1,183 @@
+"""Arrays about one answer -> plotly figures: mass, effects, attention of a head. Knows no models and no page.
+
+Segments are as in `cells`; names of segments are "prefix", "P1" ... and what follows the paraphrases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .cells import plot_text, segment_colour, visible_text
+from .mask import HIDDEN, INK, LINE, base_figure, segment_axes, token_labels
+
+GRID = "rgba(128,136,148,0.25)"
+NAMED_TOKENS = 32  # up to here bars are named by their tokens, above by their numbers
+LETTERED_TOKENS = 10  # up to here segments are named inside their bars
+TICK_CHARACTERS, WORDING_CHARACTERS = 12, 64
+ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
+EDGE = "rgba(255,255,255,0.55)"  # thin, between neighbours in a stack
+SHADES = ((0.0, HIDDEN), (0.02, "rgba(30,136,229,0.20)"), (1.0, "rgba(30,136,229,1)"))
+MARKS = (0.01, 0.1, 0.4, 1.0)  # probabilities named beside the colours
+
+
+def _sentence(text: str) -> str:
+    """A name or a wording for a label: control characters made visible, spaces as they are."""
+    return " ".join(visible_text(word) if word else "" for word in text.split(" "))
+
+
+def _label(text: str) -> str:
+    return escape(_sentence(text), quote=False)
+
+
+def _shortened(shown: str, characters: int) -> str:
+    return escape(shown if len(shown) <= characters else f"{shown[: characters - 1]}…", quote=False)
+
+
+def _colours(names: Sequence[str]) -> list[str]:
+    """Colours of segments in order: prefix first, what follows the paraphrases last."""
+    roles = ["prefix", *["paraphrase"] * (len(names) - 2), "suffix"]
+    return [segment_colour(name, role) for name, role in zip(names, roles, strict=True)]
+
+
+def mass_figure(
+    mass: np.ndarray,
+    tokens: Sequence[str],
+    names: Sequence[str],
+    *,
+    per_token: bool = False,
+    legend: bool = True,
+    height: int | None = None,
+) -> go.Figure:
+    """Attention mass by segment (T, S) as one stacked bar for each of the T answer tokens.
+
+    `names` are the S segments: prefix, paraphrases, suffix + own answer. `per_token` says that the mass was divided
+    by the number of tokens in the segment, so that a bar no longer sums to 1.
+    """
+    mass = np.asarray(mass, dtype=float)
+    if mass.shape != (len(tokens), len(names)):
+        raise ValueError(f"mass of shape {mass.shape} does not fit {len(tokens)} tokens and {len(names)} segments")
+    steps = np.arange(1, len(tokens) + 1)
+    labels = [f"{step} <b>{plot_text(token)}</b>" for step, token in zip(steps, tokens, strict=True)]
+    lettered = len(tokens) <= LETTERED_TOKENS
+    bars = [
+        go.Bar(
+            x=steps,
+            y=mass[:, i],
+            name=_label(name),
+            marker={"color": colour, "line": {"width": 0.5, "color": EDGE}},
+            customdata=labels,
+            text=[f"{_label(name.split(' ')[0])} {value:.2f}" for value in mass[:, i]] if lettered else None,
+            textposition="inside",
+            textangle=0,
+            insidetextanchor="middle",
+            hovertemplate=f"token %{{customdata}}<br>{_label(name)}: %{{y:.4f}}<extra></extra>",
+        )
+        for i, (name, colour) in enumerate(zip(names, _colours(names), strict=True))
+    ]
+    figure = base_figure(bars, height=height)
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.25 if lettered else 0.1,
+        showlegend=legend,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+        uniformtext={"minsize": 10, "mode": "hide"},
+        dragmode=False,
+    )
+    ticks: dict[str, Any] = {"tickformat": "d"}
+    if len(tokens) <= NAMED_TOKENS:
+        ticktext = [_shortened(visible_text(token), TICK_CHARACTERS) for token in tokens]
+        ticks = {"tickmode": "array", "tickvals": steps, "ticktext": ticktext}
+    title = "attention per token of the segment" if per_token else "share of attention"
+    common = {"zeroline": False, "automargin": True, "title_standoff": 8}
+    figure.update_xaxes(**common, **ticks, showgrid=False, title_text="token of the fused answer")
+    figure.update_yaxes(**common, gridcolor=GRID, title_text=title, rangemode="tozero")
+    return figure if per_token else figure.update_yaxes(range=[0, 1])
+
+
+def effect_figure(
+    names: Sequence[str], effects: Sequence[float], wordings: Sequence[str] | None = None, *, height: int | None = None
+) -> go.Figure:
+    """Leave-one-out effects, in nats, as one bar for each hidden paraphrase, the first on top.
+
+    An effect above 0 says that the answer was likelier with that paraphrase. `wordings` are told above the bars.
+    """
+    wordings = [""] * len(names) if wordings is None else list(wordings)
+    if not len(names) == len(effects) == len(wordings):
+        raise ValueError(f"{len(names)} names, {len(effects)} effects and {len(wordings)} wordings do not fit together")
+    places = list(range(len(names)))
+    told = [f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects]
+    bars = go.Bar(
+        x=list(effects),
+        y=places,
+        orientation="h",
+        width=0.42,
+        marker={"color": [segment_colour(name, "paraphrase") for name in names]},
+        text=told,
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[f"<b>{_label(n)}</b> {_label(w)}" for n, w in zip(names, wordings, strict=True)],
+        hovertemplate="%{customdata}<br>effect %{text}<extra></extra>",
+    )
+    figure = base_figure(bars, height=height or MARGIN + ROW * len(names))
+    captions = [
+        {
+            "xref": "paper", "x": 0, "xanchor": "left", "y": place, "yshift": 20, "showarrow": False, "align": "left",
+            "text": f"<b>{_label(name)}</b> {_shortened(_sentence(wording), WORDING_CHARACTERS) if wording else ''}",
+        }
+        for place, name, wording in zip(places, names, wordings, strict=True)
+    ]  # fmt: skip
+    low, high = min(0.0, *effects), max(0.0, *effects)
+    room = 0.16 * (high - low) or 1.0  # for the numbers beside the bars
+    # The line of no effect stands beside the bars only: between them it would cross their captions.
+    line = {"type": "line", "x0": 0, "x1": 0, "line": {"color": LINE, "width": 1.5}}
+    figure.update_layout(shapes=[{**line, "y0": place - 0.21, "y1": place + 0.21} for place in places])
+    axis = {"automargin": True, "title_standoff": 8, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(**axis, range=[low - room * (low < 0), high + room * (high > 0 or low == 0)])
+    figure.update_xaxes(title_text="log-probability lost without it (nats)")
+    figure.update_yaxes(visible=False, range=[len(names) - 0.5, -0.75])
+    return figure.update_layout(annotations=captions, showlegend=False, dragmode=False)
+
+
+def attention_figure(
+    rows: np.ndarray, tokens: Sequence[str], segments: Sequence[Any], *, title: str = "", height: int | None = None
+) -> go.Figure:
+    """Attention (T, T), row = query, rows summing to 1, over the axes of the mask.
+
+    Colours follow the square root of the probability, as most of it often goes to one token; texts tell it exactly.
+    """
+    rows = np.asarray(rows, dtype=np.float32)
+    length = len(tokens)
+    if rows.shape != (length, length):
+        raise ValueError(f"attention of shape {rows.shape} does not fit {length} tokens")
+    labels = token_labels(np.arange(length), tokens, segments)
+    trace = go.Heatmap(
+        z=np.sqrt(rows),
+        customdata=rows,
+        x=labels,
+        y=labels,
+        zmin=0,
+        zmax=1,
+        colorscale=[list(shade) for shade in SHADES],
+        colorbar={
+            "tickvals": np.sqrt(MARKS).tolist(),
+            "ticktext": [f"{mark:g}" for mark in MARKS],
+            "orientation": "h",
+            "thickness": 8,
+            "len": 0.6,
+            "tickangle": 0,
+            "outlinewidth": 0,
+            "x": 0,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "bottom",
+            "tickfont": {"color": INK},
+        },
+        hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",
+    )
+    figure = base_figure(trace, title=title, height=height)
+    return segment_axes(figure, (0, length), (0, length), segments)

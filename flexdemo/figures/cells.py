@@ -1,0 +1,302 @@
+"""What the cells and tokens of a mask are: reasons, colours, texts, block means, a PNG. Knows no figures and no models.
+
+A segment is any object with `name`, `role`, `start`, `end` and, if it has one, `weight` (0 hides a paraphrase).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito's eight, with the yellow darkened so that it reads on white, extended to twelve; hex only, because the
+# plotly.js in gradio draws newer colour notations wrong.
+PARAPHRASE_COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
+    "#B5A300", "#7A5BB5", "#9C6B4E", "#3FA7A0", "#8FB339", "#C2437F",
+)  # fmt: skip
+ROLE_COLOURS = {"prefix": "#A3ABB6", "suffix": "#66707D", "answer": "#66707D"}
+CHANGES = {"kept": "#8A93A0", "removed": "#D55E00", "added": "#0072B2"}
+EXACT_TOKENS = 512
+OVERVIEW_BLOCKS = 256
+
+REASONS = (
+    "hidden: later token",
+    "hidden: weight 0",
+    "hidden: prefix",
+    "hidden: other paraphrase",
+    "hidden: masked",
+    "visible: own paraphrase",
+    "visible: prefix",
+    "visible: own suffix",
+    "visible: fused (suffix sees all)",
+    "visible: fused (answer sees all)",
+    "visible: the paraphrase its suffix joins",
+    "visible: earlier paraphrase",
+    "visible: later token of the same paraphrase",
+    "visible: later token",
+    "visible: earlier answer token",
+)
+_CODE = {phrase: code for code, phrase in enumerate(REASONS)}
+# Letters and marks that are drawn as nothing, beside the controls: fillers, joiners, the blank of Braille.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Query rows and key columns to draw cell by cell: `size` tokens from `query` down and from `key` to the right."""
+
+    query: int = 0
+    key: int = 0
+    size: int = EXACT_TOKENS
+
+    def clamped(self, length: int) -> Window:
+        size = max(1, min(self.size, length))
+        return Window(min(max(0, self.query), length - size), min(max(0, self.key), length - size), size)
+
+
+def segment_colour(name: str, role: str) -> str:
+    """Colour of a segment: by role, paraphrases by the number in their name."""
+    if role in ROLE_COLOURS:
+        return ROLE_COLOURS[role]
+    digits = re.search(r"\d+$", name)
+    return PARAPHRASE_COLOURS[(int(digits.group()) - 1 if digits else 0) % len(PARAPHRASE_COLOURS)]
+
+
+def visible_text(token: str) -> str:
+    """A token with its spaces, line ends and control characters made visible; `∅` for the empty one."""
+
+    def show(char: str) -> str:
+        if char in _SYMBOLS:
+            return _SYMBOLS[char]
+        return seen_text(char)
+
+    return "".join(map(show, token)) or "∅"
+
+
+def seen_text(text: str) -> str:
+    """A text with what cannot be seen in it written as its code."""
+    return "".join(f"\\u{ord(char):04x}" if is_unseen(char) else char for char in text)
+
+
+def is_unseen(char: str) -> bool:
+    """Whether a character is drawn as nothing, or reorders or hides what stands around it."""
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return True
+    return char in _BLANK or "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def unseen(text: str) -> str:
+    """Which characters of a text cannot be seen, and how many of each; "" if there is none. Line ends and tabs can."""
+    counts = Counter(char for char in text if char not in "\t\n\r" and is_unseen(char))
+    return ", ".join(
+        f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}" + (f" ({count} times)" if count > 1 else "")
+        for char, count in counts.most_common(5)
+    )
+
+
+def plot_text(text: str) -> str:
+    """Text for a plotly label, which reads tags and entities: the user's `<b>` stays `<b>`."""
+    return escape(visible_text(text), quote=False)
+
+
+def owners_of(segments: Sequence[Any], length: int) -> np.ndarray:
+    """Index of the segment of each token, (T,)."""
+    owners = np.zeros(length, dtype=np.int64)
+    for i, segment in enumerate(segments):
+        owners[segment.start : segment.end] = i
+    return owners
+
+
+def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | None = None) -> np.ndarray:
+    """Why each cell is visible or hidden, as indices of REASONS; told from the mask, so it cannot contradict it."""
+    length = len(mask)
+    owners = owners_of(segments, length)
+    roles = np.array([segments[i].role for i in owners])
+    muted = np.array([getattr(segments[i], "weight", None) == 0 for i in owners])
+    rows, columns = ranges_of(window, length)
+    part = np.asarray(mask, dtype=bool)[rows]
+
+    earlier = np.arange(length)[None, :] <= rows[:, None]
+    sees_all = (part | ~earlier | muted[None, :]).all(axis=1)[:, None]  # (rows, 1)
+    part, later = part[:, columns], ~earlier[:, columns]
+    same = owners[rows][:, None] == owners[columns][None, :]
+    q_role, k_role = roles[rows][:, None], roles[columns][None, :]
+    asks = (q_role == "suffix") | (q_role == "answer")
+
+    hidden = np.select(
+        [later, asks & muted[columns][None, :], np.broadcast_to(k_role == "prefix", part.shape), ~same],
+        [
+            _CODE["hidden: later token"],
+            _CODE["hidden: weight 0"],
+            _CODE["hidden: prefix"],
+            _CODE["hidden: other paraphrase"],
+        ],
+        _CODE["hidden: masked"],
+    )
+    visible = np.select(
+        [
+            later & same,
+            later,
+            np.broadcast_to(k_role == "prefix", part.shape),
+            same & (q_role == "answer"),
+            same & asks,
+            same,
+            (q_role == "suffix") & sees_all,
+            (q_role == "answer") & sees_all,
+            asks,
+        ],
+        [
+            _CODE["visible: later token of the same paraphrase"],
+            _CODE["visible: later token"],
+            _CODE["visible: prefix"],
+            _CODE["visible: earlier answer token"],
+            _CODE["visible: own suffix"],
+            _CODE["visible: own paraphrase"],
+            _CODE["visible: fused (suffix sees all)"],
+            _CODE["visible: fused (answer sees all)"],
+            _CODE["visible: the paraphrase its suffix joins"],
+        ],
+        _CODE["visible: earlier paraphrase"],
+    )
+    return np.where(part, visible, hidden).astype(np.uint8)
+
+
+def ranges_of(window: Window | None, length: int) -> tuple[np.ndarray, np.ndarray]:
+    if window is None:
+        return np.arange(length), np.arange(length)
+    window = window.clamped(length)
+    return np.arange(window.query, window.query + window.size), np.arange(window.key, window.key + window.size)
+
+
+def block_means(mask: np.ndarray, block: int) -> np.ndarray:
+    """Share of visible cells in each block x block square, (ceil(T / block),) * 2; the last may be smaller."""
+    starts = np.arange(0, len(mask), block)
+    sums = np.add.reduceat(np.add.reduceat(mask, starts, axis=0, dtype=np.int32), starts, axis=1)
+    sizes = np.diff(np.append(starts, len(mask)))
+    return (sums / (sizes[:, None] * sizes[None, :])).astype(np.float32)
+
+
+def block_size(length: int) -> int:
+    """Tokens on a side of one block of the overview."""
+    return -(-length // OVERVIEW_BLOCKS)
+
+
+def difference_densities(mask: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """Going from `other` to `mask`: shares of all T x T cells that stay visible, stop being visible, become visible."""
+    cells = mask.size
+    return {
+        "kept": int((mask & other).sum()) / cells,
+        "removed": int((~mask & other).sum()) / cells,
+        "added": int((mask & ~other).sum()) / cells,
+    }
+
+
+def token_spans(tokens: Sequence[str], segments: Sequence[Any]) -> list[tuple[str, str]]:
+    """(text, segment name) for each token, in order, for gradio's HighlightedText or any such view."""
+    owners = owners_of(segments, len(tokens))
+    return [(visible_text(token), segments[owner].name) for token, owner in zip(tokens, owners, strict=True)]
+
+
+def mask_png(mask: np.ndarray, segments: Sequence[Any] | None = None, *, scale: int = 1) -> bytes:
+    """The whole mask as a PNG of T x T pixels (times `scale`), coloured as `mask_figure` if segments are given."""
+    colours = ["#FFFFFF", "#0072B2"]
+    z = np.asarray(mask, dtype=np.uint8)
+    if segments is not None:
+        colours = ["#FFFFFF", *[segment_colour(s.name, s.role) for s in segments]]
+        z = z * (owners_of(segments, len(mask)) + 1).astype(np.uint8)
+    return indexed_png(z.repeat(scale, axis=0).repeat(scale, axis=1), colours)
+
+
+def difference_png(mask: np.ndarray, other: np.ndarray) -> bytes:
+    """Going from `other` to `mask`, a pixel a cell: kept, removed and added in the colours of `CHANGES`."""
+    z = np.select([mask & other, other, mask], [1, 2, 3], 0).astype(np.uint8)
+    return indexed_png(z, ["#FFFFFF", *CHANGES.values()])
+
+
+def indexed_png(z: np.ndarray, colours: Sequence[str]) -> bytes:
+    """A PNG of z (H, W), uint8, each value the index of a colour."""
+    palette = b"".join(bytes.fromhex(colour[1:]) for colour in colours)
+    lines = np.concatenate([np.zeros((len(z), 1), dtype=np.uint8), z], axis=1)  # filter 0 before each line
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", z.shape[1], z.shape[0], 8, 3, 0, 0, 0)  # 8 bits, indexed colours
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"PLTE", palette),
+            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+NO_RULE = 255  # a pair of segments that has no cell in this order
+VISIBLE = np.array([phrase.startswith("visible") for phrase in REASONS])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A segment cut down to its first and last token."""
+
+    name: str
+    role: str
+    start: int
+    end: int
+    weight: float | None
+
+
+def rule_table(mask: np.ndarray, segments: Sequence[Any]) -> np.ndarray:
+    """Codes of REASONS (S, S, 2) by query segment, key segment and order: 0 for keys up to the query, 1 for later ones.
+
+    mask (T, T), True = visible. Raises ValueError if the mask is no such rule, so what is told is what is there.
+    """
+    chosen, pieces = [], []
+    for segment in segments:
+        tokens = sorted({segment.start, segment.end - 1}) if segment.end > segment.start else []
+        at = len(chosen)
+        chosen += tokens
+        weight = getattr(segment, "weight", None)
+        pieces.append(_Piece(segment.name, segment.role, at, len(chosen), weight))
+    codes = reason_codes(mask[np.ix_(chosen, chosen)], pieces)
+    table = np.full((len(segments), len(segments), 2), NO_RULE, dtype=np.uint8)
+    for q, asks in enumerate(pieces):
+        for k, seen in enumerate(pieces):
+            part = codes[asks.start : asks.end, seen.start : seen.end]
+            if not part.size:
+                continue
+            if q != k:
+                table[q, k, int(k > q)] = part[0, 0]
+            else:
+                table[q, k, 0] = part[-1, 0]
+                if len(part) > 1:
+                    table[q, k, 1] = part[0, -1]
+    _check(mask, segments, table)
+    return table
+
+
+def _check(mask: np.ndarray, segments: Sequence[Any], table: np.ndarray) -> None:
+    for q, asks in enumerate(segments):
+        for k, seen in enumerate(segments):
+            part = mask[asks.start : asks.end, seen.start : seen.end]
+            if q != k:
+                holds = not part.size or (part == VISIBLE[table[q, k, int(k > q)]]).all()
+            elif len(part) < 2:
+                holds = not part.size or part[0, 0] == VISIBLE[table[q, k, 0]]
+            else:
+                later = np.triu(np.ones_like(part), 1)
+                holds = (part == np.where(later, *VISIBLE[table[q, k, ::-1]])).all()
+            if not holds:
+                raise ValueError(f"the mask between {asks.name} and {seen.name} is no rule of segments and order")

@@ -1,0 +1,298 @@
+"""A finished result as text to keep: mask as CSV, JSON, a program that asks again, one HTML page. Writes no files.
+
+Texts of users and models are data in all of them: quoted, escaped, never markup, code, formula or path.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ..answers.explain import Explanation
+from ..answers.methods import METHODS
+from ..answers.result import Result, versions
+from ..engine.model import BUNDLED
+from ..errors import InputError
+from ..plan import mask_array
+from ..prompt import SegmentedPrompt
+from ..request import Request
+from .answer import effect_figure, mass_figure
+from .cells import visible_text
+from .mask import mask_figure
+from .results import CONFIG, STYLE
+
+AUTO = {"cpu": ("float32", "sdpa"), "cuda": ("bfloat16", "flex")}  # what "auto" usually is on a device
+LONGEST_NAME = 60
+SHOWN_CANDIDATES = 3
+MORE_STYLE = """
+td, th { text-align: left; }
+td { min-width: 6rem; white-space: normal; overflow-wrap: anywhere; }
+td.number, th.number { min-width: 0; text-align: right; white-space: nowrap; }
+p { max-width: 46rem; }
+.js-plotly-plot :is(.xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .annotation-text) {
+  fill: var(--soft) !important; }
+#leave-one-out .bartext { fill: var(--soft) !important; }
+details { margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 1rem; }
+summary { cursor: pointer; }
+pre { overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre.json { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 40rem; overflow-y: auto; }
+"""
+
+
+def mask_csv(prompt: SegmentedPrompt, strategy: str) -> str:
+    """The mask as CSV: 1 = visible, a row for each query token, a column for each key token, labels on both sides.
+
+    A label is the token's index, its segment and its text. It begins with a digit, so that no spreadsheet takes a text
+    such as `=1+1` for a formula.
+    """
+    names = [segment.name for segment in prompt.segments for _ in range(len(segment))]
+    labels = [
+        f"{i} {name} {visible_text(token)}" for i, (name, token) in enumerate(zip(names, prompt.tokens, strict=True))
+    ]
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["query, key", *labels])
+    rows = mask_array(prompt, strategy).astype(int).tolist()
+    writer.writerows([label, *row] for label, row in zip(labels, rows, strict=True))
+    return out.getvalue()
+
+
+def result_json(result: Result, explanation: Explanation | None = None) -> str:
+    """The JSON of the command line, with `explain` if there is an explanation."""
+    explained = {} if explanation is None else {"explain": explanation.to_dict()}
+    return json.dumps(result.to_dict() | explained, ensure_ascii=False, allow_nan=False)
+
+
+def snippet(result: Result) -> str:
+    """A Python program that asks the same of the same model, and prints the answers.
+
+    Arguments that have their default are left out; dtype and backend where "auto" gives the same on that device.
+    Raises InputError for a result that does not hold its request.
+    """
+    request = result.request
+    if request is None:
+        raise InputError("the result does not hold what was asked: ask again to get a program that repeats it")
+    lines = ["import flexdemo", "", f"lm = flexdemo.load_model({_model_arguments(result)})"]
+    lines += ["result = flexdemo.ask(", "    lm,", f"    {_literal(request.question)},"]
+    if request.paraphrases:
+        lines += ["    [", *(f"        {_literal(text)}," for text in request.paraphrases), "    ],"]
+    for field in fields(Request)[2:]:
+        value = getattr(request, field.name)
+        if value != field.default:
+            lines.append(f"    {field.name}={_literal(value)},")
+    lines += [")", "for answer in result.results:", "    print(answer.method, answer.answer, sep=': ')"]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    """Python text that reads as the same value; numpy's numbers as Python's."""
+    return repr(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _model_arguments(result: Result) -> str:
+    device = result.device.split(":")[0]
+    usual = AUTO.get(device, ("", ""))
+    told = [] if result.model == BUNDLED.name else [repr(result.model)]
+    told.append(f"device={device!r}")
+    for name, value, auto in zip(("dtype", "backend"), (result.dtype, result.backend), usual, strict=True):
+        told += [] if value == auto else [f"{name}={value!r}"]
+    return ", ".join(told)
+
+
+def file_name(question: str, suffix: str) -> str:
+    """A name for a file about a question, such as `flexdemo-what-is-the-capital-of-peru.csv`, of at most 60 characters.
+
+    ASCII letters, digits and dashes, then `suffix`, which must look like `.csv` or `-mask.csv`.
+    """
+    if not re.fullmatch(r"(-[a-z0-9]+)*\.[a-z0-9]+", suffix) or len(suffix) > 30:
+        raise ValueError(f"{suffix!r} is no suffix such as .csv or -mask.csv")
+    plain = unicodedata.normalize("NFKD", question[:500]).encode("ascii", "ignore").decode().lower()
+    name = "-".join(["flexdemo", *re.findall(r"[a-z0-9]+", plain)])
+    return name[: LONGEST_NAME - len(suffix)].rstrip("-") + suffix
+
+
+def report_html(
+    result: Result,
+    explanation: Explanation | None = None,
+    *,
+    title: str,
+    ran: Mapping[str, str] | None = None,
+) -> str:
+    """One HTML page, complete and offline: wordings, answers, figures, what ran, a program and the JSON.
+
+    `ran` are the versions that computed the result, by default those of this process.
+    """
+    charts = [_chart(*each, first=i == 0) for i, each in enumerate(_figures(result, explanation))]
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        "<h2>Wordings</h2>",
+        _wordings(result),
+        "<h2>Answers</h2>",
+        _answers(result),
+        *charts,
+        *(_explained(explanation) if explanation else []),
+        "<h2>What ran</h2>",
+        _facts(result, versions() if ran is None else ran),
+        _details("Python program that asks this again", _program(result)),
+        _details("All data as JSON", f'<pre class="json">{escape(result_json(result, explanation))}</pre>'),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}{MORE_STYLE}</style></head>\n<body>\n{chr(10).join(parts)}\n</body></html>\n"
+    )
+
+
+def _text(text: str) -> str:
+    """A text of others, whose direction marks reach no further than itself."""
+    return f"<bdi>{escape(text)}</bdi>"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    """Cells are HTML already; columns `numbers` are set to the right."""
+    right = [' class="number"' if i in numbers else "" for i in range(len(header))]
+    head = "".join(f'<th scope="col"{kind}>{cell}</th>' for cell, kind in zip(header, right, strict=True))
+    lines = []
+    for row in rows:
+        cells = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, right, strict=True))
+        lines.append(f"<tr>{cells}</tr>")
+    body = "\n".join(lines)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _details(heading: str, inside: str) -> str:
+    return f"<details><summary>{heading}</summary>{inside}</details>"
+
+
+def _program(result: Result) -> str:
+    if result.request is None:
+        return "<p>The result does not hold what was asked, so there is no program.</p>"
+    return f"<pre>{escape(snippet(result))}</pre>"
+
+
+def wordings_of(result: Result) -> list[str]:
+    """The wordings as they were asked; as they stand in the prompt, for a result that does not hold its request."""
+    if result.request is None:
+        return [segment.text.strip() for segment in result.prompt.paraphrases]
+    return [result.request.question, *result.request.paraphrases]
+
+
+def _wordings(result: Result) -> str:
+    shares = result.confidence.shares if result.confidence else [None] * len(result.prompt.paraphrases)
+    rows = [
+        [segment.name, _text(text), _number(segment.weight, ".3f"), str(len(segment)), _number(share, ".2f")]
+        for segment, text, share in zip(result.prompt.paraphrases, wordings_of(result), shares, strict=True)
+    ]
+    header = ["Segment", "Text", "Weight", "Tokens", "Confidence"]
+    if not result.confidence:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    return _table(header, rows, numbers=range(2, len(header)))
+
+
+def _answers(result: Result) -> str:
+    rows = []
+    for answer in result.results:
+        known = METHODS.get(answer.method)
+        label = escape(known.label if known else answer.method)
+        each = known is not None and known.answers_each and len(answer.views) > 1
+        for view in answer.views if each else (answer,):
+            name = f"{answer.method} {view.name}" if each else answer.method
+            mean = sum(view.logprobs) / max(1, len(view.logprobs))
+            numbers = [str(len(view.token_ids)), f"{round(mean, 3) + 0.0:.3f}", f"{answer.seconds:.3f}"]
+            rows.append([label, escape(name), _text(view.answer), *numbers])
+    header = ["Method", "Name", "Answer", "Tokens", "Mean log-probability", "Seconds"]
+    return _table(header, rows, numbers=(3, 4, 5))
+
+
+def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str, str, Any]]:
+    """Heading, note and figure of each chart."""
+    prompt, strategy = result.prompt, result.mask["strategy"]
+    mask = mask_figure(mask_array(prompt, strategy), prompt.tokens, prompt.segments, height=640)
+    note = f"{strategy}, positions {result.mask['positions']}: {result.mask['density']:.1%} of all pairs are visible."
+    charts = [("Mask", note, mask)]
+    fused = next((answer for answer in result.results if answer.method == "flex"), None)
+    mass = explanation.attribution.mean_mass if explanation else fused and np.array(fused.views[0].segment_mass)
+    if fused is not None and mass is not None and len(mass):
+        names = ["prefix", *(segment.name for segment in prompt.paraphrases), "suffix + answer"]
+        note = "By segment for each token of the fused answer, mean over layers and heads. Descriptive, not causal."
+        charts.append(("Attention mass", note, mass_figure(mass, fused.tokens, names, height=420)))
+    if explanation and explanation.attribution.effects:
+        effects = explanation.attribution.effects
+        texts = dict(zip((segment.name for segment in prompt.paraphrases), wordings_of(result), strict=True))
+        hidden = [effect.hidden for effect in effects]
+        figure = effect_figure(hidden, [effect.effect for effect in effects], [texts[name] for name in hidden])
+        note = "How much less likely the fused answer is when one wording is hidden and positions are held. Causal."
+        charts.append(("Leave one out", note, figure))
+    return charts
+
+
+def _chart(heading: str, note: str, figure: Any, *, first: bool) -> str:
+    """A figure as HTML; plotly.js goes in once, before the first."""
+    name = heading.lower().replace(" ", "-")
+    chart = figure.to_html(include_plotlyjs=first, full_html=False, config=CONFIG, div_id=name)
+    return f'<h2>{escape(heading)}</h2>\n<p class="notes">{escape(note)}</p>\n{chart}'
+
+
+def _explained(explanation: Explanation) -> list[str]:
+    agreed = explanation.agreement
+    parts = [
+        "<h2>Agreement</h2>",
+        f"<p>{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
+        f"{agreed.spread}.</p>",
+    ]
+    methods = list(dict.fromkeys(name for step in explanation.steps for name in step["methods"]))
+    if methods:
+        rows = []
+        for step in explanation.steps:
+            apart = "differ" if step["parts_ways"] else "agree"
+            cells = [_likeliest(step["methods"].get(name, ())) for name in methods]
+            rows.append([str(step["step"] + 1), apart, *cells])
+        parts += [
+            "<h2>Candidates</h2>",
+            f'<p class="notes">The {SHOWN_CANDIDATES} likeliest tokens of each method at each step, with their '
+            "probabilities; whether the methods chose the same.</p>",
+            _table(["Step", "Methods", *map(escape, methods)], rows),
+        ]
+    return parts
+
+
+def _likeliest(candidates: Sequence[Mapping[str, Any]]) -> str:
+    return "<br>".join(
+        f"{_text(visible_text(each['token']))} {each['probability']:.3f}" for each in candidates[:SHOWN_CANDIDATES]
+    )
+
+
+def _facts(result: Result, ran: Mapping[str, str]) -> str:
+    facts = {
+        "Model": result.model,
+        "Device, dtype, backend": f"{result.device}, {result.dtype}, {result.backend}",
+        "Prompt": f"{len(result.prompt.token_ids)} tokens, template {result.prompt.kind}",
+        "APE": "off" if result.ape.is_plain else f"temperature {result.ape.temperature}, scale {result.ape.scale}",
+        "Seconds": ", ".join(f"{name} {value:.3f}" for name, value in result.seconds.items()),
+        "Versions": ", ".join(f"{name} {value}" for name, value in ran.items()),
+    }
+    if result.request is not None:
+        asked = result.request
+        kind = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature}, top-p {asked.top_p}"
+        facts["Decoding"] = f"{kind}, at most {asked.max_new_tokens} tokens, seed {asked.seed}"
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{_text(told)}</td></tr>' for name, told in facts.items())
+    return f'<div class="wide"><table class="facts">{rows}</table></div>'

@@ -1,0 +1,230 @@
+"""What bounds a request and how its cost grows: bandwidth, attention, masks, memory. Knows random prompts only."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ..cli.bench import SHAPES, check_shape, random_lm, random_prompt
+from ..engine.attention import BACKENDS
+from ..engine.decode import generate
+from ..engine.model import LanguageModel
+from ..masks import block_mask, dense_mask, make_layout, make_mask_mod
+from ..plan import Encoding, Stream, fused_view
+from ..prompt import PARAPHRASE
+from ..request import Decoding
+from .targets import SEGMENTS as AIMED
+
+WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
+MASK_TOKENS = 32768
+SEGMENTS = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
+HEADS, KV_HEADS, WIDTH = (SHAPES["llama-3.2-3b"][name] for name in ("heads", "kv_heads", "head_dim"))
+
+
+def milliseconds(work: Callable[[], object], *, runs: int = 7) -> float:
+    """Median time of some work on the current CUDA device, launching included, after runs that warm up."""
+    spent = []
+    for _ in range(runs + WARM_UPS):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        spent.append(1000 * (time.perf_counter() - began))
+    return statistics.median(spent[WARM_UPS:])
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second read and written by a copy of 4 GiB on the device: what bounds one-row decoding."""
+    source = torch.empty(2**31, dtype=torch.bfloat16, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / (milliseconds(lambda: target.copy_(source)) / 1000)
+
+
+@dataclass(frozen=True)
+class AttentionTime:
+    """One layer's attention over segments of equal length, in milliseconds."""
+
+    segments: int
+    length: int
+    flex: float
+    dense_mask: float
+    causal_flash: float
+
+    def __str__(self) -> str:
+        ratios = f"{self.causal_flash / self.flex:.2f} x causal flash, {self.dense_mask / self.flex:.1f} x dense mask"
+        return (
+            f"attention of one layer, {self.segments} x {self.length} tokens: flex {self.flex:.2f} ms, SDPA with the "
+            f"dense mask {self.dense_mask:.2f} ms, causal flash {self.causal_flash:.2f} ms; flex is faster by {ratios}"
+        )
+
+
+@torch.no_grad()
+def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -> list[AttentionTime]:
+    """FlexAttention under the segment mask, against SDPA with that mask and against causal flash attention (bf16)."""
+    told = []
+    for segments, length in shapes:
+        owners = [i + 1 for i in range(segments) for _ in range(length)]
+        pads = BACKENDS["flex"].padded(len(owners)) - len(owners)
+        layout = make_layout(owners, [PARAPHRASE] * len(owners), pads=pads).to(device)
+        options = {"dtype": torch.bfloat16, "device": device}
+        size = len(owners) + pads
+        query = torch.randn(1, HEADS, size, WIDTH, **options)
+        key, value = (torch.randn(1, KV_HEADS, size, WIDTH, **options) for _ in range(2))
+        blocks = block_mask("segment", layout)
+        dense = dense_mask(make_mask_mod("segment", layout), layout)[:, None]
+
+        def run(name: str, mask: object, q: Tensor = query, k: Tensor = key, v: Tensor = value) -> float:
+            return milliseconds(lambda: BACKENDS[name].attend(q, k, v, mask, WIDTH**-0.5, None, None))
+
+        def causal(q: Tensor = query, k: Tensor = key, v: Tensor = value) -> Tensor:
+            return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+        told.append(AttentionTime(segments, length, run("flex", blocks), run("sdpa", dense), milliseconds(causal)))
+    return told
+
+
+def mask_milliseconds(device: str, tokens: int = MASK_TOKENS) -> float:
+    """Time to make the BlockMask of eight segments; no (T, T) tensor is made."""
+    layout = make_layout([1 + 8 * i // tokens for i in range(tokens)], [PARAPHRASE] * tokens).to(device)
+    return milliseconds(lambda: block_mask("segment", layout))
+
+
+def mask_and_attention(device: str, shapes: Sequence[tuple[int, int]], *, log: Callable[[str], None]) -> dict[str, Any]:
+    """What a prompt's mask and attention cost by themselves on a GPU."""
+    mask = mask_milliseconds(device)
+    log(f"BlockMask of {MASK_TOKENS} tokens: {mask:.2f} ms")
+    times = attention_times(device, shapes)
+    for each in times:
+        log(str(each))
+    return {"mask_milliseconds": mask, "attention": [asdict(each) for each in times]}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One request: seconds to the first token and a token after it, and memory beyond the weights at its peak."""
+
+    tokens: int
+    paraphrases: int
+    rows: int
+    first_token_seconds: float
+    token_seconds: float
+    peak_bytes: int | None  # known of a GPU only
+    cache_bytes: int
+
+    @property
+    def other_bytes(self) -> int | None:
+        """Memory at the peak beyond weights and one KV cache for each row and encoding."""
+        return None if self.peak_bytes is None else self.peak_bytes - self.cache_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "other_bytes": self.other_bytes}
+
+    def __str__(self) -> str:
+        memory = ""
+        if self.peak_bytes is not None and self.other_bytes is not None:
+            peak, other = self.peak_bytes / 2**30, self.other_bytes / 2**30
+            memory = f"; {peak:6.2f} GiB beyond weights, {other:5.2f} of them no KV cache"
+        return (
+            f"{self.tokens:6d} tokens, {self.paraphrases:3d} paraphrases, {self.rows:3d} rows: first token "
+            f"{1000 * self.first_token_seconds:8.1f} ms, then {1000 * self.token_seconds:7.2f} ms a token{memory}"
+        )
+
+
+def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tokens: int, runs: int) -> Cost:
+    """Median cost of `flex` over a prompt of this size, decoded in `rows` equal rows."""
+    text = lm.model.config.get_text_config()
+    prompt = random_prompt(tokens, text.vocab_size, seed=0, paraphrases=paraphrases)
+    streams = [Stream((fused_view(prompt, Encoding()),), seed=i) for i in range(rows)]
+    taken: list[tuple[float, float]] = []
+    on_gpu, before = lm.device.type == "cuda", 0
+    if on_gpu:
+        lm.graphs.clear()  # what they keep is part of what this costs
+        before = torch.cuda.memory_allocated(lm.device)
+        torch.cuda.reset_peak_memory_stats(lm.device)
+    for run in range(runs + WARM_UPS):
+        *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
+        if run >= WARM_UPS:
+            spent = last.total_seconds - last.first_token_seconds
+            taken.append((last.first_token_seconds, spent / (len(last.answers[0].token_ids) - 1)))
+    peak = torch.cuda.max_memory_allocated(lm.device) - before if on_gpu else None
+    first, each = (statistics.median(column) for column in zip(*taken, strict=True))
+    size = text.num_hidden_layers * text.num_key_value_heads * 2 * text.head_dim * lm.model.dtype.itemsize
+    length = len(prompt.token_ids)
+    return Cost(length, paraphrases, rows, first, each, peak, size * length * (1 + rows))
+
+
+def beside_speed(lm: LanguageModel, *, log: Callable[[str], None]) -> dict[str, Any]:
+    """Mask and attention by themselves, and what a long prompt takes of a GPU's memory."""
+    alone = mask_and_attention(str(lm.device), [AIMED], log=log)
+    long = cost(lm, MASK_TOKENS, 8, 1, new_tokens=2, runs=1)
+    log(str(long))
+    return {**alone, "long_prompt": long.to_dict()}
+
+
+def costs(
+    lm: LanguageModel,
+    *,
+    tokens: Sequence[int],
+    paraphrases: Sequence[int],
+    rows: Sequence[int],
+    new_tokens: int,
+    runs: int,
+    log: Callable[[str], None],
+) -> dict[str, list[Cost]]:
+    """How cost grows with each of the three, the others held at 1,024 tokens, 8 paraphrases and one row."""
+    asked = {
+        "tokens": [(n, 8, 1) for n in tokens],
+        "paraphrases": [(1024, n, 1) for n in paraphrases],
+        "rows": [(1024, 8, n) for n in rows],
+    }
+    told: dict[tuple[int, int, int], Cost] = {}
+    for size in (size for sizes in asked.values() for size in sizes):
+        if size not in told:
+            told[size] = cost(lm, *size, new_tokens=new_tokens, runs=runs)
+            log(str(told[size]))
+    return {name: [told[size] for size in sizes] for name, sizes in asked.items()}
+
+
+def run_facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
+    """What a figure was measured with."""
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"shape": shape, "device": device, "dtype": dtype, **versions}
+
+
+def measure_growth(
+    *,
+    shape: str,
+    tokens: Sequence[int],
+    paraphrases: Sequence[int],
+    rows: Sequence[int],
+    new_tokens: int,
+    runs: int,
+    device: str,
+    dtype: str,
+    backend: str,
+    compiled: bool,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """How time and memory grow with tokens, paraphrases and rows, for one backend; on a GPU also attention alone."""
+    check_shape(shape)
+    lm = random_lm(shape, device=device, dtype=dtype, backend=backend, compiled=compiled)
+    sizes = {"tokens": tokens, "paraphrases": paraphrases, "rows": rows}
+    told = costs(lm, **sizes, new_tokens=new_tokens, runs=runs, log=log)
+    alone: dict[str, Any] = {"mask_milliseconds": None, "attention": []}
+    if device != "cpu":
+        alone = mask_and_attention(device, SEGMENTS, log=log)
+    grown = {name: [each.to_dict() for each in column] for name, column in told.items()}
+    return {
+        **run_facts(shape, device, dtype),
+        "backend": lm.backend,
+        "compiled": compiled,
+        "costs": grown,
+        **alone,
+    }

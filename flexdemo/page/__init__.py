@@ -1,0 +1,1 @@
+"""The Gradio page: an adapter over the Results that `stream` yields."""

@@ -1,0 +1,212 @@
+"""A results file on the page: its summary, its charts, and the records where methods disagree, ready to be asked.
+
+Everything in a file is data: its texts are escaped, its name is shown and never used as a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..data.summary import Disagreement, Summary, disagreements, summarise
+from ..data.table import FORMATS, read_table
+from ..errors import InputError
+from ..figures.cells import seen_text
+from ..figures.results import accuracy_figure, wordings_figure
+from ..gone.bounds import Bounds
+from ..request import Limits
+from . import parts
+from .entered import ROWS
+from .parts import escape
+from .rows import RowPool, Rows, detail
+
+MOST_LISTED = 200
+RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
+UNPACKED = 10  # times the size of a file that its contents may have
+CHOOSE = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-record]');
+  if (button) trigger('select', {index: Number(button.dataset.record)});
+});
+"""
+TO_FORM = """() => {
+  document.querySelector('#ask')?.scrollIntoView({block: 'start'});
+  document.querySelector('#run')?.focus({preventScroll: true});
+}"""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A results file that was read: the summary of all its rows, and the first records where methods disagree."""
+
+    name: str
+    summary: Summary
+    disagreements: tuple[Disagreement, ...]
+
+
+def open_results(path: Path, limits: Limits) -> Opened:
+    """Read and sum up an uploaded file; InputError, which names the file alone, for one that cannot be shown."""
+    size = path.stat().st_size
+    if size > limits.file_bytes:
+        raise InputError(
+            f"the file {path.name} has {size / 1e6:.1f} MB: at most {limits.file_bytes / 1e6:g} MB can be opened here; "
+            "`python -m flexdemo evaluate --report` makes a page of any size"
+        )
+    try:
+        table = read_table(path, Bounds(limits.file_rows, UNPACKED * limits.file_bytes))
+        resamples = max(1_000, min(10_000, RESAMPLED // max(1, table["id"].nunique())))
+        return Opened(
+            seen_text(path.name), summarise(table, resamples=resamples), tuple(disagreements(table, MOST_LISTED))
+        )
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), path.name)) from error
+
+
+def summary_html(opened: Opened) -> str:
+    """The table of lines, as the command line's reports have it."""
+    header, rows = opened.summary.cells()
+    kinds = ["", *[' class="number"'] * (len(header) - 1)]
+    head = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for cell, kind in zip(header, kinds, strict=True))
+    lines = []
+    for name, *cells in rows:
+        numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{numbers}</tr>')
+    table = f'<table class="facts"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    count = opened.summary.questions
+    said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
+    return f'{said}<div class="scroll wide" tabindex="0">{table}</div>'
+
+
+def notes_html(opened: Opened) -> str:
+    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in opened.summary.notes)}</ul>"
+
+
+def disagreements_html(opened: Opened) -> str:
+    """One line for each record, with a button that fills it into the form."""
+    found = opened.disagreements
+    if not found:
+        return "<h2>Records where methods disagree</h2><p>There are none.</p>"
+    lines = []
+    for i, record in enumerate(found):
+        name = f"Fill in record {record.id}"
+        button = f'<button type="button" data-record="{i}" aria-label="{escape(name)}">Fill in</button>'
+        more = len(record.paraphrases)
+        lines.append(
+            f'<tr><td>{button}</td><th scope="row" class="wording">{escape(record.question)}</th>'
+            f'<td class="number">{more}</td><td class="wording">{escape(_listed(record.answers))}</td>'
+            f'<td class="wording">{_said_html(record)}</td></tr>'
+        )
+    titles = ("", "Question", "Paraphrases", "Right answers", "Methods said")
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    cut = f" (the first {MOST_LISTED})" if len(found) == MOST_LISTED else ""
+    return (
+        f"<h2>Records where methods disagree: {len(found)}{cut}</h2>"
+        "<p>Fill in puts the question and its paraphrases into the form above, with equal weights. Nothing runs until "
+        "you press Run.</p>"
+        f'<div class="scroll" tabindex="0"><table class="facts records"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _said_html(record: Disagreement) -> str:
+    """Each answer once, right or wrong by sign and word, with the methods that gave it."""
+    by_answer: dict[tuple[bool, str], list[str]] = {}
+    for method, answer in record.predictions.items():
+        by_answer.setdefault((record.right[method], answer), []).append(method)
+    said = []
+    for (right, answer), methods in by_answer.items():
+        mark = '<span title="right">✓</span>' if right else '<b class="mark" title="wrong">✕</b>'
+        said.append(f"<div>{mark} <b>{escape(answer) or '(nothing)'}</b> {escape(', '.join(methods))}</div>")
+    return "".join(said)
+
+
+class ResultsFile:
+    """The part of the page that opens a results file. Holds widgets, nothing of a visitor."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.found = gr.State(None)
+        with gr.Accordion("Open a results file", open=False, elem_id="results"):
+            gr.HTML(
+                "<p>The table that <code>python -m flexdemo evaluate DATA --output FILE</code> wrote: its summary, its "
+                "charts, and the records where methods disagree. The file is deleted from the server within about a "
+                "day.</p>"
+            )
+            kinds = ", ".join(ending.removeprefix(".") for ending in FORMATS)
+            label = f"Results file ({kinds}; at most {limits.file_bytes / 1e6:g} MB)"
+            self.file = gr.File(label=label, file_types=list(FORMATS), elem_id="results-file", height=110)
+            self.message = gr.HTML("", elem_id="results-message", elem_classes="message")
+            self.summary = gr.HTML("", elem_id="results-summary")
+            with gr.Row(elem_id="results-charts"):
+                self.accuracy = self._plot("accuracy-plot")
+                self.wordings = self._plot("wordings-plot")
+            self.notes = gr.HTML("", elem_id="results-notes")
+            self.records = gr.HTML("", elem_id="results-records", js_on_load=CHOOSE)
+        self.outputs = [
+            self.found, self.message, self.summary, self.accuracy, self.wordings, self.notes, self.records
+        ]  # fmt: skip
+
+    @staticmethod
+    def _plot(name: str) -> gr.Plot:
+        return gr.Plot(
+            show_label=False, container=False, elem_id=name, elem_classes=["figure"], visible=False, min_width=320
+        )
+
+    def filled(self, opened: Opened | None, message: str = "") -> list[Any]:
+        """Values of `outputs`."""
+        if opened is None:
+            gone = gr.update(value=None, visible=False)
+            return [None, parts.alert_html(message), "", gone, gone, "", ""]
+        several = len(opened.summary.groups) > 1
+        wordings = wordings_figure(opened.summary) if several else None
+        charts = [
+            gr.update(value=accuracy_figure(opened.summary), visible=True),
+            gr.update(value=wordings, visible=several),
+        ]
+        texts = [notes_html(opened), disagreements_html(opened)]
+        return [opened, "", summary_html(opened), *charts, *texts]
+
+    def wire(self, rows: RowPool, note: gr.HTML, *, drawing: dict[str, Any]) -> None:
+        """`note` is where the form says which record it holds."""
+
+        def show(path: str | None) -> list[Any]:
+            if path is None:
+                return self.filled(None)
+            try:
+                return self.filled(open_results(Path(path), self._limits))
+            except InputError as error:
+                return self.filled(None, str(error))
+
+        # One at a time, beside the redraws: a large file takes seconds.
+        apart = {**drawing, "concurrency_id": "results", "concurrency_limit": 1}
+        waiting = {**apart, "show_progress": "minimal", "show_progress_on": self.summary}
+        gr.on([self.file.upload, self.file.clear], show, self.file, self.outputs, **waiting)
+
+        def fill(event: gr.EventData, opened: Opened | None, used: tuple[int, int]) -> list[Any]:
+            index = detail(event, "index")
+            if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
+                return [gr.skip()] * (len(rows.outputs) + 2)
+            record = opened.disagreements[index]
+            texts = record.paraphrases[:ROWS]
+            filled = rows.updates(Rows(tuple(texts), (1.0,) * (len(texts) + 1)), used[1])
+            return [record.question, record_note(opened.name, record), *filled]
+
+        outputs = [rows.asked["question"], note, *rows.outputs]
+        chosen = self.records.select(fill, [self.found, rows.asked["used"]], outputs, **drawing)
+        chosen.then(None, None, None, js=TO_FORM, api_visibility="private", show_progress="hidden")
+
+
+def record_note(name: str, record: Disagreement) -> str:
+    """What the form holds after a record was filled in."""
+    said = f"Record {record.id} of {name}, right: {_listed(record.answers)}. Press Run to ask it."
+    if len(record.paraphrases) > ROWS:
+        said += f" Its first {ROWS} of {len(record.paraphrases)} paraphrases are filled in."
+    return escape(said)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " / ".join(texts)

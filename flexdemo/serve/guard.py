@@ -1,0 +1,167 @@
+"""Around every handler: counts, the log, faults told in one line, an end when nobody waits. Knows no models."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
+import gradio as gr
+from gradio.context import LocalContext
+
+from ..errors import ADVICE, InputError, free, is_out_of_memory
+from .log import Entry, Interrupted, Ledger
+
+CLOSING = "the server is stopping: ask again in a minute"
+WORKER_TITLE = "ZeroGPU worker error"  # of the error that `spaces` raises for any that ended its worker
+FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
+
+
+class Gate:
+    """Whether requests may begin, and whether those that run may go on."""
+
+    def __init__(self) -> None:
+        self._closing = threading.Event()
+        self._ends: float | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing.is_set()
+
+    def close(self, grace: float) -> None:
+        """No request begins any more; those that run have `grace` seconds."""
+        self._ends = time.monotonic() + grace
+        self._closing.set()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._ends is not None and time.monotonic() >= self._ends
+
+
+def presence(demo: gr.Blocks) -> Callable[[], bool]:
+    """Whether somebody still waits for what the running handler makes; to be called when it begins."""
+    event_id, queue = LocalContext.event_id.get(None), demo._queue
+    event = queue.event_ids_to_events.get(event_id) if event_id else None
+    return lambda: event is None or event.alive
+
+
+class Guard:
+    """Wraps handlers: what they raise reaches the visitor as one line and the log with its place in the code."""
+
+    def __init__(self, ledger: Ledger, gate: Gate) -> None:
+        self._ledger, self._gate = ledger, gate
+
+    def protect(self, demo: gr.Blocks) -> None:
+        """Wrap every handler of a built page; before it is launched."""
+        for block in demo.fns.values():
+            if block.fn is not None:
+                public = block.api_visibility == "public"
+                counted = public or block.concurrency_id == "model"
+                name = str(block.api_name) if public else _name(block.fn)
+                block.fn = self.wrap(block.fn, name, demo=demo, logged=counted)
+
+    def wrap(self, fn: Callable[..., Any], name: str, *, demo: gr.Blocks, logged: bool = True) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(fn):
+
+            @wraps(fn)
+            def streamed(*args: Any, **options: Any) -> Iterator[Any]:
+                with self._request(name, demo, logged) as entry:
+                    work = fn(*args, **options)
+                    try:
+                        yield from _steps(work, entry)
+                    except GeneratorExit:
+                        entry.outcome = "gone"
+                        raise
+                    finally:
+                        with entry.current():
+                            work.close()
+
+            return streamed
+
+        @wraps(fn)
+        def called(*args: Any, **options: Any) -> Any:
+            with self._request(name, demo, logged) as entry, entry.current():
+                return fn(*args, **options)
+
+        return called
+
+    @contextmanager
+    def _request(self, name: str, demo: gr.Blocks, logged: bool) -> Iterator[Entry]:
+        """One request from its beginning to its end, however it ends."""
+        entry, told = self._ledger.begin(name), _Told()
+        here = presence(demo)
+
+        def reason() -> str | None:
+            if self._gate.is_closed:
+                return CLOSING
+            return None if here() else "nobody waits for this any more"
+
+        entry.reason = reason
+        try:
+            with told:
+                if self._gate.is_closing and logged:
+                    raise Interrupted(CLOSING)
+                yield entry
+        finally:
+            error = told.error
+            if isinstance(error, gr.Error) and error.title == WORKER_TITLE:
+                entry.outcome, entry.facts["error"] = "error", str(error.message)  # a class
+            elif isinstance(error, InputError | gr.Error):
+                entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
+            elif error is not None:
+                entry.outcome = "error"
+            out_of_memory = error is not None and is_out_of_memory(error)
+            if out_of_memory:
+                entry.facts["out_of_memory"] = True
+            told_by_worker = isinstance(error, gr.Error)
+            unexpected = error if entry.outcome == "error" and not (out_of_memory or told_by_worker) else None
+            self._ledger.end(entry, logged=logged, error=unexpected)
+        if told.error is not None:
+            raise self._line(told.error, entry, out_of_memory)
+
+    @staticmethod
+    def _line(error: Exception, entry: Entry, out_of_memory: bool) -> gr.Error:
+        """What the visitor is told of an error."""
+        if isinstance(error, gr.Error) and error.title != WORKER_TITLE:
+            error.print_exception = False
+            return error
+        if isinstance(error, InputError):
+            return gr.Error(str(error), print_exception=False)
+        if out_of_memory:
+            free(error)
+            return gr.Error(f"this request does not fit in memory: {ADVICE}", print_exception=False)
+        return gr.Error(FAULT.format(id=entry.id), print_exception=False)
+
+
+class _Told:
+    """Keeps any Exception that ends its block: this is the one place that answers for all of them."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+            return True
+        return False
+
+
+def _steps(work: Iterator[Any], entry: Entry) -> Iterator[Any]:
+    """What a handler yields; each step runs as part of its request, whichever thread takes it."""
+    while True:
+        with entry.current():
+            try:
+                value = next(work)
+            except StopIteration:
+                return
+        yield value
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return _name(fn.func) if isinstance(fn, partial) else getattr(fn, "__name__", "handler").strip("<>")

@@ -1,0 +1,202 @@
+"""The server around a launched page: health, metrics, who may read them, and a graceful stop. Knows no handlers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from .. import __version__
+from ..errors import InputError
+from .log import Ledger, fault
+
+STATM = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process, in bytes; None where the system does not tell."""
+    if not STATM.is_file():
+        return None
+    return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def gpu_bytes() -> dict[int, tuple[int, int]]:
+    """GPU -> (allocated, reserved) bytes of this process; empty without a GPU in use."""
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return {}
+    return {
+        i: (torch.cuda.memory_allocated(i), torch.cuda.memory_reserved(i)) for i in range(torch.cuda.device_count())
+    }
+
+
+GRACE = 5.0  # seconds that running answers have once the server was told to stop
+HEALTH, METRICS = "/healthz", "/metrics"
+Account = tuple[str, str]
+
+
+def read_account(text: str | None) -> Account | None:
+    """(user, password) from USER:PASSWORD, or from a file with that as its first line if the text is @FILE."""
+    if not text:
+        return None
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read the account in {text[1:]}: {error}") from error
+        text = lines[0].strip() if lines else ""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise InputError("the account must be USER:PASSWORD, or @FILE with that as the file's first line")
+    return user, password
+
+
+def is_account(header: str | None, account: Account) -> bool:
+    """Whether an Authorization header of the Basic kind names this account."""
+    kind, _, value = (header or "").partition(" ")
+    if kind.lower() != "basic":
+        return False
+    try:
+        given = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return hmac.compare_digest(given, ":".join(account).encode())
+
+
+@dataclass
+class State:
+    """What /healthz and /metrics tell. `demo` is the page once it is up."""
+
+    model: str
+    backend: str
+    device: str
+    ledger: Ledger
+    is_closing: Callable[[], bool]
+    account: Account | None = None
+    demo: Any = None
+    warming: Callable[[], str] = str  # what to tell of a warm-up that runs
+    page: str | None = None  # what names the page's present form, where that is kept for the next start
+    began: float = field(default_factory=time.time)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.demo is not None and bool(self.demo.is_running) and not self.is_closing()
+
+    def waiting(self) -> dict[str, int]:
+        """Queue -> requests that wait in it."""
+        if self.demo is None:
+            return {}
+        queues = self.demo._queue.event_queue_per_concurrency_id
+        named = {"model": 0, "draw": 0}
+        for name, queue in list(queues.items()):
+            key = name if name in named else "other"
+            named[key] = named.get(key, 0) + len(queue.queue)
+        return named
+
+    def health(self) -> dict[str, Any]:
+        status = "ready" if self.is_ready else ("stopping" if self.is_closing() else "starting")
+        facts = {"model": self.model, "backend": self.backend, "device": self.device}
+        if self.page is not None:
+            facts["page"] = self.page
+        if warming := self.warming():
+            facts["warming"] = warming
+        return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}
+
+    def gauges(self) -> Iterator[tuple[str, str, dict[str, Any], float]]:
+        labels = {"version": __version__, "model": self.model, "backend": self.backend, "device": self.device}
+        yield "flexdemo_info", "What runs here.", labels, 1
+        yield "flexdemo_ready", "1 while requests are taken.", {}, int(self.is_ready)
+        yield "flexdemo_start_time_seconds", "When it started, in Unix time.", {}, self.began
+        for name, count in self.waiting().items():
+            yield "flexdemo_queue_length", "Requests that wait, by queue.", {"queue": name}, count
+        resident = resident_bytes()
+        if resident is not None:
+            yield "flexdemo_resident_memory_bytes", "Memory of the process.", {}, resident
+        for i, (allocated, reserved) in gpu_bytes().items():
+            for kind, size in (("allocated", allocated), ("reserved", reserved)):
+                yield "flexdemo_gpu_memory_bytes", "GPU memory of the process.", {"gpu": i, "kind": kind}, size
+
+
+def routes(state: State) -> list[Route]:
+    """/healthz, open to all, and /metrics, which asks for the account where there is one."""
+
+    async def health(request: Request) -> Response:
+        return JSONResponse(state.health(), status_code=200 if state.is_ready else 503)
+
+    async def metrics(request: Request) -> Response:
+        if state.account is not None and not is_account(request.headers.get("authorization"), state.account):
+            return PlainTextResponse("an account is needed\n", 401, {"www-authenticate": 'Basic realm="metrics"'})
+        text = state.ledger.metrics(gauges=state.gauges())
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [Route(HEALTH, health), Route(METRICS, metrics)]
+
+
+def serve_until_told(demo: Any, state: State, close_gate: Callable[[float], None], *, grace: float = GRACE) -> None:
+    """Block until SIGTERM or Ctrl+C; then let running answers end within `grace` seconds, and close.
+
+    A second signal closes at once.
+    """
+    told, at_once = threading.Event(), threading.Event()
+
+    def on_signal(number: int, frame: Any) -> None:
+        (at_once if told.is_set() else told).set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, on_signal)
+    while not told.wait(1.0):  # a wait without an end would not hear a signal on every system
+        pass
+    began = time.monotonic()
+    state.ledger.tell("stopping", grace=grace, running=_running(state))
+    close_gate(grace)
+    # Those that are cut end within a token of the grace's end: they have a little more time to say so.
+    while _running(state) and not at_once.is_set() and time.monotonic() - began < grace + 2:
+        at_once.wait(0.05)
+    at_once.wait(0.3)  # the last messages are on their way to the browsers
+    left = _running(state)
+    demo.close(verbose=False)
+    state.ledger.tell("stopped", unfinished=left, seconds=round(time.monotonic() - began, 2))
+
+
+class ServerLog(logging.Handler):
+    """Lines of the log in place of what the web server and other packages say, without what visitors sent.
+
+    The web server's own words are fixed; of others only the place in their code is told.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(logging.WARNING)
+        self._ledger = ledger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        facts = {} if error is None else fault(error)
+        facts |= {"told": str(record.msg).strip()} if record.name.startswith("uvicorn") else {}
+        place = f"{record.pathname}:{record.lineno}"
+        self._ledger.tell("server", level=record.levelname.lower(), by=record.name, at=place, **facts)
+
+    def attach(self) -> None:
+        """Speak for them from now on; the web server sets up its own log when it starts."""
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access"):
+            logging.getLogger(name).handlers.clear()
+        web = logging.getLogger("uvicorn")
+        web.handlers[:], web.propagate = [self], False
+        logging.getLogger().addHandler(self)
+
+
+def _running(state: State) -> int:
+    """Requests at work, and those that wait for the model and are still to be told that they will not run."""
+    return sum(state.ledger.running.values()) + sum(state.waiting().values())

@@ -1,0 +1,152 @@
+"""A GPU that is lent for each call, on ZeroGPU Spaces: a forked worker does the work. Knows no pages and no methods.
+
+There, what a call is given and gives back is pickled, and what it changes in memory stays in the worker. The package
+`spaces` is needed there only; `find_gpu` must run before anything imports gradio or starts CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..engine.model import LanguageModel
+
+FLAG = "SPACES_ZERO_GPU"
+BACKEND = "sdpa"  # nothing is compiled there at run time; a dense mask is the faster of the two that need no compiler
+DEVICE = "cuda:0"
+LEAST, MOST = 10.0, 60.0  # seconds to ask for: what is not used is given back, but a short claim starts sooner
+NOTICE = (
+    "Runs on ZeroGPU: each run borrows a GPU. Nothing is compiled, the backend is {backend}. A prompt is read anew "
+    "each time, so press Run to see other weights; examples show a recorded answer without a GPU."
+)
+Seconds = Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """How functions that run the model come to a GPU. `borrow` is None where the model has its device to itself."""
+
+    borrow: Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]] | None = None
+
+    @property
+    def forks(self) -> bool:
+        return self.borrow is not None
+
+    def wrap(self, fn: Callable[..., Any], seconds: Seconds) -> Callable[..., Any]:
+        """A function or generator function of small, picklable arguments, to be called as it is.
+
+        `seconds` tells from the same arguments how long it may take. Its InputError reaches the caller.
+        """
+        if self.borrow is None:
+            return fn
+        lend = self.borrow(duration=lambda *args, **options: int(min(MOST, max(LEAST, seconds(*args, **options)))))
+        if inspect.isgeneratorfunction(fn):
+            steps = lend(_told_steps(fn))
+
+            @wraps(fn)
+            def streamed(*args: Any, **options: Any) -> Iterator[Any]:
+                work = steps(*args, **options)
+                try:
+                    for value in work:
+                        yield _taken(value)
+                finally:
+                    work.close()
+
+            return streamed
+        call = lend(_told(fn))
+
+        @wraps(fn)
+        def called(*args: Any, **options: Any) -> Any:
+            return _taken(call(*args, **options))
+
+        return called
+
+
+LOCAL = Gpu()
+
+
+def find_gpu(environ: Mapping[str, str] = os.environ) -> Gpu:
+    """ZeroGPU where the environment says so, LOCAL elsewhere; InputError if its package is missing there."""
+    if environ.get(FLAG, "").lower() not in ("1", "t", "true"):
+        return LOCAL
+    try:
+        spaces = importlib.import_module("spaces")
+    except ImportError as error:
+        raise InputError(f"{FLAG} is set and the package spaces is missing: add it to the Space's image") from error
+    import torch
+
+    # transformers asks it in a forward pass, as when a model is checked here: asking starts CUDA, and a process forked
+    # after that cannot use a GPU. Nothing is captured in a worker either.
+    torch.cuda.is_current_stream_capturing = lambda: False
+    return Gpu(spaces.GPU)
+
+
+def load_options(gpu: Gpu, device: str, dtype: str, backend: str, *, compiled: bool = False) -> dict[str, Any]:
+    """Arguments of `load_model` for these flags: on ZeroGPU the model is loaded on the CPU, and `place`d then."""
+    if not gpu.forks:
+        return {"device": device, "dtype": dtype, "backend": backend, "compiled": compiled}
+    if compiled:
+        raise InputError("--compile is not for ZeroGPU, which cannot compile at run time: leave it out")
+    if backend == "flex":
+        raise InputError("backend flex is compiled, and ZeroGPU cannot compile at run time: use sdpa or flex-eager")
+    return {
+        "device": "cpu",
+        "dtype": "bfloat16" if dtype == "auto" else dtype,
+        "backend": BACKEND if backend == "auto" else backend,
+    }
+
+
+def place(lm: LanguageModel, device: str = DEVICE) -> LanguageModel:
+    """The same model on another device. On ZeroGPU it is checked on the CPU first: the GPU is not there yet."""
+    from dataclasses import replace
+
+    import torch
+
+    lm.model.to(device)
+    return replace(lm, devices=(torch.device(device),), captures=False)
+
+
+def answer_seconds(new_tokens: int, rows: int = 1) -> float:
+    """What to ask for: an uncompiled step of a model of some billions of parameters, and time to place it."""
+    return LEAST + new_tokens * (0.1 + 0.005 * rows)
+
+
+# An InputError crosses as a value: of what a worker raises, its caller is told the class alone.
+
+
+def _told(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(fn)
+    def told(*args: Any, **options: Any) -> tuple[str, Any]:
+        try:
+            return "made", fn(*args, **options)
+        except InputError as error:
+            return "refused", str(error)
+
+    return told
+
+
+def _told_steps(fn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[tuple[str, Any]]]:
+    @wraps(fn)
+    def told(*args: Any, **options: Any) -> Iterator[tuple[str, Any]]:
+        try:
+            for value in fn(*args, **options):
+                yield "made", value
+        except InputError as error:
+            yield "refused", str(error)
+
+    return told
+
+
+def _taken(value: tuple[str, Any]) -> Any:
+    kind, inside = value
+    if kind == "refused":
+        raise InputError(inside)
+    return inside
