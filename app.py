@@ -179,8 +179,7 @@ def start(
     import torch  # noqa: F401
 
     stages.end("import torch")
-    from flexdemo import load_model
-    from flexdemo.engine.loading import weights_gigabytes
+    from flexdemo.engine.loading import load_model, weights_gigabytes
     from flexdemo.engine.model import suit_threads
     from flexdemo.serve.health import ServerLog, State, read_account, routes
     from flexdemo.serve.log import Ledger

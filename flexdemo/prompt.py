@@ -10,8 +10,8 @@ from typing import Any
 
 from .errors import InputError, first_line
 
-PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD = range(5)
-ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad")
+PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD, SEPARATOR = range(6)
+ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad", "separator")
 
 POSITIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -63,13 +63,14 @@ class SegmentedPrompt:
 
     def reweighted(self, weights: Sequence[float]) -> SegmentedPrompt:
         """The same tokens with other weights of the paraphrases."""
-        prefix, *paraphrases, suffix = self.segments
-        felt = [replace(segment, weight=weight) for segment, weight in zip(paraphrases, weights, strict=True)]
-        return replace(self, segments=(prefix, *felt, suffix), weights=tuple(weights))
+        felt = [replace(segment, weight=weight) for segment, weight in zip(self.paraphrases, weights, strict=True)]
+        given = {segment.start: segment for segment in felt}
+        segments = tuple(given[s.start] if s.role == "paraphrase" else s for s in self.segments)
+        return replace(self, segments=segments, weights=tuple(weights))
 
     @property
     def segment_ids(self) -> tuple[int, ...]:
-        """0 for the prefix, 1..N for the paraphrases, N + 1 for the suffix."""
+        """The index of each token's segment in `segments`: 0 for the prefix, the last for the suffix."""
         return tuple(i for i, segment in enumerate(self.segments) for _ in range(len(segment)))
 
     @property
@@ -78,7 +79,17 @@ class SegmentedPrompt:
 
     @property
     def paraphrases(self) -> tuple[Segment, ...]:
-        return self.segments[1:-1]
+        return tuple(segment for segment in self.segments if segment.role == "paraphrase")
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Whose attention mass each segment counts with: 0 the prefix, i the paraphrase Pi and the separator behind it,
+        N + 1 the suffix."""
+        found, groups = 0, []
+        for segment in self.segments:
+            found += segment.role in ("paraphrase", "suffix")
+            groups.append(found)
+        return tuple(groups)
 
     @property
     def suffix_start(self) -> int:

@@ -15,7 +15,8 @@ import pytest
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers `models` and `oracle` by name
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "support"), str(HERE / "bench")]  # tests import their helpers by name
 
 import models
 from browser_visit import browser, bundled_url, pages, slow_url, visitors  # noqa: F401 (fixtures)

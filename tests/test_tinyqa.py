@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flexdemo.answers.ask import ask
 from flexdemo.answers.metrics import exact_match
-from flexdemo.engine.loading import load_model
-from flexdemo.engine.model import BUNDLED, LanguageModel
+from flexdemo.engine.loading import BUNDLED, load_model
+from flexdemo.engine.model import LanguageModel
 from flexdemo.tinyqa.data import World, check, load_world, normalise, questions_from
 
 ROOT = Path(__file__).resolve().parent.parent

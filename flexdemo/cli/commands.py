@@ -19,7 +19,7 @@ from ..prompt import SegmentedPrompt, build_prompt, check_wordings
 from ..request import Ape, Decoding, Samples
 
 if TYPE_CHECKING:
-    from ..answers.methods import Result
+    from ..answers.result import Result
     from ..engine.model import LanguageModel
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples.json"  # the page's

@@ -220,7 +220,7 @@ def split_options(config: Any, name: str, world: int, device: str) -> dict[str, 
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-BUNDLED = "bundled"
+BUNDLED_NAME = "bundled"  # of the bundled model, in a list of models
 
 
 @dataclass(frozen=True)
@@ -273,12 +273,12 @@ def parse_models(text: str) -> dict[str, str | None]:
         name, equals, where = (each.strip() for each in part.partition("="))
         if not equals or not where or not NAME.fullmatch(name):
             raise InputError(
-                f"{part.strip()[:80]!r} is no NAME=PATH_OR_ID: such as small=Qwen/Qwen3-0.6B or tiny={BUNDLED}, "
+                f"{part.strip()[:80]!r} is no NAME=PATH_OR_ID: such as small=Qwen/Qwen3-0.6B or tiny={BUNDLED_NAME}, "
                 "several with commas between; a name has letters, digits, dots, dashes"
             )
         if name in told:
             raise InputError(f"two models are called {name}: give each a name of its own")
-        told[name] = None if where == BUNDLED else where
+        told[name] = None if where == BUNDLED_NAME else where
     if len(set(told.values())) < len(told):
         raise InputError("one model is offered under two names: name each model once")
     return told

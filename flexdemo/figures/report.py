@@ -20,7 +20,7 @@ import numpy as np
 from ..answers.explain import Explanation
 from ..answers.methods import METHODS
 from ..answers.result import Result, versions
-from ..engine.model import BUNDLED
+from ..engine.loading import BUNDLED
 from ..errors import InputError
 from ..plan import mask_array
 from ..prompt import SegmentedPrompt

@@ -15,7 +15,8 @@ from typing import Any
 import gradio as gr
 
 from ..answers.differences import differing, marked_html
-from ..answers.methods import METHODS, MethodResult, Result
+from ..answers.methods import METHODS
+from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import visible_text
 from ..gone.ladder import Rung

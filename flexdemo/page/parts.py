@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..answers.methods import METHODS, MethodResult, Result
+from ..answers.methods import METHODS
+from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import EXACT_TOKENS, Window, block_size, token_spans
 from ..masks import STRATEGIES

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..answers.ask import stream
-from ..answers.methods import Result
+from ..answers.result import Result
 from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading

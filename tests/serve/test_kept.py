@@ -22,7 +22,8 @@ import pytest
 from test_waiting import NAVIGATION, asked, later, program
 
 import app
-from flexdemo import ask, load_model
+from flexdemo.answers.ask import ask
+from flexdemo.engine.loading import load_model
 from flexdemo.gone import kept
 from flexdemo.gone.kept import Answer, Kept
 from flexdemo.gone.waiting import Waiting

@@ -1,6 +1,6 @@
 """Drives `python app.py` through every endpoint and every button that runs the model; 1 if anything was wrong.
 
-    python tests/drive_app.py --model llama-3.2-3b --ways plain,zerogpu,full
+    python tests/bench/drive_app.py --model llama-3.2-3b --ways plain,zerogpu,full
 
 MODEL is `bundled`, a shape of flexdemo/shapes.py (random weights, made on the spot) or a folder. The ways:
 
@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # flexdemo, which need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
 import browser_support
 import torch
@@ -39,7 +39,7 @@ from gradio_client import Client
 from hosting import Site
 
 from flexdemo.cli.bench import SHAPES, random_model
-from flexdemo.engine.model import BUNDLED
+from flexdemo.engine.loading import BUNDLED
 
 HERE = Path(__file__).resolve().parent
 QUESTION = "What is the capital of Peru?"

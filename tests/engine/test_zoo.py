@@ -12,7 +12,7 @@ import torch
 from test_model import assert_property_3, assert_property_4
 
 from flexdemo.answers.ask import ask
-from flexdemo.answers.methods import Result
+from flexdemo.answers.result import Result
 from flexdemo.engine.attention import UnsupportedModelError
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.prompt import build_prompt

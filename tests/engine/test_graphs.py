@@ -14,7 +14,7 @@ import pytest
 import torch
 from replays import Recomputed, replaying
 
-from flexdemo import ask
+from flexdemo.answers.ask import ask
 from flexdemo.engine import flex
 from flexdemo.engine.cache import Download
 from flexdemo.engine.decode import Progress, generate

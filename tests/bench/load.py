@@ -1,4 +1,4 @@
-"""Many clients at once: `python tests/load.py --clients 30 --seconds 120`; 1 if anything was wrong.
+"""Many clients at once: `python tests/bench/load.py --clients 30 --seconds 120`; 1 if anything was wrong.
 
 Every answer is compared with the one that the same request gets from an idle server, and searched for what only other
 clients wrote. Without --url it starts app.py on a free port.
@@ -24,7 +24,7 @@ from typing import Any
 import browser_support
 from gradio_client import Client
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples.json"
+EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples.json"
 LENGTHS = (4, 16, 48)
 LOST = 90  # seconds after which an answer is given up
 EACH = 4  # different requests of one client

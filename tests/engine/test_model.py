@@ -16,8 +16,8 @@ from transformers import AutoConfig
 
 from flexdemo.answers.ask import ask
 from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError
-from flexdemo.engine.loading import load_model, load_tokenizer
-from flexdemo.engine.model import LanguageModel, ModelError, prepare, refuse_unsupported
+from flexdemo.engine.loading import ModelError, load_model, load_tokenizer
+from flexdemo.engine.model import LanguageModel, prepare, refuse_unsupported
 from flexdemo.errors import BackendError, InputError
 from flexdemo.masks import make_layout
 from flexdemo.prompt import PARAPHRASE, PREFIX, ROLE_NAMES, SegmentedPrompt, build_prompt

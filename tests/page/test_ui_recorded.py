@@ -19,7 +19,7 @@ from flexdemo.page import parts
 from flexdemo.page.examples import cards_html, line_html, recorded_of, recorded_run
 from flexdemo.page.tabs.told import attention_plot, has_heads, note_html
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EXAMPLES = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
 METHODS_SHOWN = ("flex", "origin", "per_prompt", "causal")
 

@@ -21,7 +21,7 @@ from hosting import QUESTION, Served, Slow, served, until
 
 import flexdemo
 from flexdemo.answers.explain import NEEDED, explain
-from flexdemo.answers.methods import Result
+from flexdemo.answers.result import Result
 from flexdemo.cli import commands
 from flexdemo.cli import main as cli
 from flexdemo.engine.loading import Models

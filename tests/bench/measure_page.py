@@ -1,6 +1,6 @@
 """How long a newcomer waits: from `python app.py` to the page, and to the first answer. Run it; it is no test.
 
-python tests/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--anew] [--alone] [--json]
+python tests/bench/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--anew] [--alone] [--json]
 
 Each round starts the server anew and opens its address in a new Chromium profile, already running, as soon as something
 listens there. With --against two checkouts take turns, so that what else the machine does meets both. A checkout keeps

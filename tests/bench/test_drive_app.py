@@ -1,4 +1,4 @@
-"""`python app.py` through every endpoint and button, as it is and as on ZeroGPU. On a GPU: tests/drive_app.py."""
+"""`python app.py` through every endpoint and button, as it is and as on ZeroGPU. On a GPU: tests/bench/drive_app.py."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from flexdemo.answers.explain import CANDIDATES, Explanation, explain
 from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import MOST_BYTES, Recorded, dumps, load_recorded, record
 from flexdemo.answers.result import Result
-from flexdemo.engine.loading import load_model
-from flexdemo.engine.model import BUNDLED, LanguageModel
+from flexdemo.engine.loading import BUNDLED, load_model
+from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"

@@ -16,9 +16,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from flexdemo.answers.ask import ask
-from flexdemo.engine.attention import attend_flex_compiled, attend_sdpa
+from flexdemo.engine.attention import attend_sdpa
 from flexdemo.engine.decode import generate
 from flexdemo.engine.fast.graphs import Graphs, capture
+from flexdemo.engine.flex import attend_flex_compiled
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import BackendError, OutOfMemory, within_memory

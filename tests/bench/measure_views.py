@@ -1,4 +1,4 @@
-"""Measure the page in headless Chromium, medians of 5: python tests/measure_views.py
+"""Measure the page in headless Chromium, medians of 5: python tests/bench/measure_views.py
 
 Painting: from setting the question's text to the first frame after the new mask is drawn, and from switching to the
 exact window. Answers: from a click to the first answer token on the page and to the finished answer, with the prompt

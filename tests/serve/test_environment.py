@@ -18,8 +18,7 @@ import browser_support
 import pytest
 
 import app
-from flexdemo.engine.loading import load_model
-from flexdemo.engine.model import BUNDLED, ModelError
+from flexdemo.engine.loading import BUNDLED, ModelError, load_model
 from flexdemo.errors import InputError
 from flexdemo.gone.environment import check_requirements, release
 

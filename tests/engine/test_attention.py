@@ -14,14 +14,9 @@ import torch
 
 from flexdemo.answers.ask import ask
 from flexdemo.engine import attention, flex
-from flexdemo.engine.attention import (
-    BACKENDS,
-    BackendError,
-    Plan,
-    UnsupportedModelError,
-    attention_probabilities,
-    segment_attention,
-)
+from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError, segment_attention
+from flexdemo.engine.recorders import attention_probabilities
+from flexdemo.errors import BackendError
 from flexdemo.masks import make_layout
 from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
 

@@ -1,4 +1,4 @@
-"""Take the README's pictures of the page: python tests/screenshots.py --out assets/images"""
+"""Take the README's pictures of the page: python tests/bench/screenshots.py --out assets/images"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from flexdemo.cli import main as cli
 from flexdemo.masks import STRATEGIES
 from flexdemo.prompt import POSITIONS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ["Which city is Peru's capital?", "Name the capital city of Peru."]
 ASK = [QUESTION, "-p", PARAPHRASES[0], "-p", PARAPHRASES[1]]

@@ -35,7 +35,7 @@ RECORDS = [
     Record("c", "Is it far?", ("no",), ("far?", "Far, is it?", "How far is it then?"), (1.0, 0.0, 2.0, 1.0)),
     Record("d", "What?", ("this",), ("What is this thing called, and who was the first to see it?",)),
 ]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def without_seconds(table: pandas.DataFrame) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS, resolve_methods
 from flexdemo.answers.metrics import majority
 from flexdemo.answers.result import Result
-from flexdemo.engine.loading import load_model
-from flexdemo.engine.model import BUNDLED, LanguageModel
+from flexdemo.engine.loading import BUNDLED, load_model
+from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.tinyqa.data import load_world
 from flexdemo.tinyqa.questions import styled_questions

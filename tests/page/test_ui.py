@@ -17,7 +17,7 @@ from flexdemo.answers.methods import METHODS
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError
-from flexdemo.figures.mask import Window
+from flexdemo.figures.cells import Window
 from flexdemo.masks import STRATEGIES
 from flexdemo.page import page as ui
 from flexdemo.page import parts
