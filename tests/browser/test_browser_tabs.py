@@ -156,18 +156,6 @@ def test_compare_all_ticks_and_shows_every_method(visit: Visit, tinyqa: Any) -> 
     clean(visit)
 
 
-def test_one_wording_is_compared_by_what_it_allows(visit: Visit) -> None:
-    visit.rows([])
-    visit.page.locator("#compare-all").click()
-    visit.done()
-    expect(visit.page.locator("#methods input:checked")).to_have_count(9)
-    visit.open("Methods")
-    expect(visit.page.locator("#methods-table tbody tr")).to_have_count(9)
-    visit.open("Leave-one-out")
-    expect(visit.page.locator("#effect-note")).to_contain_text("Only one wording has weight")
-    clean(visit)
-
-
 def test_attention_of_a_head_is_that_of_the_engine(visit: Visit, tinyqa: Any) -> None:
     visit.example(PEOPLE)
     rows = attention_map(tinyqa, asked(tinyqa, visit), 1, 2)
@@ -215,6 +203,12 @@ def test_text_stays_text_in_every_tab(visit: Visit) -> None:
     expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d\s+P2 [4-9]\d\s+suffix"))
     visit.page.locator("#compare-all").click()
     visit.done()
+    assert visit.page.locator("#answers-alone .wording").first.text_content() == NASTY
+    shown = "".join(visit.page.locator("#token-view .token .text").all_text_contents()).replace("·", " ")
+    assert NASTY in shown
+    visit.page.locator("#link-token").fill("6")
+    token = visit.page.locator("#token-view .token .text").nth(6).text_content()
+    expect(visit.page.locator("#link-words")).to_contain_text(f"Query 6 {token} (P1)")
     for tab in TABS:
         visit.open(tab)
         if tab == "Attention of a head":
@@ -290,9 +284,8 @@ def test_neither_the_note_nor_the_recording_of_an_example_passes_for_other_setti
     clean(visit)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_tabs_fit_a_phone(visitors: Visitors, bundled_url: str, scheme: str) -> None:
-    visit = visitors(bundled_url, width=390, height=844, scheme=scheme)
+def test_tabs_fit_a_phone(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, width=390, height=844)
     weights = """() => { const line = document.querySelector('#status-weights .line');
         return [line.scrollWidth - line.clientWidth, line.offsetHeight]; }"""
     high = visit.page.evaluate(weights)[1]
