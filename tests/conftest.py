@@ -37,10 +37,11 @@ from browser_visit import (  # noqa: F401 (fixtures)
     visitors,
 )
 
+from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
-    from hosting import bundled, local, space, space_client  # noqa: F401 (fixtures)
+    from hosting import local, space, space_client  # noqa: F401 (fixtures)
 
 os.environ["FLEXDEMO_CACHE"] = ""  # no test sees the page of another's start
 QUESTION = "What is the capital of Peru?"
@@ -102,6 +103,12 @@ def prepared() -> Callable[..., LanguageModel]:
 def lm(prepared: Callable[..., LanguageModel]) -> LanguageModel:
     """A Llama on backend sdpa: the fast one, for all tests that are not about a backend."""
     return prepared("llama", "sdpa")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> LanguageModel:
+    """The model that ships, as a newcomer has it."""
+    return load_model(device="cpu")
 
 
 @pytest.fixture(scope="session")

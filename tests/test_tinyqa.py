@@ -24,11 +24,6 @@ def world() -> World:
     return load_world()
 
 
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return load_model()
-
-
 def test_facts_and_wordings_are_well_formed() -> None:
     assert check() == []
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import browser_support
 import numpy as np
 import oracle
 import pytest
@@ -24,11 +23,6 @@ SHORT = "What is the capital of Peru?"
 TOKENS = "#token-view .token, #answer-tokens .token"
 GD = "document.querySelector('#mask-plot .js-plotly-plot')"
 SEES = f"() => [...{GD}._fullData[0].z].map(row => [...row].map(z => z > 0))"
-
-
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return flexdemo.load_model(str(browser_support.BUNDLED), device="cpu")
 
 
 @pytest.fixture
