@@ -12,7 +12,7 @@ from playwright.sync_api import Dialog, expect
 
 from flexdemo.serve.profiles import PROFILES
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 
 CALL = "alert(1);document.title='hacked';fetch('http://192.0.2.1/')"
 MARKUP = (

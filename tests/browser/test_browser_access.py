@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from flexdemo.page.terms import TERMS
 
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python, which brings axe-core, is missing")
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.browser
 
 AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 # A control that can be seen and used; of a radio group one is a stop of the Tab key, the others are reached by arrows.

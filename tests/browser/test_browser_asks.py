@@ -21,7 +21,7 @@ from playwright.sync_api import expect
 
 from flexdemo.data.table import Row, write_table
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 
 ROWS_OF_MASK = f"() => [...{TRACE}.z].map(row => [...row].join()).join(';')"
 

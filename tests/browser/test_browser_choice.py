@@ -9,7 +9,7 @@ import pytest
 from browser_visit import Visitors, choose, clean
 from playwright.sync_api import expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 QUESTION = "What is the capital of Peru?"
 
 

@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 import flexdemo
 from flexdemo.engine.model import LanguageModel
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.browser
 
 QUESTION = "currency do i ask bank if i travel madagascar?"  # fused and standard attention part ways there
 SHORT = "What is the capital of Peru?"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
+PATIENCE = 30_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
 TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
 STATUS = "(document.querySelector('#status-run .prose')?.textContent ?? '')"
@@ -45,8 +46,9 @@ def browser(chromium: str) -> Iterator[Browser]:
 
     While it is driven, an event loop runs in this thread; nothing of it may be left for the tests that come after.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=list(browser_support.ARGUMENTS))
         yield opened
@@ -166,7 +168,7 @@ class Visit:
         self.page, self.url = page, url
         self.requests: list[str] = []
         self.problems: list[str] = []
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(PATIENCE)
         self._listeners = {
             "request": lambda request: self.requests.append(request.url),
             "pageerror": lambda error: self.problems.append(str(error)),
