@@ -53,21 +53,31 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """`pytest` alone, which runs everything, takes two workers; a file, `-n 0` or `--pdb` stays in one process."""
     option = config.option
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.usepdb
-    if everything and config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
-        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadgroup", False
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if everything and option.numprocesses is None:
+        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests share what is made for them, and those with a browser their servers: they stay on one worker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "browser" if "/browser/" in file else file
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share what is made for them, and those with a browser their servers: they stay on one worker.
+    """Tests with a browser take longest and begin at once.
 
-    Those with a browser take longest and begin at once; each file has a Chromium of its own, so that no event loop of
-    it is left for others.
+    Each of their files has a Chromium of its own, so that no event loop of it is left for others in the process.
     """
-    with_browser = {item for item in items if item.get_closest_marker("browser")}
-    items.sort(key=lambda item: item not in with_browser)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("browser" if item in with_browser else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
 
 
 @pytest.fixture(autouse=True, scope="session")
