@@ -284,7 +284,7 @@ curl -sN {address}/gradio_api/call/v2/generate/$event
 COMMAND = """python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru." --json
 """
 CALLS = (("Python, with gradio_client", CLIENT), ("Shell, with curl", CURL), ("Command line", COMMAND))
-CODE = (("python", CLIENT), ("bash", CURL + COMMAND))  # as the README has it
+CODE = (("python", CLIENT), ("bash", CURL + COMMAND))  # as docs/api.md has it
 
 
 def for_clients(endpoint: Callable[..., Any]) -> Callable[..., Any]:

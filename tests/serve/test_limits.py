@@ -28,8 +28,8 @@ from flexdemo.serve.profiles import DEFAULT, PROFILES, table
 # Profiles
 
 
-def test_the_readme_has_the_limits_that_hold() -> None:
-    assert table() in (Path(app.__file__).parent / "README.md").read_text(encoding="utf-8")
+def test_the_page_about_hosting_has_the_limits_that_hold() -> None:
+    assert table() in (Path(app.__file__).parent / "docs" / "hosting.md").read_text(encoding="utf-8")
 
 
 def test_a_public_host_is_tighter_than_ones_own_machine() -> None:
