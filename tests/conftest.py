@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in app.py, before torch is imported
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("", "support", "bench")]  # helpers, by name
+sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers by name
+sys.path.insert(1, str(Path(__file__).parent / "support"))
+sys.path.insert(2, str(Path(__file__).parent / "bench"))
 
 import models
 import torch

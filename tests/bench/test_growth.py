@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from flexdemo.gone.growth import Cost, cost, measure_growth
+from flexdemo.gone.plots_growth import growth_figure, growth_html
+from growth import growth_figure, growth_html, measure_growth
 
 from flexdemo.cli.bench import (
     SHAPES,
@@ -22,8 +25,6 @@ from flexdemo.cli.bench import (
     widest,
 )
 from flexdemo.engine.decode import Answer, Progress
-from flexdemo.gone.growth import Cost, cost, measure_growth
-from flexdemo.gone.plots_growth import growth_figure, growth_html
 
 
 def test_the_roofline_counts_the_bytes_of_the_weights() -> None:
