@@ -16,6 +16,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
+
 from flexdemo.cli.measures import Cost, check_shape, cost, mask_and_attention, random_lm, run_facts
 from flexdemo.engine.loading import resolve_device, resolve_dtype
 from flexdemo.engine.model import LanguageModel

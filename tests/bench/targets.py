@@ -9,7 +9,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
 from flexdemo.cli.bench import THEIRS, THEIRS_STATIC, measure
 

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
+
 from flexdemo.answers.ask import ask
 from flexdemo.cli.bench import BATCH, PARAPHRASES, batch_speed, methods_cost
 from flexdemo.cli.measures import run_facts
