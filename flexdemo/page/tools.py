@@ -13,13 +13,13 @@ import gradio as gr
 from transformers import PreTrainedModel
 
 from ..answers.proof import Proof, prove, reference_model
-from ..data.files import make_room
 from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
+from ..serve.host import make_room
 from ..serve.log import within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
 from . import parts

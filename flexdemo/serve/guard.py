@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -18,6 +18,7 @@ from .log import Entry, Interrupted, Ledger
 
 CLOSING = "the server is stopping: ask again in a minute"
 WORKER_TITLE = "ZeroGPU worker error"  # of the error that `spaces` raises for any that ended its worker
+UNFIT = "the request holds a value that its widget does not take: reload the page and enter it again"
 FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
 
 
@@ -56,7 +57,8 @@ class Guard:
         self._ledger, self._gate = ledger, gate
 
     def protect(self, demo: gr.Blocks) -> None:
-        """Wrap every handler of a built page; before it is launched."""
+        """Wrap every handler of a built page, and what gradio makes of a browser's values; before it is launched."""
+        demo.preprocess_data = _checked(demo.preprocess_data)
         for block in demo.fns.values():
             if block.fn is not None:
                 public = block.api_visibility == "public"
@@ -150,6 +152,20 @@ class _Told:
             self.error = error
             return True
         return False
+
+
+def _checked(preprocess: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Gradio's reading of a request's values; one that its widget does not take is told in one line."""
+
+    @wraps(preprocess)
+    async def checked(*args: Any, **options: Any) -> Any:
+        with (told := _Told()):
+            return await preprocess(*args, **options)
+        if isinstance(told.error, gr.Error):
+            raise gr.Error(str(told.error.message)[:200], print_exception=False) from told.error
+        raise gr.Error(UNFIT, print_exception=False) from told.error
+
+    return checked
 
 
 def _steps(work: Iterator[Any], entry: Entry) -> Iterator[Any]:

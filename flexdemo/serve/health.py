@@ -88,7 +88,6 @@ class State:
     account: Account | None = None
     demo: Any = None
     warming: Callable[[], str] = str  # what to tell of a warm-up that runs
-    page: str | None = None  # what names the page's present form, where that is kept for the next start
     began: float = field(default_factory=time.time)
 
     @property
@@ -109,8 +108,6 @@ class State:
     def health(self) -> dict[str, Any]:
         status = "ready" if self.is_ready else ("stopping" if self.is_closing() else "starting")
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
-        if self.page is not None:
-            facts["page"] = self.page
         if warming := self.warming():
             facts["warming"] = warming
         return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}

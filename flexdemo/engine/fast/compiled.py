@@ -71,7 +71,7 @@ def compiled_pass(backend: str = "inductor") -> Pass:
     common: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}  # loaded for good
 
     def make(**options: Any) -> Pass:
-        chosen = {**common, **options} if backend == "inductor" else None
+        chosen = {**common, **options} if backend == "inductor" else dict(common)
         return torch.compile(next_scores, fullgraph=True, backend=backend, options=chosen)
 
     # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one.
