@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "support"), str(HERE / "bench")]  # tests import their helpers by name
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in app.py, before torch is imported
+sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers by name
+sys.path.insert(1, str(Path(__file__).parent / "support"))
+sys.path.insert(2, str(Path(__file__).parent / "bench"))
 
 import models
+import torch
+import transformers
 from browser_visit import browser, bundled_url, pages, slow_url, visitors  # noqa: F401 (fixtures)
 
 from flexdemo.engine.model import LanguageModel, prepare
@@ -26,7 +28,6 @@ from flexdemo.engine.model import LanguageModel, prepare
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
     from hosting import bundled, local, space, space_client  # noqa: F401 (fixtures)
 
-os.environ["FLEXDEMO_CACHE"] = ""  # no test sees the page of another's start
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")
 

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from ..engine.model import LanguageModel
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples.json"  # the page's
-LENGTHS = (128, 512, 2048)
-GROWTH_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
-GROWTH_PARAPHRASES = (1, 2, 4, 8, 16, 32, 64)
-GROWTH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 OF_DATA_SETS = ("limit", "resume", "overwrite", "skip_bad")  # options of `paraphrase` that one question cannot have
 MASK_FORMATS = (".html", ".png", ".csv")
 
@@ -221,48 +217,27 @@ def _examples(path: Path) -> list[Any]:
 def run_bench(args: argparse.Namespace) -> None:
     from ..engine.attention import BACKENDS
     from ..engine.loading import resolve_device, resolve_dtype
-    from ..gone.growth import measure_growth
-    from ..gone.targets import reached
-    from .bench import BUNDLED, THEIRS, THEIRS_STATIC, at_a_gap, measure, measure_bundled
+    from .bench import at_a_gap, measure
 
     if args.runs < 1 or args.max_new_tokens < 2:
         raise InputError("bench needs at least 1 run and 2 new tokens")
     if args.backend not in ("all", *BACKENDS):
         raise InputError(f"unknown backend {args.backend!r}: choose from all, {', '.join(BACKENDS)}")
-    if args.report:
-        if not args.growth:
-            raise InputError("--report goes with --growth: leave it out, or say bench --growth --report FILE.html")
-        check_output(args.report, (".html",))
     device = resolve_device(args.device)
-    options = {
-        "new_tokens": args.max_new_tokens,
-        "runs": args.runs,
-        "device": device,
-        "dtype": str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
-        "log": lambda text: print(text, file=sys.stderr, flush=True),
-    }
-    if args.growth:
-        backend = "auto" if args.backend == "all" else args.backend
-        sizes = {"tokens": args.lengths or GROWTH_TOKENS, "paraphrases": GROWTH_PARAPHRASES, "rows": GROWTH_ROWS}
-        result = measure_growth(shape=args.shape, **sizes, backend=backend, compiled=args.compile, **options)
-        if args.report:
-            from ..gone.plots_growth import growth_html
-
-            write_file(args.report, lambda path: path.write_text(growth_html(result), encoding="utf-8"))
-    elif args.shape == BUNDLED:
-        result = measure_bundled(**options)
-    else:
-        backends = tuple(BACKENDS) if args.backend == "all" else (args.backend,)
-        options["compiled"] = args.compile
-        result = measure(shape=args.shape, lengths=args.lengths or LENGTHS, backends=backends, **options)
-        if device != "cpu":
-            rows = reached(result, (THEIRS, THEIRS_STATIC))
-            result["targets"] = [row.to_dict() for row in rows]
-            for row in rows:
-                options["log"](str(row))
+    result = measure(
+        shape=args.shape,
+        lengths=args.lengths,
+        new_tokens=args.max_new_tokens,
+        runs=args.runs,
+        device=device,
+        dtype=str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
+        backends=tuple(BACKENDS) if args.backend == "all" else (args.backend,),
+        compiled=args.compile,
+        log=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     if args.json:
         print_json(result)
-    elif args.shape != BUNDLED and not args.growth:
+    else:
         differing = result["prompts_where_backends_differ"]
         apart = at_a_gap(differing, result["widest_gap"])
         print(f"{differing} prompts on which backends' greedy tokens differ{apart}")

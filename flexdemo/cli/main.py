@@ -223,10 +223,10 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--shape",
         default="tiny",
-        help="tiny, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, or bundled: the bundled model itself (default: tiny)",
+        help="tiny, llama-3.2-1b, llama-3.2-3b or llama-3.1-8b (default: tiny)",
     )
     bench.add_argument(
-        "--lengths", type=_lengths, metavar="N,N", help="prompt lengths in tokens (default: 128,512,2048)"
+        "--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help="prompt lengths (128,512,2048)"
     )
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
@@ -234,10 +234,6 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     bench.add_argument("--compile", action="store_true", help="also with the whole forward pass compiled (one GPU)")
-    bench.add_argument(
-        "--growth", action="store_true", help="instead: how cost grows with tokens, paraphrases and rows; masks, memory"
-    )
-    bench.add_argument("--report", type=Path, metavar="FILE.html", help="with --growth: write charts and tables")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)
     return parser

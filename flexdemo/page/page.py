@@ -16,7 +16,6 @@ from ..engine.model import LanguageModel
 from ..engine.reading import Readings
 from ..errors import InputError
 from ..figures.cells import Window
-from ..gone.ui_door import Page
 from ..request import Decoding, Limits
 from ..serve.door import Door
 from ..serve.profiles import DEFAULT, Profile
@@ -66,7 +65,7 @@ def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) ->
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)], "routes": list(routes)},
+        "app_kwargs": {"middleware": [Middleware(Door, profile=profile)], "routes": list(routes)},
         "ssr_mode": False,
         "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }

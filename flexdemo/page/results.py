@@ -17,7 +17,6 @@ from ..data.table import FORMATS, read_table
 from ..errors import InputError
 from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
-from ..gone.bounds import Bounds
 from ..request import Limits
 from . import parts
 from .parts import escape
@@ -25,7 +24,6 @@ from .rows import RowPool, detail
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
-UNPACKED = 10  # times the size of a file that its contents may have
 CHOOSE = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-record]');
@@ -56,7 +54,7 @@ def open_results(path: Path, limits: Limits) -> Opened:
             "`python -m flexdemo evaluate --report` makes a page of any size"
         )
     try:
-        table = read_table(path, Bounds(limits.file_rows, UNPACKED * limits.file_bytes))
+        table = read_table(path, most_rows=limits.file_rows)
         resamples = max(1_000, min(10_000, RESAMPLED // max(1, table["id"].nunique())))
         return Opened(
             seen_text(path.name), summarise(table, resamples=resamples), tuple(disagreements(table, MOST_LISTED))

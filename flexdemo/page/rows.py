@@ -111,8 +111,10 @@ def budget_of(lm: LanguageModel, limits: Limits, form: Form, tokens: int | None 
 
 def detail(event: gr.EventData, name: str) -> Any:
     """A detail of an event as the browser told it, None where it did not: what is told may be anything."""
-    told = event._data
-    return told.get(name) if isinstance(told, dict) else None
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # it told no details at all, or a text in their place
+        return None
 
 
 class RowPool:

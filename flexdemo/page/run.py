@@ -17,9 +17,9 @@ from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading
 from ..errors import InputError, OutOfTime
-from ..gone.ladder import climb
+from ..plan import LADDER, STANDARD
 from ..prompt import SegmentedPrompt
-from ..request import Decoding, Limits
+from ..request import Limits
 from ..serve.log import Interrupted, checkpoint, note, within_noted_memory
 from ..serve.zerogpu import Gpu, answer_seconds
 from . import pair as compared
@@ -331,27 +331,32 @@ def _rungs(
     reading: Reading | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[str | None, str, str]]:
-    lm, began, shown, rungs = models.of(form.model), time.monotonic(), 0.0, ()
+    lm, began, shown = models.of(form.model), time.monotonic(), 0.0
+    result: Result | None = None
     try:
-        prompt, given = compose(lm, limits, form), form.arguments()
-        decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
-        yield None, "Ladder: reading the prompt under three encodings", ""
+        compose(lm, limits, form)
         until = limits.until()
-        steps, check = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None), checkpoint()
+        # The form's weights, mask and positions are no part of it, and what is read for it is not kept in their place.
+        asked = {**form.arguments(), "methods": (STANDARD.strategy,), "weights": None, "mask": "segment"}
+        asked |= {"positions": "aligned", "schemes": LADDER, "mass": False, "until": until}
+        asked |= {"reading": None if reading is None else replace(reading), "check": checkpoint()}
+        yield None, "Ladder: reading the prompt under three encodings", ""
+        steps = stream(lm, **asked)
         with within_noted_memory(give_up=models.let_go):
-            for rungs in steps:
-                check()
+            for result in steps:
                 if stopped():
                     steps.close()
                     return
                 if time.monotonic() - shown >= FRAME_SECONDS:
                     shown = time.monotonic()
-                    yield compared.ladder_html(form, rungs), "Ladder: running", ""
-                if time.monotonic() >= until and not all(rung.stopped_by for rung in rungs):
-                    steps.close()
-                    yield compared.ladder_html(form, rungs), "Ladder stopped", parts.alert_html(limits.time_is_up())
-                    return
-        yield compared.ladder_html(form, rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
+                    yield compared.ladder_html(form, result.sides), "Ladder: running", ""
+        if result is None:
+            return
+        table, seconds = compared.ladder_html(form, result.sides), time.monotonic() - began
+        if result.done:
+            yield table, f"Ladder done: {len(result.sides)} answers, {seconds:.2f} s", ""
+        else:
+            yield table, "Ladder stopped", parts.alert_html(limits.time_is_up())
     except InputError as error:
         note(outcome="refused", message=str(error))
         yield None, "Not run", parts.alert_html(str(error))

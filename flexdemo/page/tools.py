@@ -11,13 +11,14 @@ from typing import Any
 import gradio as gr
 
 from ..answers.proof import Proof, prove
-from ..data.files import make_room
 from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
+from ..serve.door import make_room
+from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
 from . import parts
@@ -140,7 +141,7 @@ class ResultTools:
             except InputError as error:
                 return None, parts.alert_html(str(error))
             name = export.file_name(last.form.question, suffix)
-            folder = Path(self.file.GRADIO_CACHE)
+            folder = served_folder(self.file)
             try:
                 if self._disk_bytes is not None:
                     make_room(folder, self._disk_bytes, len(data))
@@ -150,7 +151,7 @@ class ResultTools:
                 return None, parts.alert_html(
                     f"the file cannot be made: {reason} on the server; the result is still here, try again later"
                 )
-            self.file.temp_files.add(path)  # which are deleted as the page's `delete_cache` says
+            delete_with_page(self.file, path)
             return path, ""
 
         for kind, button in self.buttons.items():

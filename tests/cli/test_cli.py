@@ -154,8 +154,6 @@ BAD = {
     "a head that is no number": (["generate", "x", "--attention", "\u00b2,0"], "a layer and a head such as 0,3"),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
-    "a report of nothing": (["bench", "--report", "x.html"], "goes with --growth"),
-    "a report that is no page": (["bench", "--growth", "--report", "x.png"], "must end in .html"),
 }
 
 

@@ -209,8 +209,7 @@ def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
 def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
     """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
-    from flexdemo.cli.bench import SHAPES, random_lm
-    from flexdemo.gone.growth import cost
+    from flexdemo.cli.measures import SHAPES, cost, random_lm
 
     wide = {**SHAPES["llama-3.2-3b"], "layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:

@@ -21,14 +21,12 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
 from flexdemo.figures.cells import NO_RULE, REASONS, Window, difference_png, reason_codes, rule_table
 from flexdemo.figures.mask import mask_figure
-from flexdemo.gone.ladder import climb
 from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
-from flexdemo.page import pair as compared
 from flexdemo.page import run as ui_work
 from flexdemo.page.pair import PAIR, Pair, Side, live_html, png_html
 from flexdemo.page.run import Run
 from flexdemo.page.tabs.mask import picture, seen_by, signature
-from flexdemo.plan import STANDARD, Scheme
+from flexdemo.plan import LADDER, STANDARD, Scheme
 from flexdemo.prompt import Segment, build_prompt
 from flexdemo.request import Limits
 
@@ -224,17 +222,33 @@ def test_ladder_table_marks_what_changed(lm: LanguageModel) -> None:
     frames = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event())))
     table, line, message = frames[-1]
     assert line.startswith("Ladder done: 4 answers") and message == ""
-    *_, rungs = climb(lm, prompt_of(lm), ui_work.Decoding(6))
+    settings = [
+        {"mask": each.strategy, "positions": each.positions, "weights": None if each.weighted else "raw"}
+        for each in LADDER
+    ]
+    rungs = [flexdemo.ask(lm, QUESTION, WORDINGS, max_new_tokens=6, **each)["flex"] for each in settings]
     rows = table.split("<tr>")[2:]
     assert len(rows) == 4
-    for i, (row, rung) in enumerate(zip(rows, rungs, strict=True)):
-        assert html.escape(rung.change) in row and f">{html.escape(rung.answer)}</td>" in row
-        assert f"{rung.mean_logprob:.3f}" in row
+    changes = ("Standard attention", "+ segment mask", "+ aligned positions", "+ weights 1/N")
+    for i, (row, change, rung) in enumerate(zip(rows, changes, rungs, strict=True)):
+        assert change in row and f">{html.escape(rung.answer)}</td>" in row
+        assert f"{sum(rung.logprobs) / len(rung.logprobs):.3f}" in row
         same = i == 0 or rung.token_ids == rungs[i - 1].token_ids
         assert ('class="differs"' not in row) == same
-    assert compared.ladder_html(given, rungs) == table
     told = f"Ladder of <q>{html.escape(given.question)}</q> and {len(given.wordings) - 1} paraphrase"
     assert told in table, "it stays on the page while other prompts are run"
+
+
+def test_a_ladder_has_equal_weights_and_leaves_what_was_read(lm: LanguageModel) -> None:
+    given = form(*WORDINGS, max_new_tokens=6, strategy="anchor", weights=(5.0, *[1.0] * 10))
+    equal = form(*WORDINGS, max_new_tokens=6)
+    tables = [list(ui_work.ladder(lm, Limits(), each, Run(threading.Event())))[-1][0] for each in (given, equal)]
+    assert tables[0] == tables[1]
+    reading = Reading()
+    list(ui_work.answers(lm, Limits(), given, Run(threading.Event()), reading=reading))
+    held = reading.prefill
+    again = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event()), reading=reading))[-1][0]
+    assert again == tables[0] and reading.prefill is held
 
 
 def test_a_ladder_stops_within_one_token(lm: LanguageModel) -> None:
