@@ -17,16 +17,15 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
     """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
-    folder = path.absolute().parent
-    if not os.path.isdir(folder):
-        raise InputError(f"cannot write {path}: the folder {folder} does not exist")
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+    there = next(folder for folder in path.absolute().parents if folder.exists())  # the rest is made with the file
+    if os.path.isdir(path) or not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there."""
+    """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
     try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error

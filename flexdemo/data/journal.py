@@ -145,6 +145,7 @@ class Journal:
         own = next((partial for partial in partials if partial.path == path), None)
         done = frozenset(index for partial in partials for index in partial.rows)
         try:
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, FLAGS, 0o666)
             os.ftruncate(handle, own.size if own else 0)
             if own is None:

@@ -138,7 +138,7 @@ BAD = {
     "model folder missing": (["generate", "x", "--model", "/does/not/exist"], "config.json"),
     "unknown against": (["mask", "x", "--against", "iron"], "segment"),
     "output ending": (["mask", "x", "--output", "mask.gif"], ".png"),
-    "output folder missing": (["mask", "x", "--output", "/does/not/exist/mask.png"], "does not exist"),
+    "output below a file": (["mask", "x", "--output", "/dev/null/mask.png"], "no permission"),
     "two outputs": (["mask", "x", "--json", "--output", "mask.png"], "not allowed"),
     "no paraphrases": (["paraphrase", "x", "-n", "0"], "between 1 and 100"),
     "paraphrases of a negative seed": (["paraphrase", "x", "--seed", "-1"], "seed must be from 0"),

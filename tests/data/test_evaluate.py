@@ -275,7 +275,7 @@ def test_what_is_wrong_is_said_before_the_model_loads(
     for arguments, message in (
         ([str(bad)], "line 2"),
         ([str(tmp_path / "none.jsonl")], "none.jsonl"),
-        ([good, "--output", str(tmp_path / "no" / "x.feather")], "does not exist"),
+        ([good, "--output", str(bad / "x.feather")], "no permission"),
         ([good, "--output", str(tmp_path / "x.txt")], "must end in"),
         ([good, "--report", str(tmp_path / "x.pdf")], "must end in .md, .html"),
         ([good, "--method", "magic"], "unknown method"),
