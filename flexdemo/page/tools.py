@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
-from ..serve.door import make_room
+from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds

@@ -8,22 +8,23 @@ in one line; what a widget takes is gradio's to check.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ipaddress
 import itertools
 import json
 import math
-import os
 import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import InputError, first_line
 from . import internals
+from .host import make_room
 from .profiles import Profile
 
 API = "/gradio_api/"
@@ -35,7 +36,6 @@ OPEN = frozenset(
     }
 )  # fmt: skip
 MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to answer
-SMALLEST = 4096  # bytes that a file takes on disk, however little is in it
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
 Scope = dict[str, Any]
@@ -140,6 +140,8 @@ class Door:
         key = (who, fn.concurrency_id == "model")
         try:
             _check_files(scope["app"], body)
+            if route.startswith("call/v2/"):
+                _check_arguments(fn, body)
             self._check_rates(scope["app"], body, key)
         except Refused as refusal:
             refusal.is_public = fn.api_visibility == "public"
@@ -196,6 +198,14 @@ def _check_files(app: Any, body: Mapping[str, Any]) -> None:
             left.extend(each.values())
         elif isinstance(each, list):
             left.extend(each)
+
+
+def _check_arguments(fn: Any, body: Mapping[str, Any]) -> None:
+    """Names of arguments, which gradio would stumble over; what they hold is checked by the endpoint."""
+    try:
+        inspect.signature(fn.fn).bind(**body)
+    except TypeError as error:
+        raise Refused(400, f"{fn.api_name}: {str(error)[:120]}") from error
 
 
 def _waiting(app: Any, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
@@ -259,7 +269,7 @@ def visitor(scope: Mapping[str, Any], proxies: int) -> str:
     return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-# Bodies and files
+# Bodies
 
 
 async def _body(receive: Receive, most: int) -> bytes:
@@ -313,28 +323,6 @@ def _json(data: bytes) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         raise Refused(400, "the request must be a JSON object")
     return body
-
-
-def make_room(folder: Path, most: int, incoming: int) -> None:
-    """Delete the oldest files in a folder and below until `incoming` more bytes fit into `most`.
-
-    For folders of temporary files alone. A file that another has deleted meanwhile is no error.
-    """
-    found = []
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place, name)
-            with suppress(FileNotFoundError):
-                told = path.stat(follow_symlinks=False)
-                found.append((told.st_mtime, max(told.st_size, SMALLEST), path))
-    excess = sum(size for _, size, _ in found) + incoming - most
-    for _, size, path in sorted(found):
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # other files are left in it
-            path.parent.rmdir()
-        excess -= size
 
 
 async def _tell(send: Send, refusal: Refused, *, public: bool) -> None:

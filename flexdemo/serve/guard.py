@@ -155,8 +155,7 @@ def _checked(preprocess: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
         with (told := _Told()):
             return await preprocess(*args, **options)
         if isinstance(told.error, gr.Error):
-            told.error.print_exception = False
-            raise told.error
+            raise gr.Error(str(told.error.message)[:200], print_exception=False) from told.error
         raise gr.Error(UNFIT, print_exception=False) from told.error
 
     return checked
