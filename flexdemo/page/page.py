@@ -29,7 +29,7 @@ from .form import ask_side, note_of
 from .pair import PAIR, SAVE, Pair, PairWidgets, live_html, png_html
 from .parts import Drawing
 from .results import ResultsFile
-from .rows import RowPool, budget_of
+from .rows import RowPool, budget_of, room_of
 from .tabs.tabs import Tabs
 from .tabs.told import SCRIPT
 from .terms import CHIPS, FONTS, MONO, THEME
@@ -96,8 +96,8 @@ def build_demo(
     limits, models = profile.limits, offered(lm)
     shown_examples = list(examples) or [FALLBACK_EXAMPLE]
     first = shown_examples[0]
-    count = min(len(first["paraphrases"]), ROWS)
-    texts = [*first["paraphrases"][:ROWS], *[""] * (ROWS - count)]
+    count = min(len(first["paraphrases"]), room_of(limits))
+    texts = [*first["paraphrases"][:count], *[""] * (ROWS - count)]
     start = Form(
         first["question"],
         tuple(texts),
@@ -279,8 +279,8 @@ def _wire(
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **waiting)]
-    rows, share = RowPool(asked), asked["share"]
-    equalled = rows.wire(models, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
+    rows, share = RowPool(asked, limits), asked["share"]
+    equalled = rows.wire(models, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [

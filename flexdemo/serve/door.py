@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
+import itertools
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import InputError, first_line
+from . import internals
 from .host import make_room
 from .profiles import Profile
 
@@ -121,7 +123,7 @@ class Door:
         """The body to go on with, and as whose it counts; Refused for what goes no further."""
         first, nobody = route.split("/")[0], ("", False)
         if first == "upload":
-            await self._take_upload(Path(scope["app"].uploaded_file_dir))
+            await self._take_upload(internals.upload_folder(scope["app"]))
             return receive, nobody
         data = await _body(receive, self._profile.request_bytes)
         again = _replayed(data, receive)
@@ -147,8 +149,7 @@ class Door:
         return again, key
 
     def _check_rates(self, app: Any, body: Mapping[str, Any], key: tuple[str, bool]) -> None:
-        session = body.get("session_hash")
-        if not isinstance(session, str) or session not in app.state_holder:
+        if not internals.has_session(app, body.get("session_hash")):
             self._visit(key[0])
         most = self._profile.waiting
         if most is None:
@@ -168,12 +169,12 @@ class Door:
             await asyncio.to_thread(make_room, folder, profile.disk_bytes, profile.limits.file_bytes)
 
 
-# What the door asks of gradio's app, as 6.31 keeps it
+# What the door asks of gradio's app
 
 
 def _function(app: Any, route: str, body: Mapping[str, Any]) -> Any:
     """The event that a request would run; Refused if there is none."""
-    functions, (first, _, name) = app.get_blocks().fns, route.partition("/")
+    functions, (first, _, name) = internals.events(internals.page_of(app)), route.partition("/")
     if first == "call" or body.get("fn_index") is None:
         public = {fn.api_name: fn for fn in functions.values() if fn.api_visibility == "public"}
         found = public.get(name.rsplit("/", 1)[-1])
@@ -187,16 +188,16 @@ def _function(app: Any, route: str, body: Mapping[str, Any]) -> Any:
 
 def _check_files(app: Any, body: Mapping[str, Any]) -> None:
     """Only what was uploaded here may be named: gradio would also fetch an address, and tell the log of any path."""
-    uploaded, waiting = app.get_blocks().upload_file_set, [body]
-    while waiting:
-        each = waiting.pop()
+    uploaded, left = internals.uploads(app), [body]
+    while left:
+        each = left.pop()
         if isinstance(each, dict):
             path = each.get("path")
             if path is not None and not (isinstance(path, str) and path in uploaded):
                 raise Refused(400, "there is no such uploaded file: upload it again")
-            waiting.extend(each.values())
+            left.extend(each.values())
         elif isinstance(each, list):
-            waiting.extend(each)
+            left.extend(each)
 
 
 def _check_arguments(fn: Any, body: Mapping[str, Any]) -> None:
@@ -209,10 +210,9 @@ def _check_arguments(fn: Any, body: Mapping[str, Any]) -> None:
 
 def _waiting(app: Any, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
     """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
-    queue = app.get_blocks()._queue
-    events = [event for waiting in queue.event_queue_per_concurrency_id.values() for event in waiting.queue]
-    events += [event for job in queue.active_jobs if job is not None for event in job]
-    return Counter((who(event.request.scope), event.fn.concurrency_id == "model") for event in events)
+    page = internals.page_of(app)
+    asked = [*itertools.chain(*internals.waiting(page).values()), *internals.running(page)]
+    return Counter((who(event.request.scope), event.fn.concurrency_id == "model") for event in asked)
 
 
 # Addresses

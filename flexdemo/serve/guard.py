@@ -11,9 +11,9 @@ from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
-from gradio.context import LocalContext
 
 from ..errors import ADVICE, InputError, free, is_out_of_memory
+from .internals import events, presence, read_values_by
 from .log import Entry, Interrupted, Ledger
 
 CLOSING = "the server is stopping: ask again in a minute"
@@ -43,13 +43,6 @@ class Gate:
         return self._ends is not None and time.monotonic() >= self._ends
 
 
-def presence(demo: gr.Blocks) -> Callable[[], bool]:
-    """Whether somebody still waits for what the running handler makes; to be called when it begins."""
-    event_id, queue = LocalContext.event_id.get(None), demo._queue
-    event = queue.event_ids_to_events.get(event_id) if event_id else None
-    return lambda: event is None or event.alive
-
-
 class Guard:
     """Wraps handlers: what they raise reaches the visitor as one line and the log with its place in the code."""
 
@@ -58,8 +51,8 @@ class Guard:
 
     def protect(self, demo: gr.Blocks) -> None:
         """Wrap every handler of a built page, and what gradio makes of a browser's values; before it is launched."""
-        demo.preprocess_data = _checked(demo.preprocess_data)
-        for block in demo.fns.values():
+        read_values_by(demo, _checked)
+        for block in events(demo).values():
             if block.fn is not None:
                 public = block.api_visibility == "public"
                 counted = public or block.concurrency_id == "model"

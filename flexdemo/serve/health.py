@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from .. import __version__
 from ..errors import InputError
+from . import internals
 from .log import Ledger, fault
 
 STATM = Path("/proc/self/statm")
@@ -98,11 +99,10 @@ class State:
         """Queue -> requests that wait in it."""
         if self.demo is None:
             return {}
-        queues = self.demo._queue.event_queue_per_concurrency_id
         named = {"model": 0, "draw": 0}
-        for name, queue in list(queues.items()):
+        for name, requests in internals.waiting(self.demo).items():
             key = name if name in named else "other"
-            named[key] = named.get(key, 0) + len(queue.queue)
+            named[key] = named.get(key, 0) + len(requests)
         return named
 
     def health(self) -> dict[str, Any]:

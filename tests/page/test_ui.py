@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 import threading
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 import flexdemo
+import flexdemo.answers.ask as asking
 from flexdemo.answers.methods import METHODS
+from flexdemo.answers.result import MethodResult
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError
@@ -26,10 +29,13 @@ from flexdemo.page import rows as ui_rows
 from flexdemo.page import run as ui_work
 from flexdemo.page.entered import ROWS, Form, check_request
 from flexdemo.page.page import START_METHODS
+from flexdemo.page.pair import Pair, Side
 from flexdemo.page.run import Run, Runs
+from flexdemo.page.tabs.told import LastRun, methods_html, with_names
 from flexdemo.plan import mask_dict
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Limits
+from flexdemo.serve.profiles import DEFAULT
 
 QUESTION = "What is the capital of Peru?"
 NASTY = "<script>alert(1)</script> <b>bold</b> ${1+1} {{x}} &lt; </s> <|user|>"
@@ -190,6 +196,25 @@ def test_table_has_a_line_for_each_wording(lm: LanguageModel) -> None:
         assert view.name in table and view.answer in html.unescape(table)
 
 
+def test_as_fused_is_told_as_the_methods_tab_tells_it(lm: LanguageModel) -> None:
+    """Case, articles and full stops make no other answer: the chips of the agreement and the table are one."""
+    given = form("Name it.", "Which city?")
+    *_, last = flexdemo.stream(lm, **given.arguments())
+    said = {"origin": ["The Lima."], "per_prompt": ["The Lima.", "lima", "Quito"]}
+
+    def answering(result: MethodResult) -> MethodResult:
+        answers = said.get(result.method, ["Lima"])
+        views = tuple(dataclasses.replace(v, answer=a) for v, a in zip(result.views, answers, strict=True))
+        return dataclasses.replace(result, answer=answers[0], views=views)
+
+    last = dataclasses.replace(last, results=tuple(map(answering, last.results)))
+    table = parts.table_html(given, last)
+    assert re.findall(r'data-same="(\w*)"', table) == ["same", "same", "differs"]
+    shown = methods_html(LastRun(given, with_names(given, last), None))
+    agreeing = shown.split("Agree with the fused answer: ")[1].split("</p>")[0]
+    assert re.findall(r'class="chip is-(P\d)"', agreeing) == ["P1", "P2"]
+
+
 def test_status_names_what_runs(lm: LanguageModel) -> None:
     said = parts.model_html(lm, Limits(), 61, 32)
     for fact in (lm.name, "cpu", lm.backend, "float32", "61", "1,024", "32"):
@@ -227,6 +252,17 @@ def test_the_first_token_is_shown_at_once_and_nothing_before_it_where_the_prompt
     assert fresh[0] == "Reading the prompt" and len(fresh) == 4
     assert len(again) == 2, "the first token and the end"
     assert again[0].startswith("Running") and "longest 1 token" in again[0] and again[-1].startswith("Done")
+
+
+def test_results_are_built_for_the_pictures_alone(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_work, "FRAME_SECONDS", 1000.0)
+    built: list[int] = []
+    kind = asking.MethodResult
+    monkeypatch.setattr(asking, "MethodResult", lambda *given: built.append(len(given[3])) or kind(*given))
+    given = form(max_new_tokens=200, methods=("flex",), seed=1, temperature=2.0)
+    *_, last = ui_work.answers(lm, Limits(), given, Run(threading.Event()), pair=Pair(right=Side()))
+    tokens = len(last.last.result["flex"].token_ids)
+    assert tokens > 5 and built == [0, 1, tokens], "the encoding, the first token and the end"
 
 
 def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +334,39 @@ def test_rows_are_added_and_removed_with_their_edits() -> None:
     assert rows.removed(0) == ui_row_edits.Rows(("b",), (1, 3))
     full = ui_row_edits.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
     assert full.added("y") == full
+
+
+def test_rows_grow_to_the_limit_of_the_profile(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add, duplicate, paste and write; what is there already stays, also where it is more."""
+    monkeypatch.setattr(ui_row_edits, "paraphrase", lambda lm, question, n, **options: ["w1", "w2", "w3", "w4", "w5"])
+    rows = ui_row_edits.Rows(("a", ""), (1, 2, 3), 3)
+    assert rows.added("c").texts == ("a", "", "c") == rows.added("c").added("d").texts
+    assert rows.added("c").duplicated(0).texts == ("a", "", "c")
+    assert rows.pasted(0, ["x", "y", "z", "u"]) == (ui_row_edits.Rows(("x", "y", "z"), (1, 2, 1.0, 1.0), 3), 1)
+    limits = Limits(paraphrases=3)
+    assert rows.written(lm, limits, QUESTION, 0).texts == ("a", "w1", "w2")
+    many = ui_row_edits.Rows(("a", "b", "c", "", ""), (1,) * 6, 3)
+    assert many.added("d") == many == many.duplicated(0) and many.pasted(0, ["x", "y"])[0].texts == ("x", "b", "c")
+    for full in (many, rows.added("c", "d").pasted(1, ["b"])[0]):
+        with pytest.raises(InputError, match="there is room for 3 paraphrases: remove one first"):
+            full.written(lm, limits, QUESTION, 0)
+
+
+@pytest.mark.parametrize("limit", [2, 3, 20])
+def test_add_ends_at_the_limit_of_the_profile(lm: LanguageModel, limit: int) -> None:
+    """Through the page's own events, as its button calls them."""
+    profile = dataclasses.replace(DEFAULT, limits=Limits(paraphrases=limit))
+    demo = ui.build_demo(lm, profile=profile)
+    added = next(fn for fn in demo.fns.values() if ("click", "add-paraphrase") in events_of(demo, fn))
+    most = min(limit, ROWS)
+    for used in range(most + 1):
+        *_, state, said = added.fn((used, 0), *[""] * ROWS, *[1] * (ROWS + 1))
+        assert state[0] == min(used + 1, most)
+        assert (f"there is room for {most} paraphrases" in said.lower()) == (used == most)
+
+
+def events_of(demo: Any, fn: Any) -> list[tuple[str, str | None]]:
+    return [(event, demo.blocks[block].elem_id) for block, event in fn.targets if block in demo.blocks]
 
 
 def test_rows_move_and_are_duplicated_with_their_weights() -> None:

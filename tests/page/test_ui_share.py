@@ -104,7 +104,7 @@ def demo_parts(demo: gr.Blocks) -> tuple[Any, list[Any], Share]:
         share = Share()
     hidden = [gr.Row(render=False) for _ in range(ROWS)]
     asked = {"boxes": boxes, "weights": weights, "rows": hidden, "used": gr.State(render=False)}
-    return ui.RowPool(asked), form, share
+    return ui.RowPool(asked, Limits()), form, share
 
 
 def test_a_link_fills_every_widget_of_the_form(lm: LanguageModel) -> None:
