@@ -69,7 +69,6 @@ def _method_result(
     streams: Sequence[Stream],
     answers: Mapping[Stream, Answer],
     facts: Mapping[Encoding, Any],
-    spent: float,
 ) -> MethodResult:
     views, spoken, chosen = told(lm, method, streams, answers)
     return MethodResult(
@@ -80,7 +79,7 @@ def _method_result(
         spoken.tokens,
         spoken.logprobs,
         answers[chosen].stopped_by,
-        max(answers[stream].seconds for stream in streams) + spent,
+        max(answers[stream].seconds for stream in streams),
         facts[streams[0].views[0].encoding],
         lm.backend,
         views,
@@ -93,7 +92,7 @@ def stream(
     question: str | Request,
     paraphrases: Sequence[str] = (),
     *,
-    partial: bool = True,
+    wanted: Callable[[int], bool] = lambda tokens: True,
     schemes: Sequence[Scheme] = (),
     reading: Reading | None = None,
     until: float = math.inf,
@@ -102,13 +101,16 @@ def stream(
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
+    `wanted` is asked each time, with the number of tokens so far, whether the Result is to be made; the last one always
+    is, and without it the others cost nothing.
+
     The question is P1 and `paraphrases` are P2..PN; `settings` are the other fields of a Request, or the question is a
-    Request that holds everything. Without `partial` only the finished Result is made. `schemes` are decoded in the same
-    lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds this one.
-    Closing the generator stops the work within one token, and so does what `check`, called after every token, raises,
-    and the time `until` (of `time.monotonic`): then the last Result is not `done`. Raises InputError for what cannot be
-    asked.
+    Request that holds everything. `schemes` are decoded in the same lockstep, as the Result's `sides`. A prompt that
+    `reading` holds is not read again; afterwards it holds this one. Closing the generator stops the work within one
+    token, and so does what `check`, called after every token, raises, and the time `until` (of `time.monotonic`): then
+    the last Result is not `done`. Raises InputError for what cannot be asked.
     """
+    began = time.perf_counter()
     request = _request(question, paraphrases, settings)
     chosen = check_names(request)
     decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
@@ -129,57 +131,57 @@ def stream(
         return Result(*where, *told, ape, confidence, request, results[len(chosen) :])
 
     if request.by_confidence:
-        began = time.perf_counter()
+        sampling = time.perf_counter()
         known = prefill(lm, [prompt], [SEGMENT], known)
         steps = measure_confidence(lm, prompt, request, view=_alone, known=known)
         for measured in steps:
             if check is not None:
                 check()
-            confidence, spent, late = measured, time.perf_counter() - began, time.monotonic() >= until
-            if partial or late:
-                yield result((), _seconds(lm, None, spent), False)
+            now, late = time.perf_counter(), time.monotonic() >= until
+            confidence, spent = measured, now - sampling
+            if wanted(0) or late:
+                yield result((), _seconds(lm, Progress((), 0, spent, 0.0, now - began), spent), False)
             if late:
                 return
         assert confidence is not None
         prompt = prompt.reweighted(confidence_weights(confidence))
 
-    wanted = (*chosen, *map(_side, dict.fromkeys(schemes)))
-    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in wanted}
+    asked = (*chosen, *map(_side, dict.fromkeys(schemes)))
+    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in asked}
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
     encodings = {view.encoding for each in distinct for view in each.views}
     facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
     keep = functools.partial(reading.keep, encodings=encodings) if reading else None
-    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
+    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep, began=began):
         if check is not None:
             check()
         done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until
-        if not (partial or done or late):
+        tokens = max(len(answer.token_ids) for answer in progress.answers)
+        if not (wanted(tokens) or done or late):
             continue
         answers = dict(zip(distinct, progress.answers, strict=True))
-        results = tuple(_method_result(lm, m, streams, answers, facts, spent) for m, streams in plans.items())
+        results = tuple(_method_result(lm, m, streams, answers, facts) for m, streams in plans.items())
         yield result(results, _seconds(lm, progress, spent), done)
         if late:
             return
 
 
-def _seconds(lm: LanguageModel, progress: Progress | None, spent: float) -> dict[str, float]:
-    """Times since the request began; `confidence` is the time spent on samples before, part of the others."""
-    encode, first, total = (
-        (progress.encode_seconds, progress.first_token_seconds, progress.total_seconds) if progress else (0.0, 0.0, 0.0)
-    )
+def _seconds(lm: LanguageModel, progress: Progress, spent: float) -> dict[str, float]:
+    """Times since the request began; `confidence` is the time `spent` on samples, part of all others but `encode`."""
+    first, total = progress.first_token_seconds, progress.total_seconds
     seconds = {
         "load": lm.load_seconds,
-        "encode": encode,
-        "first_token": first + spent if first else 0.0,
+        "encode": progress.encode_seconds - spent,
+        "first_token": first,
         "decode": max(0.0, total - first) if first else 0.0,
-        "total": total + spent,
+        "total": total,
     }
     return seconds | ({"confidence": spent} if spent else {})
 
 
 def ask(lm: LanguageModel, question: str | Request, paraphrases: Sequence[str] = (), **options: Any) -> Result:
     """The last Result of `stream` with the same arguments: the finished one, unless its time was up."""
-    (finished,) = stream(lm, question, paraphrases, partial=False, **options)
+    (finished,) = stream(lm, question, paraphrases, wanted=lambda tokens: False, **options)
     return finished
 
 

@@ -20,7 +20,7 @@ from ..errors import OutOfTime
 from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, weights_without
 from ..request import PLAIN, Ape, Decoding
-from .metrics import normalise
+from .metrics import normalise, same_answer
 from .result import MethodResult, Result
 
 
@@ -137,7 +137,7 @@ def agreement(fused: str, answers: Sequence[str]) -> Agreement:
     counts = Counter(forms)
     shares = [count / len(forms) for count in counts.values()]
     entropy = -math.fsum(share * math.log2(share) for share in shares) + 0.0
-    return Agreement(tuple(form == normalise(fused) for form in forms), len(counts), entropy)
+    return Agreement(tuple(same_answer(answer, fused) for answer in answers), len(counts), entropy)
 
 
 NEEDED = ("flex", "per_prompt")  # methods that an explanation reads

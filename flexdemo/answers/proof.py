@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..engine.fast.compiled import Sibling, part_siblings
 from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..prompt import POSITIONS, SegmentedPrompt, decode_ids
@@ -74,24 +74,24 @@ class Proof:
 def reference_model(lm: LanguageModel) -> PreTrainedModel:
     """The same weights (shared, not copied) in modules of their own, which run transformers' eager attention.
 
-    `lm` is not touched, so requests may run meanwhile. Costs milliseconds; a caller may keep it for several proofs.
+    `lm` is not touched, so requests may run meanwhile. Costs milliseconds: it is made for one proof and let go.
     """
-    shared = {id(tensor): tensor for tensor in itertools.chain(lm.model.parameters(), lm.model.buffers())}
-    model = copy.deepcopy(lm.model, shared)
+    groups = [module.group for module in lm.model.modules() if isinstance(module, Sibling)]  # of fused weights
+    shared = [*lm.model.parameters(), *lm.model.buffers(), *groups]
+    model = copy.deepcopy(lm.model, {id(each): each for each in shared})
+    part_siblings(model)  # nothing of what is proved computes the proof
     model.set_attn_implementation("eager")
     return model
 
 
-def prove(
-    lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS, reference: PreTrainedModel | None = None
-) -> Proof:
-    """Compute the answers of the methods PROVED again, and compare; `reference` is a kept `reference_model(lm)`.
+def prove(lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS) -> Proof:
+    """Compute the answers of the methods PROVED again, and compare.
 
     Raises InputError for what cannot be proved: an unfinished result or one of another model, APE, a long prompt.
     """
     answers = [answer for answer in result.results if answer.method in PROVED]
     tolerance = _check(lm, result, answers, max_tokens)
-    model = reference_model(lm) if reference is None else reference
+    model = reference_model(lm)
     greedy = result.request is not None and result.request.temperature == 0
     differences, failures, agree = [], [], True
     for answer in answers:

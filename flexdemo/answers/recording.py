@@ -50,7 +50,8 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: st
     """Run all methods and explain each example; everything as one object for JSON, of at most MOST_BYTES.
 
     An example has a `question` and may have a `note` and other settings of a Request. `date` is the day, YYYY-MM-DD.
-    Raises InputError for a bad example, or for examples that do not fit even without the attention mass of single layers and heads.
+    Raises InputError for a bad example, or for examples that do not fit even without the attention mass of single
+    layers and heads.
     """
     check_date(date)
     made = [_run(lm, example, f"example {i}") for i, example in enumerate(examples, start=1)]

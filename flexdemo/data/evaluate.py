@@ -251,7 +251,7 @@ def in_batches(
 def _unless_out_of_memory(work: Work, batch: Sequence[int]) -> Made | None:
     try:
         return work(batch)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     return None  # only here has the failed attempt let go of its tensors

@@ -139,13 +139,15 @@ def generate(
     *,
     known: Prefill | None = None,
     keep: Callable[[Prefill], None] | None = None,
+    began: float | None = None,
 ) -> Iterator[Progress]:
     """Decode all streams over all prompts in lockstep, yielding after the encoding and after every token.
 
-    Encodings that `known` holds are not computed again; `keep` is given the Prefill that the views branch off. Closing
-    the generator stops the work. Raises InputError if the model cannot hold prompt and answer.
+    Encodings that `known` holds are not computed again; `keep` is given the Prefill that the views branch off. Times
+    count from `began` (of `time.perf_counter`), or from here. Closing the generator stops the work. Raises InputError
+    if the model cannot hold prompt and answer.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() if began is None else began
     for prompt in prompts:
         check_room(lm, prompt, decoding.max_new_tokens)
 

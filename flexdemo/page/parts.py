@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from ..answers.methods import METHODS
+from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import EXACT_TOKENS, Window, block_size, token_spans
@@ -225,7 +226,7 @@ def table_html(form: Form, result: Result | None, carded: Sequence[str] = CARDS)
         fused = next((answered.answer for answered in result.results if answered.method == "flex"), None)
     lines = []
     for mark, label, text, answer in _table_rows(form, result, carded):
-        same = "" if fused is None else ("same" if answer == fused else "differs")
+        same = "" if fused is None else ("same" if same_answer(answer or "", fused) else "differs")
         lines.append(
             f'<tr><th scope="row">{mark} {escape(label)}</th><td class="wording">{escape(text)}</td>'
             f'<td class="alone-answer" title="{escape(answer or "")}"><div>{escape(answer or "")}</div></td>'

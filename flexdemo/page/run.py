@@ -19,7 +19,7 @@ from ..engine.reading import Reading
 from ..errors import InputError, OutOfTime
 from ..gone.ladder import climb
 from ..prompt import SegmentedPrompt
-from ..request import Decoding, Limits
+from ..request import Limits
 from ..serve.log import Interrupted, checkpoint, note, within_noted_memory
 from ..serve.zerogpu import Gpu, answer_seconds
 from . import pair as compared
@@ -44,6 +44,28 @@ class Run:
         """Take what there is so far; whether to go on."""
         self.last = last
         return not self.flag.is_set()
+
+
+@dataclass
+class Pace:
+    """Which results so far are worth a picture: one each FRAME_SECONDS, the first token at once, and the one that a
+    stopped run ends with. Where the prompt is `known` none before the first token, which follows at once."""
+
+    run: Run
+    known: bool
+    shown: float = 0.0
+    answering: bool = False
+
+    def __call__(self, tokens: int) -> bool:
+        if self.run.flag.is_set():
+            return True
+        if self.known and not tokens:
+            return False
+        now, begins = time.monotonic(), bool(tokens) > self.answering
+        if not begins and now - self.shown < FRAME_SECONDS:
+            return False
+        self.shown, self.answering = now, bool(tokens)
+        return True
 
 
 class Runs:
@@ -155,7 +177,7 @@ class Remote:
         self.ladder: Callable[..., Iterator[tuple[str | None, str, str]]] | None = None
 
         def frames(form: Form, pair: Pair) -> Iterator[Frame]:
-            yield from _frames(models, limits, form, pair)
+            yield from _frames(models, limits, form, pair, Run(threading.Event()))
 
         def rungs(form: Form) -> Iterator[tuple[str | None, str, str]]:
             yield from _rungs(models, limits, form)
@@ -187,7 +209,7 @@ def answers(
     """
     run.cards = compared.cards_html(form, pair, None, note="stopped")
     if remote is None:
-        yield from _frames(offered(lm), limits, form, pair, reading=reading, goes_on=run.goes_on)
+        yield from _frames(offered(lm), limits, form, pair, run, reading=reading)
         return
     frames = remote(form, pair)
     for frame in frames:
@@ -202,11 +224,11 @@ def _frames(
     limits: Limits,
     form: Form,
     pair: Pair,
+    run: Run,
     *,
     reading: Reading | None = None,
-    goes_on: Callable[[Result], bool] = lambda last: True,
 ) -> Iterator[Frame]:
-    """The pictures of `answers`; ends within one token once `goes_on` says no."""
+    """The pictures of `answers`; ends within one token of the flag of `run`."""
     lm = models.of(form.model)
     last: Result | None = None
 
@@ -220,25 +242,19 @@ def _frames(
 
     try:
         prompt, until = compose(lm, limits, form), limits.until()
-        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
-        frames = stream(lm, **form.arguments(), **options, check=checkpoint())
+        options = {"schemes": pair.schemes, "reading": reading, "until": until, "check": checkpoint()}
         known = _only_decodes(form, prompt, reading)
+        frames = stream(lm, form.request(mass=False, candidates=CANDIDATES), **options, wanted=Pace(run, known))
         if not known:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
             table, waiting = parts.table_html(form, None, pair.methods), parts.weights_html(None)
             yield Frame(cards, table, "Reading the prompt", "", waiting)
-        shown, answering = 0.0, False
         with within_noted_memory(size, give_up=give_up):
             for last in frames:
-                if not goes_on(last):
+                if not run.goes_on(last):
                     frames.close()
                     return
-                answers = last.has_tokens
-                if known and not answers:
-                    continue
-                if last.done or answers > answering or time.monotonic() - shown >= FRAME_SECONDS:
-                    shown, answering = time.monotonic(), answers  # the first token is shown at once
-                    yield _frame(form, pair, last)
+                yield _frame(form, pair, last)
             if last is not None and not last.done:
                 yield replace(_late(form, pair, last, limits, "Stopped"), result=last)
             elif last is not None:
@@ -252,7 +268,7 @@ def _frames(
                     late = _late(form, pair, last, limits, "Done, not explained")
                     yield replace(late, message=parts.alert_html(str(error)), result=last)
                     return
-                if goes_on(last):
+                if run.goes_on(last):
                     yield Frame(last=explained, result=last)
     except InputError as error:
         note(outcome="refused", message=str(error))
@@ -317,8 +333,7 @@ def _rungs(
 ) -> Iterator[tuple[str | None, str, str]]:
     lm, began, shown, rungs = models.of(form.model), time.monotonic(), 0.0, ()
     try:
-        prompt, given = compose(lm, limits, form), form.arguments()
-        decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
+        prompt, decoding = compose(lm, limits, form), form.request(mass=False).decoding
         yield None, "Ladder: reading the prompt under three encodings", ""
         until = limits.until()
         steps, check = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None), checkpoint()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from transformers import PreTrainedModel
 
-from ..answers.proof import Proof, prove, reference_model
+from ..answers.proof import Proof, prove
 from ..data.files import make_room
 from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
@@ -79,21 +77,15 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-class Prover:
-    """Checks answers against their model's dense reference, which is made at its first check and kept."""
+def prover(lm: LanguageModel | Models) -> Callable[[LastRun], Proof]:
+    """What checks the answers of a run against the dense reference of the model that made them."""
+    models = offered(lm)
 
-    def __init__(self, lm: LanguageModel | Models) -> None:
-        self._models = offered(lm)
-        self._lock = threading.Lock()
-        self._references: dict[str, PreTrainedModel] = {}
+    def check(last: LastRun) -> Proof:
+        with within_noted_memory(give_up=models.let_go):
+            return prove(models.that_made(last.result.model), last.result)
 
-    def check(self, last: LastRun) -> Proof:
-        lm = self._models.that_made(last.result.model)
-        with within_noted_memory(give_up=self._models.let_go):
-            with self._lock:
-                if lm.name not in self._references:
-                    self._references[lm.name] = reference_model(lm)
-            return prove(lm, last.result, reference=self._references[lm.name])
+    return check
 
 
 def badge_html(proof: Proof) -> str:
@@ -108,7 +100,7 @@ class ResultTools:
 
     def __init__(self, lm: LanguageModel | Models, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
         self._disk_bytes = disk_bytes
-        self._prove = gpu.wrap(Prover(lm).check, lambda last: answer_seconds(32))
+        self._prove = gpu.wrap(prover(lm), lambda last: answer_seconds(32))
         self.note = gr.HTML(BEFORE, elem_id="tools-note")
         with gr.Row(elem_id="result-tools"):
             self.buttons = {

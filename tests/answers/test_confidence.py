@@ -63,10 +63,10 @@ def test_work_on_samples_can_be_stopped(lm: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "number of samples must be from 1 to 64, not 0"),
-        ({"samples": 65}, "number of samples must be from 1 to 64, not 65"),
-        ({"sample_temperature": 0}, "temperature must be a positive number, not 0"),
-        ({"sample_temperature": float("nan")}, "temperature must be a positive number"),
+        ({"samples": 0}, "samples must be from 1 to 64, not 0"),
+        ({"samples": 65}, "samples must be from 1 to 64, not 65"),
+        ({"sample_temperature": 0}, "sample_temperature must be above 0, not 0"),
+        ({"sample_temperature": float("nan")}, "sample_temperature must be a finite number"),
     ],
 )
 def test_impossible_sampling_is_refused(lm: LanguageModel, options: dict, message: str) -> None:

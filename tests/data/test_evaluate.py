@@ -99,13 +99,21 @@ def test_records_that_cannot_be_asked_are_named(lm: LanguageModel) -> None:
     assert len(problems) == 1 and "record 'long': prompt and answer need" in problems[0]
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+NO_ROOM = {
+    "gpu": torch.OutOfMemoryError("no room"),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", NO_ROOM.values(), ids=NO_ROOM)
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(error: Exception) -> None:
     tried: list[int] = []
 
     def work(batch: Sequence[int]) -> dict[int, tuple]:
         tried.append(len(batch))
         if len(batch) > 2:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return {i: (i,) for i in batch}
 
     said: list[str] = []
@@ -132,7 +140,7 @@ def test_what_is_kept_for_speed_goes_before_a_record_is_said_not_to_fit() -> Non
 
 def test_one_record_that_does_not_fit_and_other_errors_are_told() -> None:
     def full(batch: Sequence[int]) -> dict[int, tuple]:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        raise NO_ROOM["cpu"]
 
     with pytest.raises(InputError, match="record 1 does not fit in memory even alone"):
         list(in_batches(range(2), 2, full, log=lambda text: None))
@@ -278,9 +286,9 @@ def test_what_is_wrong_is_said_before_the_model_loads(
         ([good, "--shots", "-1"], "must be 0 or more"),
         ([good, "--shots-from", good], "--shots-from needs --shots"),
         ([good, "--resume"], "--resume goes on with an --output"),
-        ([good, "--max-new-tokens", "0"], "answer length"),
+        ([good, "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         ([good, "--ape-scale", "0"], "APE scale"),
-        ([good, "--seed", "-1"], "the seed must be from 0"),
+        ([good, "--seed", "-1"], "seed must be from 0"),
         ([good, "--temperature", "0"], "the temperature must be above 0"),
         ([good, "--temperature", "nan"], "the temperature must be above 0"),
         ([good, "--output", good, "--overwrite"], "is the data that is read: write to another file"),

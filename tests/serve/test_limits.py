@@ -107,8 +107,8 @@ def test_methods_are_counted() -> None:
         ({f"paraphrase_{i}": "Name it." for i in range(1, 10)}, "9 paraphrases are too many: give at most 8"),
         ({"question": "x" * 1_000_000}, "The question is too long: it has 1,000,000 characters"),
         ({"prefix": "x" * 1001}, "The prefix is too long"),
-        ({"seed": 10**14}, "The seed must be from 0 to 4294967295"),
-        ({"seed": None}, "The seed is empty: give a number"),
+        ({"seed": 10**14}, "Seed must be from 0 to 4294967295"),
+        ({"seed": None}, "Seed is empty: give a number"),
         ({"question": "a\0b"}, "The question contains a NUL character"),
         ({"question": None}, "The question is empty"),
     ],
@@ -146,14 +146,14 @@ def clock(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
 
 
 @pytest.mark.parametrize("looks", [1, 2, 3])
-@pytest.mark.parametrize("partial", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
 def test_a_request_ends_within_a_token_of_its_time(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, looks: int, partial: bool
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, looks: int, wanted: bool
 ) -> None:
     options = {"methods": ("flex", "avg", "causal"), "max_new_tokens": 12}
     whole = flexdemo.ask(lm, QUESTION, ["Name it."], **options)
     clock(monkeypatch, methods)
-    *_, last = methods.stream(lm, QUESTION, ["Name it."], **options, partial=partial, until=looks)
+    *_, last = methods.stream(lm, QUESTION, ["Name it."], **options, wanted=lambda _: wanted, until=looks)
     assert not last.done
     for short, full in zip(last.results, whole.results, strict=True):
         assert short.token_ids == full.token_ids[: looks - 1]  # the first look is before the first token
@@ -161,7 +161,7 @@ def test_a_request_ends_within_a_token_of_its_time(
 
 def test_samples_end_with_the_time_too(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, methods)
-    seen = list(methods.stream(lm, QUESTION, ["Name it."], weights="confidence", until=3, partial=False))
+    seen = list(methods.stream(lm, QUESTION, ["Name it."], weights="confidence", until=3, wanted=lambda _: False))
     assert len(seen) == 1 and not seen[0].done and seen[0].results == ()
 
 

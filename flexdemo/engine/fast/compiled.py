@@ -205,5 +205,13 @@ def join_siblings(model: nn.Module) -> int:
     return joined
 
 
+def part_siblings(model: nn.Module) -> None:
+    """Undo `join_siblings` on a copy of a joined model: plain linear layers with the same weights."""
+    for module in model.modules():
+        if isinstance(module, Sibling | Lone):
+            module.__class__ = nn.Linear
+            module.__dict__.pop("group", None)
+
+
 def _kind(layer: nn.Linear) -> tuple:
     return layer.in_features, layer.bias is None, layer.weight.dtype, layer.weight.device
