@@ -90,4 +90,4 @@ def test_command_line(capsys: pytest.CaptureFixture) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["confidence"]["samples"] == 4 and len(told["confidence"]["shares"]) == 2
     assert cli.main([*args[:-2], "0"]) == 2
-    assert "number of samples" in capsys.readouterr().err
+    assert "samples must be from 1 to 64" in capsys.readouterr().err

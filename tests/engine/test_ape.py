@@ -115,9 +115,9 @@ def test_compiled_flex_on_the_cpu_says_what_it_lacks(prepared: Callable[..., Lan
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
 def test_impossible_numbers_are_refused(lm: LanguageModel, bad: float) -> None:
-    with pytest.raises(InputError, match="ape_temperature must be from"):
+    with pytest.raises(InputError, match="ape_temperature must be"):
         ask(lm, A, OTHERS, ape_temperature=bad)
-    with pytest.raises(InputError, match="ape_scale must be from"):
+    with pytest.raises(InputError, match="ape_scale must be"):
         ask(lm, A, OTHERS, ape_scale=bad)
 
 

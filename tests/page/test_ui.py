@@ -376,9 +376,9 @@ def test_add_ends_at_the_limit_of_the_profile(lm: LanguageModel, limit: int) -> 
     profile = dataclasses.replace(DEFAULT, limits=Limits(paraphrases=limit))
     demo = ui.build_demo(lm, profile=profile)
     added = next(fn for fn in demo.fns.values() if ("click", "add-paraphrase") in events_of(demo, fn))
-    most = min(limit, ROWS)
+    most = limit
     for used in range(most + 1):
-        *_, state, said = added.fn((used, 0), *[""] * ROWS, *[1] * (ROWS + 1))
+        *_, state, said = added.fn((used, 0), *[""] * limit, *[1] * (limit + 1))
         assert state[0] == min(used + 1, most)
         assert (f"there is room for {most} paraphrases" in said.lower()) == (used == most)
 
