@@ -346,7 +346,7 @@ def test_runs_of_a_session_are_counted_until_it_is_forgotten() -> None:
 
 
 def test_rows_are_added_and_removed_with_their_edits() -> None:
-    rows = ui_row_edits.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8])
+    rows = ui_row_edits.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8], ROWS)
     assert rows == ui_row_edits.Rows(("a", "b"), (1, 2, 3))
     assert rows.added("c") == ui_row_edits.Rows(("a", "b", "c"), (1, 2, 3, 1.0))
     assert rows.removed(0) == ui_row_edits.Rows(("b",), (1, 3))
