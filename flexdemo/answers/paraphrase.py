@@ -13,7 +13,7 @@ from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..plan import Encoding, Stream, View
 from ..prompt import SegmentedPrompt, Template, check_text, decode_ids, encode_text, make_template, pack
-from ..request import Decoding, check_seed
+from ..request import Decoding, check_settings
 from .metrics import answer_text, normalise
 
 INSTRUCTION = (
@@ -103,8 +103,9 @@ def paraphrase(
     At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all; so
     does what `check`, called after every token, raises, and then there are none.
     """
+    check_settings(seed=seed, top_p=top_p)
     drawing = {"temperature": temperature, "top_p": top_p, "until": until, "check": check}
-    return paraphrase_all(lm, [question], n, seeds=[check_seed(seed)], **drawing)[0]
+    return paraphrase_all(lm, [question], n, seeds=[seed], **drawing)[0]
 
 
 def paraphrase_all(

@@ -10,13 +10,16 @@ import csv
 import datetime
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..answers.methods import METHODS, check_names
 from ..data.files import check_output, print_json, write_file
 from ..errors import InputError
-from ..prompt import SegmentedPrompt, build_prompt, check_wordings
-from ..request import Ape, Decoding, Samples
+from ..plan import Encoding, check_encoding, mask_array, mask_dict
+from ..prompt import SegmentedPrompt, build_prompt
+from ..request import FIELDS, Request
 
 if TYPE_CHECKING:
     from ..answers.result import Result
@@ -33,47 +36,28 @@ def _load(args: argparse.Namespace) -> LanguageModel:
     return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
 
 
+def settings_of(args: argparse.Namespace, names: Iterable[str] = FIELDS) -> dict[str, Any]:
+    """The settings of a Request among the arguments, those that were left out with their default."""
+    given = {name: getattr(args, name, None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def run_generate(args: argparse.Namespace) -> None:
-    check_wordings(args.question, args.paraphrases, None if args.weights == "confidence" else args.weights)
+    request = Request(**settings_of(args))
+    methods = [method.name for method in check_names(request)]
     from ..answers.ask import ask
     from ..answers.explain import CANDIDATES, NEEDED, explain
-    from ..answers.methods import resolve_methods
-    from ..plan import Encoding, check_encoding
 
-    methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
-    check_encoding(Encoding(args.mask, args.positions))
-    Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    Samples(args.samples, args.sample_temperature)
-    Ape(args.ape_temperature, args.ape_scale)
     if args.attention and not (args.explain and args.json):
         raise InputError("--attention is part of the explanation's JSON: add --explain --json")
     if args.explain:
-        methods = list(dict.fromkeys([*methods, *NEEDED]))
+        request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
     lm = _load(args)
     if args.attention:
         from ..answers.head import attention_map, check_head
 
         check_head(lm, *args.attention)
-    result = ask(
-        lm,
-        args.question,
-        args.paraphrases,
-        methods=methods,
-        mask=args.mask,
-        positions=args.positions,
-        weights=args.weights,
-        samples=args.samples,
-        sample_temperature=args.sample_temperature,
-        ape_temperature=args.ape_temperature,
-        ape_scale=args.ape_scale,
-        prefix=args.prefix,
-        template=args.template,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        candidates=CANDIDATES if args.explain else 0,
-    )
+    result = ask(lm, request)
     explanation = explain(lm, result) if args.explain else None
     if args.json:
         explained = explanation.to_dict() if explanation else {}
@@ -90,8 +74,6 @@ def run_generate(args: argparse.Namespace) -> None:
 
 def describe(result: Result) -> str:
     """A result for reading in a terminal."""
-    from ..answers.methods import METHODS
-
     lines = []
     for method in result.results:
         if len(method.views) > 1 and METHODS[method.method].answers_each:
@@ -113,15 +95,14 @@ def describe(result: Result) -> str:
 def run_mask(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_output(args.output, MASK_FORMATS)
-    check_wordings(args.question, args.paraphrases, None)
-    from ..engine.loading import load_tokenizer
-    from ..plan import Encoding, check_encoding, mask_array, mask_dict
-
-    check_encoding(Encoding(args.mask, args.positions))
+    request = Request(**settings_of(args))
+    check_names(request)
     if args.against is not None:
-        check_encoding(Encoding(args.against, args.positions))
-    tokenizer = load_tokenizer(args.model)
-    prompt = build_prompt(tokenizer, args.question, args.paraphrases, prefix=args.prefix, template=args.template)
+        check_encoding(Encoding(args.against, request.positions))
+    from ..engine.loading import load_tokenizer
+
+    wordings = (request.question, request.paraphrases)
+    prompt = build_prompt(load_tokenizer(args.model), *wordings, prefix=request.prefix, template=request.template)
     if args.json:
         print_json(mask_dict(prompt, args.mask, args.positions, args.against))
         return

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..answers.methods import resolve_methods
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import check_run
 from ..data.records import Record, few_shot_prefix, fingerprint, read_records
 from ..errors import InputError
-from ..request import Ape, Decoding, check_seed
+from ..plan import Encoding, check_encoding
+from ..request import Ape, check_settings
+from .commands import settings_of
 
 if TYPE_CHECKING:
     from ..data.evaluate import Workers
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from ..engine.model import LanguageModel
 
 REPORTS = (".md", ".html")
+METHODS = ("flex", "causal")  # where none are named
+# What a record is asked with, beside its own wordings and weights: fields of Request.
+SETTINGS = ("methods", "mask", "positions", "prefix", "template", "max_new_tokens", "ape_temperature", "ape_scale")
 
 
 def _say(text: str) -> None:
@@ -51,7 +57,7 @@ def _check_numbers(args: argparse.Namespace, n: int) -> None:
         raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
     if not 0 <= n <= 100:
         raise InputError(f"the number of paraphrases must be from 0 to 100, not {n}")
-    check_seed(args.seed)
+    check_settings(seed=args.seed)
 
 
 def _check_kept(sources: Sequence[str | None], output: Path) -> None:
@@ -114,20 +120,18 @@ def _rewrite(
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """A data set through methods: the table, its summary, a report."""
-    from ..answers.methods import resolve_methods
     from ..answers.paraphrase import check_request
     from ..data.evaluate import RECORDS, join_workers, paraphrases_path
     from ..engine.loading import check_processes
-    from ..plan import Encoding, check_encoding
 
     if args.tensor_parallel and args.compile:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
     _check_numbers(args, args.paraphrases if args.paraphrases is not None else 0)
     check_request("a question", 1, args.temperature)
-    Decoding(args.max_new_tokens, args.temperature)
-    Ape(args.ape_temperature, args.ape_scale)
+    args.methods = args.methods or METHODS
+    check_settings(**settings_of(args, SETTINGS))
     check_encoding(Encoding(args.mask, args.positions))
-    resolve_methods(args.methods or ["flex", "causal"])
+    resolve_methods(args.methods)
     for path in args.report:
         check_output(path, REPORTS)
     if args.output is None and args.resume:
@@ -175,7 +179,6 @@ def _evaluate(
     lm: LanguageModel, records: list[Record], prefix: str, args: argparse.Namespace, workers: Workers
 ) -> tuple[Any, dict[str, Any]]:
     """The results table as a frame, and what ran."""
-    from ..answers.methods import resolve_methods
     from ..answers.metrics import find_lemmatiser
     from ..data.evaluate import (
         Settings,
@@ -197,7 +200,7 @@ def _evaluate(
         records = _rewrite(lm, records, n, args, workers, kept)
 
     fewest = min(1 + len(record.paraphrases) for record in records)
-    methods = tuple(method.name for method in resolve_methods(args.methods or ["flex", "causal"], fewest))
+    methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
     ape = Ape(args.ape_temperature, args.ape_scale)
     settings = Settings(
         methods, args.mask, args.positions, args.weights, ape, prefix, args.template, args.max_new_tokens

@@ -11,7 +11,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from html import escape
 from typing import Any
 
@@ -24,7 +23,7 @@ from ..engine.loading import BUNDLED
 from ..errors import InputError
 from ..plan import mask_array
 from ..prompt import SegmentedPrompt
-from ..request import Request
+from ..request import FIELDS
 from .answer import effect_figure, mass_figure
 from .cells import visible_text
 from .mask import mask_figure
@@ -85,10 +84,10 @@ def snippet(result: Result) -> str:
     lines += ["result = flexdemo.ask(", "    lm,", f"    {_literal(request.question)},"]
     if request.paraphrases:
         lines += ["    [", *(f"        {_literal(text)}," for text in request.paraphrases), "    ],"]
-    for field in fields(Request)[2:]:
-        value = getattr(request, field.name)
+    for name, field in list(FIELDS.items())[2:]:
+        value = getattr(request, name)
         if value != field.default:
-            lines.append(f"    {field.name}={_literal(value)},")
+            lines.append(f"    {name}={_literal(value)},")
     lines += [")", "for answer in result.results:", "    print(answer.method, answer.answer, sep=': ')"]
     return "\n".join(lines) + "\n"
 

@@ -16,20 +16,20 @@ from ..engine.model import LanguageModel
 from ..engine.reading import Readings
 from ..errors import InputError
 from ..figures.cells import Window
-from ..request import Decoding, Limits
+from ..request import Limits, default
 from ..serve.door import Door
 from ..serve.profiles import DEFAULT, Profile
 from ..serve.zerogpu import LOCAL, Gpu
 from . import parts
 from . import run as work
 from .endpoints import add_endpoints, program_section
-from .entered import ROWS, Form, compose, token_limit
+from .entered import Form, compose, token_limit
 from .examples import cards_html, line_html, recorded_of, recorded_run
 from .form import ask_side, note_of
 from .pair import PAIR, SAVE, Pair, PairWidgets, live_html, png_html
 from .parts import Drawing
 from .results import ResultsFile
-from .rows import RowPool, budget_of, room_of
+from .rows import RowPool, budget_of
 from .tabs.tabs import Tabs
 from .tabs.told import SCRIPT
 from .terms import CHIPS, FONTS, MONO, THEME
@@ -94,23 +94,12 @@ def build_demo(
     for as long as /healthz tells of it.
     """
     limits, models = profile.limits, offered(lm)
-    shown_examples = list(examples) or [FALLBACK_EXAMPLE]
+    room = limits.paraphrases  # rows of the page's pool
+    shown_examples = [{**each, "paraphrases": each["paraphrases"][:room]} for each in examples or [FALLBACK_EXAMPLE]]
     first = shown_examples[0]
-    count = min(len(first["paraphrases"]), room_of(limits))
-    texts = [*first["paraphrases"][:count], *[""] * (ROWS - count)]
-    start = Form(
-        first["question"],
-        tuple(texts),
-        (1.0,) * (ROWS + 1),
-        "segment",
-        "aligned",
-        START_METHODS,
-        Decoding().max_new_tokens,
-        0.0,
-        1.0,
-        0,
-        "",
-    )
+    count = len(first["paraphrases"])
+    texts = (*first["paraphrases"], *[""] * (room - count))
+    start = Form(first["question"], texts, (1.0,) * (room + 1), default("mask"), default("positions"), START_METHODS)
     drawn = parts.draw(models.default, limits, start)
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         gr.HTML(

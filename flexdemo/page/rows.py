@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 
-from ..answers.methods import METHODS
 from ..answers.paraphrase import paraphrase
 from ..engine.loading import Models
 from ..engine.model import LanguageModel
@@ -22,7 +21,7 @@ from ..request import Limits
 from ..serve.log import checkpoint, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
 from . import parts
-from .entered import ROWS, Form, check_request, is_number, token_limit
+from .entered import Form, check_request, is_number, token_limit
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 # A paste of several lines into a paraphrase becomes several rows. The first line joins what stands before the cursor,
@@ -44,11 +43,6 @@ document.addEventListener('input', (event) => { // a box itself tells of pressed
 """
 
 
-def room_of(limits: Limits) -> int:
-    """Paraphrases that the form may hold."""
-    return min(limits.paraphrases, ROWS)
-
-
 def full(room: int) -> str:
     return f"there is room for {room} paraphrases: remove one first"
 
@@ -68,11 +62,11 @@ def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
 def limits_html(limits: Limits) -> str:
     """What one request may have where the page runs, in one line."""
     said = [
-        f"at most {room_of(limits)} paraphrases",
+        f"at most {limits.paraphrases} paraphrases",
         f"{limits.characters:,} characters a text",
         f"{limits.new_tokens:,} tokens an answer",
     ]
-    said += [] if limits.methods >= len(METHODS) else [f"{limits.methods} methods"]
+    said += [] if limits.methods is None else [f"{limits.methods} methods"]
     said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
     return f"<p>Limits here: {', '.join(said)}.</p>"
 
@@ -121,7 +115,7 @@ class RowPool:
     """The rows of one page: built over the widgets of the left side. Holds widgets, nothing of a visitor."""
 
     def __init__(self, asked: dict[str, Any], limits: Limits) -> None:
-        self.asked, self.limits, self.room = asked, limits, room_of(limits)
+        self.asked, self.limits, self.room = asked, limits, limits.paraphrases
         self.pool = [*asked["boxes"], *asked["weights"]]
         self.inputs = [asked["used"], *self.pool]
         self.outputs = [*self.pool, *asked["rows"], asked["used"]]
@@ -133,9 +127,9 @@ class RowPool:
     def updates(self, rows: Rows, serial: int) -> list[Any]:
         """Values of `outputs` that show these rows; `serial` is that of the rows before."""
         count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (ROWS - count)]
-        weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
+        boxes = [*rows.texts, *[""] * (self.room - count)]
+        weights = [*rows.weights, *[1] * (self.room - count)]
+        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(self.room)), (count, serial + 1)]
 
     def wire(
         self,
@@ -160,12 +154,12 @@ class RowPool:
             button.click(partial(edited, edit, grows), self.inputs, told, **drawing)
 
         on(asked["add"], lambda rows: rows.added(""), grows=True)
-        for i in range(ROWS):
+        for i in range(self.room):
             on(asked["removers"][i], lambda rows, i=i: rows.removed(i))
             on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
             on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
             on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i), grows=True)
-        equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
+        equalled = asked["equal"].click(lambda: [1] * (self.room + 1), None, asked["weights"], **drawing)
 
         def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
             row, lines = detail(event, "row"), detail(event, "lines")
@@ -212,7 +206,7 @@ class RowPool:
         gallery, filled = asked["gallery"], [asked["question"], asked["note"], *self.outputs]
         gallery.click(load_example, [gallery, asked["used"], *asked["form"]], filled, **drawing)
         buttons = [*asked["removers"], *asked["lifters"], *asked["lowerers"], *asked["copiers"], asked["write"]]
-        chosen = [each.input for each in asked["form"][1 + ROWS :] if each is not asked["methods"]]
+        chosen = [each.input for each in asked["form"][1 + self.room :] if each is not asked["methods"]]
         # The note tells of the example as it was.
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
         edits = [pasted.input, *chosen, *(each.click for each in buttons), pasted.select]
@@ -231,12 +225,12 @@ class Rows:
 
     texts: tuple[str, ...]
     weights: tuple[float | None, ...]
-    room: int = ROWS
+    room: int = Limits().paraphrases
 
     @classmethod
-    def from_values(cls, count: int, values: Sequence[Any], room: int = ROWS) -> Rows:
+    def from_values(cls, count: int, values: Sequence[Any], room: int) -> Rows:
         """From the pool's boxes and weights, of which the first `count` rows are in use."""
-        return cls(tuple(text or "" for text in values[:count]), tuple(values[ROWS : ROWS + 1 + count]), room)
+        return cls(tuple(text or "" for text in values[:count]), tuple(values[room : room + 1 + count]), room)
 
     @property
     def free(self) -> int:

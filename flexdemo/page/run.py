@@ -239,9 +239,9 @@ def _frames(
 
     try:
         prompt, until = compose(lm, limits, form), limits.until()
-        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
+        options = {"schemes": pair.schemes, "reading": reading, "until": until, "check": checkpoint()}
         known = _only_decodes(form, prompt, reading)
-        frames = stream(lm, **form.arguments(), **options, check=checkpoint(), wanted=Pace(run, known))
+        frames = stream(lm, form.request(mass=False, candidates=CANDIDATES), **options, wanted=Pace(run, known))
         if not known:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
             table = parts.table_html(form, None, pair.methods)
@@ -326,11 +326,12 @@ def _rungs(
     try:
         compose(lm, limits, form)
         # The form's weights, mask and positions are no part of it, and what is read for it is not kept in their place.
-        asked = {**form.arguments(), "methods": (STANDARD.strategy,), "weights": None, "mask": "segment"}
-        asked |= {"positions": "aligned", "schemes": LADDER, "mass": False, "until": limits.until()}
-        asked |= {"reading": None if reading is None else replace(reading), "check": checkpoint()}
+        equal = {"methods": (STANDARD.strategy,), "weights": None, "mask": "segment", "positions": "aligned"}
+        asked = {"schemes": LADDER, "until": limits.until(), "check": checkpoint()}
+        asked |= {"reading": None if reading is None else replace(reading)}
         yield None, "Ladder: reading the prompt under three encodings", ""
-        steps = stream(lm, **asked, wanted=Pace(run, known=False))
+        request = form.request(mass=False).model_copy(update=equal)
+        steps = stream(lm, request, **asked, wanted=Pace(run, known=False))
         with within_noted_memory(give_up=models.let_go):
             for result in steps:
                 if run.flag.is_set():

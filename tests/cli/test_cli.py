@@ -173,7 +173,9 @@ def test_bad_input_is_one_line_and_status_two(
 
 
 def test_help_reads_well_and_is_quick_to_load(capsys: pytest.CaptureFixture) -> None:
-    probe = "import sys, flexdemo.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'gradio')))"
+    probe = (
+        "import sys, flexdemo.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'gradio')))"
+    )
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT).returncode == 0
     status, out, _ = run(capsys, "--help")
     assert status == 0
@@ -209,7 +211,7 @@ def test_record_writes_what_the_page_shows(capsys: pytest.CaptureFixture, tmp_pa
         ('[{"question": "q", "paraphrases": null}]', [], "paraphrases must be a list of texts"),
         ('[{"question": "q", "max_new_tokens": "5"}]', [], "max_new_tokens must be a whole number"),
         ('[{"question": "q", "weights": ["1"]}]', [], "weights must be a list of numbers"),
-        ('[{"question": "q", "mask": ["causal"]}]', [], "mask must be text"),
+        ('[{"question": "q", "mask": ["causal"]}]', [], "mask must be a text"),
         ('[{"text": "q"}]', [], "example 1 must be an object with a question"),
     ],
 )

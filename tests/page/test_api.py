@@ -105,8 +105,12 @@ def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: La
         ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
         ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
         ("/generate", {"question": QUESTION, "weights": "confidence", "samples": 40}, "draw at most 32"),
-        ("/generate", {"question": QUESTION, "weights": "odd"}, "weights must be numbers"),
-        ("/generate", {"question": QUESTION, "ape_scale": -1}, "the APE scale must be a positive number"),
+        (
+            "/generate",
+            {"question": QUESTION, "weights": "odd"},
+            "weights must be .* or raw or confidence, not 'odd'",
+        ),
+        ("/generate", {"question": QUESTION, "ape_scale": -1}, "ape_scale must be from 0.01 to 100, not -1"),
         ("/generate", {"question": ["a"]}, r"question must be a text, not \['a'\]"),
         ("/generate", {"question": QUESTION, "paraphrases": "b"}, "paraphrases must be a list of texts, not 'b'"),
         ("/generate", {"question": QUESTION, "weights": [1, "2"]}, "weights must be a list of numbers"),
@@ -120,7 +124,7 @@ def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: La
         ("/mask", {"question": QUESTION, "against": 3}, "against must be a text, not 3"),
         ("/paraphrase", {"question": QUESTION, "n": 11}, "the number of paraphrases must be from 1 to 10, not 11"),
         ("/paraphrase", {"question": QUESTION, "temperature": 0}, "the temperature must be above 0"),
-        ("/paraphrase", {"question": QUESTION, "seed": -1}, "the seed must be from 0"),
+        ("/paraphrase", {"question": QUESTION, "seed": -1}, "seed must be from 0"),
         ("/paraphrase", {"question": " "}, "the question is empty"),
     ],
 )

@@ -213,7 +213,7 @@ def test_an_answer_belongs_to_the_picture_of_its_prompt_and_rule_only(lm: Langua
     ]
     assert len({plain, *others}) == 4
     given = form(*WORDINGS, max_new_tokens=2)
-    result = flexdemo.ask(lm, **given.arguments())
+    result = flexdemo.ask(lm, given.request())
     assert plain in live_html(given, PAIR, result)
 
 

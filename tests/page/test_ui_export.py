@@ -17,9 +17,12 @@ import pytest
 import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
-from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.entered import Form
 from flexdemo.page.tabs.told import LastRun, finish
 from flexdemo.page.tools import FILES, badge_html, prover
+from flexdemo.request import Limits
+
+ROWS = Limits().paraphrases
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 
@@ -29,7 +32,7 @@ def last(lm: LanguageModel) -> LastRun:
     rows = ("Name it.", "", "Which city?", *[""] * (ROWS - 3))
     methods = ("flex", "origin", "per_prompt", "causal")
     form = Form(NASTY, rows, (1.0,) * (ROWS + 1), "segment", "aligned", methods, 4, 0.0, 1.0, 0, "")
-    return finish(lm, form, flexdemo.ask(lm, **form.arguments()))
+    return finish(lm, form, flexdemo.ask(lm, form.request()))
 
 
 def made(kind: str, last: LastRun) -> bytes:
