@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 STRATEGIES = ("segment", "isolated", "causal", "anchor", "late_fusion", "bidirectional")
+OWN_MASKS = ("segment+P2>P1", "causal-P3>P1-suffix>P2", "bidirectional+P3>*-P2>P2")  # some for three wordings
 SCHEMES = ("aligned", "right_aligned", "sequential")
 
 
@@ -152,7 +153,9 @@ def decode(
 ) -> Decoded:
     """Greedy decoding by a plain eager model, the whole sequence recomputed for every token."""
     ids, chosen, logprobs, told = list(token_ids), [], [], []
-    told_of = [i for i, segment in enumerate(segments) if segment["role"] != "separator"]  # it counts with the one before
+    told_of = [
+        i for i, segment in enumerate(segments) if segment["role"] != "separator"
+    ]  # it counts with the one before
     for t in range(new_tokens):
         tokens = prompt_tokens(segments, answers=t)
         out = model(
