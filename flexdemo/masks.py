@@ -85,6 +85,11 @@ class Rule:
     def label(self) -> str:
         return " ".join([self.strategy.label, *map(str, self.edits)])
 
+    @property
+    def summary(self) -> str:
+        changed = f" Opened and closed: {' '.join(map(str, self.edits))}." if self.edits else ""
+        return self.strategy.summary + changed
+
 
 _NAME = r"(prefix|suffix|answer|\*|P[1-9][0-9]*)"
 _PAIR = re.compile(rf"([+-]){_NAME}>{_NAME}")

@@ -195,7 +195,9 @@ def test_an_encoding_is_checked_by_its_grammar_and_then_by_its_prompt() -> None:
 
 
 def test_a_rule_has_a_label() -> None:
-    assert parse("segment").label == "Segment" and parse("segment+P2>P1-*>P3").label == "Segment +P2>P1 -*>P3"
+    plain, own = parse("segment"), parse("segment+P2>P1-*>P3")
+    assert plain.label == "Segment" and own.label == "Segment +P2>P1 -*>P3"
+    assert own.summary == f"{plain.summary} Opened and closed: +P2>P1 -*>P3."
 
 
 def test_masks_and_plans_load_no_torch() -> None:
