@@ -95,7 +95,7 @@ def test_the_dense_bias_is_the_oracles_and_not_the_engines(
     expected = oracle.bias(strategy, oracle.prompt_tokens(segments, answers=3), weights)[0, 0]
     np.testing.assert_allclose(dense_bias(prompt, strategy, weights, answers=3), expected.numpy(), rtol=1e-6)
     own, _ = imports(Path(flexdemo.answers.proof.__file__))
-    assert own == {"config", "model", "prompt", "results"}, "nothing of masks, attention, encoding or generation"
+    assert not own & {"masks", "plan"}, "its rule is written there once more"
 
 
 @pytest.mark.parametrize("scheme", oracle.SCHEMES)
