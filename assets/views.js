@@ -17,11 +17,12 @@
     return found;
   }
   const endOf = (meta, i) => meta.segments[i + 1]?.[1] ?? meta.length + (meta.answer?.length ?? 0);
+  const isVisible = (meta, code) => code !== NONE && meta.reasons[code].startsWith('visible');
   const code = (meta, rules, q, k) => {
     const n = meta.segments.length;
-    return rules[(segmentOf(meta, q) * n + segmentOf(meta, k)) * 2 + (k > q ? 1 : 0)];
+    const why = rules[(segmentOf(meta, q) * n + segmentOf(meta, k)) * 2 + (k > q ? 1 : 0)];
+    return q === k && !isVisible(meta, why) ? meta.itself : why; // a token sees itself whatever its segment sees
   };
-  const isVisible = (meta, code) => code !== NONE && meta.reasons[code].startsWith('visible');
   const textOf = (meta, token) => (token < meta.length ? meta.tokens[token] : meta.answer?.[token - meta.length]) ?? '';
   const named = (meta, token) => `${token} ${textOf(meta, token)} (${meta.segments[segmentOf(meta, token)][0]})`;
   const total = (meta) => meta.length + (meta.answer?.length ?? 0);
@@ -315,7 +316,7 @@
     const size = total(meta), owners = Array.from({ length: size }, (_, token) => segmentOf(meta, token));
     const n = meta.segments.length, visible = meta.rules.map((why) => isVisible(meta, why));
     const z = owners.map((asks, q) => Uint8Array.from(owners, (seen, k) =>
-      (visible[(asks * n + seen) * 2 + (k > q ? 1 : 0)] ? meta.z[seen] : 0)));
+      (q === k || visible[(asks * n + seen) * 2 + (k > q ? 1 : 0)] ? meta.z[seen] : 0)));
     const whole = (axis) => Math.abs(Math.abs(axis.range[1] - axis.range[0]) - before) < 1e-6;
     const change = { shapes: frame(meta, size), meta, ...labels(gd, meta) };
     for (const name of ['xaxis', 'yaxis']) {

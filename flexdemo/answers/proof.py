@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,12 +30,12 @@ MOST_TOKENS = 1024  # eager attention holds every score of a layer at once
 TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5})
 SHARED = MappingProxyType(
     {
-        "segment": lambda roles, owners: roles == "prefix",
-        "isolated": lambda roles, owners: np.zeros(len(roles), dtype=bool),
-        "causal": lambda roles, owners: np.ones(len(roles), dtype=bool),
-        "anchor": lambda roles, owners: (roles == "prefix") | (owners == 1),
-        "late_fusion": lambda roles, owners: roles == "prefix",
-        "bidirectional": lambda roles, owners: roles == "prefix",
+        "segment": lambda roles, numbers: roles == "prefix",
+        "isolated": lambda roles, numbers: np.zeros(len(roles), dtype=bool),
+        "causal": lambda roles, numbers: np.ones(len(roles), dtype=bool),
+        "anchor": lambda roles, numbers: (roles == "prefix") | (numbers == 1),
+        "late_fusion": lambda roles, numbers: roles == "prefix",
+        "bidirectional": lambda roles, numbers: roles == "prefix",
     }
 )  # the keys that every later query sees
 
@@ -149,7 +150,7 @@ def _inconsistencies(lm: LanguageModel, result: Result, answer: MethodResult) ->
     fused = answer.method == "flex"
     scheme = answer.mask["positions"]
     names = (answer.mask["strategy"], scheme)
-    if names[0] not in SHARED or scheme not in POSITIONS:
+    if _rule(names[0])[0] not in SHARED or scheme not in POSITIONS:
         return [f"its mask {names[0]!r}, {scheme!r} is unknown"]
     vocabulary = lm.model.get_input_embeddings().weight.shape[0]
     shown = tuple(1.0 if not fused else segment.weight for segment in prompt.segments if segment.role == "paraphrase")
@@ -196,37 +197,62 @@ def _likeliest(logits: torch.Tensor, token_ids: Sequence[int], tolerance: float)
 
 def _positions(prompt: SegmentedPrompt, scheme: str) -> list[int]:
     """Position of every prompt token, told from the lengths of the segments alone."""
-    first, *middle, last = [segment.end - segment.start for segment in prompt.segments]
     if scheme == "sequential":
-        return list(range(first + sum(middle) + last))
-    places = list(range(first))
-    for length in middle:
-        begin = first + (max(middle) - length) * (scheme == "right_aligned")
+        return list(range(prompt.segments[-1].end))
+    lengths = [segment.end - segment.start for segment in prompt.segments if segment.role == "paraphrase"]
+    places: list[int] = []
+    for segment in prompt.segments:
+        length, begin = segment.end - segment.start, len(places) and places[-1] + 1
+        if segment.role == "paraphrase":
+            begin = prompt.segments[0].end + (max(lengths) - length) * (scheme == "right_aligned")
+        elif segment.role == "suffix":
+            begin = prompt.segments[0].end + max(lengths)
         places += range(begin, begin + length)
-    return places + list(range(first + max(middle), first + max(middle) + last))
+    return places
 
 
-def dense_bias(prompt: SegmentedPrompt, strategy: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
+def _rule(mask: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The strategy of a mask and the sign, query and key of each of its pairs."""
+    return re.split("[+-]", mask)[0], re.findall(r"([+-])([^>+-]+)>([^>+-]+)", mask)
+
+
+def dense_bias(prompt: SegmentedPrompt, mask: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
     """What is added to scores, (n, n) in fp32 with n prompt and answer tokens, row = query.
 
     -inf where a key is hidden; log(weight) on a paraphrase's keys for queries that fuse; else 0.
     """
-    roles, owners = [], []
-    for number, segment in enumerate(prompt.segments):
+    strategy, pairs = _rule(mask)
+    roles, homes, number = [], [], 0  # a token's home is the number of its paraphrase; the prefix's is 0
+    for segment in prompt.segments:
+        number += segment.role in ("paraphrase", "suffix")
         roles += [segment.role] * (segment.end - segment.start)
-        owners += [number] * (segment.end - segment.start)
-    roles, owners = np.array([*roles, *["answer"] * answers]), np.array([*owners, *[owners[-1]] * answers])
-    is_paraphrase = roles == "paraphrase"
+        homes += [number] * (segment.end - segment.start)
+    roles, numbers = np.array([*roles, *["answer"] * answers]), np.array([*homes, *[number] * answers])
+    is_paraphrase, is_separator = roles == "paraphrase", roles == "separator"
     fusing = (roles == "answer") | ((roles == "suffix") & (strategy != "late_fusion"))
-    homes = owners.copy()
+    home = numbers.copy()
     if strategy == "late_fusion":  # there the suffix is part of the last paraphrase
-        homes[roles == "suffix"] = owners[is_paraphrase].max()
-    at_home = homes[:, None] == homes[None, :]
-    earlier = np.tri(len(roles), dtype=bool)
-    visible = earlier & (at_home | SHARED[strategy](roles, owners)[None, :] | fusing[:, None])
+        home[roles == "suffix"] = numbers[is_paraphrase].max()
+    at_home = home[:, None] == home[None, :]
+    earlier = np.tri(len(roles), k=-1, dtype=bool)
+    visible = earlier & (at_home | SHARED[strategy](roles, numbers)[None, :] | fusing[:, None])
+    if strategy != "causal":
+        visible &= ~is_separator[:, None] & ~is_separator[None, :]
+
+    def meant(name: str, sign: str) -> np.ndarray:
+        """The tokens that a pair's name means; what closes a paraphrase closes the separator behind it."""
+        if name == "*":
+            return ~is_separator | (sign == "-")
+        if name.startswith("P"):
+            return (numbers == int(name[1:])) & (is_paraphrase | (is_separator & (sign == "-")))
+        return roles == name
+
+    for sign, query, key in pairs:
+        visible[meant(query, sign)[:, None] & meant(key, sign)[None, :] & earlier] = sign == "+"
     if strategy == "bidirectional":
-        visible |= at_home & is_paraphrase[:, None]
+        visible |= at_home & is_paraphrase[:, None] & is_paraphrase[None, :] & ~earlier
+    np.fill_diagonal(visible, True)
 
     with np.errstate(divide="ignore"):  # log 0 is -inf, which hides
-        logs = np.log(np.array([1.0, *weights, 1.0]))[owners]
+        logs = np.log(np.array([1.0, *weights, 1.0]))[np.where(is_paraphrase, numbers, 0)]
     return np.where(visible, np.where(fusing[:, None], logs[None, :], 0.0), -np.inf).astype(np.float32)

@@ -122,17 +122,19 @@ def run_mask(args: argparse.Namespace) -> None:
 
 def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
     from ..figures import mask as plots
+    from ..masks import Mask
+    from ..plan import mask_rows
 
     suffix = args.output.suffix.lower()
     if suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows.astype(int).tolist())
+            csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
     elif suffix == ".png":
         path.write_bytes(plots.mask_png(rows))
     else:
         shown = (prompt.tokens, prompt.segments)
         if other is None:
-            figure = plots.mask_figure(rows, *shown, strategy=args.mask)
+            figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
         else:
             figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
         path.write_text(plots.figure_html(figure), encoding="utf-8")

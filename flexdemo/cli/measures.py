@@ -15,13 +15,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..engine.attention import BACKENDS
+from ..engine.blocks import block_mask, dense_mask, layout_of
 from ..engine.decode import generate
 from ..engine.loading import DTYPES
 from ..engine.model import LanguageModel, prepare
 from ..errors import InputError
-from ..masks import block_mask, dense_mask, make_layout, make_mask_mod
 from ..plan import Encoding, Stream, fused_view
-from ..prompt import PARAPHRASE, Segment, SegmentedPrompt
+from ..prompt import Segment, SegmentedPrompt
 from ..request import Decoding
 
 WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
@@ -155,15 +155,12 @@ def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -
     """FlexAttention under the segment mask, against SDPA with that mask and against causal flash attention (bf16)."""
     told = []
     for segments, length in shapes:
-        owners = [i + 1 for i in range(segments) for _ in range(length)]
-        pads = BACKENDS["flex"].padded(len(owners)) - len(owners)
-        layout = make_layout(owners, [PARAPHRASE] * len(owners), pads=pads).to(device)
+        size = BACKENDS["flex"].padded(segments * length)
+        layout = layout_of("segment", _wordings(segments, length), pads=size - segments * length).to(device)
         options = {"dtype": torch.bfloat16, "device": device}
-        size = len(owners) + pads
         query = torch.randn(1, HEADS, size, WIDTH, **options)
         key, value = (torch.randn(1, KV_HEADS, size, WIDTH, **options) for _ in range(2))
-        blocks = block_mask("segment", layout)
-        dense = dense_mask(make_mask_mod("segment", layout), layout)[:, None]
+        blocks, dense = block_mask(layout), dense_mask(layout)[:, None]
 
         def run(name: str, mask: object, q: Tensor = query, k: Tensor = key, v: Tensor = value) -> float:
             return milliseconds(lambda: BACKENDS[name].attend(q, k, v, mask, WIDTH**-0.5, None, None))
@@ -177,8 +174,12 @@ def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -
 
 def mask_milliseconds(device: str, tokens: int = MASK_TOKENS) -> float:
     """Time to make the BlockMask of eight segments; no (T, T) tensor is made."""
-    layout = make_layout([1 + 8 * i // tokens for i in range(tokens)], [PARAPHRASE] * tokens).to(device)
-    return milliseconds(lambda: block_mask("segment", layout))
+    layout = layout_of("segment", _wordings(8, tokens // 8)).to(device)
+    return milliseconds(lambda: block_mask(layout))
+
+
+def _wordings(count: int, length: int) -> list[Segment]:
+    return [Segment(f"P{i + 1}", "paraphrase", i * length, (i + 1) * length, "") for i in range(count)]
 
 
 def mask_and_attention(device: str, shapes: Sequence[tuple[int, int]], *, log: Callable[[str], None]) -> dict[str, Any]:

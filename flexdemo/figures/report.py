@@ -21,7 +21,8 @@ from ..answers.methods import METHODS
 from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
 from ..errors import InputError
-from ..plan import mask_array
+from ..masks import Mask
+from ..plan import mask_array, mask_rows
 from ..prompt import SegmentedPrompt
 from ..request import FIELDS
 from .answer import effect_figure, mass_figure
@@ -60,7 +61,7 @@ def mask_csv(prompt: SegmentedPrompt, strategy: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["query, key", *labels])
-    rows = mask_array(prompt, strategy).astype(int).tolist()
+    rows = mask_rows(mask_array(prompt, strategy))
     writer.writerows([label, *row] for label, row in zip(labels, rows, strict=True))
     return out.getvalue()
 
@@ -225,7 +226,8 @@ def _answers(result: Result) -> str:
 def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str, str, Any]]:
     """Heading, note and figure of each chart."""
     prompt, strategy = result.prompt, result.mask["strategy"]
-    mask = mask_figure(mask_array(prompt, strategy), prompt.tokens, prompt.segments, height=640)
+    seen = Mask.over(strategy, prompt.segments)
+    mask = mask_figure(seen.cells(), prompt.tokens, prompt.segments, height=640, why=seen.told)
     note = f"{strategy}, positions {result.mask['positions']}: {result.mask['density']:.1%} of all pairs are visible."
     charts = [("Mask", note, mask)]
     fused = next((answer for answer in result.results if answer.method == "flex"), None)

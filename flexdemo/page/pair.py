@@ -20,7 +20,7 @@ from ..answers.methods import METHODS
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import visible_text
-from ..masks import STRATEGIES
+from ..masks import STRATEGIES, parse
 from ..plan import LADDER, STANDARD, Scheme
 from ..prompt import POSITIONS
 from ..request import Limits
@@ -114,7 +114,7 @@ def head_html(side: Side) -> str:
         method = METHODS[side.method or "flex"]
         title, summary = method.label, method.summary
     else:
-        title, summary = scheme_label(side.own), f"{STRATEGIES[side.strategy].summary} {POSITIONS[side.positions]}"
+        title, summary = scheme_label(side.own), f"{parse(side.strategy).summary} {POSITIONS[side.positions]}"
     return f"<h2>{escape(title)}</h2><p>{escape(summary)}</p>"
 
 

@@ -15,7 +15,7 @@ from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import EXACT_TOKENS, Window, block_size, token_spans
-from ..masks import STRATEGIES
+from ..masks import parse
 from ..plan import STANDARD, Scheme
 from ..prompt import POSITIONS, Segment
 from ..request import Limits
@@ -69,7 +69,7 @@ def draw(
 
 def scheme_label(scheme: Scheme) -> str:
     weights = "weights on" if scheme.weighted else "raw weights"
-    return f"{STRATEGIES[scheme.strategy].label}, {scheme.positions.replace('_', ' ')}, {weights}"
+    return f"{parse(scheme.strategy).label}, {scheme.positions.replace('_', ' ')}, {weights}"
 
 
 def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *, window: Window | None) -> str:
@@ -77,7 +77,7 @@ def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *,
     long prompt also what a cell stands for, or which cells are in the `window`."""
     cells = length**2
     if drawn.shares is None:
-        strategy = STRATEGIES[drawn.shown.strategy]
+        strategy = parse(drawn.shown.strategy)
         parts = [
             f"<b>{escape(strategy.label)}</b>: {escape(strategy.summary)}",
             escape(POSITIONS[drawn.shown.positions]),

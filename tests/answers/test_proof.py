@@ -18,14 +18,15 @@ import pytest
 import torch
 
 import flexdemo.answers.proof
-from flexdemo import masks
 from flexdemo.answers.ask import ask
 from flexdemo.answers.proof import TOLERANCES, dense_bias, prove, reference_model
 from flexdemo.answers.result import Result
+from flexdemo.engine import decode
 from flexdemo.engine import reading as encoding
 from flexdemo.engine.fast.compiled import Sibling, join_siblings
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
+from flexdemo.masks import Mask
 from flexdemo.prompt import build_prompt
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
@@ -50,7 +51,7 @@ def changed(result: Result, method: str = "flex", **changes: Any) -> Result:
 
 
 @pytest.mark.parametrize("scheme", oracle.SCHEMES)
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 @pytest.mark.parametrize("weights", [None, "raw", [1, 0, 3]], ids=str)
 def test_what_the_engine_computed_is_proved(lm: LanguageModel, strategy: str, scheme: str, weights: Any) -> None:
     told = ask(lm, A, [B, C], methods=BOTH, mask=strategy, positions=scheme, weights=weights, max_new_tokens=6)
@@ -79,7 +80,7 @@ def test_one_wording_a_chat_template_and_a_prefix(prepared: Callable[..., Langua
     )
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 @pytest.mark.parametrize("weights", [(0.2, 0.3, 0.5), (1.0, 0.0, 1.0)], ids=str)
 def test_the_dense_bias_is_the_oracles_and_not_the_engines(
     tokenizer: Any, strategy: str, weights: tuple[float, ...]
@@ -176,15 +177,19 @@ def test_other_weights_and_other_words_said_everywhere_still_fail(lm: LanguageMo
     assert "flex: a log-probability" in prove(lm, told).failure
 
 
-RULE = masks._rule
+OVER, ARRANGE = Mask.over, encoding.arrange
 
 
 @pytest.mark.parametrize(
     ("module", "name", "bug"),
     [
-        (masks, "_rule", lambda name, layout: RULE("causal", layout)),
+        (Mask, "over", lambda text, segments, **more: OVER("causal", segments, **more)),
         (encoding, "_suffix_fuses", lambda view: False),
-        (encoding, "PARAPHRASE", 7),  # no key is a paraphrase's, so weights do nothing
+        (
+            decode,
+            "arrange",
+            lambda *given: replace(made := ARRANGE(*given), wordings=0 * made.wordings),
+        ),  # no weights act
     ],
 )
 def test_a_broken_engine_is_caught(

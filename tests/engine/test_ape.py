@@ -38,7 +38,7 @@ def ape_model() -> Any:
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
-@pytest.mark.parametrize("strategy", ["segment", "anchor", "late_fusion", "causal", "bidirectional"])
+@pytest.mark.parametrize("strategy", ["segment", "anchor", "late_fusion", "causal", "bidirectional", *oracle.OWN_MASKS])
 def test_flex_with_temperature_and_scale_is_the_oracles(
     prepared: Callable[..., LanguageModel], ape_model: Any, backend: str, strategy: str
 ) -> None:

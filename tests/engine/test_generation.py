@@ -60,7 +60,7 @@ def forwards(lm: LanguageModel) -> Iterator[list[tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("positions", oracle.SCHEMES)
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 @pytest.mark.parametrize("weights", [None, "raw", [1, 2, 5], [0, 1, 3]], ids=str)
 def test_property_10_cached_decode_equals_the_uncached_oracle(
     lm: LanguageModel, plain: Any, strategy: str, positions: str, weights: Any
@@ -75,7 +75,7 @@ def test_property_10_cached_decode_equals_the_uncached_oracle(
         assert mine == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 def test_property_10_on_flex_eager(prepared: Callable[..., LanguageModel], plain: Any, strategy: str) -> None:
     lm = prepared("llama", "flex-eager")
     result = ask(lm, QUESTION, OTHERS, mask=strategy, positions="right_aligned", weights=[1, 2, 5], max_new_tokens=3)

@@ -26,7 +26,7 @@ def prompt_of(lm: LanguageModel, **options: Any) -> Any:
     return build_prompt(lm.tokenizer, QUESTION, PARAPHRASES, **options)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "segment+P2>P1"])
 def test_a_scheme_beside_methods_answers_as_that_mask_alone(lm: LanguageModel, strategy: str) -> None:
     schemes = [Scheme(strategy, positions, weighted) for positions in POSITIONS for weighted in (True, False)]
     options = {"weights": WEIGHTS, "max_new_tokens": 6}

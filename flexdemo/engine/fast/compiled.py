@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from ...errors import BackendError, first_line
-from ...masks import BLOCK
 from ..attention import Plan
+from ..blocks import BLOCK
 from .compiler import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 
 

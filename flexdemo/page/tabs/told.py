@@ -22,7 +22,7 @@ from ...engine.model import LanguageModel
 from ...errors import InputError
 from ...figures.answer import attention_figure, effect_figure, mass_figure
 from ...figures.cells import visible_text
-from ...masks import STRATEGIES
+from ...masks import parse
 from ..entered import Form, named
 from ..parts import chip
 
@@ -99,7 +99,7 @@ def note_html(tab: str, last: LastRun | None) -> str:
 
 def _belongs(last: LastRun) -> str:
     """Whose run this is: the form may have changed since."""
-    settings = f"{STRATEGIES[last.form.strategy].label}, {last.form.positions.replace('_', ' ')}"
+    settings = f"{parse(last.form.strategy).label}, {last.form.positions.replace('_', ' ')}"
     if not last.result.ape.is_plain:
         settings += f", T = {last.result.ape.temperature:g}, S = {last.result.ape.scale:g}"
     count = len(last.result.prompt.paraphrases)
