@@ -201,5 +201,6 @@ def compose(lm: LanguageModel, limits: Limits, form: Form) -> SegmentedPrompt:
 
 def named(prompt: SegmentedPrompt, form: Form) -> SegmentedPrompt:
     """The prompt with its segments called as the page calls the wordings: blank rows leave gaps in the numbers."""
-    middle = [replace(segment, name=name) for segment, name in zip(prompt.paraphrases, form.names, strict=True)]
-    return replace(prompt, segments=(prompt.segments[0], *middle, prompt.segments[-1]))
+    names = dict(zip((segment.start for segment in prompt.paraphrases), form.names, strict=True))
+    segments = (replace(segment, name=names.get(segment.start, segment.name)) for segment in prompt.segments)
+    return replace(prompt, segments=tuple(segments))
