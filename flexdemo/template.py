@@ -7,7 +7,6 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -71,7 +70,6 @@ def chat_template(tokenizer: Any, prefix: str = "", shots: Shots = ()) -> Templa
 
     prefix = protected(tokenizer, prefix)
     turns = [protected(tokenizer, text) for shot in shots for text in shot]
-    now = datetime.now()  # one for all wordings: some templates tell the date
 
     def render(wording: str, *, before: str, parts: bool, system: bool) -> str:
         texts = [*turns, wording]
@@ -82,7 +80,7 @@ def chat_template(tokenizer: Any, prefix: str = "", shots: Shots = ()) -> Templa
         messages = [{"role": r, "content": [{"type": "text", "text": t}] if parts else t} for r, t in told]
         try:
             return tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False, strftime_now=now.strftime
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise InputError(

@@ -31,7 +31,7 @@ def prompt_tokens(segments: Sequence[Mapping[str, Any]], answers: int = 0) -> li
     number = 0
     for segment in segments:
         number += segment["role"] == "paraphrase"
-        one = Token(segment["role"], number if segment["role"] == "paraphrase" else 0)
+        one = Token(segment["role"], number if segment["role"] in ("paraphrase", "separator") else 0)
         tokens += [one] * (segment["end"] - segment["start"])
     return tokens + [Token("answer")] * answers
 
@@ -44,10 +44,12 @@ def fuses(strategy: str, token: Token) -> bool:
 
 
 def sees(strategy: str, tokens: Sequence[Token], q: int, k: int) -> bool:
-    """The table of DESIGN.md section 1, one cell."""
+    """The table of DESIGN.md section 1, one cell. Separators are seen by standard attention alone."""
     query, key = tokens[q], tokens[k]
     if "pad" in (query.role, key.role):
         return q == k
+    if strategy != "causal" and "separator" in (query.role, key.role):
+        return k <= q and query == key
     if strategy == "bidirectional" and query.role == "paraphrase" and query == key:
         return True
     if k > q:
@@ -87,16 +89,19 @@ def positions(
 ) -> list[int]:
     """Position ids of a packed prompt and of answer tokens behind it."""
     lengths = [s["end"] - s["start"] for s in segments]
-    prefix, paraphrases, suffix = lengths[0], lengths[1:-1], lengths[-1]
+    prefix, suffix = lengths[0], lengths[-1]
+    longest = max(s["end"] - s["start"] for s in segments if s["role"] == "paraphrase")
     if scheme == "sequential":
-        ids = list(range(prefix + sum(paraphrases)))
+        ids = list(range(sum(lengths[:-1])))
         start = len(ids)
     else:
         ids = list(range(prefix))
-        for length in paraphrases:
-            first = prefix + (max(paraphrases) - length if scheme == "right_aligned" else 0)
+        for segment, length in list(zip(segments, lengths, strict=True))[1:-1]:
+            first = prefix + (longest - length if scheme == "right_aligned" else 0)
+            if segment["role"] == "separator":  # right behind its paraphrase
+                first = ids[-1] + 1
             ids += [first + j for j in range(length)]
-        start = prefix + max(paraphrases)
+        start = prefix + longest
     start = start if suffix_position is None else suffix_position
     return ids + [start + j for j in range(suffix + answers)]
 
@@ -140,9 +145,20 @@ def decode(
         ids.append(chosen[-1])
         if masses:
             row = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean(dim=(0, 1))  # (n,)
-            bounds = [(s["start"], s["end"]) for s in segments[:-1]] + [(segments[-1]["start"], len(row))]
-            told.append([float(row[a:b].sum()) for a, b in bounds])
+            told.append([float(sum(row[k] for k in group)) for group in mass_groups(segments, len(row))])
     return Decoded(chosen, logprobs, told)
+
+
+def mass_groups(segments: Sequence[Mapping[str, Any]], length: int) -> list[list[int]]:
+    """Tokens whose attention mass counts together: prefix, each paraphrase and the separator behind it, the rest."""
+    groups: list[list[int]] = []
+    for segment in segments[:-1]:
+        tokens = list(range(segment["start"], segment["end"]))
+        if segment["role"] == "separator":
+            groups[-1] += tokens
+        else:
+            groups.append(tokens)
+    return [*groups, list(range(segments[-1]["start"], length))]
 
 
 # The methods of DESIGN.md section 1: mask strategy and position scheme; None where the user's choice counts.
@@ -205,7 +221,7 @@ def expected_views(
     """{(method, view): (weights, suffix position)} as DESIGN.md gives them."""
     given = [s["weight"] for s in segments if s["role"] == "paraphrase"]
     n, prefix = len(given), segments[0]["end"]
-    own = [prefix + s["end"] - s["start"] for s in segments[1:-1]]
+    own = [prefix + s["end"] - s["start"] for s in segments if s["role"] == "paraphrase"]
     one_hot = [[float(i == j) for j in range(n)] for i in range(n)]
     start = segments[-1]["start"]
     views = {("flex", "flex"): (given, start if scheme == "sequential" else max(own))}

@@ -305,8 +305,8 @@ def _compare(path: Path, old: Any, new: Mapping[str, Any]) -> None:
 def _shown(value: Any, other: Any) -> str:
     """A setting's value; a long one from a little before where it differs from the other."""
     text, beside = ("nothing" if each is ABSENT else json.dumps(each, ensure_ascii=False) for each in (value, other))
-    start = max(0, len(os.path.commonprefix([text, beside])) - 30) if len(text) > 80 else 0
-    text = f"...{text[start:]}" if start else text
+    differs = next((i for i, (a, b) in enumerate(zip(text, beside, strict=False)) if a != b), 0)
+    text = f"...{text[differs - 30 :]}" if len(text) > 80 and differs > 30 else text
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
