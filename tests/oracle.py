@@ -31,7 +31,7 @@ def prompt_tokens(segments: Sequence[Mapping[str, Any]], answers: int = 0) -> li
     number = 0
     for segment in segments:
         number += segment["role"] == "paraphrase"
-        one = Token(segment["role"], number if segment["role"] in ("paraphrase", "separator") else 0)
+        one = Token(segment["role"], number if segment["role"] == "paraphrase" else 0)
         tokens += [one] * (segment["end"] - segment["start"])
     return tokens + [Token("answer")] * answers
 
@@ -44,12 +44,10 @@ def fuses(strategy: str, token: Token) -> bool:
 
 
 def sees(strategy: str, tokens: Sequence[Token], q: int, k: int) -> bool:
-    """The table of DESIGN.md section 1, one cell. Separators are seen by standard attention alone."""
+    """The table of DESIGN.md section 1, one cell."""
     query, key = tokens[q], tokens[k]
     if "pad" in (query.role, key.role):
         return q == k
-    if strategy != "causal" and "separator" in (query.role, key.role):
-        return k <= q and query == key
     if strategy == "bidirectional" and query.role == "paraphrase" and query == key:
         return True
     if k > q:
@@ -145,20 +143,9 @@ def decode(
         ids.append(chosen[-1])
         if masses:
             row = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean(dim=(0, 1))  # (n,)
-            told.append([float(sum(row[k] for k in group)) for group in mass_groups(segments, len(row))])
+            bounds = [(s["start"], s["end"]) for s in segments[:-1]] + [(segments[-1]["start"], len(row))]
+            told.append([float(row[a:b].sum()) for a, b in bounds])
     return Decoded(chosen, logprobs, told)
-
-
-def mass_groups(segments: Sequence[Mapping[str, Any]], length: int) -> list[list[int]]:
-    """Tokens whose attention mass counts together: prefix, each paraphrase and the separator behind it, the rest."""
-    groups: list[list[int]] = []
-    for segment in segments[:-1]:
-        tokens = list(range(segment["start"], segment["end"]))
-        if segment["role"] == "separator":
-            groups[-1] += tokens
-        else:
-            groups.append(tokens)
-    return [*groups, list(range(segments[-1]["start"], length))]
 
 
 # The methods of DESIGN.md section 1: mask strategy and position scheme; None where the user's choice counts.

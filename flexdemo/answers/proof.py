@@ -196,17 +196,14 @@ def _likeliest(logits: torch.Tensor, token_ids: Sequence[int], tolerance: float)
 
 def _positions(prompt: SegmentedPrompt, scheme: str) -> list[int]:
     """Position of every prompt token, told from the lengths of the segments alone."""
-    lengths = [segment.end - segment.start for segment in prompt.segments]
+    first, *middle, last = [segment.end - segment.start for segment in prompt.segments]
     if scheme == "sequential":
-        return list(range(sum(lengths)))
-    first, longest = lengths[0], max(s.end - s.start for s in prompt.segments if s.role == "paraphrase")
+        return list(range(first + sum(middle) + last))
     places = list(range(first))
-    for length, segment in zip(lengths[1:-1], prompt.segments[1:-1], strict=True):
-        begin = first + (longest - length) * (scheme == "right_aligned")
-        if segment.role == "separator":  # it goes on behind its paraphrase
-            begin = places[-1] + 1
+    for length in middle:
+        begin = first + (max(middle) - length) * (scheme == "right_aligned")
         places += range(begin, begin + length)
-    return places + list(range(first + longest, first + longest + lengths[-1]))
+    return places + list(range(first + max(middle), first + max(middle) + last))
 
 
 def dense_bias(prompt: SegmentedPrompt, strategy: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
@@ -229,11 +226,7 @@ def dense_bias(prompt: SegmentedPrompt, strategy: str, weights: Sequence[float],
     visible = earlier & (at_home | SHARED[strategy](roles, owners)[None, :] | fusing[:, None])
     if strategy == "bidirectional":
         visible |= at_home & is_paraphrase[:, None]
-    if strategy != "causal":  # which alone knows separators
-        visible &= at_home | ((roles != "separator")[:, None] & (roles != "separator")[None, :])
 
-    shares = iter(weights)
-    felt = [next(shares) if segment.role == "paraphrase" else 1.0 for segment in prompt.segments]
     with np.errstate(divide="ignore"):  # log 0 is -inf, which hides
-        logs = np.log(np.array(felt))[owners]
+        logs = np.log(np.array([1.0, *weights, 1.0]))[owners]
     return np.where(visible, np.where(fusing[:, None], logs[None, :], 0.0), -np.inf).astype(np.float32)
