@@ -115,16 +115,19 @@ def positions(
 ) -> list[int]:
     """Position ids of a packed prompt and of answer tokens behind it."""
     lengths = [s["end"] - s["start"] for s in segments]
-    prefix, paraphrases, suffix = lengths[0], lengths[1:-1], lengths[-1]
+    prefix, suffix = lengths[0], lengths[-1]
+    longest = max(s["end"] - s["start"] for s in segments if s["role"] == "paraphrase")
     if scheme == "sequential":
-        ids = list(range(prefix + sum(paraphrases)))
+        ids = list(range(sum(lengths[:-1])))
         start = len(ids)
     else:
         ids = list(range(prefix))
-        for length in paraphrases:
-            first = prefix + (max(paraphrases) - length if scheme == "right_aligned" else 0)
+        for segment, length in list(zip(segments, lengths, strict=True))[1:-1]:
+            first = prefix + (longest - length if scheme == "right_aligned" else 0)
+            if segment["role"] == "separator":  # right behind its paraphrase
+                first = ids[-1] + 1
             ids += [first + j for j in range(length)]
-        start = prefix + max(paraphrases)
+        start = prefix + longest
     start = start if suffix_position is None else suffix_position
     return ids + [start + j for j in range(suffix + answers)]
 
@@ -236,7 +239,7 @@ def expected_views(
     """{(method, view): (weights, suffix position)} as DESIGN.md gives them."""
     given = [s["weight"] for s in segments if s["role"] == "paraphrase"]
     n, prefix = len(given), segments[0]["end"]
-    own = [prefix + s["end"] - s["start"] for s in segments[1:-1]]
+    own = [prefix + s["end"] - s["start"] for s in segments if s["role"] == "paraphrase"]
     one_hot = [[float(i == j) for j in range(n)] for i in range(n)]
     start = segments[-1]["start"]
     views = {("flex", "flex"): (given, start if scheme == "sequential" else max(own))}

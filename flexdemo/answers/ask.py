@@ -14,7 +14,7 @@ from ..engine.model import LanguageModel
 from ..engine.reading import Reading, prefill
 from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
-from ..prompt import build_prompt, decode_ids, token_texts
+from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts
 from ..request import Request, parameters_of
 from .confidence import confidence_weights, measure_confidence
 from .methods import SEGMENT, Method, _alone, check_names
@@ -27,7 +27,9 @@ def _side(scheme: Scheme) -> Method:
     return Method(scheme.name, scheme.name, "", lambda prompt, fused: (Stream((scheme.view(prompt),)),))
 
 
-def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tuple[float, ...], ...]) -> ViewResult:
+def _view_result(
+    lm: LanguageModel, prompt: SegmentedPrompt, view: View, answer: Answer, mass: tuple[tuple[float, ...], ...]
+) -> ViewResult:
     text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
     tokens = tuple(token_texts(lm.tokenizer, answer.token_ids))
     width = len(view.weights) + 2  # prefix, paraphrases, suffix + own answer
@@ -35,7 +37,7 @@ def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tupl
         view.name,
         view.weights,
         view.suffix_position,
-        answer_text(text),
+        answer_text(text, thinking=prompt.opens_thinking),
         text,
         answer.token_ids,
         tokens,
@@ -50,11 +52,15 @@ def _candidates(lm: LanguageModel, step: Sequence[tuple[int, float]]) -> tuple[C
 
 
 def told(
-    lm: LanguageModel, method: Method, streams: Sequence[Stream], answers: Mapping[Stream, Answer]
+    lm: LanguageModel,
+    prompt: SegmentedPrompt,
+    method: Method,
+    streams: Sequence[Stream],
+    answers: Mapping[Stream, Answer],
 ) -> tuple[tuple[ViewResult, ...], ViewResult, Stream]:
     """What every view of a method answered, which of them speaks for the method, and the stream it is of."""
     views = tuple(
-        _view_result(lm, view, answers[stream], mass)
+        _view_result(lm, prompt, view, answers[stream], mass)
         for stream in streams
         for view, mass in zip(stream.views, answers[stream].masses, strict=True)
     )
@@ -65,12 +71,13 @@ def told(
 
 def _method_result(
     lm: LanguageModel,
+    prompt: SegmentedPrompt,
     method: Method,
     streams: Sequence[Stream],
     answers: Mapping[Stream, Answer],
     facts: Mapping[Encoding, Any],
 ) -> MethodResult:
-    views, spoken, chosen = told(lm, method, streams, answers)
+    views, spoken, chosen = told(lm, prompt, method, streams, answers)
     return MethodResult(
         method.name,
         spoken.answer,
@@ -160,7 +167,7 @@ def stream(
         if not (wanted(tokens) or done or late):
             continue
         answers = dict(zip(distinct, progress.answers, strict=True))
-        results = tuple(_method_result(lm, m, streams, answers, facts) for m, streams in plans.items())
+        results = tuple(_method_result(lm, prompt, m, streams, answers, facts) for m, streams in plans.items())
         yield result(results, _seconds(lm, progress, spent), done)
         if late:
             return

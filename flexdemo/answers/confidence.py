@@ -40,7 +40,10 @@ def measure_confidence(
         answers = progress.answers
         yield None
     forms = [
-        normalise(answer_text(decode_ids(lm.tokenizer, answer.token_ids, skip_special=True))) for answer in answers
+        normalise(
+            answer_text(decode_ids(lm.tokenizer, answer.token_ids, skip_special=True), thinking=prompt.opens_thinking)
+        )
+        for answer in answers
     ]
     shares, each = [], count + 1
     for start in range(0, len(forms), each):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..answers.methods import resolve_methods
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import check_run
-from ..data.records import Record, few_shot_prefix, fingerprint, read_records
+from ..data.records import Record, draw_shots, fingerprint, read_records
 from ..errors import InputError
 from ..plan import Encoding, check_encoding
 from ..request import Ape, check_settings
+from ..template import Shots
 from .commands import settings_of
 
 if TYPE_CHECKING:
@@ -159,24 +160,23 @@ def run_evaluate(args: argparse.Namespace) -> None:
         workers.close()
 
 
-def _shots(args: argparse.Namespace, records: Sequence[Record]) -> str:
-    """The prefix: the one given, then shots drawn from another file."""
+def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
+    """Questions and answers drawn from another file."""
     if args.shots < 0:
         raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
     if args.shots == 0:
         if args.shots_from is not None:
             raise InputError("--shots-from needs --shots K: how many examples to draw from it")
-        return args.prefix
+        return ()
     if args.shots_from is None:
         raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")
     asked = [text for record in records for text in (record.question, *record.paraphrases)]
     pool, _ = read_records(args.shots_from, skip_bad=args.skip_bad)
-    drawn = few_shot_prefix(pool, args.shots, seed=args.seed, exclude=asked)
-    return f"{args.prefix.rstrip()}\n{drawn}" if args.prefix.strip() else drawn
+    return draw_shots(pool, args.shots, seed=args.seed, exclude=asked)
 
 
 def _evaluate(
-    lm: LanguageModel, records: list[Record], prefix: str, args: argparse.Namespace, workers: Workers
+    lm: LanguageModel, records: list[Record], shots: Shots, args: argparse.Namespace, workers: Workers
 ) -> tuple[Any, dict[str, Any]]:
     """The results table as a frame, and what ran."""
     from ..answers.metrics import find_lemmatiser
@@ -203,8 +203,9 @@ def _evaluate(
     methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
     ape = Ape(args.ape_temperature, args.ape_scale)
     settings = Settings(
-        methods, args.mask, args.positions, args.weights, ape, prefix, args.template, args.max_new_tokens
-    )
+        methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
+        shots,
+    )  # fmt: skip
     asked, problems = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

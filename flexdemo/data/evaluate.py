@@ -23,8 +23,9 @@ from ..engine.decode import Answer, check_room, generate
 from ..engine.model import LanguageModel
 from ..errors import InputError, is_out_of_memory
 from ..plan import Encoding, Stream, View, fused_view
-from ..prompt import SegmentedPrompt, build_prompt
+from ..prompt import SegmentedPrompt, alike, build_prompt
 from ..request import PLAIN, Ape, Decoding
+from ..template import Template, make_template
 from .journal import TABLE, Form, Journal, finish
 from .records import Record, write_records
 from .table import Row
@@ -42,6 +43,7 @@ class Settings:
     prefix: str = ""
     template: str = "auto"
     max_new_tokens: int = 32
+    shots: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ def shorten(record: Record, n: int) -> Record:
     return replace(record, paraphrases=record.paraphrases[:n], weights=weights)
 
 
+def template_of(lm: LanguageModel, settings: Settings) -> Template:
+    """How every record is asked."""
+    return make_template(lm.tokenizer, settings.prefix, settings.template, shots=settings.shots)
+
+
 def prepare_questions(
     lm: LanguageModel, records: Sequence[Record], settings: Settings
 ) -> tuple[list[Question | None], list[str]]:
@@ -84,6 +91,7 @@ def prepare_questions(
     """
     asked: list[Question | None] = []
     problems = []
+    template = template_of(lm, settings)
     for record in records:
         try:
             prompt = build_prompt(
@@ -91,8 +99,7 @@ def prepare_questions(
                 record.question,
                 record.paraphrases,
                 weights=settings.weights or record.weights,
-                prefix=settings.prefix,
-                template=settings.template,
+                template=template,
             )
             check_room(lm, prompt, settings.max_new_tokens)
         except InputError as error:
@@ -109,7 +116,16 @@ def answer(
     """Rows of each question, all methods and questions decoding as rows of one batch.
 
     What a question is answered does not depend on the others in the batch. Seconds are shares of the batch's time.
+    Questions whose suffixes differ in length are batches of their own.
     """
+    groups = alike([question.prompt for question in asked])
+    if len(groups) > 1:
+        made = {
+            i: rows
+            for group in groups
+            for i, rows in zip(group, answer(lm, [asked[i] for i in group], settings, lemmatise=lemmatise), strict=True)
+        }
+        return [made[i] for i in range(len(asked))]
     began = time.perf_counter()
     encoding = Encoding(settings.mask, settings.positions)
     plans = [_plan(i, question.prompt, encoding, settings) for i, question in enumerate(asked)]
@@ -142,7 +158,7 @@ def _rows(
     alone: list[str] | None = None
     spoken: list[tuple[Method, str, ViewResult, list[View]]] = []
     for method, streams in plan.items():
-        views, spokesman, _ = told(lm, method, streams, answers)
+        views, spokesman, _ = told(lm, question.prompt, method, streams, answers)
         asked = [view for stream in streams for view in stream.views]
         if method.name in ("per_prompt", "vote"):
             alone = [normalise(view.answer) for view in views]
@@ -189,14 +205,14 @@ def _lemma_matches(
 
 def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
     """Tokens of the prompt that a view reads: prefix, the paraphrases that have weight, suffix."""
-    prefix, *paraphrases, suffix = prompt.segments
-    return len(prefix) + len(suffix) + sum(len(s) for s, w in zip(paraphrases, view.weights, strict=True) if w)
+    prefix, *wordings, suffix = prompt.tokens_seen(view.encoding.strategy)
+    return prefix + suffix + sum(count for count, weight in zip(wordings, view.weights, strict=True) if weight)
 
 
 def settings_dict(settings: Settings, lm: LanguageModel, **others: Any) -> dict[str, Any]:
-    """What must be equal for results to belong into one table; JSON-able."""
+    """What must be equal for results to belong into one table, the prompt as rendered among it; JSON-able."""
     ran = {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
-    return {**others, **ran, **asdict(settings)}
+    return {**others, **ran, **asdict(settings), "prompt": template_of(lm, settings).texts}
 
 
 def paraphrases_path(output: Path) -> Path:

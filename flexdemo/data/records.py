@@ -239,8 +239,10 @@ def write_records(records: Sequence[Record], path: Path) -> None:
     write_file(path, write)
 
 
-def few_shot_prefix(records: Sequence[Record], k: int, *, seed: int, exclude: Iterable[str] = ()) -> str:
-    """`k` records drawn at random as "Q: question" and "A: first answer" lines; the same ones for the same seed.
+def draw_shots(
+    records: Sequence[Record], k: int, *, seed: int, exclude: Iterable[str] = ()
+) -> tuple[tuple[str, str], ...]:
+    """Question and first answer of `k` records drawn at random, each on one line; the same ones for the same seed.
 
     No shot is a question of `exclude` in its normal form: give it every wording of the records to be asked.
     """
@@ -253,10 +255,8 @@ def few_shot_prefix(records: Sequence[Record], k: int, *, seed: int, exclude: It
             pool.append(record)
     if not 0 <= k <= len(pool):
         raise InputError(f"cannot draw {k} shots: {len(pool)} questions are not among those to be asked")
-    lines = (
-        f"Q: {_line(shot.question)}\nA: {_line(shot.answers[0])}\n" for shot in random.Random(seed).sample(pool, k)
-    )
-    return "".join(lines)
+    drawn = random.Random(seed).sample(pool, k)
+    return tuple((_line(shot.question), _line(shot.answers[0])) for shot in drawn)
 
 
 def _form(question: str) -> str:

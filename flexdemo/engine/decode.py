@@ -100,7 +100,10 @@ def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
 
 
 def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[int], limit: int) -> str | None:
-    """The stop rule, the same for every method: end token, end of the first answer line of a plain prompt, length."""
+    """The stop rule, the same for every method: end token, end of the first answer line of a plain prompt, length.
+
+    A chat's answer may have several lines, and reasoning before it.
+    """
     if token_ids[-1] in lm.end_ids:
         return "end token"
     if prompt.kind == "plain" and "\n" in decode_ids(lm.tokenizer, token_ids).lstrip():

@@ -204,5 +204,6 @@ def compose(lm: LanguageModel, limits: Limits, form: Form) -> SegmentedPrompt:
 
 def named(prompt: SegmentedPrompt, form: Form) -> SegmentedPrompt:
     """The prompt with its segments called as the page calls the wordings: blank rows leave gaps in the numbers."""
-    names = dict(zip(prompt.paraphrases, form.names, strict=True))
-    return replace(prompt, segments=tuple(replace(each, name=names.get(each, each.name)) for each in prompt.segments))
+    names = dict(zip((segment.start for segment in prompt.paraphrases), form.names, strict=True))
+    segments = (replace(segment, name=names.get(segment.start, segment.name)) for segment in prompt.segments)
+    return replace(prompt, segments=tuple(segments))

@@ -11,8 +11,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import families
+import models
 import pandas
 import pytest
 import torch
@@ -21,11 +24,12 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
 from flexdemo.cli import main as cli
 from flexdemo.data import evaluate
-from flexdemo.data.evaluate import Settings, answer, in_batches, prepare_questions, rewrite
+from flexdemo.data.evaluate import Settings, answer, in_batches, prepare_questions, rewrite, settings_dict
+from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
 from flexdemo.data.table import read_table
 from flexdemo.engine.loading import load_model
-from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
 from flexdemo.request import Ape
 
@@ -334,16 +338,57 @@ def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytes
     assert json.loads(told.out)["questions"] == 2
 
 
-def test_shots_are_the_prefix_and_never_a_question_that_is_asked(
+def test_shots_are_told_and_never_a_question_that_is_asked(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shots = write_data(tmp_path / "shots.jsonl", [*read_records(str(data))[0], RECORDS[1]])
     asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "12", "--shots-from", str(shots), "--json"]
     assert cli.main([*asked, "--shots", "1"]) == 0
     told = json.loads(capsys.readouterr().out)["settings"]
-    assert told["prefix"] == "Q: Who wrote Hamlet?\nA: Shakespeare\n"
+    assert told["prefix"] == "" and told["shots"] == [["Who wrote Hamlet?", "Shakespeare"]]
+    assert told["prompt"] == {"prefix": "Q: Who wrote Hamlet?\nA: Shakespeare\n", "suffix": "A:"}
     assert cli.main([*asked, "--shots", "2"]) == 2
     assert "cannot draw 2 shots" in capsys.readouterr().err
+
+
+def test_shots_are_turns_of_a_chat(prepared: Any) -> None:
+    settings = Settings(("origin",), prefix="Be brief.", shots=(("1+1?", "2"),))
+    lm = prepared("llama", "sdpa", chat=True)
+    asked, _ = prepare_questions(lm, RECORDS[:1], settings)
+    before = "<s><|user|>Be brief.<|end|><|user|>1+1?<|end|><|user|>2<|end|><|user|>"
+    assert asked[0].prompt.segments[0].text == before
+    told = settings_dict(settings, lm)["prompt"]
+    assert told == {"prefix": before, "suffix": "<|end|><|assistant|>"}
+
+
+def test_a_dated_prompt_is_not_resumed_on_another_day(tmp_path: Path) -> None:
+    """Not "auto" but the prompt as rendered is what two parts of a table must share."""
+    tokenizer, output = families.FAMILIES["gpt2"](), tmp_path / "out.jsonl"
+    lm = SimpleNamespace(tokenizer=tokenizer, name="m", dtype="float32", backend="sdpa")
+
+    def settings(day: str) -> dict[str, Any]:
+        long = "A line of an instruction that is long enough to hide what follows it. " * 3
+        tokenizer.chat_template = f"{long}Today is {{{{ '{day}' }}}}.\n{families.MARKED}"
+        return settings_dict(Settings(), lm)
+
+    Journal.open(output, settings("Friday")).close()
+    assert not Journal.open(output, settings("Friday"), resume=True).done
+    with pytest.raises(InputError, match=r"its prompt is .*Today is Friday.*, not .*Today is Saturday"):
+        Journal.open(output, settings("Saturday"), resume=True)
+
+
+def test_records_whose_suffixes_differ_are_answered_all_the_same() -> None:
+    """A tokenizer that merges the end of a question with what follows leaves some suffixes shorter."""
+    tokenizer = families.family("vicuna")
+    lm = prepare(models.random_model("llama", vocab_size=len(tokenizer)), tokenizer, name="vicuna", backend="sdpa")
+    questions = ("Who wrote Hamlet?", "Who wrote Hamlet", "Name it!", "Name it")
+    records = [Record(str(i), question, ("x",)) for i, question in enumerate(questions)]
+    settings = Settings(("origin",), max_new_tokens=4)
+    asked, _ = prepare_questions(lm, records, settings)
+    assert len({len(each.prompt.segments[-1]) for each in asked}) > 1
+    together = answer(lm, asked, settings)
+    alone = [answer(lm, [each], settings)[0] for each in asked]
+    assert [[row.generation for row in rows] for rows in together] == [[r.generation for r in rows] for rows in alone]
 
 
 def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
