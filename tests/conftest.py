@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+# Threads that wait must not spin: on a machine with other work they would keep it from those that have some.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported
+
+# ruff: noqa: E402
 import functools
 import importlib.util
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,23 +18,53 @@ from typing import Any
 
 import pytest
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in app.py, before torch is imported
-sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers by name
-sys.path.insert(1, str(Path(__file__).parent / "support"))
-sys.path.insert(2, str(Path(__file__).parent / "bench"))
+HERE = Path(__file__).parent
+FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[0] not in "._")
+sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
 
 import models
-import torch
-import transformers
-from browser_visit import browser, bundled_url, pages, slow_url, visitors  # noqa: F401 (fixtures)
+from browser_visit import (  # noqa: F401 (fixtures)
+    browser,
+    bundled_url,
+    choice_url,
+    chromium,
+    pages,
+    random_folder,
+    slow_url,
+    space_url,
+    visitors,
+)
 
+from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
-    from hosting import bundled, local, space, space_client  # noqa: F401 (fixtures)
+    from hosting import local, space, space_client  # noqa: F401 (fixtures)
 
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """`pytest` alone, which runs everything, takes two workers; a file, `-n 0` or `--pdb` stays in one process."""
+    option = config.option
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.usepdb
+    if everything and config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
+        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadgroup", False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share what is made for them, and those with a browser their servers: they stay on one worker.
+
+    Those with a browser take longest and begin at once; each file has a Chromium of its own, so that no event loop of
+    it is left for others.
+    """
+    with_browser = {item for item in items if item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item not in with_browser)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("browser" if item in with_browser else item.path.stem))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -65,6 +100,12 @@ def prepared() -> Callable[..., LanguageModel]:
 def lm(prepared: Callable[..., LanguageModel]) -> LanguageModel:
     """A Llama on backend sdpa: the fast one, for all tests that are not about a backend."""
     return prepared("llama", "sdpa")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> LanguageModel:
+    """The model that ships, as a newcomer has it."""
+    return load_model(device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -105,8 +105,9 @@ MORE: dict[str, dict] = {
         },
     },
 }  # fmt: skip
-# What must be refused, and a word of the reason.
-REFUSED: dict[str, tuple[dict, str]] = {
+# Attention with ways of its own: whether a version of transformers takes our mask there, the probe finds out; where it
+# does not, a word of the reason.
+ODD: dict[str, tuple[dict, str]] = {
     "gpt_oss": (_EXPERTS, "sink"),
     "mamba": ({}, "linear_attention"),
     "bamba": ({"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]}, "linear_attention"),
@@ -136,7 +137,7 @@ def random_model(kind: str = "llama", *, seed: int = 0, scale: float = 4.0, **ch
     Two calls with the same arguments give equal weights in separate models.
     """
     torch.manual_seed(seed)
-    own = ZOO.get(kind) or MORE.get(kind) or (REFUSED[kind][0] if kind in REFUSED else {})
+    own = ZOO.get(kind) or MORE.get(kind) or (ODD[kind][0] if kind in ODD else {})
     small = {} if kind in _WITHOUT_SMALL else SMALL
     config = AutoConfig.for_model(kind, **{**small, **own, **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,13 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.metrics import exact_match
 from flexdemo.engine.loading import BUNDLED, load_model
 from flexdemo.engine.model import LanguageModel
+from flexdemo.tinyqa.__main__ import main
 from flexdemo.tinyqa.data import World, check, load_world, normalise, questions_from
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return load_world()
-
-
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return load_model()
 
 
 def test_facts_and_wordings_are_well_formed() -> None:
@@ -92,9 +84,7 @@ def test_held_out_wordings_are_mostly_right_and_fusing_helps(bundled: LanguageMo
 
 
 def test_smoke_training_gives_a_model_that_loads_and_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flexdemo.tinyqa", "train", "--smoke", "--out", str(tmp_path / "model")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert main(["train", "--smoke", "--out", str(tmp_path / "model")]) == 0
     lm = load_model(tmp_path / "model", device="cpu")
     assert ask(lm, "What is the capital of Peru?", ["Name it."], max_new_tokens=4)["flex"].token_ids
     assert getattr(lm.model.config, "trained_to_paraphrase", False)

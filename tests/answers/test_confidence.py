@@ -11,16 +11,10 @@ from flexdemo.answers.confidence import confidence_weights
 from flexdemo.answers.metrics import answer_text, normalise
 from flexdemo.answers.result import Confidence
 from flexdemo.cli import main as cli
-from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 
 WORDINGS = ["Which artist do we have to thank for Water Lilies?", "Water Lilies came from the brush of"]
-
-
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return load_model()
 
 
 def test_shares_are_those_of_samples_drawn_one_by_one(bundled: LanguageModel) -> None:

@@ -1,4 +1,4 @@
-"""A short load: clients at once get the answers that each would get alone. The long one: `python tests/bench/load.py`."""
+"""A short load: clients at once get the answers each would get alone. The long one: `python tests/bench/load.py`."""
 
 from __future__ import annotations
 

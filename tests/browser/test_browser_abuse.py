@@ -6,26 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
-import browser_support
 import pytest
 from browser_visit import Visitors
-from playwright.sync_api import Browser, Dialog, expect
+from playwright.sync_api import Dialog, expect
 
 from flexdemo.serve.profiles import PROFILES
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 
 CALL = "alert(1);document.title='hacked';fetch('http://192.0.2.1/')"
 MARKUP = (
     f'<script>{CALL}</script><img src=x onerror="{CALL}"><svg onload="{CALL}"></svg>'
     f'<a href="javascript:{CALL}">link</a> [x](javascript:{CALL}) ${{1+1}} {{{{7*7}}}} "\'>&lt;b&gt;'
 )
-
-
-@pytest.fixture(scope="module")
-def space_url(browser: Browser) -> Iterator[str]:
-    with browser_support.serve("--profile", "space") as url:
-        yield url
 
 
 @pytest.fixture

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import browser_support
-import models
 import pytest
 from browser_visit import Visitors, choose, clean
 from playwright.sync_api import expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 QUESTION = "What is the capital of Peru?"
 
 
-@pytest.fixture(scope="module")
-def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with more layers and fewer heads than the bundled one, and another tokenizer."""
-    folder = tmp_path_factory.mktemp("choice") / "random"
-    models.random_model("llama", num_hidden_layers=9).save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def url(browser: Any, random_folder: Path) -> Iterator[str]:
-    with browser_support.serve("--models", f"facts=bundled,random={random_folder}") as url:
-        yield url
-
-
-def test_a_model_is_chosen_asked_and_linked_to(visitors: Visitors, url: str, random_folder: Path) -> None:
-    visit = visitors(url)
+def test_a_model_is_chosen_asked_and_linked_to(visitors: Visitors, choice_url: str, random_folder: Path) -> None:
+    visit = visitors(choice_url)
     page = visit.page
     expect(page.locator("#model input")).to_have_value("facts")
     visit.run()
@@ -71,18 +52,10 @@ def test_a_model_is_chosen_asked_and_linked_to(visitors: Visitors, url: str, ran
     expect(again.page.locator("#status-model")).to_contain_text(str(random_folder))
 
 
-def test_a_link_to_another_model_says_so_and_the_page_works(visitors: Visitors, url: str) -> None:
-    visit = visitors(f"{url}?q=Who&model=gpt2")
+def test_a_link_to_another_model_says_so_and_the_page_works(visitors: Visitors, choice_url: str) -> None:
+    visit = visitors(f"{choice_url}?q=Who&model=gpt2")
     said = "model in the link is 'gpt2', which is not offered here: choose from facts, random"
     expect(visit.page.locator("#link-message [role=alert]")).to_contain_text(said)
     expect(visit.page.locator("#question textarea")).to_have_value(QUESTION)
     visit.run()
     assert visit.text("answer-flex") == "Lima"
-
-
-def test_one_model_is_no_choice(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url)
-    expect(visit.page.locator("#model")).to_have_count(0)
-    visit.run()
-    assert visit.text("answer-flex") == "Lima"
-    clean(visit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import browser_support
 import numpy as np
 import pytest
 from browser_visit import NASTY, Visit, Visitors, choose, clean
@@ -15,18 +14,14 @@ import flexdemo
 from flexdemo.answers.explain import explain
 from flexdemo.answers.head import attention_map
 from flexdemo.answers.methods import METHODS
+from flexdemo.engine.model import LanguageModel
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 
 TABS = ("Mask", "Attention mass", "Leave-one-out", "Candidates", "Methods", "Attention of a head")
 PEOPLE = "Who painted Water Lilies?"
 MONEY = "currency do i ask bank if i travel madagascar?"
 PLAIN = ("flex", "origin", "per_prompt", "causal")
-
-
-@pytest.fixture(scope="module")
-def tinyqa() -> Any:
-    return flexdemo.load_model(str(browser_support.BUNDLED), device="cpu")
 
 
 @pytest.fixture
@@ -58,10 +53,10 @@ def test_before_a_run_every_tab_says_what_will_be_there(visitors: Visitors, bund
     clean(visit)
 
 
-def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
+def test_attention_mass_is_that_of_explain(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(PEOPLE)
-    result = asked(tinyqa, visit)
-    attribution = explain(tinyqa, result).attribution
+    result = asked(bundled, visit)
+    attribution = explain(bundled, result).attribution
     visit.run()
     visit.open("Attention mass")
     expect(visit.page.locator("#mass-note")).to_contain_text(f"Last run: {PEOPLE}")  # before it, the recorded one's
@@ -78,7 +73,7 @@ def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
         before = bars(visit).tolist()
         visit.page.locator(f"#{name} input").click()
         visit.page.get_by_role("option", name=option, exact=True).click()
-        for _ in range(50):
+        for _ in range(300):
             if bars(visit).tolist() != before:
                 break
             visit.page.wait_for_timeout(100)
@@ -86,10 +81,10 @@ def test_attention_mass_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
     clean(visit)
 
 
-def test_leave_one_out_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
+def test_leave_one_out_is_that_of_explain(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(MONEY)
-    result = asked(tinyqa, visit)
-    effects = explain(tinyqa, result).attribution.effects
+    result = asked(bundled, visit)
+    effects = explain(bundled, result).attribution.effects
     visit.run()
     visit.open("Leave-one-out")
     expect(visit.page.locator("#effect-note")).to_contain_text("leaves a gap before the suffix")
@@ -106,9 +101,9 @@ def test_leave_one_out_is_that_of_explain(visit: Visit, tinyqa: Any) -> None:
     clean(visit)
 
 
-def test_candidates_and_where_methods_part_ways(visit: Visit, tinyqa: Any) -> None:
+def test_candidates_and_where_methods_part_ways(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(MONEY)
-    result = asked(tinyqa, visit)
+    result = asked(bundled, visit)
     visit.run()
     visit.open("Candidates")
     bodies = visit.page.locator("#candidates tbody")
@@ -129,9 +124,9 @@ def test_candidates_and_where_methods_part_ways(visit: Visit, tinyqa: Any) -> No
     clean(visit)
 
 
-def test_compare_all_ticks_and_shows_every_method(visit: Visit, tinyqa: Any) -> None:
+def test_compare_all_ticks_and_shows_every_method(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(MONEY)
-    result = asked(tinyqa, visit, tuple(METHODS))
+    result = asked(bundled, visit, tuple(METHODS))
     ticked = visit.page.locator("#methods input:checked")
     expect(ticked).to_have_count(4)
     visit.page.locator("#compare-all").click()
@@ -156,21 +151,9 @@ def test_compare_all_ticks_and_shows_every_method(visit: Visit, tinyqa: Any) -> 
     clean(visit)
 
 
-def test_one_wording_is_compared_by_what_it_allows(visit: Visit) -> None:
-    visit.rows([])
-    visit.page.locator("#compare-all").click()
-    visit.done()
-    expect(visit.page.locator("#methods input:checked")).to_have_count(9)
-    visit.open("Methods")
-    expect(visit.page.locator("#methods-table tbody tr")).to_have_count(9)
-    visit.open("Leave-one-out")
-    expect(visit.page.locator("#effect-note")).to_contain_text("Only one wording has weight")
-    clean(visit)
-
-
-def test_attention_of_a_head_is_that_of_the_engine(visit: Visit, tinyqa: Any) -> None:
+def test_attention_of_a_head_is_that_of_the_engine(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(PEOPLE)
-    rows = attention_map(tinyqa, asked(tinyqa, visit), 1, 2)
+    rows = attention_map(bundled, asked(bundled, visit), 1, 2)
     visit.run()
     visit.open("Attention of a head")
     expect(visit.page.locator("#attention-note")).to_contain_text(PEOPLE)
@@ -215,6 +198,12 @@ def test_text_stays_text_in_every_tab(visit: Visit) -> None:
     expect(visit.page.locator("#token-legend")).to_contain_text(re.compile(r"P1 [4-9]\d\s+P2 [4-9]\d\s+suffix"))
     visit.page.locator("#compare-all").click()
     visit.done()
+    assert visit.page.locator("#answers-alone .wording").first.text_content() == NASTY
+    shown = "".join(visit.page.locator("#token-view .token .text").all_text_contents()).replace("·", " ")
+    assert NASTY in shown
+    visit.page.locator("#link-token").fill("6")
+    token = visit.page.locator("#token-view .token .text").nth(6).text_content()
+    expect(visit.page.locator("#link-words")).to_contain_text(f"Query 6 {token} (P1)")
     for tab in TABS:
         visit.open(tab)
         if tab == "Attention of a head":
@@ -230,7 +219,7 @@ def test_text_stays_text_in_every_tab(visit: Visit) -> None:
     clean(visit)
 
 
-def test_weights_by_confidence_run_and_are_shown(visit: Visit, tinyqa: Any) -> None:
+def test_weights_by_confidence_run_and_are_shown(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(MONEY)
     visit.more()
     visit.page.locator("#weights-from label", has_text="Confidence").click()
@@ -238,7 +227,7 @@ def test_weights_by_confidence_run_and_are_shown(visit: Visit, tinyqa: Any) -> N
     expect(visit.page.locator("#shares")).to_contain_text("how many of 4 samples")
     visit.run()
     boxes = [box.input_value() for box in visit.page.locator("[id^=paraphrase-] textarea").all()]
-    want = flexdemo.ask(tinyqa, MONEY, boxes, weights="confidence", samples=4)
+    want = flexdemo.ask(bundled, MONEY, boxes, weights="confidence", samples=4)
     said = visit.text("status-weights")
     assert "by confidence, 4 samples each at temperature 0.7" in said
     assert [float(number) for number in re.findall(r"P\d ([\d.]+)", said)] == pytest.approx(
@@ -290,9 +279,8 @@ def test_neither_the_note_nor_the_recording_of_an_example_passes_for_other_setti
     clean(visit)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_tabs_fit_a_phone(visitors: Visitors, bundled_url: str, scheme: str) -> None:
-    visit = visitors(bundled_url, width=390, height=844, scheme=scheme)
+def test_tabs_fit_a_phone(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, width=390, height=844)
     weights = """() => { const line = document.querySelector('#status-weights .line');
         return [line.scrollWidth - line.clientWidth, line.offsetHeight]; }"""
     high = visit.page.evaluate(weights)[1]

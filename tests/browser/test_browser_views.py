@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import browser_support
 import numpy as np
 import oracle
 import pytest
-from browser_visit import NASTY, Visit, Visitors, choose, clean
+from browser_visit import Visit, Visitors, choose, clean
 from playwright.sync_api import expect
 
 import flexdemo
 from flexdemo.engine.model import LanguageModel
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.browser
 
 QUESTION = "currency do i ask bank if i travel madagascar?"  # fused and standard attention part ways there
 SHORT = "What is the capital of Peru?"
 TOKENS = "#token-view .token, #answer-tokens .token"
 GD = "document.querySelector('#mask-plot .js-plotly-plot')"
 SEES = f"() => [...{GD}._fullData[0].z].map(row => [...row].map(z => z > 0))"
-
-
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return flexdemo.load_model(str(browser_support.BUNDLED), device="cpu")
 
 
 @pytest.fixture
@@ -86,9 +79,8 @@ def test_differing_tokens_are_marked_and_the_text_stays(visit: Visit, bundled: L
         assert token.strip() in marked or token not in result["flex"].answer
 
 
-@pytest.mark.parametrize("width", [1400, 390])
-def test_no_name_in_the_cards_is_cut(visitors: Visitors, bundled_url: str, width: int) -> None:
-    visit = visitors(bundled_url, width=width)
+def test_no_name_in_the_cards_is_cut(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, width=390)
     for name in ("right-mask", "right-positions"):
         box = visit.page.locator(f"#{name} input")
         box.click()
@@ -243,17 +235,6 @@ def test_a_redraw_keeps_what_is_picked(visit: Visit) -> None:
     assert words(visit) != before
 
 
-def test_words_about_texts_are_text(visit: Visit) -> None:
-    visit.fill("question", NASTY)
-    visit.rows([])
-    expect(visit.page.locator("#token-legend")).not_to_contain_text("P2")
-    visit.page.locator("#link-token").fill("4")
-    visit.page.mouse.move(*cell(visit, 6, 4))
-    expect(visit.page.locator("#mask-plot .hovertext")).to_contain_text("key   4")
-    inside = visit.page.locator("#link-words, #mask-plot .hovertext")
-    assert inside.locator("b, script").count() == 0 and visit.page.title() == "flexdemo"
-
-
 def test_dragging_zooms_exactly(visit: Visit) -> None:
     visit.example(SHORT)
     drag(visit, 10, 30)
@@ -296,16 +277,6 @@ def test_the_answer_s_tokens_are_tokens_too(visit: Visit, bundled: LanguageModel
     expect(answer).to_be_hidden()
 
 
-def test_recorded_answers_are_marked_where_they_differ(visit: Visit) -> None:
-    visit.example(QUESTION)
-    expect(visit.page.locator("#status-run")).to_contain_text("Recorded")
-    recorded = visit.page.locator("#answers mark")
-    expect(recorded).not_to_have_count(0)
-    marks, answers = recorded.all_text_contents(), [visit.text(f"answer-{name}") for name in ("flex", "causal")]
-    visit.run()
-    assert recorded.all_text_contents() == marks and answers[0] != answers[1]
-
-
 def test_the_mask_grows_a_row_for_each_answer_token(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(SHORT)
     visit.run()
@@ -344,41 +315,40 @@ def test_rows_grow_while_the_answer_streams_without_new_figures(visitors: Visito
     clean(visit)
 
 
-@pytest.mark.parametrize("how", ["drag", "keys", "number", "equal"])
-def test_a_moved_weight_decodes_again(visit: Visit, bundled: LanguageModel, how: str) -> None:
+def test_a_moved_weight_decodes_again(visit: Visit, bundled: LanguageModel) -> None:
     visit.example(QUESTION)
-    if how == "equal":
-        visit.number("weight-1", 9)
-        visit.page.wait_for_timeout(300)
     visit.run()
     page = visit.page
     handle = page.locator("#weight-1 input[type=range]")
     ran, shares = page.locator("#status-weights .prose"), page.locator("#shares .prose")
-    before = shares.text_content()
-    if how == "drag":
-        handle.scroll_into_view_if_needed()
-        box = handle.bounding_box()
-        page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2, steps=4)
-        page.mouse.up()
-    elif how == "keys":
-        handle.focus()
-        page.keyboard.press("End")
-    elif how == "number":
-        visit.number("weight-1", 6)
-    else:
-        page.locator("#equal-weights").click()
-    expect(shares).not_to_have_text(before)
-    page.wait_for_function(
-        """() => { const last = (id) => document.querySelector(id).textContent.match(/P1.*/s)?.[0].replace(/\\s+/g, '');
-        return last('#status-weights') && last('#status-weights') === last('#shares'); }"""
-    )
-    weights = [float(number) for number in re.findall(r"P\d+\s+([\d.]+)", shares.text_content())]
-    assert len(set(weights)) == (1 if how == "equal" else 2) and ran.text_content()
-    given = [float(page.locator(f"#weight-{i} input[type=number]").input_value()) for i in range(len(weights))]
-    result = flexdemo.ask(bundled, QUESTION, wordings(visit), weights=given)
-    expect(page.locator("#answer-flex")).to_have_text(result["flex"].answer)
+    for how in ("drag", "keys", "number", "equal"):
+        before = shares.text_content()
+        if how == "drag":
+            handle.scroll_into_view_if_needed()
+            box = handle.bounding_box()
+            page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
+            page.mouse.down()
+            page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2, steps=4)
+            page.mouse.up()
+        elif how == "keys":
+            handle.focus()
+            page.keyboard.press("End")
+        elif how == "number":
+            visit.number("weight-1", 6)
+        else:
+            page.locator("#equal-weights").click()
+        expect(shares).not_to_have_text(before)
+        page.wait_for_function(
+            """() => {
+                const last = (id) => document.querySelector(id).textContent.match(/P1.*/s)?.[0].replace(/\\s+/g, '');
+                return last('#status-weights') && last('#status-weights') === last('#shares');
+            }"""
+        )
+        weights = [float(number) for number in re.findall(r"P\d+\s+([\d.]+)", shares.text_content())]
+        assert len(set(weights)) == (1 if how == "equal" else 2) and ran.text_content()
+        given = [float(page.locator(f"#weight-{i} input[type=number]").input_value()) for i in range(len(weights))]
+        result = flexdemo.ask(bundled, QUESTION, wordings(visit), weights=given)
+        expect(page.locator("#answer-flex")).to_have_text(result["flex"].answer)
 
 
 def test_a_weight_moved_before_any_run_runs_nothing(visit: Visit) -> None:
@@ -462,6 +432,12 @@ def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: V
     page = long_visit.page
     block, length = (page.evaluate(f"() => {GD}.layout.meta.{name}") for name in ("block", "length"))
     first, end = 120, 132
+    drag(long_visit, 20, 200)
+    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] > 10")
+    expect(page.locator("#mask-exact input")).not_to_be_checked()
+    assert page.evaluate(f"() => {GD}.layout.meta.block") > 1, "a large part of the overview is enlarged as it is"
+    page.mouse.dblclick(*cell(long_visit, 100, 100))
+    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] < 1")
     drag(long_visit, first, end)
     page.wait_for_function(f"() => {GD}?.layout.meta.block === 1 && {GD}._fullLayout && {GD}.layout.xaxis.range[0] > 0")
     expect(page.locator("#mask-exact input")).to_be_checked()
@@ -484,27 +460,3 @@ def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: V
     page.mouse.dblclick(*cell(long_visit, 256, 256))
     page.wait_for_function(f"(block) => {GD}?.layout.meta.block === block && {GD}._fullLayout", arg=block)
     expect(page.locator("#mask-exact input")).not_to_be_checked()
-
-
-def test_a_large_part_of_the_overview_is_enlarged_as_it_is(long_visit: Visit) -> None:
-    page = long_visit.page
-    drag(long_visit, 20, 200)
-    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] > 10")
-    expect(page.locator("#mask-exact input")).not_to_be_checked()
-    assert page.evaluate(f"() => {GD}.layout.meta.block") > 1
-
-
-def test_the_exact_mask_is_sent_small(visitors: Visitors, slow_url: str) -> None:
-    visit = visitors(slow_url)
-    sizes: list[int] = []
-    visit.rows([])
-    visit.fill("question", "a longer question " * 38)
-    visit.page.wait_for_function(f"() => {GD}.layout.meta.length > 350 && {GD}.layout.meta.length <= 512")
-    sizes.append(
-        visit.page.evaluate(
-            f"() => JSON.stringify({GD}.layout).length + {GD}.data.reduce((n, t) => n + (t.z.bdata?.length ?? 1e9), 0)"
-        )
-    )
-    assert sizes[0] < 450_000, "it was 6.8 MB with a hover text in every cell"
-    assert html.unescape(visit.text("mask-caption"))
-    clean(visit)

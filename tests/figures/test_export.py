@@ -49,11 +49,6 @@ NASTY = (
 
 
 @pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return load_model(device="cpu")
-
-
-@pytest.fixture(scope="module")
 def result(lm: LanguageModel) -> Result:
     options = {"methods": ("all",), "weights": [2, 1, 1], "candidates": CANDIDATES, "max_new_tokens": 4}
     return ask(lm, NASTY[7], [NASTY[8], NASTY[5]], **options)

@@ -13,7 +13,6 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import explain
 from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import MOST_BYTES, Recorded, load_recorded
-from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page import parts
 from flexdemo.page.examples import cards_html, line_html, recorded_of, recorded_run
@@ -27,11 +26,6 @@ METHODS_SHOWN = ("flex", "origin", "per_prompt", "causal")
 @pytest.fixture(scope="module")
 def recordings() -> list[Recorded]:
     return load_recorded(ASSETS / "recorded.json")
-
-
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return load_model(device="cpu")
 
 
 def test_every_example_is_recorded_and_the_file_is_small(recordings: list[Recorded]) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import browser_support
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
+PATIENCE = 30_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
 TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
 STATUS = "(document.querySelector('#status-run .prose')?.textContent ?? '')"
@@ -28,19 +30,32 @@ Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
+def chromium() -> str:
+    """The program to start; skips where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        found = browser_support.find_chromium(playwright)
+    if found is None:
+        pytest.skip("no Chromium is installed (chromium, chromium-browser, google-chrome or playwright's own)")
+    return found
 
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """One Chromium for the tests of a file.
+
+    While it is driven, an event loop runs in this thread; nothing of it may be left for the tests that come after.
+    """
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        executable = browser_support.find_chromium(playwright)
-        if executable is None:
-            pytest.skip("no Chromium is installed (chromium, chromium-browser, google-chrome or playwright's own)")
-        opened = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(browser_support.ARGUMENTS))
         yield opened
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pages(browser: Browser) -> Visitors:
     return Visitors(browser)
 
@@ -53,7 +68,7 @@ def visitors(pages: Visitors) -> Iterator[Visitors]:
 
 
 @pytest.fixture(scope="session")
-def slow_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def slow_url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over a random model that answers at length and slowly: for streaming, stopping and long prompts."""
     folder = tmp_path_factory.mktemp("model")
     model, tokenizer = models.random_model(num_hidden_layers=12, max_position_embeddings=4096), models.tokenizer()
@@ -68,10 +83,33 @@ def slow_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="session")
-def bundled_url(browser: Browser) -> Iterator[str]:
+def bundled_url(chromium: str) -> Iterator[str]:
     """A server as a newcomer starts it."""
     assert browser_support.BUNDLED.is_dir(), "the bundled model is missing from assets/"
     with browser_support.serve() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with more layers and fewer heads than the bundled one, and another tokenizer."""
+    folder = tmp_path_factory.mktemp("choice") / "random"
+    models.random_model("llama", num_hidden_layers=9).save_pretrained(folder)
+    models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def choice_url(chromium: str, random_folder: Path) -> Iterator[str]:
+    """A server that offers two models, the bundled one first."""
+    with browser_support.serve("--models", f"facts=bundled,random={random_folder}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def space_url(chromium: str) -> Iterator[str]:
+    """A server with the limits of a public host."""
+    with browser_support.serve("--profile", "space") as url:
         yield url
 
 
@@ -130,7 +168,7 @@ class Visit:
         self.page, self.url = page, url
         self.requests: list[str] = []
         self.problems: list[str] = []
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(PATIENCE)
         self._listeners = {
             "request": lambda request: self.requests.append(request.url),
             "pageerror": lambda error: self.problems.append(str(error)),

@@ -17,7 +17,6 @@ import httpx
 import pytest
 from gradio_client import Client
 
-import flexdemo
 from flexdemo.engine.loading import Models, offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page import page as ui
@@ -212,11 +211,6 @@ def reason(answer: httpx.Response) -> str:
     said = told if isinstance(told, str) else told[0]["message"]
     assert said and "\n" not in said and len(said) < 400
     return said
-
-
-@pytest.fixture(scope="session")
-def bundled() -> LanguageModel:
-    return flexdemo.load_model()
 
 
 @pytest.fixture(scope="session")
