@@ -1,4 +1,4 @@
-"""Imports point down only (DESIGN.md, section 4): read from the source, so that lazy imports count too."""
+"""Imports point down only: read from the source, so that lazy imports count too."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PACKAGE = ROOT / "flexdemo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from the bottom; those of one floor know nothing of each other. tinyqa trains the bundled model.
 FLOORS = (
-    ("errors",), ("request", "prompt", "masks"), ("plan",), ("engine",), ("answers",), ("data", "figures", "serve"),
-    ("page", "cli", "tinyqa"),
+    ("errors",), ("template",), ("prompt",), ("request", "masks"), ("plan",), ("engine",), ("answers",),
+    ("data", "figures", "serve"), ("page", "cli", "tinyqa"),
 )  # fmt: skip
-SAME_FLOOR = {("prompt", "request"), ("masks", "prompt"), ("masks", "request"), ("tinyqa", "cli")}  # who may know whom
+SAME_FLOOR = {("tinyqa", "cli")}  # who may know whom
 ENTRANCES = ("__init__", "__main__")  # of the package
-TORCH_FREE = ("errors", "request", "prompt", "masks", "plan", "cli.main", "cli.commands")
+TORCH_FREE = ("errors", "template", "request", "prompt", "masks", "plan", "cli.main", "cli.commands")
 HOMES = {"gradio": {"page", "serve"}, "plotly": {"figures"}}
 MOST_LINES, MOST_MODULES = 350, 16
 

@@ -20,8 +20,8 @@ from ..template import Shots
 from .commands import settings_of
 
 if TYPE_CHECKING:
-    from ..data.evaluate import Workers
     from ..data.summary import Summary
+    from ..data.workers import Workers
     from ..engine.model import LanguageModel
 
 REPORTS = (".md", ".html")
@@ -71,7 +71,8 @@ def _check_kept(sources: Sequence[str | None], output: Path) -> None:
 def run_paraphrase(args: argparse.Namespace) -> None:
     """Paraphrases for every record of a data set that has none, written as .jsonl."""
     from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS, join_workers
+    from ..data.evaluate import RECORDS
+    from ..data.workers import join_workers
 
     if args.json:
         raise InputError(
@@ -101,7 +102,8 @@ def _rewrite(
     output: Path | None,
 ) -> list[Record]:
     """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one."""
-    from ..data.evaluate import RECORDS, rewrite, work_through
+    from ..data.evaluate import RECORDS, rewrite
+    from ..data.workers import work_through
 
     def work(batch: Sequence[int]) -> dict[int, tuple[Record]]:
         made = rewrite(lm, [records[i] for i in batch], n, seed=args.seed, temperature=args.temperature)
@@ -122,7 +124,8 @@ def _rewrite(
 def run_evaluate(args: argparse.Namespace) -> None:
     """A data set through methods: the table, its summary, a report."""
     from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS, join_workers, paraphrases_path
+    from ..data.evaluate import RECORDS, paraphrases_path
+    from ..data.workers import join_workers
     from ..engine.loading import check_processes
 
     if args.tensor_parallel and args.compile:
@@ -180,16 +183,9 @@ def _evaluate(
 ) -> tuple[Any, dict[str, Any]]:
     """The results table as a frame, and what ran."""
     from ..answers.metrics import find_lemmatiser
-    from ..data.evaluate import (
-        Settings,
-        answer,
-        paraphrases_path,
-        prepare_questions,
-        settings_dict,
-        shorten,
-        work_through,
-    )
+    from ..data.evaluate import Settings, answer, paraphrases_path, prepare_questions, settings_dict, shorten
     from ..data.table import read_table, table_frame
+    from ..data.workers import work_through
 
     data = fingerprint(records)
     n = 5 if args.paraphrases is None else args.paraphrases

@@ -23,7 +23,7 @@ from ..request import PLAIN
 from .attention import BACKENDS, Plan, UnsupportedModelError
 from .blocks import Layout, dense_mask, lay_out, round_up
 from .cache import PromptCache, upload
-from .fast.compiled import Scores, last_only, next_scores
+from .fast.compiled import Scores, call_of, next_scores
 from .model import LanguageModel
 from .recorders import ApeRows, HeadRecorder, Recorder
 
@@ -121,7 +121,7 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     """What follows the last token of each row; fills the cache."""
     # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
     run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
-    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, last_only(type(lm.model)))
+    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(type(lm.model)))
 
 
 def check_recorded(lm: LanguageModel) -> None:

@@ -24,7 +24,12 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
 from flexdemo.cli import main as cli
 from flexdemo.data import evaluate
-from flexdemo.data.evaluate import Settings, answer, in_batches, prepare_questions, rewrite, settings_dict
+from flexdemo.data.evaluate import Settings
+from flexdemo.data.evaluate import answer
+from flexdemo.data.workers import in_batches
+from flexdemo.data.evaluate import prepare_questions
+from flexdemo.data.evaluate import rewrite
+from flexdemo.data.evaluate import settings_dict
 from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
 from flexdemo.data.table import read_table

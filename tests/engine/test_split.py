@@ -15,7 +15,11 @@ from test_evaluate import finished, run, without_seconds, write_data
 
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
-from flexdemo.data.evaluate import Settings, Workers, answer, in_batches, prepare_questions
+from flexdemo.data.evaluate import Settings
+from flexdemo.data.workers import Workers
+from flexdemo.data.evaluate import answer
+from flexdemo.data.workers import in_batches
+from flexdemo.data.evaluate import prepare_questions
 from flexdemo.data.records import Record
 from flexdemo.data.table import read_table
 from flexdemo.engine.attention import UnsupportedModelError

@@ -17,7 +17,7 @@ from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F
 
 import app
 import flexdemo
-from flexdemo.answers import methods
+from flexdemo.answers import ask as asking
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import endpoints as ui_api
@@ -152,16 +152,16 @@ def test_a_request_ends_within_a_token_of_its_time(
 ) -> None:
     options = {"methods": ("flex", "avg", "causal"), "max_new_tokens": 12}
     whole = flexdemo.ask(lm, QUESTION, ["Name it."], **options)
-    clock(monkeypatch, methods)
-    *_, last = methods.stream(lm, QUESTION, ["Name it."], **options, wanted=lambda _: wanted, until=looks)
+    clock(monkeypatch, asking)
+    *_, last = asking.stream(lm, QUESTION, ["Name it."], **options, wanted=lambda _: wanted, until=looks)
     assert not last.done
     for short, full in zip(last.results, whole.results, strict=True):
         assert short.token_ids == full.token_ids[: looks - 1]  # the first look is before the first token
 
 
 def test_samples_end_with_the_time_too(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock(monkeypatch, methods)
-    seen = list(methods.stream(lm, QUESTION, ["Name it."], weights="confidence", until=3, wanted=lambda _: False))
+    clock(monkeypatch, asking)
+    seen = list(asking.stream(lm, QUESTION, ["Name it."], weights="confidence", until=3, wanted=lambda _: False))
     assert len(seen) == 1 and not seen[0].done and seen[0].results == ()
 
 
@@ -174,7 +174,7 @@ def test_the_page_keeps_what_was_answered_and_says_why_it_stopped(
     limits = Limits(seconds=3.0)
     whole = flexdemo.ask(lm, QUESTION, ["Name it."], methods=("flex", "causal"), max_new_tokens=12)
     monkeypatch.setattr(Limits, "until", lambda self: self.seconds)
-    clock(monkeypatch, methods)
+    clock(monkeypatch, asking)
     *_, end = ui_work.answers(lm, limits, form, ui_work.Run(threading.Event()))
     assert "Stopped after 3 seconds, the most that a request may take here" in end.message
     assert "longest 2 tokens" in end.line and end.last is None and "<b>2</b> tokens" in end.cards[0]
@@ -194,7 +194,7 @@ def test_an_endpoint_tells_that_its_time_was_up(lm: LanguageModel, monkeypatch: 
 
 def test_an_explanation_that_has_no_time_left_is_left_out(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Limits, "until", lambda self: 10.0)
-    monkeypatch.setattr(methods, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=methods.time.perf_counter))
+    monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=asking.time.perf_counter))
     told = ui_api.generate_endpoint(lm, Limits(seconds=10.0))(QUESTION, ["Name it."], max_new_tokens=5, explain=True)
     assert "explain" not in told and "stopped after 10 seconds" in told["stopped"]
     assert all(each["stopped_by"] for each in told["results"])

@@ -41,24 +41,34 @@ class Scores(NamedTuple):
         return Scores(*(each[rows] for each in self))
 
 
-Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Scores]
+class Call(NamedTuple):
+    """How a class of models is called: its name for the KV cache, and what makes it tell the last token's logits only.
+
+    `past_key_values` is called `cache` in newer classes of transformers, which warn of the old name.
+    """
+
+    cache: str
+    keep: Mapping[str, int]
 
 
 @functools.cache
-def last_only(kind: type[PreTrainedModel]) -> Mapping[str, int]:
-    """Arguments that make a model of a class compute the last token's logits and no others, if it can."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(kind.forward).parameters else {}
+def call_of(kind: type[PreTrainedModel]) -> Call:
+    parameters = inspect.signature(kind.forward).parameters
+    name = "cache" if "cache" in parameters else "past_key_values"
+    return Call(name, {"logits_to_keep": 1} if "logits_to_keep" in parameters else {})
 
 
-def next_scores(
-    model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
-) -> Scores:
+Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Call], Scores]
+
+
+def next_scores(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, call: Call) -> Scores:
     """What follows the last of ids (rows, T); fills the cache.
 
     ids and positions may come as (rows, blocks, BLOCK): their length is then known to be a multiple of BLOCK.
     """
     ids, positions = ids.flatten(1), positions.flatten(1)
-    out = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep)
+    given = {call.cache: cache, **call.keep}
+    out = model(input_ids=ids, position_ids=positions, use_cache=True, segment_plan=plan, **given)
     return Scores.of(out.logits[:, -1].float())  # (rows, T or 1, V) -> (rows, V)
 
 
@@ -95,7 +105,7 @@ def compiled_pass(backend: str = "inductor") -> Pass:
             mark_sizes(group, 0, 1, 2)
         try:
             with ALONE:  # it may compile
-                return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, keep)
+                return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, call)
         except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise BackendError(
