@@ -24,15 +24,11 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
 from flexdemo.cli import main as cli
 from flexdemo.data import evaluate
-from flexdemo.data.evaluate import Settings
-from flexdemo.data.evaluate import answer
-from flexdemo.data.workers import in_batches
-from flexdemo.data.evaluate import prepare_questions
-from flexdemo.data.evaluate import rewrite
-from flexdemo.data.evaluate import settings_dict
+from flexdemo.data.evaluate import Settings, answer, prepare_questions, rewrite, settings_dict
 from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
 from flexdemo.data.table import read_table
+from flexdemo.data.workers import in_batches
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError

@@ -87,9 +87,7 @@ def compiled_pass(backend: str = "inductor") -> Pass:
     # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one.
     run, run_step = make(), make(coordinate_descent_tuning=True, combo_kernels=True)
 
-    def compiled(
-        model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
-    ) -> Scores:
+    def compiled(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, call: Call) -> Scores:
         suit_dynamo()
         mask = next(iter(plan.masks.values()))
         if isinstance(mask, BlockMask):  # whose kernel is faster where no block is cut off
