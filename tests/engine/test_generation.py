@@ -457,7 +457,7 @@ def test_too_long_for_the_context_is_named_before_its_mask_is_counted(
 ) -> None:
     """Its cells grow with the square of a length that nothing bounds yet."""
     counted = []
-    monkeypatch.setattr("flexdemo.answers.methods.mask_facts", lambda *given: counted.append(given))
+    monkeypatch.setattr("flexdemo.answers.ask.mask_facts", lambda *given: counted.append(given))
     with pytest.raises(InputError, match=r"llama holds 1024"):
         ask(lm, "What is the capital of Peru? " * 200)
     assert counted == []
