@@ -199,9 +199,7 @@ def selected(visit: Visit) -> str:
     return visit.page.evaluate(f"() => {box}.value.slice({box}.selectionStart, {box}.selectionEnd)")
 
 
-def test_a_link_holds_the_whole_page_and_survives_a_restart(
-    visitors: Visitors, bundled_url: str, choice_url: str
-) -> None:
+def test_a_link_holds_the_whole_page_and_survives_a_restart(visitors: Visitors, bundled_url: str) -> None:
     granted = {"permissions": ("clipboard-read", "clipboard-write")}
     visit = visitors(bundled_url, **granted)
     visit.fill("question", "What is 1+1 & 2%? ü \U0001f600")
@@ -233,23 +231,23 @@ def test_a_link_holds_the_whole_page_and_survives_a_restart(
     clean(visit)
     visitors.take_back()
 
-    # Another process, which knows nothing of the first.
-    again = visitors(link.replace(bundled_url, choice_url), **granted)
-    expect(again.page.locator("#question textarea")).to_have_value(before["question"])
-    again.more()
-    expect(again.page.locator("#seed input")).to_have_value("77")
-    expect(again.page.locator(".card h2").first).to_have_text("Late fusion, right aligned, raw weights")
-    expect(again.page.locator("#answer-left")).to_be_attached()
-    assert form_of(again) == before
-    assert re.sub(r"\s+", " ", again.text("mask-caption")) == told, "the same difference, cell for cell"
-    assert again.text("answer-left") == again.text("answer-flex") == "", (
-        "nothing has run and no recording is shown in its place"
-    )
-    tokens = again.page.locator("#token-view .token").count()
-    expect(again.page.locator("#budget")).to_contain_text(f"prompt {tokens} + answer up to 9")
-    assert link_of(again).split("?")[1] == link.split("?")[1]
-    again.url = choice_url
-    clean(again)
+    with browser_support.serve() as elsewhere:  # another process, which knows nothing of the first
+        again = visitors(link.replace(bundled_url, elsewhere), **granted)
+        expect(again.page.locator("#question textarea")).to_have_value(before["question"])
+        again.more()
+        expect(again.page.locator("#seed input")).to_have_value("77")
+        expect(again.page.locator(".card h2").first).to_have_text("Late fusion, right aligned, raw weights")
+        expect(again.page.locator("#answer-left")).to_be_attached()
+        assert form_of(again) == before
+        assert re.sub(r"\s+", " ", again.text("mask-caption")) == told, "the same difference, cell for cell"
+        assert again.text("answer-left") == again.text("answer-flex") == "", (
+            "nothing has run and no recording is shown in its place"
+        )
+        tokens = again.page.locator("#token-view .token").count()
+        expect(again.page.locator("#budget")).to_contain_text(f"prompt {tokens} + answer up to 9")
+        assert link_of(again).split("?")[1] == link.split("?")[1]
+        again.url = elsewhere
+        clean(again)
 
 
 def test_without_permission_the_link_is_selected_for_the_keyboard(visit: Visit) -> None:

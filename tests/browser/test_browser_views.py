@@ -432,12 +432,6 @@ def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: V
     page = long_visit.page
     block, length = (page.evaluate(f"() => {GD}.layout.meta.{name}") for name in ("block", "length"))
     first, end = 120, 132
-    drag(long_visit, 20, 200)
-    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] > 10")
-    expect(page.locator("#mask-exact input")).not_to_be_checked()
-    assert page.evaluate(f"() => {GD}.layout.meta.block") > 1, "a large part of the overview is enlarged as it is"
-    page.mouse.dblclick(*cell(long_visit, 100, 100))
-    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] < 1")
     drag(long_visit, first, end)
     page.wait_for_function(f"() => {GD}?.layout.meta.block === 1 && {GD}._fullLayout && {GD}.layout.xaxis.range[0] > 0")
     expect(page.locator("#mask-exact input")).to_be_checked()
@@ -460,3 +454,11 @@ def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: V
     page.mouse.dblclick(*cell(long_visit, 256, 256))
     page.wait_for_function(f"(block) => {GD}?.layout.meta.block === block && {GD}._fullLayout", arg=block)
     expect(page.locator("#mask-exact input")).not_to_be_checked()
+
+
+def test_a_large_part_of_the_overview_is_enlarged_as_it_is(long_visit: Visit) -> None:
+    page = long_visit.page
+    drag(long_visit, 20, 200)
+    page.wait_for_function(f"() => {GD}.layout.xaxis.range[0] > 10")
+    expect(page.locator("#mask-exact input")).not_to_be_checked()
+    assert page.evaluate(f"() => {GD}.layout.meta.block") > 1
