@@ -17,11 +17,12 @@
     return found;
   }
   const endOf = (meta, i) => meta.segments[i + 1]?.[1] ?? meta.length + (meta.answer?.length ?? 0);
+  const isVisible = (meta, code) => code !== NONE && meta.reasons[code].startsWith('visible');
   const code = (meta, rules, q, k) => {
     const n = meta.segments.length;
-    return rules[(segmentOf(meta, q) * n + segmentOf(meta, k)) * 2 + (k > q ? 1 : 0)];
+    const why = rules[(segmentOf(meta, q) * n + segmentOf(meta, k)) * 2 + (k > q ? 1 : 0)];
+    return q === k && !isVisible(meta, why) ? meta.itself : why; // a token sees itself whatever its segment sees
   };
-  const isVisible = (meta, code) => code !== NONE && meta.reasons[code].startsWith('visible');
   const textOf = (meta, token) => (token < meta.length ? meta.tokens[token] : meta.answer?.[token - meta.length]) ?? '';
   const named = (meta, token) => `${token} ${textOf(meta, token)} (${meta.segments[segmentOf(meta, token)][0]})`;
   const total = (meta) => meta.length + (meta.answer?.length ?? 0);
@@ -114,19 +115,21 @@
       view.classList.toggle('linked', Boolean(pick));
     }
     const [low, high] = pick ? pick.rows : [0, 0], [left, right] = pick ? pick.columns : [0, 0];
-    // Visible from or to a range: by the rule between segments, from its last query and to its first key.
+    const [queries, keys] = [probes(meta, low, high), probes(meta, left, right)];
     tokenElements().forEach((element, i) => {
       element.classList.toggle('picked', Boolean(pick) && ((i >= low && i < high) || (i >= left && i < right)));
-      const seen = pick && rangeSome(low, high, (q) => isVisible(meta, code(meta, meta.rules, q, i)));
-      const sees = pick && rangeSome(left, right, (k) => isVisible(meta, code(meta, meta.rules, i, k)));
-      element.classList.toggle('seen', Boolean(seen));
-      element.classList.toggle('sees', Boolean(sees));
+      const itself = (first, end) => (i >= first && i < end ? [i] : []);
+      const seen = [...queries, ...itself(low, high)].some((q) => isVisible(meta, code(meta, meta.rules, q, i)));
+      const sees = [...keys, ...itself(left, right)].some((k) => isVisible(meta, code(meta, meta.rules, i, k)));
+      element.classList.toggle('seen', seen);
+      element.classList.toggle('sees', sees);
     });
   }
-  // A range lies in one segment, or is a block of the overview: its ends and the bounds inside it decide.
-  function rangeSome(first, end, test) {
-    const last = end - 1;
-    return test(first) || test(last);
+  // Tokens that decide what a range sees and is seen by: its ends, and those of the segments inside it. A block of the
+  // overview may hold several segments whole.
+  function probes(meta, first, end) {
+    const ends = [first, end - 1, ...starts(meta).flatMap((start) => [start - 1, start])];
+    return [...new Set(ends)].filter((token) => token >= first && token < end);
   }
   // The answer's tokens stand behind those of the prompt, in an element that belongs to this script.
   function paintAnswer(meta) {
@@ -313,7 +316,7 @@
     const size = total(meta), owners = Array.from({ length: size }, (_, token) => segmentOf(meta, token));
     const n = meta.segments.length, visible = meta.rules.map((why) => isVisible(meta, why));
     const z = owners.map((asks, q) => Uint8Array.from(owners, (seen, k) =>
-      (visible[(asks * n + seen) * 2 + (k > q ? 1 : 0)] ? meta.z[seen] : 0)));
+      (q === k || visible[(asks * n + seen) * 2 + (k > q ? 1 : 0)] ? meta.z[seen] : 0)));
     const whole = (axis) => Math.abs(Math.abs(axis.range[1] - axis.range[0]) - before) < 1e-6;
     const change = { shapes: frame(meta, size), meta, ...labels(gd, meta) };
     for (const name of ['xaxis', 'yaxis']) {

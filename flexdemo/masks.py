@@ -1,276 +1,300 @@
-"""Masks over token indices. Knows nothing of text or models."""
+"""Masks as tables of segment pairs: strategies, own masks, reasons, density. Torch-free; knows no models and no pages.
+
+A mask is `visible[query segment, key segment, later]`, and a token always sees itself: a cell is
+`visible[own[q], own[k], k > q] | (q == k)`. A segment is any object with `name`, `role`, `start` and `end`; segments
+stand in the order of their tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
+import numpy as np
 
 from .errors import InputError
-from .prompt import ANSWER, PAD, PARAPHRASE, PREFIX, SUFFIX
+from .prompt import Segment
 
-BLOCK = 128  # tokens: FlexAttention's own block size
-MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-def round_up(length: int, multiple: int) -> int:
-    """The least multiple that is not below a length."""
-    return -(-length // multiple) * multiple
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which segment and role each token has: two integer tensors of shape (B, T) on one device.
-
-    Segment ids: 0 prefix, 1..N paraphrases, N + 1 suffix and answer. Roles are those of `prompt`. A token of role PAD
-    belongs to nobody: no other token sees it, and it sees only itself.
-    """
-
-    segments: Tensor
-    roles: Tensor
-
-    def __post_init__(self) -> None:
-        if self.segments.ndim != 2 or self.segments.shape != self.roles.shape:
-            raise ValueError("segments and roles must both have shape (B, T)")
-
-    def to(self, device: torch.device | str) -> Layout:
-        return Layout(self.segments.to(device), self.roles.to(device))
-
-    def until(self, stop: int) -> Layout:
-        """The first `stop` tokens."""
-        return Layout(self.segments[:, :stop], self.roles[:, :stop])
-
-
-def make_layout(segment_ids: Sequence[int], roles: Sequence[int], *, answers: int = 0, pads: int = 0) -> Layout:
-    """Layout (1, T + answers + pads) of one prompt, with room for answer tokens and padding behind it."""
-    segments = torch.tensor([[*segment_ids, *[max(segment_ids, default=0)] * answers, *[-1] * pads]])
-    return Layout(segments, torch.tensor([[*roles, *[ANSWER] * answers, *[PAD] * pads]]))
+EARLIER, LATER = range(2)  # the last axis of a table
+EVERYTHING = "*"
+ITSELF = "visible: itself"
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to mask, as properties of tokens.
+    """One way to mask: a row of the table in DESIGN.
 
-    `shared` marks the keys that every later query sees; `fuses_at` is the first role whose queries see everything
-    earlier (and feel the weights); with `both_ways` a paraphrase's tokens also see later tokens of their own.
+    `shared` names the segments that every later query sees, EVERYTHING for all of them, separators too; queries of the
+    roles in `fuses` see everything earlier and feel the weights; with `both_ways` a wording's tokens also see the later
+    tokens of their own.
     """
 
     name: str
     label: str
     summary: str
-    shared: Callable[[Layout], Tensor]
-    fuses_at: int = SUFFIX
+    shared: tuple[str, ...] = ("prefix",)
+    fuses: tuple[str, ...] = ("suffix", "answer")
     both_ways: bool = False
 
 
-def _prefix(layout: Layout) -> Tensor:
-    return layout.roles == PREFIX
-
-
-def _prefix_and_first(layout: Layout) -> Tensor:
-    return (layout.roles == PREFIX) | (layout.segments == 1)
-
-
-def _nothing(layout: Layout) -> Tensor:
-    return torch.zeros_like(layout.roles, dtype=torch.bool)
-
-
-def _everything(layout: Layout) -> Tensor:
-    return torch.ones_like(layout.roles, dtype=torch.bool)
-
-
 _ALL = (
-    Strategy("segment", "Segment", "A paraphrase sees the prefix and itself; suffix and answer see all.", _prefix),
-    Strategy("isolated", "Isolated", "A paraphrase sees only itself, not even the prefix.", _nothing),
-    Strategy("causal", "Causal (standard attention)", "Every token sees everything earlier.", _everything),
-    Strategy("anchor", "Anchor", "A paraphrase sees the prefix, paraphrase 1 and itself.", _prefix_and_first),
+    Strategy("segment", "Segment", "A paraphrase sees the prefix and itself; suffix and answer see all."),
+    Strategy("isolated", "Isolated", "A paraphrase sees only itself, not even the prefix.", shared=()),
+    Strategy("causal", "Causal (standard attention)", "Every token sees everything earlier.", shared=(EVERYTHING,)),
+    Strategy("anchor", "Anchor", "A paraphrase sees the prefix, paraphrase 1 and itself.", shared=("prefix", "P1")),
     Strategy(
         "late_fusion",
         "Late fusion",
         "The suffix belongs to the last paraphrase; only answer tokens see all.",
-        _prefix,
-        fuses_at=ANSWER,
+        fuses=("answer",),
     ),
     Strategy(
         "bidirectional",
         "Bidirectional (models are not trained for it)",
         "As segment, but a paraphrase's tokens also see the later tokens of their own paraphrase.",
-        _prefix,
         both_ways=True,
     ),
 )
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType({strategy.name: strategy for strategy in _ALL})
 
 
-def _owners(strategy: Strategy, layout: Layout, real: Tensor) -> Tensor:
-    """Segment of each token as the rule sees it: a suffix that does not fuse joins the last paraphrase."""
-    owners = layout.segments
-    if strategy.fuses_at > SUFFIX:
-        last = owners.where(layout.roles == PARAPHRASE, -1).amax(dim=1, keepdim=True)
-        owners = torch.where(layout.roles == SUFFIX, last, owners)
-    alone = torch.arange(-1, -1 - owners.shape[1], -1, device=owners.device)
-    return owners.where(real, alone)
+@dataclass(frozen=True)
+class Edit:
+    """A pair of segments opened or closed: for each query of `query`, the earlier keys of `key`. Either may be `*`."""
+
+    opens: bool
+    query: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{'+' if self.opens else '-'}{self.query}>{self.key}"
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """A strategy over a layout as properties of tokens, each (B, T): all that its mask_mod reads."""
+class Rule:
+    """What a mask's text says: a strategy, and pairs that are opened and closed one after the other."""
 
-    owner: Tensor
-    real: Tensor
-    shared: Tensor
-    fuses: Tensor
-    both_ways: Tensor
+    text: str
+    strategy: Strategy
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.strategy.label, *map(str, self.edits)])
+
+    @property
+    def summary(self) -> str:
+        changed = f" Opened and closed: {' '.join(map(str, self.edits))}." if self.edits else ""
+        return self.strategy.summary + changed
 
 
-def _rule(name: str, layout: Layout) -> _Rule:
+_NAME = r"(prefix|suffix|answer|\*|P[1-9][0-9]*)"
+_PAIR = re.compile(rf"([+-]){_NAME}>{_NAME}")
+
+
+def parse(text: str) -> Rule:
+    """The rule of `STRATEGY[+Q>K|-Q>K]...`, such as `segment+P2>P1-suffix>P3`; InputError for what is none.
+
+    Names are prefix, P1, P2, ..., suffix, answer, and * for all of them. `+Q>K` lets the tokens of Q see the earlier
+    tokens of K, `-Q>K` hides those from them; a later pair counts more than one before it. A pair whose key stands
+    behind its query has no cells and changes nothing. What a wording may not see or be seen by, the separator behind it
+    may not either; opening never opens a separator. A token sees itself and, in `bidirectional`, its wording's later
+    tokens whatever is closed.
+    """
+    name = re.split("[+-]", text, maxsplit=1)[0]
     if name not in STRATEGIES:
-        raise InputError(f"unknown mask strategy {name!r}: choose from {', '.join(STRATEGIES)}")
-    strategy = STRATEGIES[name]
-    real = layout.roles != PAD
-    return _Rule(
-        _owners(strategy, layout, real),
-        real,
-        strategy.shared(layout) & real,
-        (layout.roles >= strategy.fuses_at) & real,
-        layout.roles == PARAPHRASE if strategy.both_ways else _nothing(layout),
-    )
+        raise InputError(
+            f"unknown mask strategy {name!r}: choose from {', '.join(STRATEGIES)}, or open and close pairs of one, as "
+            "in segment+P2>P1-suffix>P3"
+        )
+    edits = []
+    for piece in re.findall("[+-][^+-]*", text[len(name) :]):
+        pair = _PAIR.fullmatch(piece)
+        if pair is None:
+            raise InputError(
+                f"{piece!r} in mask {text!r} is no pair: write +P2>P1 to let P2 see P1 or -P2>P1 to hide P1 from it, "
+                "with names from prefix, P1, P2, ..., suffix, answer, *"
+            )
+        edits.append(Edit(pair[1] == "+", pair[2], pair[3]))
+    return Rule(text, STRATEGIES[name], tuple(edits))
 
 
-def make_mask_mod(name: str, layout: Layout) -> MaskMod:
-    """The one mask_mod of a strategy over a layout; True = visible. Every view of the mask comes from it.
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A rule over the segments of a prompt and the answer behind them: the table, (S, S, 2) booleans.
 
-    All strategies share one closure and differ only in the vectors it reads, so a kernel compiled for one serves all.
-    """
-    return _mask_mod(_rule(name, layout))
-
-
-def _mask_mod(rule: _Rule, start: int = 0) -> MaskMod:
-    owner, real, shared, fuses, both_ways = rule.owner, rule.real, rule.shared, rule.fuses, rule.both_ways
-
-    def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        earlier = kv <= q
-        same_segment = owner[b, q] == owner[b, kv]
-        key_is_shared = shared[b, kv] & real[b, q]
-        query_fuses = fuses[b, q] & real[b, kv]
-        query_looks_ahead = both_ways[b, q]
-        return (earlier & (same_segment | key_is_shared | query_fuses)) | (query_looks_ahead & same_segment)
-
-    if not start:
-        return mask_mod
-    offset = torch.tensor(start, device=owner.device)  # of no dimension: FlexAttention would count one more
-
-    def from_start(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return mask_mod(b, h, q + offset, kv)
-
-    return from_start
-
-
-def block_mask(name: str, layout: Layout, *, start: int = 0) -> BlockMask:
-    """The BlockMask (B, 1, T - start, T) that FlexAttention runs, on the layout's device; start is a multiple of BLOCK.
-
-    Which blocks are empty, partial or full follows from the tokens' properties alone, as a row's segments stand in
-    order: no (T, T) tensor is made. Partial blocks are left to the mask_mod, which stays the only rule.
-    """
-    rule = _rule(name, layout)
-    length = layout.segments.shape[1]
-    if start % BLOCK:
-        raise ValueError(f"a BlockMask begins at a multiple of {BLOCK}, not at {start}")
-    some, full = _block_kinds(rule, -(-length // BLOCK), looks_ahead=STRATEGIES[name].both_ways)
-    (partial, whole), (partial_at, whole_at) = _listed(torch.stack([some > full, full])[:, :, start // BLOCK :])
-    lengths, mask_mod = (length - start, length), _mask_mod(rule, start)
-    return BlockMask.from_kv_blocks(
-        partial, partial_at, whole, whole_at, BLOCK, mask_mod, lengths, compute_q_blocks=False
-    )
-
-
-def _listed(kinds: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks of a row are True, (kinds, B, 1, blocks), and their indices in order, with zeros behind."""
-    rank = kinds.cumsum(dim=-1)  # from 1 on
-    blocks = kinds.shape[-1]
-    # Each index goes to its rank; those of False blocks go to place 0, which is cut off.
-    index = torch.arange(blocks, dtype=torch.int32, device=kinds.device).expand(kinds.shape)
-    listed = index.new_zeros(*kinds.shape[:-1], blocks + 1).scatter_(-1, rank * kinds, index)
-    return rank[:, :, None, :, -1].to(torch.int32), listed[:, :, None, :, 1:].contiguous()
-
-
-REAL, NOT_SHARED, NOT_FUSING, AHEAD = range(4)  # kinds of tokens, for blocks
-
-
-def _block_kinds(rule: _Rule, blocks: int, *, looks_ahead: bool) -> tuple[Tensor, Tensor]:
-    """Blocks (B, blocks, blocks) of queries x keys in which some cell is visible, and in which all are.
-
-    `looks_ahead`: whether any token does. The tensors here are small and launching them is what takes time, so what
-    can be asked at once is stacked, and none is made in vain.
+    Counts and cells are those of the segments' tokens. `muted`: wordings of weight 0, hidden from queries that fuse.
     """
 
-    def grouped(tokens: Tensor, fill: int | bool) -> Tensor:
-        rows, length = tokens.shape
-        if length == blocks * BLOCK:
-            return tokens.view(rows, blocks, BLOCK)
-        padded = torch.full((rows, blocks * BLOCK), fill, dtype=tokens.dtype, device=tokens.device)
-        padded[:, :length] = tokens
-        return padded.view(rows, blocks, BLOCK)
+    rule: Rule
+    segments: tuple[Any, ...]
+    visible: np.ndarray
+    muted: tuple[bool, ...] = ()
 
-    owner, real = grouped(rule.owner, -1), grouped(rule.real, False)
-    shared, fuses = grouped(rule.shared, False), grouped(rule.fuses, False)
-    kinds = [real, real > shared, real > fuses]  # shared and fusing tokens are real
-    if looks_ahead:
-        kinds.append(grouped(rule.both_ways, False))
+    @classmethod
+    def over(cls, text: str, segments: Sequence[Any], *, answers: int = 0) -> Mask:
+        """InputError for a text that is no mask, names a wording that is not there, or hides every wording from the
+        suffix or the answer. The answer is added, with so many tokens."""
+        rule, end = parse(text), segments[-1].end
+        every = (*segments, Segment("answer", "answer", end, end + answers, ""))
+        table = _strategy_table(rule.strategy, every)
+        _edit(table, rule, every)
+        _check_sight(table, rule, every)
+        return cls(rule, every, table, (False,) * len(every))
 
-    # First and last segment among a block's tokens of each kind; above all others and -1 where there is none.
-    chosen = torch.stack(kinds)
-    first, last = owner.where(chosen, rule.owner.shape[1]).amin(-1), owner.where(chosen, -1).amax(-1)
-    has_none, one_segment = last < 0, first == last
-    has_shared, has_fusing = torch.stack([shared, fuses]).any(-1)
-    whole = real.all(-1)
+    def weighted(self) -> Mask:
+        """As the fused view sees it: wordings of weight 0 are hidden from queries that feel the weights."""
+        muted = tuple(getattr(segment, "weight", None) == 0 for segment in self.segments)
+        table = self.visible.copy()
+        table[np.ix_(self._fusing(), np.array(muted), [EARLIER])] = False
+        return replace(self, visible=table, muted=muted)
 
-    def meets(queries: int) -> Tensor:
-        """Whether some segment of the queries' tokens of a kind is among those of the keys."""
-        low, high = torch.maximum(first[queries][:, :, None], first[REAL][:, None]), last[queries][:, :, None]
-        return low <= torch.minimum(high, last[REAL][:, None])
+    def _fusing(self) -> np.ndarray:
+        return np.array([segment.role in self.rule.strategy.fuses for segment in self.segments])
 
-    def one_and_the_same(queries: int, keys: int) -> Tensor:
-        """Whether the queries' tokens of a kind are of one segment, and the keys' of another kind of the same."""
-        one = one_segment[queries][:, :, None] & one_segment[keys][:, None]
-        return one & (first[queries][:, :, None] == first[keys][:, None])
+    def _lengths(self) -> np.ndarray:
+        return np.array([segment.end - segment.start for segment in self.segments], dtype=np.int64)
 
-    index = torch.arange(blocks, device=owner.device)
-    before, same = index[None, :] < index[:, None], index[None, :] == index[:, None]
-    to_shared = has_none[REAL][:, :, None] < has_shared[:, None]
-    to_all = has_fusing[:, :, None] > has_none[REAL][:, None]
-    some = (before & (meets(REAL) | to_shared | to_all)) | same
+    @property
+    def tokens(self) -> int:
+        return int(self._lengths().sum())
 
-    # All cells of an earlier block: its keys that are not shared, if any, are of the one segment of all queries that
-    # do not fuse, if any.
-    full = before & (
-        one_and_the_same(NOT_FUSING, NOT_SHARED) | has_none[NOT_SHARED][:, None] | has_none[NOT_FUSING][:, :, None]
-    )
-    if looks_ahead:
-        all_look = chosen[AHEAD].all(-1)[:, :, None]
-        some, full = some | meets(AHEAD), full | (all_look & one_and_the_same(REAL, REAL))
-    return some, full & (whole[:, :, None] & whole[:, None])
+    def _count(self, chosen: np.ndarray) -> int:
+        """Cells of the chosen pairs (S, S, 2), those between a token and itself left out."""
+        lengths = self._lengths()
+        pairs, same = np.outer(lengths, lengths), np.diag(lengths * (lengths - 1) // 2)
+        cells = np.stack([np.tril(pairs, -1) + same, np.triu(pairs, 1) + same], axis=-1)
+        return int(cells[chosen].sum())
+
+    @property
+    def density(self) -> float:
+        """Visible cells over all cells."""
+        return (self._count(self.visible) + self.tokens) / self.tokens**2
+
+    def difference(self, other: Mask) -> dict[str, int]:
+        """Going from `other` to this mask: cells that stay visible, stop being visible, become visible."""
+        mine, theirs = self.visible, other.visible
+        return {
+            "kept": self._count(mine & theirs) + self.tokens,
+            "removed": self._count(~mine & theirs),
+            "added": self._count(mine & ~theirs),
+        }
+
+    def cells(self) -> np.ndarray:
+        """All cells as booleans (T, T), row = query, True = visible."""
+        first = self.segments[0].start
+        spans = [slice(segment.start - first, segment.end - first) for segment in self.segments]
+        made = np.empty((self.tokens, self.tokens), dtype=bool)
+        for q, rows in enumerate(spans):
+            for k, columns in enumerate(spans):
+                made[rows, columns] = self.visible[q, k, int(k > q)]
+            n = rows.stop - rows.start
+            earlier, later = self.visible[q, q]
+            made[rows, rows] = np.tri(n, k=-1, dtype=bool) & earlier | ~np.tri(n, dtype=bool) & later
+        np.fill_diagonal(made, True)
+        return made
+
+    def reasons(self) -> np.ndarray:
+        """Why the cells of a pair are visible or hidden, (S, S, 2) texts; None for a pair that has no cells."""
+        told = np.full(self.visible.shape, None, dtype=object)
+        base, lengths = _strategy_table(self.rule.strategy, self.segments), self._lengths()
+        for q, k, later in np.ndindex(*told.shape):
+            several = lengths[q] > 1 if q == k else lengths[q] and lengths[k] and later == (k > q)
+            if several:
+                told[q, k, later] = self._reason(q, k, bool(later), bool(base[q, k, later]))
+            elif q == k and lengths[q] and not later:
+                told[q, k, later] = self._reason(q, k, False, True) if self.visible[q, k, later] else ITSELF
+        return told
+
+    def told(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Why each cell of some query and key tokens is visible or hidden, as texts."""
+        owners = np.repeat(np.arange(len(self.segments)), self._lengths())
+        asks, seen = owners[queries][:, None], owners[keys][None, :]
+        words = self.reasons()[asks, seen, (keys[None, :] > queries[:, None]).astype(int)]
+        alone = (queries[:, None] == keys[None, :]) & ~self.visible[asks, seen, EARLIER]
+        return np.where(alone, ITSELF, words)
+
+    def _reason(self, q: int, k: int, later: bool, by_strategy: bool) -> str:
+        asks, seen = self.segments[q], self.segments[k]
+        sees = bool(self.visible[q, k, int(later)])
+        if not sees and not later and self.muted[k] and asks.role in self.rule.strategy.fuses:
+            return "hidden: weight 0"
+        if sees != by_strategy:
+            edit = next(e for e in self.rule.edits[::-1] if e.opens == sees and _means(e, self.segments)[q, k])
+            return f"visible: opened by {edit}" if sees else f"hidden: closed by {edit}"
+        if not sees:
+            if later:
+                return "hidden: later token"
+            if "separator" in (asks.role, seen.role):
+                return "hidden: separators are for standard attention"
+            return "hidden: prefix" if seen.role == "prefix" else "hidden: other paraphrase"
+        if later:
+            return "visible: later token of the same paraphrase"
+        if seen.role == "prefix":
+            return "visible: prefix"
+        if q == k:
+            return "visible: earlier answer token" if asks.role == "answer" else f"visible: own {asks.role}"
+        if asks.role in self.rule.strategy.fuses:
+            others = [i for i in range(q) if not self.muted[i] and self.segments[i].role != "separator"]
+            all_of_it = self.visible[q, others, EARLIER].all()
+            return f"visible: fused ({asks.role} sees all)" if all_of_it else f"visible: fused into the {asks.role}"
+        if asks.role == "suffix" and self.rule.strategy.shared != (EVERYTHING,):
+            return "visible: the paraphrase its suffix joins"
+        return f"visible: earlier {seen.role}"
 
 
-def dense_mask(mask_mod: MaskMod, layout: Layout, *, start: int = 0, stop: int | None = None) -> Tensor:
-    """The mask as booleans (B, stop - start, T): a row for each query token from `start` to `stop`."""
-    batch, length = layout.segments.shape
-    device = layout.segments.device
-    b = torch.arange(batch, device=device)[:, None, None]
-    q = torch.arange(start, length if stop is None else stop, device=device)[None, :, None]
-    kv = torch.arange(length, device=device)[None, None, :]
-    return mask_mod(b, torch.zeros_like(b), q, kv).expand(batch, q.shape[1], length)
+def _strategy_table(strategy: Strategy, segments: Sequence[Any]) -> np.ndarray:
+    names, roles = np.array([s.name for s in segments]), np.array([s.role for s in segments])
+    count, everything = len(segments), EVERYTHING in strategy.shared
+    wordings, fuses = roles == "paraphrase", np.isin(roles, strategy.fuses)
+    earlier = np.eye(count, dtype=bool) | fuses[:, None] | np.isin(names, strategy.shared)[None, :] | everything
+    if not fuses[roles == "suffix"].all() and wordings.any():
+        earlier[roles == "suffix", np.flatnonzero(wordings)[-1]] = True
+    if not everything:
+        separators = roles == "separator"
+        earlier &= ~separators[:, None] & ~separators[None, :]
+    later = np.diag(wordings & strategy.both_ways)
+    return np.stack([np.tril(earlier), later], axis=-1)
 
 
-def density(mask_mod: MaskMod, layout: Layout) -> float:
-    """Visible cells over all T x T cells of the first layout of a batch, counted some query rows at a time."""
-    length = layout.segments.shape[1]
-    rows = max(1, 2**22 // length)
-    visible = 0
-    for start in range(0, length, rows):
-        visible += int(dense_mask(mask_mod, layout, start=start, stop=min(length, start + rows))[0].sum())
-    return visible / length**2
+def _means(edit: Edit, segments: Sequence[Any]) -> np.ndarray:
+    """The pairs (S, S) that an edit opens or closes; a separator is closed with the wording before it."""
+    names, before = [], ""
+    for segment in segments:
+        before = segment.name if segment.role == "paraphrase" else before
+        if segment.role != "separator":
+            names.append({segment.name, EVERYTHING})
+        else:
+            names.append(set() if edit.opens else {before, EVERYTHING})
+    asks, seen = (np.array([name in meant for meant in names]) for name in (edit.query, edit.key))
+    return np.tril(np.outer(asks, seen))
+
+
+def _edit(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
+    """Open and close the rule's pairs in a table."""
+    wordings = [segment.name for segment in segments if segment.role == "paraphrase"]
+    for edit in rule.edits:
+        for name in (edit.query, edit.key):
+            if name.startswith("P") and name not in wordings:
+                there = " to ".join(dict.fromkeys([*wordings[:1], *wordings[-1:]])) or "none"
+                raise InputError(
+                    f"{str(edit)!r} in mask {rule.text!r} names {name}, which is not there: this prompt's wordings are "
+                    f"{there}"
+                )
+        table[_means(edit, segments), EARLIER] = edit.opens
+
+
+def _check_sight(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
+    """The first answer token follows from the suffix: without a wording to see, neither would answer the question."""
+    wordings = np.array([segment.role == "paraphrase" for segment in segments])
+    if not wordings.any():
+        return
+    for i, segment in enumerate(segments):
+        if segment.role in ("suffix", "answer") and not table[i, wordings, EARLIER].any():
+            raise InputError(
+                f"mask {rule.text!r} hides every wording from the {segment.role}: leave one open, such as "
+                f"{segment.role}>P1"
+            )

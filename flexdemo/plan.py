@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from .errors import InputError
-from .masks import STRATEGIES, dense_mask, density, make_layout, make_mask_mod
+from .masks import Mask, parse
 from .prompt import POSITIONS, SegmentedPrompt
 from .request import PLAIN, Ape
 
@@ -32,7 +31,7 @@ class Scheme:
         return f"{self.strategy}/{self.positions}/{'weights' if self.weighted else 'raw'}"
 
     def check(self) -> None:
-        """Raise InputError for an unknown strategy or position scheme."""
+        """Raise InputError for what is no mask or no position scheme."""
         check_encoding(self.encoding)
 
     def view(self, prompt: SegmentedPrompt, ape: Ape = PLAIN) -> View:
@@ -50,51 +49,47 @@ LADDER = (
 )
 
 
-def check_encoding(encoding: Encoding) -> None:
-    """Raise InputError for an unknown strategy or position scheme."""
-    for what, name, table in (
-        ("mask strategy", encoding.strategy, STRATEGIES),
-        ("position scheme", encoding.positions, POSITIONS),
-    ):
-        if name not in table:
-            raise InputError(f"unknown {what} {name!r}: choose from {', '.join(table)}")
+def check_encoding(encoding: Encoding, prompt: SegmentedPrompt | None = None) -> None:
+    """Raise InputError for what is no mask or no position scheme, or, with a prompt, does not fit its wordings."""
+    parse(encoding.strategy)
+    if prompt is not None:
+        Mask.over(encoding.strategy, prompt.segments)
+    if encoding.positions not in POSITIONS:
+        raise InputError(f"unknown position scheme {encoding.positions!r}: choose from {', '.join(POSITIONS)}")
 
 
 def mask_array(prompt: SegmentedPrompt, strategy: str) -> np.ndarray:
     """The mask over the packed prompt as booleans (T, T), row = query, True = visible."""
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    return dense_mask(make_mask_mod(strategy, layout), layout)[0].numpy()
+    return Mask.over(strategy, prompt.segments).cells()
+
+
+def mask_rows(cells: np.ndarray) -> list[str]:
+    """A text of 0 and 1 (1 = visible) for each row of booleans (T, T)."""
+    return [row.tobytes().decode("ascii") for row in np.where(cells, np.uint8(ord("1")), np.uint8(ord("0")))]
 
 
 def mask_facts(prompt: SegmentedPrompt, encoding: Encoding) -> dict[str, Any]:
     """Strategy, positions and density of the mask over the packed prompt, suffix included, before weights hide any."""
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    visible = density(make_mask_mod(encoding.strategy, layout), layout)
+    visible = Mask.over(encoding.strategy, prompt.segments).density
     return {"strategy": encoding.strategy, "positions": encoding.positions, "density": visible}
 
 
 def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: str | None = None) -> dict[str, Any]:
     """The JSON of the command `mask` and of `/mask`: rows of 0 and 1 (1 = visible), a row for each query token."""
-    rows = mask_array(prompt, strategy)
-    facts = mask_facts(prompt, Encoding(strategy, positions))
-    out: dict[str, Any] = {"rows": ["".join(map(str, row)) for row in rows.astype(int).tolist()], **facts}
+    mask = Mask.over(strategy, prompt.segments)
+    out: dict[str, Any] = {"rows": mask_rows(mask.cells()), **mask_facts(prompt, Encoding(strategy, positions))}
     out["tokens"] = list(prompt.tokens)
     out["segment_ids"] = list(prompt.segment_ids)
     out["position_ids"] = list(prompt.position_ids(positions))
     if against is not None:
-        other = mask_array(prompt, against)
-        out["against"] = {
-            **mask_facts(prompt, Encoding(against, positions)),
-            "kept": int((rows & other).sum()),
-            "removed": int((~rows & other).sum()),
-            "added": int((rows & ~other).sum()),
-        }
+        changes = mask.difference(Mask.over(against, prompt.segments))
+        out["against"] = {**mask_facts(prompt, Encoding(against, positions)), **changes}
     return out
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Mask strategy + position scheme: one prefill, one KV cache."""
+    """Mask (a strategy or one of your own) + position scheme: one prefill, one KV cache."""
 
     strategy: str = "segment"
     positions: str = "aligned"
@@ -116,7 +111,7 @@ def fused_view(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape = PLAIN) ->
     return View("flex", encoding, prompt.weights, prompt.suffix_position(encoding.positions), ape)
 
 
-Combine = Callable[[Tensor, Sequence[float]], Tensor]
+Combine = Callable[[Any, Sequence[float]], Any]
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,23 @@
-"""Question + paraphrases -> token, segment and position ids. Torch-free; the tokenizer is passed in."""
+"""Question + paraphrases -> token, segment and position ids. Torch-free; the tokenizer is passed in.
+
+Every wording's own prompt is rendered and tokenised whole, as transformers does it; segments are found in its ids.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from .errors import InputError, first_line
+from .errors import InputError
+from .template import CUT, Shots, Template, check_text, make_template, protected
 
 PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD, SEPARATOR = range(6)
 ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad", "separator")
+THINK, THOUGHT = "<think>", "</think>"  # what a model writes around its reasoning
 
 POSITIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -38,22 +44,11 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Template:
-    """The pieces around the paraphrases: ids before them, text around each, ids after them.
-
-    Plain models read `Q: ...\\n` segments and answer after `A:`; chat models are asked through their own template.
-    """
-
-    kind: str
-    prefix_ids: tuple[int, ...]
-    before: str
-    after: str
-    suffix_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class SegmentedPrompt:
-    """One packed prompt: prefix, paraphrases P1 (the question) ... PN, suffix; each token in exactly one segment."""
+    """One packed prompt: prefix, paraphrases P1 (the question) ... PN, suffix; each token in exactly one segment.
+
+    In a chat prompt separators S1 ... stand behind all paraphrases but the last, for standard attention alone.
+    """
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
@@ -91,6 +86,18 @@ class SegmentedPrompt:
             groups.append(found)
         return tuple(groups)
 
+    def tokens_seen(self, strategy: str) -> tuple[int, ...]:
+        """How many tokens of each of `groups` the suffix sees under a strategy: prefix, P1 ... PN, suffix."""
+        seen = [0] * (len(self.paraphrases) + 2)
+        for segment, group in zip(self.segments, self.groups, strict=True):
+            seen[group] += len(segment) if segment.role != "separator" or strategy == "causal" else 0
+        return tuple(seen)
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the prompt itself begins the model's reasoning: the answer is what follows it."""
+        return self.segments[-1].text.rstrip().endswith(THINK)
+
     @property
     def suffix_start(self) -> int:
         return self.segments[-1].start
@@ -112,17 +119,19 @@ class SegmentedPrompt:
         """Position of every token under a scheme of POSITIONS, (T,); the fused view's suffix unless told otherwise."""
         if positions not in POSITIONS:
             raise InputError(f"unknown position scheme {positions!r}: choose from {', '.join(POSITIONS)}")
-        prefix, last = self.segments[0], self.segments[-1]
-        ids = list(range(len(prefix)))
-        for segment in self.paraphrases:
-            start = {
-                "aligned": prefix.end,
-                "right_aligned": prefix.end + self.longest - len(segment),
-                "sequential": segment.start,
-            }[positions]
+        prefix, ids = self.segments[0].end, []
+        starts = {
+            "aligned": lambda segment: prefix,
+            "right_aligned": lambda segment: prefix + self.longest - len(segment),
+            "sequential": lambda segment: segment.start,
+        }
+        for segment in self.segments:
+            start = ids[-1] + 1 if ids else 0  # the prefix; a separator goes on where its paraphrase ends
+            if segment.role == "paraphrase":
+                start = starts[positions](segment)
+            elif segment.role == "suffix":
+                start = self.suffix_position(positions) if suffix_position is None else suffix_position
             ids.extend(range(start, start + len(segment)))
-        start = self.suffix_position(positions) if suffix_position is None else suffix_position
-        ids.extend(range(start, start + len(last)))
         return tuple(ids)
 
 
@@ -158,28 +167,6 @@ def weights_without(weights: Sequence[float], hidden: int) -> tuple[float, ...] 
     return kept if all(weight == 1 for weight in weights) else normalise_weights(kept, len(kept))
 
 
-def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a user's text. A special or added token typed by a user stays text: it is split before it can match."""
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    added = tokenizer.added_tokens_decoder
-    literal = next((str(added[i]) for i in ids if i in added and str(added[i]) in text), None)
-    if literal is None or len(literal) < 2:
-        return ids
-    cut = text.index(literal) + len(literal) // 2
-    return encode_text(tokenizer, text[:cut]) + encode_text(tokenizer, text[cut:])
-
-
-def check_text(text: str, what: str) -> str:
-    """The text without outer spaces, or an InputError that names `what`."""
-    if not isinstance(text, str):
-        raise InputError(f"{what} must be text, not {type(text).__name__}")
-    if not text.strip():
-        raise InputError(f"{what} is empty: write a question such as 'What is the capital of Peru?'")
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise InputError(f"{what} contains half a character (a lone surrogate): type it again or paste it as UTF-8")
-    return text.strip()
-
-
 def check_wordings(
     question: str, paraphrases: Sequence[str], weights: Sequence[float] | str | None
 ) -> tuple[list[str], tuple[float, ...]]:
@@ -191,62 +178,6 @@ def check_wordings(
     return wordings, normalise_weights(weights, len(wordings))
 
 
-def plain_template(tokenizer: Any, prefix: str = "") -> Template:
-    """`Q: ...` segments and the suffix `A:`, after BOS (once, if the tokenizer has one) and the user's prefix."""
-    bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    text = f"{prefix.rstrip()}\n" if prefix.strip() else ""
-    prefix_ids = (*bos, *encode_text(tokenizer, text)) if text else bos
-    return Template("plain", prefix_ids, "Q: ", "\n", tuple(encode_text(tokenizer, "A:")))
-
-
-def chat_template(tokenizer: Any, prefix: str = "") -> Template:
-    """The tokenizer's chat template rendered once around a sentinel and split there.
-
-    Prefix and suffix hold the template's special tokens; the user's text never does.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError("this model has no chat template: use --template plain")
-    from jinja2 import TemplateError  # here, or help and bad arguments would wait for its import
-
-    sentinel = "flexdemoSentinel7319"
-    message = {"role": "user", "content": sentinel}
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise InputError(
-            f"this model's chat template cannot be rendered ({first_line(error)}): use --template plain"
-        ) from error
-    if rendered.count(sentinel) != 1:
-        raise InputError(
-            "this model's chat template does not hold the user's message exactly once: use --template plain"
-        )
-    head, tail = rendered.split(sentinel)
-    prefix_ids = tokenizer.encode(head, add_special_tokens=False)
-    bos = tokenizer.bos_token_id
-    if bos is not None and bos not in prefix_ids and tokenizer.encode("")[:1] == [bos]:
-        prefix_ids = [bos, *prefix_ids]
-    if prefix.strip():
-        prefix_ids = [*prefix_ids, *encode_text(tokenizer, f"{prefix.rstrip()}\n")]
-    suffix_ids = tokenizer.encode(tail, add_special_tokens=False)
-    if not suffix_ids:
-        raise InputError("this model's chat template ends with the user's message: use --template plain")
-    return Template("chat", tuple(prefix_ids), "", "\n", tuple(suffix_ids))
-
-
-TEMPLATES = MappingProxyType({"plain": plain_template, "chat": chat_template})
-
-
-def make_template(tokenizer: Any, prefix: str = "", kind: str = "auto") -> Template:
-    """The template called `kind`; "auto" is "chat" for a tokenizer that has a chat template, else "plain"."""
-    if kind == "auto":
-        kind = "chat" if getattr(tokenizer, "chat_template", None) else "plain"
-    if kind not in TEMPLATES:
-        raise InputError(f"unknown template {kind!r}: choose from auto, {', '.join(TEMPLATES)}")
-    return TEMPLATES[kind](tokenizer, check_text(prefix, "the prefix") if prefix.strip() else "")
-
-
 def build_prompt(
     tokenizer: Any,
     question: str,
@@ -254,20 +185,42 @@ def build_prompt(
     *,
     weights: Sequence[float] | str | None = None,
     prefix: str = "",
-    template: str = "auto",
+    template: str | Template = "auto",
+    shots: Shots = (),
 ) -> SegmentedPrompt:
-    """The packed prompt of a question (P1) and its paraphrases (P2 ... PN); InputError for what cannot be asked."""
+    """The packed prompt of a question (P1) and its paraphrases (P2 ... PN); InputError for what cannot be asked.
+
+    `template` is a name, or a Template that was made of prefix and shots before.
+    """
     wordings, shares = check_wordings(question, paraphrases, weights)
-    return pack(tokenizer, wordings, shares, make_template(tokenizer, prefix, template))
+    if isinstance(template, str):
+        template = make_template(tokenizer, prefix, template, shots=shots)
+    return pack(tokenizer, wordings, shares, template)
 
 
-def pack(tokenizer: Any, wordings: Sequence[str], weights: tuple[float, ...], pieces: Template) -> SegmentedPrompt:
-    """Tokenise every piece once and concatenate the ids."""
-    named: list[tuple[str, str, Sequence[int], float | None]] = [("prefix", "prefix", pieces.prefix_ids, None)]
-    for i, (text, weight) in enumerate(zip(wordings, weights, strict=True), start=1):
-        ids = encode_text(tokenizer, f"{pieces.before}{text}{pieces.after}")
-        named.append((f"P{i}", "paraphrase", ids, weight))
-    named.append(("suffix", "suffix", pieces.suffix_ids, None))
+def pack(tokenizer: Any, wordings: Sequence[str], weights: tuple[float, ...], template: Template) -> SegmentedPrompt:
+    """Tokenise each wording's prompt whole: what all agree on before and behind the wordings is prefix and suffix.
+
+    A token across the border of a wording is the wording's. Prefix + Pi + suffix are the ids of Pi's own prompt.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError("this model's tokenizer does not tell where tokens stand: give a folder with tokenizer.json")
+    wholes = [_whole(tokenizer, template, wording) for wording in wordings]
+    backwards = [ids[::-1] for ids, _, _ in wholes]
+    first = _agreed([ids for ids, _, _ in wholes], min(before for _, before, _ in wholes))
+    last = _agreed(backwards, min(behind for _, _, behind in wholes))
+    if not last and template.kind == "plain" and all(len(ids) > first + 1 for ids in backwards):
+        last = _agreed(backwards, 1)  # the cue and the end of the line are one token
+    if not last:
+        raise InputError(f"no token behind the wordings is the same for all of them: {_OTHER[template.kind]}")
+    between = _separator(tokenizer) if template.kind == "chat" else []
+
+    named: list[tuple[str, str, Sequence[int], float | None]] = [("prefix", "prefix", wholes[0][0][:first], None)]
+    for i, ((ids, _, _), weight) in enumerate(zip(wholes, weights, strict=True), start=1):
+        named.append((f"P{i}", "paraphrase", ids[first : len(ids) - last], weight))
+        if between and i < len(wholes):
+            named.append((f"S{i}", "separator", between, None))
+    named.append(("suffix", "suffix", wholes[0][0][-last:], None))
 
     token_ids: list[int] = []
     segments: list[Segment] = []
@@ -276,7 +229,61 @@ def pack(tokenizer: Any, wordings: Sequence[str], weights: tuple[float, ...], pi
         token_ids.extend(ids)
         segments.append(Segment(name, role, start, len(token_ids), decode_ids(tokenizer, ids), weight))
     tokens = tuple(token_texts(tokenizer, token_ids))
-    return SegmentedPrompt(tuple(token_ids), tokens, tuple(segments), weights, pieces.kind)
+    return SegmentedPrompt(tuple(token_ids), tokens, tuple(segments), weights, template.kind)
+
+
+_OTHER = MappingProxyType({"chat": "use --template plain", "plain": "this model's tokenizer cannot ask in lines"})
+
+
+def _agreed(rows: Sequence[Sequence[int]], most: int) -> int:
+    """How many ids at the beginning of all rows are equal, at most `most`."""
+    columns = zip(*(row[:most] for row in rows), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _whole(tokenizer: Any, template: Template, wording: str) -> tuple[list[int], int, int]:
+    """Ids of a wording's own prompt, and how many of them stand before and behind the wording's segment."""
+    text = template.render(protected(tokenizer, wording))
+    start, end = len(template.head), len(text) - len(template.tail)
+    if start >= end or not (text.startswith(template.head) and text.endswith(template.tail)):
+        raise InputError(f"this model's chat template changes with the message: {_OTHER['chat']}")
+    ids, places = _tokenise(tokenizer, text, special=template.kind == "plain")
+    start, end = start - text.count(CUT, 0, start), end - text.count(CUT, 0, end)
+    inside = [i for i, (first, last) in enumerate(places) if first < end and last > start]
+    if not inside:
+        raise InputError(f"this model's tokenizer makes no token of {wording[:40]!r}: ask in other words")
+    return ids, inside[0], len(ids) - 1 - inside[-1]
+
+
+def _tokenise(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a text and the characters that each stands for; a CUT is none, and no token goes across it.
+
+    `special`: with what the tokenizer adds around a text.
+    """
+    asked = {"return_offsets_mapping": True, "verbose": False}
+    first, *rest = text.split(CUT)
+    told = tokenizer(first, add_special_tokens=special, return_special_tokens_mask=True, **asked)
+    ids, places = list(told["input_ids"]), list(told["offset_mapping"])
+    added = sum(1 for _ in itertools.takewhile(bool, told["special_tokens_mask"][::-1])) if special and rest else 0
+    closing, ids, places, at = ids[len(ids) - added :], ids[: len(ids) - added], places[: len(ids) - added], len(first)
+    # After a line end, or a tokenizer of SentencePiece's kind would put a space before each piece.
+    pieces = tokenizer([f"\n{piece}" for piece in rest], add_special_tokens=False, **asked) if rest else {}
+    for i, piece in enumerate(rest):
+        for token, (start, end) in zip(pieces["input_ids"][i], pieces["offset_mapping"][i], strict=True):
+            if end > 1:
+                ids.append(token)
+                places.append((at + start - 1, at + end - 1))
+        at += len(piece)
+    places = [
+        (places[i - 1][1] if i and start == end else start, end) for i, (start, end) in enumerate(places)
+    ]  # some tokenizers leave white space out of a token's place: nothing is left of a line end's
+    return ids + closing, places + [(0, 0)] * added
+
+
+def _separator(tokenizer: Any) -> list[int]:
+    """Ids of a line end between two texts; none for a tokenizer that drops it."""
+    ids, places = _tokenise(tokenizer, "a\nb", special=False)
+    return [token for token, (start, end) in zip(ids, places, strict=True) if start >= 1 and 1 < end <= 2]
 
 
 def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
@@ -284,6 +291,25 @@ def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     return [decode_ids(tokenizer, [i]) for i in token_ids]
 
 
+def alike(prompts: Sequence[SegmentedPrompt]) -> list[list[int]]:
+    """Indices of prompts that fit in one batch: their suffixes have as many tokens."""
+    groups: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(len(prompt.segments[-1]), []).append(i)
+    return list(groups.values())
+
+
 def decode_ids(tokenizer: Any, token_ids: Sequence[int], *, skip_special: bool = False) -> str:
-    """Text of ids as the model wrote it: no spaces before punctuation are cleaned away."""
-    return tokenizer.decode(list(token_ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+    """Text of ids as the model wrote it: no spaces before punctuation are cleaned away.
+
+    The marks around its reasoning are kept even where they are special tokens.
+    """
+
+    def decode(ids: Sequence[int], skip: bool) -> str:
+        return tokenizer.decode(list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+
+    if not skip_special:
+        return decode(token_ids, False)
+    marks = {i for i in tokenizer.convert_tokens_to_ids([THINK, THOUGHT]) if i != tokenizer.unk_token_id}
+    groups = itertools.groupby(token_ids, key=marks.__contains__)
+    return "".join(decode(list(ids), not is_mark) for is_mark, ids in groups)

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers
 
 HERE = Path(__file__).parent
 FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[0] not in "._")
 sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
 
 import models
+import torch
+import transformers
 from browser_visit import (  # noqa: F401 (fixtures)
     browser,
     bundled_url,
@@ -43,7 +43,6 @@ from flexdemo.engine.model import LanguageModel, prepare
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
     from hosting import local, space, space_client  # noqa: F401 (fixtures)
 
-os.environ["FLEXDEMO_CACHE"] = ""  # no test sees the page of another's start
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")
 

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 STRATEGIES = ("segment", "isolated", "causal", "anchor", "late_fusion", "bidirectional")
+OWN_MASKS = ("segment+P2>P1", "causal-P3>P1-suffix>P2", "bidirectional+P3>*-P2>P2")  # some for three wordings
 SCHEMES = ("aligned", "right_aligned", "sequential")
 
 
 @dataclass(frozen=True)
 class Token:
-    """What the mask needs to know of a token: its role, and for a paraphrase's token which paraphrase (1..N)."""
+    """What the mask needs to know of a token: its role, and for a token of a paraphrase, or of the separator behind it,
+    which paraphrase (1..N)."""
 
     role: str
     paraphrase: int = 0
@@ -31,23 +33,49 @@ def prompt_tokens(segments: Sequence[Mapping[str, Any]], answers: int = 0) -> li
     number = 0
     for segment in segments:
         number += segment["role"] == "paraphrase"
-        one = Token(segment["role"], number if segment["role"] == "paraphrase" else 0)
+        one = Token(segment["role"], number if segment["role"] in ("paraphrase", "separator") else 0)
         tokens += [one] * (segment["end"] - segment["start"])
     return tokens + [Token("answer")] * answers
 
 
-def fuses(strategy: str, token: Token) -> bool:
-    """Whether a query sees everything earlier and feels the weights."""
-    if strategy == "late_fusion":
+def pairs_of(text: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """A mask of one's own, such as `segment+P2>P1-suffix>P3`, as its strategy and (+ or -, query, key) of each pair."""
+    strategy, *rest = text.replace("+", " +").replace("-", " -").split()
+    return strategy, [(pair[0], *pair[1:].split(">")) for pair in rest]
+
+
+def is_meant(name: str, token: Token, sign: str) -> bool:
+    """Whether a name in a pair means a token; a separator is closed with the paraphrase before it, never opened."""
+    if token.role == "separator":
+        return sign == "-" and name in ("*", f"P{token.paraphrase}")
+    return name in ("*", f"P{token.paraphrase}" if token.role == "paraphrase" else token.role)
+
+
+def fuses(text: str, token: Token) -> bool:
+    """Whether a query sees everything earlier, if no pair is closed, and feels the weights."""
+    if pairs_of(text)[0] == "late_fusion":
         return token.role == "answer"
     return token.role in ("suffix", "answer")
 
 
-def sees(strategy: str, tokens: Sequence[Token], q: int, k: int) -> bool:
-    """The table of DESIGN.md section 1, one cell."""
+def sees(text: str, tokens: Sequence[Token], q: int, k: int) -> bool:
+    """One cell of a strategy, or of one with pairs opened and closed for earlier keys, the last of them counting."""
     query, key = tokens[q], tokens[k]
-    if "pad" in (query.role, key.role):
+    if q == k or "pad" in (query.role, key.role):
         return q == k
+    strategy, pairs = pairs_of(text)
+    seen = sees_by_strategy(strategy, tokens, q, k)
+    for sign, of_query, of_key in pairs:
+        if k < q and is_meant(of_query, query, sign) and is_meant(of_key, key, sign):
+            seen = sign == "+"
+    return seen
+
+
+def sees_by_strategy(strategy: str, tokens: Sequence[Token], q: int, k: int) -> bool:
+    """The table of DESIGN.md section 1, one cell between two tokens."""
+    query, key = tokens[q], tokens[k]
+    if strategy != "causal" and "separator" in (query.role, key.role):
+        return False
     if strategy == "bidirectional" and query.role == "paraphrase" and query == key:
         return True
     if k > q:
@@ -87,16 +115,19 @@ def positions(
 ) -> list[int]:
     """Position ids of a packed prompt and of answer tokens behind it."""
     lengths = [s["end"] - s["start"] for s in segments]
-    prefix, paraphrases, suffix = lengths[0], lengths[1:-1], lengths[-1]
+    prefix, suffix = lengths[0], lengths[-1]
+    longest = max(s["end"] - s["start"] for s in segments if s["role"] == "paraphrase")
     if scheme == "sequential":
-        ids = list(range(prefix + sum(paraphrases)))
+        ids = list(range(sum(lengths[:-1])))
         start = len(ids)
     else:
         ids = list(range(prefix))
-        for length in paraphrases:
-            first = prefix + (max(paraphrases) - length if scheme == "right_aligned" else 0)
+        for segment, length in list(zip(segments, lengths, strict=True))[1:-1]:
+            first = prefix + (longest - length if scheme == "right_aligned" else 0)
+            if segment["role"] == "separator":  # right behind its paraphrase
+                first = ids[-1] + 1
             ids += [first + j for j in range(length)]
-        start = prefix + max(paraphrases)
+        start = prefix + longest
     start = start if suffix_position is None else suffix_position
     return ids + [start + j for j in range(suffix + answers)]
 
@@ -125,6 +156,9 @@ def decode(
 ) -> Decoded:
     """Greedy decoding by a plain eager model, the whole sequence recomputed for every token."""
     ids, chosen, logprobs, told = list(token_ids), [], [], []
+    told_of = [
+        i for i, segment in enumerate(segments) if segment["role"] != "separator"
+    ]  # it counts with the one before
     for t in range(new_tokens):
         tokens = prompt_tokens(segments, answers=t)
         out = model(
@@ -140,8 +174,8 @@ def decode(
         ids.append(chosen[-1])
         if masses:
             row = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean(dim=(0, 1))  # (n,)
-            bounds = [(s["start"], s["end"]) for s in segments[:-1]] + [(segments[-1]["start"], len(row))]
-            told.append([float(row[a:b].sum()) for a, b in bounds])
+            starts = [segments[i]["start"] for i in told_of]
+            told.append([float(row[a:b].sum()) for a, b in zip(starts, [*starts[1:], len(row)], strict=True)])
     return Decoded(chosen, logprobs, told)
 
 
@@ -205,7 +239,7 @@ def expected_views(
     """{(method, view): (weights, suffix position)} as DESIGN.md gives them."""
     given = [s["weight"] for s in segments if s["role"] == "paraphrase"]
     n, prefix = len(given), segments[0]["end"]
-    own = [prefix + s["end"] - s["start"] for s in segments[1:-1]]
+    own = [prefix + s["end"] - s["start"] for s in segments if s["role"] == "paraphrase"]
     one_hot = [[float(i == j) for j in range(n)] for i in range(n)]
     start = segments[-1]["start"]
     views = {("flex", "flex"): (given, start if scheme == "sequential" else max(own))}
@@ -255,7 +289,8 @@ def decode_ape(model: Any, result: Mapping[str, Any], temperature: float, scale:
         tokens = prompt_tokens(prompt["segments"], answers=t)
         fusing = torch.tensor([fuses(facts["strategy"], token) for token in tokens])
         context = torch.tensor([token.role == "paraphrase" for token in tokens])
-        felt = torch.tensor([math.log(view["weights"][k.paraphrase - 1]) if k.paraphrase else 0.0 for k in tokens])
+        weights = [view["weights"][k.paraphrase - 1] if k.role == "paraphrase" else 1.0 for k in tokens]
+        felt = torch.tensor(weights).log()
         places = positions(prompt["segments"], facts["positions"], suffix_position=view["suffix_position"], answers=t)
         out = model(
             input_ids=torch.tensor([ids]),

@@ -1,212 +1,205 @@
-"""Masks against a double loop in plain Python."""
+"""Masks as tables, against a double loop in plain Python and against counting cells one by one."""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 
+import numpy as np
 import oracle
 import pytest
-import torch
 
 from flexdemo.errors import InputError
-from flexdemo.masks import (
-    STRATEGIES,
-    Layout,
-    _block_kinds,
-    _rule,
-    block_mask,
-    dense_mask,
-    density,
-    make_layout,
-    make_mask_mod,
-)
-from flexdemo.prompt import ANSWER, PAD, PARAPHRASE, PREFIX, SUFFIX
-
-ROLES = {"prefix": PREFIX, "paraphrase": PARAPHRASE, "suffix": SUFFIX, "answer": ANSWER, "pad": PAD}
+from flexdemo.masks import ITSELF, STRATEGIES, Mask, parse
+from flexdemo.plan import Encoding, check_encoding, mask_rows
+from flexdemo.prompt import Segment
 
 
-def layout_of(tokens: Sequence[oracle.Token]) -> Layout:
-    """The engine's layout of the oracle's tokens."""
-    last = max(token.paraphrase for token in tokens) + 1
-    numbers = {"prefix": 0, "suffix": last, "answer": last, "pad": -1}
-    segments = [numbers.get(token.role, token.paraphrase) for token in tokens]
-    return Layout(torch.tensor([segments]), torch.tensor([[ROLES[token.role] for token in tokens]]))
+def segments_of(lengths: Sequence[int], *, separators: bool = False, prefix: int = 2, suffix: int = 2) -> list[Segment]:
+    """Segments of a packed prompt with wordings of some lengths; separators of one token stand between them."""
+    pieces = [("prefix", "prefix", prefix)]
+    for i, length in enumerate(lengths, start=1):
+        pieces.append((f"P{i}", "paraphrase", length))
+        if separators and i < len(lengths):
+            pieces.append((f"S{i}", "separator", 1 + i % 2))
+    made, start = [], 0
+    for name, role, length in [*pieces, ("suffix", "suffix", suffix)]:
+        made.append(Segment(name, role, start, start + length, ""))
+        start += length
+    return made
 
 
-def random_tokens(rng: random.Random, *, padding: bool) -> list[oracle.Token]:
-    """A packed prompt of random lengths, empty prefixes too; pads in front of the suffix and behind."""
-    tokens = [oracle.Token("prefix")] * rng.randrange(0, 4)
-    for i in range(1, rng.randrange(2, 6)):
-        tokens += [oracle.Token("paraphrase", i)] * rng.randrange(1, 6)
-    pads = [oracle.Token("pad")] * rng.randrange(1, 4) if padding else []
-    tokens += [*pads, *[oracle.Token("suffix")] * rng.randrange(1, 4), *[oracle.Token("answer")] * rng.randrange(0, 4)]
-    return tokens + pads
+def random_segments(rng: random.Random) -> list[Segment]:
+    lengths = [rng.randrange(1, 6) for _ in range(rng.randrange(1, 6))]
+    return segments_of(lengths, separators=rng.random() < 0.5, prefix=rng.randrange(0, 4), suffix=rng.randrange(1, 4))
+
+
+def random_mask(rng: random.Random, wordings: int) -> str:
+    """A strategy with up to six pairs; suffix and answer keep one wording that no pair after it closes."""
+    names = ["prefix", *(f"P{i + 1}" for i in range(wordings)), "suffix", "answer", "*"]
+    pairs = [f"{rng.choice('+-')}{rng.choice(names)}>{rng.choice(names)}" for _ in range(rng.randrange(0, 7))]
+    kept = f"P{rng.randrange(wordings) + 1}"
+    return rng.choice(oracle.STRATEGIES) + "".join(pairs) + f"+suffix>{kept}+answer>{kept}"
+
+
+def tokens_of(segments: Sequence[Segment], answers: int = 0) -> list[oracle.Token]:
+    return oracle.prompt_tokens([vars(segment) for segment in segments], answers)
 
 
 def test_strategies_are_those_of_the_design() -> None:
     assert tuple(STRATEGIES) == oracle.STRATEGIES
 
 
-@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("separators", [False, True])
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_property_1_mask_equals_a_double_loop(strategy: str, padding: bool) -> None:
-    rng = random.Random(f"{strategy} {padding}")
-    for _ in range(40):
-        tokens = random_tokens(rng, padding=padding)
-        layout = layout_of(tokens)
-        got = dense_mask(make_mask_mod(strategy, layout), layout)[0]
-        assert got.tolist() == oracle.mask(strategy, tokens)
-        assert got.any(dim=-1).all(), "every row sees at least one key"
+def test_property_1_mask_equals_a_double_loop(strategy: str, separators: bool) -> None:
+    rng = random.Random(f"{strategy} {separators}")
+    for _ in range(20):
+        lengths = [rng.randrange(1, 6) for _ in range(rng.randrange(1, 6))]
+        segments = segments_of(lengths, separators=separators, prefix=rng.randrange(0, 4), suffix=rng.randrange(1, 4))
+        answers = rng.randrange(0, 4)
+        got = Mask.over(strategy, segments, answers=answers).cells()
+        assert got.tolist() == oracle.mask(strategy, tokens_of(segments, answers))
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_property_1_in_a_batch_of_different_prompts(strategy: str) -> None:
-    rng = random.Random(strategy)
-    batch = [random_tokens(rng, padding=True) for _ in range(6)]
-    length = max(map(len, batch))
-    batch = [tokens + [oracle.Token("pad")] * (length - len(tokens)) for tokens in batch]
-    layouts = [layout_of(tokens) for tokens in batch]
-    together = Layout(torch.cat([x.segments for x in layouts]), torch.cat([x.roles for x in layouts]))
-    got = dense_mask(make_mask_mod(strategy, together), together)
-    assert got.tolist() == [oracle.mask(strategy, tokens) for tokens in batch]
+def test_property_1_holds_for_500_random_own_masks() -> None:
+    rng = random.Random(1)
+    for _ in range(500):
+        segments, answers = random_segments(rng), rng.randrange(0, 3)
+        text = random_mask(rng, sum(segment.role == "paraphrase" for segment in segments))
+        mask = Mask.over(text, segments, answers=answers)
+        want = oracle.mask(text, tokens_of(segments, answers))
+        assert mask.cells().tolist() == want, text
+        assert mask_rows(mask.cells()) == ["".join(str(int(cell)) for cell in row) for row in want]
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_the_block_mask_that_runs_is_the_dense_mask(strategy: str) -> None:
-    """Both come from one mask_mod: evaluated cell by cell through the BlockMask's own mask_mod, over a batch."""
-    rng = random.Random(strategy)
-    tokens = random_tokens(rng, padding=True)
-    layout = layout_of(tokens)
-    mask_mod = make_mask_mod(strategy, layout)
-    blocks = block_mask(strategy, layout)
-    n = len(tokens)
-    index = torch.arange(n)
-    zero = torch.zeros((), dtype=torch.long)
-    over_keys = torch.vmap(blocks.mask_mod, in_dims=(None, None, None, 0))
-    cells = torch.vmap(over_keys, in_dims=(None, None, 0, None))(zero, zero, index, index)
-    assert torch.equal(cells, dense_mask(mask_mod, layout)[0])
-    assert blocks.shape == (1, 1, n, n)
+def test_counts_are_those_of_the_cells() -> None:
+    """Density and differences come from lengths of segments; here they are counted cell by cell."""
+    rng = random.Random(2)
+    for _ in range(100):
+        segments, answers = random_segments(rng), rng.randrange(0, 3)
+        count, n = sum(segment.role == "paraphrase" for segment in segments), segments[-1].end + answers
+        texts = random_mask(rng, count), random_mask(rng, count)
+        one, other = (Mask.over(text, segments, answers=answers) for text in texts)
+        mine, theirs = (oracle.mask(text, tokens_of(segments, answers)) for text in texts)
+        pairs = [(mine[q][k], theirs[q][k]) for q in range(n) for k in range(n)]
+        assert one.density == sum(map(sum, mine)) / n**2
+        assert one.difference(other) == {
+            "kept": pairs.count((True, True)),
+            "removed": pairs.count((False, True)),
+            "added": pairs.count((True, False)),
+        }
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_block_masks_hide_no_visible_block(strategy: str) -> None:
-    """Past 128 tokens: a block that the BlockMask skips holds no visible cell, a full one no hidden cell."""
-    tokens = [oracle.Token("prefix")] * 70
-    for i, length in enumerate((130, 5, 200), start=1):
-        tokens += [oracle.Token("paraphrase", i)] * length
-    tokens += [oracle.Token("suffix")] * 3
-    layout = layout_of(tokens)
-    mask_mod = make_mask_mod(strategy, layout)
-    blocks, dense = block_mask(strategy, layout), dense_mask(mask_mod, layout)[0]
-    assert torch.equal(dense, torch.tensor(oracle.mask(strategy, tokens)))
-
-    def grid(counts: torch.Tensor | None, indices: torch.Tensor | None) -> torch.Tensor:
-        rows = -(-len(tokens) // 128)
-        out = torch.zeros(rows, rows, dtype=torch.bool)
-        if counts is not None and indices is not None:
-            for q in range(rows):
-                out[q, indices[0, 0, q, : counts[0, 0, q]].long()] = True
-        return out
-
-    partial, full = (
-        grid(blocks.kv_num_blocks, blocks.kv_indices),
-        grid(blocks.full_kv_num_blocks, blocks.full_kv_indices),
-    )
-    for q in range(partial.shape[0]):
-        for kv in range(partial.shape[1]):
-            cells = dense[q * 128 : (q + 1) * 128, kv * 128 : (kv + 1) * 128]
-            assert bool(cells.any()) == bool(partial[q, kv] | full[q, kv])
-            assert cells.all() or not full[q, kv]
+def test_a_very_long_prompt_is_counted_without_its_cells() -> None:
+    """32 billion cells would not fit into memory."""
+    assert Mask.over("causal", segments_of([10**6] * 3)).density == pytest.approx(0.5, abs=1e-6)
+    assert Mask.over("segment", segments_of([10**6] * 4)).density == pytest.approx(0.125, abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_a_block_mask_of_the_later_queries_is_the_lower_part(strategy: str) -> None:
-    tokens = [oracle.Token("prefix")] * 70 + [oracle.Token("paraphrase", 1 + i // 150) for i in range(442)]
-    layout, stop = layout_of(tokens), 384
-    blocks = block_mask(strategy, layout.until(stop), start=128)
-    assert blocks.seq_lengths == (stop - 128, stop) and blocks.kv_indices.shape == (1, 1, 2, 3)
-    q, kv = torch.arange(stop - 128)[:, None], torch.arange(stop)[None]
-    cells = blocks.mask_mod(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), q, kv)
-    expected = torch.tensor(oracle.mask(strategy, tokens))[128:stop, :stop]
-    assert torch.equal(cells, expected)
-    for row in range(2):
-        seen = {int(i) for i in blocks.kv_indices[0, 0, row, : blocks.kv_num_blocks[0, 0, row]]}
-        seen |= {int(i) for i in blocks.full_kv_indices[0, 0, row, : blocks.full_kv_num_blocks[0, 0, row]]}
-        shown = {i for i in range(3) if bool(expected[row * 128 : (row + 1) * 128, i * 128 : (i + 1) * 128].any())}
-        assert shown <= seen
-    with pytest.raises(ValueError, match="multiple of 128"):
-        block_mask(strategy, layout, start=5)
+@pytest.mark.parametrize("weights", [None, (0.0, 0.5, 0.5)])
+def test_reasons_tell_every_cell_as_the_mask_does(weights: tuple[float, ...] | None) -> None:
+    rng = random.Random(3)
+    for _ in range(60):
+        segments, text = segments_of([3, 1, 2], separators=rng.random() < 0.5), random_mask(rng, 3)
+        if weights:
+            of = dict(zip(("P1", "P2", "P3"), weights, strict=True))
+            segments = [Segment(s.name, s.role, s.start, s.end, "", of.get(s.name)) for s in segments]
+        mask = Mask.over(text, segments, answers=2).weighted()
+        everywhere = np.arange(segments[-1].end + 2)
+        told, cells = mask.told(everywhere, everywhere), mask.cells()
+        for q, k in np.ndindex(*cells.shape):
+            assert told[q, k].startswith("visible" if cells[q, k] else "hidden"), text
+        assert (mask.told(everywhere[4:7], everywhere[1:3]) == told[4:7, 1:3]).all()
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_rows_can_be_asked_for_one_window_at_a_time(strategy: str) -> None:
-    tokens = random_tokens(random.Random(strategy), padding=True)
-    layout = layout_of(tokens)
-    mask_mod = make_mask_mod(strategy, layout)
-    whole = dense_mask(mask_mod, layout)
-    for start in range(len(tokens)):
-        for stop in range(start + 1, len(tokens) + 1):
-            assert torch.equal(dense_mask(mask_mod, layout, start=start, stop=stop), whole[:, start:stop])
+def test_reasons_name_what_decides() -> None:
+    def told(text: str, q: str, k: str, later: int = 0) -> str:
+        mask = Mask.over(text, segments_of([2, 2, 2], separators=True), answers=2)
+        names = [segment.name for segment in mask.segments]
+        return mask.reasons()[names.index(q), names.index(k), later]
+
+    assert told("segment", "P1", "P1") == "visible: own paraphrase"
+    assert told("segment", "P2", "prefix") == "visible: prefix"
+    assert told("segment", "P2", "P1") == "hidden: other paraphrase"
+    assert told("segment", "P1", "P2", 1) == "hidden: later token"
+    assert told("segment", "suffix", "P2") == "visible: fused (suffix sees all)"
+    assert told("segment", "suffix", "S1") == "hidden: separators are for standard attention"
+    assert told("segment", "answer", "answer") == "visible: earlier answer token"
+    assert told("isolated", "P1", "prefix") == "hidden: prefix"
+    assert told("causal", "P3", "P1") == told("anchor", "P3", "P1") == "visible: earlier paraphrase"
+    assert told("causal", "P3", "S1") == "visible: earlier separator"
+    assert told("late_fusion", "suffix", "P3") == "visible: the paraphrase its suffix joins"
+    assert told("late_fusion", "suffix", "P1") == "hidden: other paraphrase"
+    assert told("bidirectional", "P1", "P1", 1) == "visible: later token of the same paraphrase"
+    own = "segment+P2>P1-suffix>P3"
+    assert told(own, "P2", "P1") == "visible: opened by +P2>P1"
+    assert told(own, "suffix", "P3") == "hidden: closed by -suffix>P3"
+    assert told(own, "suffix", "P2") == "visible: fused into the suffix"
+    assert told("causal-P2>P1", "P2", "S1") == "hidden: closed by -P2>P1"
+    assert told("segment", "P1", "P2") is None, "no token of P2 stands before one of P1"
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_density_counts_visible_cells(strategy: str) -> None:
-    tokens = random_tokens(random.Random(strategy), padding=False)
-    layout = layout_of(tokens)
-    cells = oracle.mask(strategy, tokens)
-    expected = sum(map(sum, cells)) / len(tokens) ** 2
-    assert density(make_mask_mod(strategy, layout), layout) == pytest.approx(expected, abs=1e-12)
+def test_a_token_sees_itself_whatever_is_closed() -> None:
+    mask = Mask.over("segment-P1>P1", segments_of([3, 2]))
+    assert mask.cells()[2:5, 2:5].tolist() == np.eye(3, dtype=bool).tolist()
+    assert mask.told(np.arange(2, 5), np.arange(2, 5))[1].tolist() == [
+        "hidden: closed by -P1>P1", ITSELF, "hidden: later token",
+    ]  # fmt: skip
 
 
-def test_density_of_a_long_prompt_is_counted_in_pieces() -> None:
-    n = 2500  # more cells than one piece of rows holds
-    layout = make_layout([0] * n, [PREFIX] * n)
-    assert density(make_mask_mod("segment", layout), layout) == pytest.approx((n + 1) / (2 * n))
+def test_weight_zero_hides_from_queries_that_feel_weights() -> None:
+    segments = [
+        Segment(s.name, s.role, s.start, s.end, "", 0.0 if s.name == "P1" else None) for s in segments_of([2, 2])
+    ]
+    for text, rows in (("segment", slice(6, 10)), ("late_fusion", slice(8, 10))):
+        plain = Mask.over(text, segments, answers=2)
+        felt, cells = plain.weighted().cells(), plain.cells()
+        cells[rows, 2:4] = False
+        assert felt.tolist() == cells.tolist()
+        assert set(plain.weighted().told(np.array([9]), np.array([2, 3])).ravel()) == {"hidden: weight 0"}
 
 
-def test_make_layout_appends_answers_and_pads() -> None:
-    layout = make_layout((0, 1, 1, 2), (PREFIX, PARAPHRASE, PARAPHRASE, SUFFIX), answers=2, pads=1)
-    assert layout.segments.tolist() == [[0, 1, 1, 2, 2, 2, -1]]
-    assert layout.roles.tolist() == [[PREFIX, PARAPHRASE, PARAPHRASE, SUFFIX, ANSWER, ANSWER, PAD]]
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("diagonal", "unknown mask strategy 'diagonal': choose from segment, isolated"),
+        ("", "unknown mask strategy '': choose from segment"),
+        ("+P1>P2", "unknown mask strategy ''"),
+        ("segment P2>P1", "unknown mask strategy 'segment P2>P1'"),
+        ("segment+P2P1", r"'\+P2P1' in mask 'segment\+P2P1' is no pair: write \+P2>P1"),
+        ("segment+P2>P1-", "'-' in mask .* is no pair"),
+        ("segment+P0>P1", r"'\+P0>P1' in mask .* names from prefix, P1, P2, \.\.\., suffix, answer, \*"),
+        ("segment+S1>P1", "is no pair"),
+        ("segment+P1>P2>P3", "is no pair"),
+        ("segment+P7>P1", r"'\+P7>P1' in mask .* names P7, which is not there: this prompt's wordings are P1 to P3"),
+        ("segment-suffix>*", "hides every wording from the suffix: leave one open, such as suffix>P1"),
+        ("segment-answer>P1-answer>P2-answer>P3", "hides every wording from the answer"),
+        ("late_fusion-suffix>P3", "hides every wording from the suffix"),
+    ],
+)
+def test_what_is_no_mask_is_told_in_one_line(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        Mask.over(text, segments_of([1, 1, 1]))
+    assert "\n" not in str(caught.value)
 
 
-def test_layouts_of_wrong_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape"):
-        Layout(torch.zeros(3), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"shape"):
-        Layout(torch.zeros(1, 3), torch.zeros(1, 4))
+def test_an_encoding_is_checked_by_its_grammar_and_then_by_its_prompt() -> None:
+    check_encoding(Encoding("segment+P7>P1"))
+    with pytest.raises(InputError, match="is no pair"):
+        check_encoding(Encoding("segment+P7"))
+    with pytest.raises(InputError, match="unknown position scheme 'odd'"):
+        check_encoding(Encoding("segment", "odd"))
 
 
-def test_unknown_strategies_are_named() -> None:
-    layout = make_layout((0, 1, 2), (PREFIX, PARAPHRASE, SUFFIX))
-    with pytest.raises(InputError, match=r"unknown mask strategy 'diagonal': choose from segment, isolated"):
-        make_mask_mod("diagonal", layout)
+def test_a_rule_has_a_label() -> None:
+    plain, own = parse("segment"), parse("segment+P2>P1-*>P3")
+    assert plain.label == "Segment" and own.label == "Segment +P2>P1 -*>P3"
+    assert own.summary == f"{plain.summary} Opened and closed: +P2>P1 -*>P3."
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
-def test_kinds_of_blocks_are_those_of_their_cells(strategy: str) -> None:
-    """Empty, partial and full for random batches with padding between and behind, against the dense mask."""
-    rng = random.Random(strategy)
-    for _ in range(12):
-        batch, length = [], rng.choice((384, 600, 1024))
-        for _ in range(3):
-            tokens = [oracle.Token("prefix")] * rng.choice((0, 1, 60, 128, 200))
-            for i in range(1, rng.randint(1, 5) + 1):
-                tokens += [oracle.Token("paraphrase", i)] * rng.choice((1, 7, 64, 128, 150, 256))
-            tokens = tokens[: length - 10]
-            pads = rng.choice((0, 3, length - 10 - len(tokens)))
-            tokens += [oracle.Token("pad")] * max(0, min(pads, length - 10 - len(tokens)))
-            tokens += [oracle.Token("suffix")] * 3 + [oracle.Token("answer")] * rng.randint(0, 5)
-            batch.append(tokens + [oracle.Token("pad")] * (length - len(tokens)))
-        layouts = [layout_of(tokens) for tokens in batch]
-        layout = Layout(torch.cat([x.segments for x in layouts]), torch.cat([x.roles for x in layouts]))
-        some, full = _block_kinds(
-            _rule(strategy, layout), -(-length // 128), looks_ahead=STRATEGIES[strategy].both_ways
-        )
-        cells = torch.zeros(3, some.shape[1] * 128, some.shape[1] * 128, dtype=torch.bool)
-        cells[:, :length, :length] = dense_mask(make_mask_mod(strategy, layout), layout)
-        blocks = cells.view(3, some.shape[1], 128, some.shape[1], 128)
-        assert torch.equal(full, blocks.all(dim=4).all(dim=2))
-        assert torch.equal(some & blocks.any(dim=4).any(dim=2), blocks.any(dim=4).any(dim=2))
-        assert torch.equal(some[:, :-1], blocks.any(dim=4).any(dim=2)[:, :-1])
+def test_masks_and_plans_load_no_torch() -> None:
+    code = "import sys, flexdemo.plan, flexdemo.masks; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

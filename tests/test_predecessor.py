@@ -12,16 +12,23 @@ import oracle
 import pytest
 import torch
 
-from flexdemo import masks
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
 from flexdemo.engine import reading as encoding
 from flexdemo.engine.attention import BACKENDS, Plan
+from flexdemo.engine.blocks import dense_mask, layout_of, make_mask_mod
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
-from flexdemo.masks import Layout, dense_mask, make_layout, make_mask_mod
-from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX, build_prompt
+from flexdemo.masks import Mask
+from flexdemo.prompt import Segment, build_prompt
 
+PIECES = (
+    ("prefix", "prefix", 0, 1),
+    ("P1", "paraphrase", 1, 3),
+    ("P2", "paraphrase", 3, 4),
+    ("suffix", "suffix", 4, 5),
+)
+SEGMENTS = [Segment(*piece, "") for piece in PIECES]
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
 
@@ -137,8 +144,8 @@ def test_missing_method(kind: str, prepared: Callable[..., LanguageModel]) -> No
 
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
 def test_python_bool_from_a_mask_mod(strategy: str) -> None:
-    layout = make_layout((0, 1, 1, 2, 3), (PREFIX, PARAPHRASE, PARAPHRASE, PARAPHRASE, SUFFIX), answers=1, pads=1)
-    mask_mod = make_mask_mod(strategy, layout)
+    layout = layout_of(strategy, SEGMENTS, answers=1, pads=1)
+    mask_mod = make_mask_mod(layout)
     zero = torch.tensor(0)
     for q in range(7):
         for kv in range(7):
@@ -147,7 +154,7 @@ def test_python_bool_from_a_mask_mod(strategy: str) -> None:
     index = torch.arange(7)
     rows = torch.vmap(torch.vmap(mask_mod, in_dims=(None, None, None, 0)), in_dims=(None, None, 0, None))
     cells = rows(zero, zero, index, index)
-    assert cells.dtype == torch.bool and torch.equal(cells, dense_mask(mask_mod, layout)[0])
+    assert cells.dtype == torch.bool and torch.equal(cells, dense_mask(layout)[0])
 
 
 # --- tensors on different devices: the mask on the CPU while a layer ran on cuda:8
@@ -156,15 +163,16 @@ def test_python_bool_from_a_mask_mod(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
 def test_tensors_on_different_devices_mask_mod(strategy: str) -> None:
     """A layout on a device gives a mask there; a vector left on the CPU would raise, as meta and CPU do not mix."""
-    layout = make_layout((0, 1, 1, 2, 3), (PREFIX, PARAPHRASE, PARAPHRASE, PARAPHRASE, SUFFIX)).to("meta")
-    mask_mod = make_mask_mod(strategy, layout)
+    layout = layout_of(strategy, SEGMENTS).to("meta")
+    assert layout.owners.device.type == layout.tables.device.type == "meta"
+    mask_mod = make_mask_mod(layout)
     captured = [cell.cell_contents for cell in mask_mod.__closure__ or ()]
     assert captured and {t.device.type for t in captured if isinstance(t, torch.Tensor)} == {"meta"}
     index = torch.zeros(1, dtype=torch.long, device="meta")
     assert mask_mod(index, index, index, index).device.type == "meta"
-    assert dense_mask(mask_mod, layout).device.type == "meta"
-    assert BACKENDS["sdpa"].prompt_mask(strategy, layout).device.type == "meta"
-    assert BACKENDS["flex"].prompt_mask(strategy, layout).kv_indices.device.type == "meta"
+    assert dense_mask(layout).device.type == "meta"
+    assert BACKENDS["sdpa"].prompt_mask(layout).device.type == "meta"
+    assert BACKENDS["flex"].prompt_mask(layout).kv_indices.device.type == "meta"
 
 
 def test_tensors_on_different_devices_plans(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,11 +195,6 @@ def test_tensors_on_different_devices_plans(lm: LanguageModel, monkeypatch: pyte
             assert all(group.device == device for device, group in plan.recorder.groups.items())
 
 
-def test_tensors_on_different_devices_layouts_are_moved_whole() -> None:
-    layout = Layout(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, dtype=torch.long)).to("meta")
-    assert layout.segments.device.type == layout.roles.device.type == "meta"
-
-
 # --- segment bounds without BOS applied with it; separators in no segment; a paraphrase's last token saw nothing
 
 
@@ -199,8 +202,7 @@ def test_tensors_on_different_devices_layouts_are_moved_whole() -> None:
 def test_bounds_computed_without_bos(chat: bool) -> None:
     tokenizer = models.tokenizer(chat=chat)
     prompt = build_prompt(tokenizer, QUESTION, OTHERS, prefix="Be brief.")
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    rows = dense_mask(make_mask_mod("segment", layout), layout)[0]
+    rows = Mask.over("segment", prompt.segments).cells()
     for segment in prompt.paraphrases:
         text = tokenizer.decode(prompt.token_ids[segment.start : segment.end], clean_up_tokenization_spaces=False)
         assert text == segment.text and text.endswith("\n")
@@ -238,7 +240,7 @@ def test_exceptions_are_not_turned_into_causal_attention(lm: LanguageModel, monk
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no mask today")
 
-    monkeypatch.setattr(encoding, "make_mask_mod", broken)
+    monkeypatch.setattr(encoding, "dense_mask", broken)
     with pytest.raises(RuntimeError, match=r"no mask today"):
         ask(lm, QUESTION, OTHERS, max_new_tokens=1)
 
@@ -262,8 +264,8 @@ def test_no_kv_cache(lm: LanguageModel) -> None:
 
 def test_mask_is_not_made_for_every_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    original = masks._rule
-    monkeypatch.setattr(masks, "_rule", lambda name, layout: made.append(name) or original(name, layout))
+    original = Mask.over
+    monkeypatch.setattr(Mask, "over", lambda text, *given, **more: made.append(text) or original(text, *given, **more))
     counts = []
     for tokens in (1, 6):
         made.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +12,12 @@ from typing import Any
 from ..engine.decode import Answer, Progress, check_room, generate
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading, prefill
+from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
-from ..prompt import build_prompt, decode_ids, token_texts
-from ..request import Ape, Decoding, Request, Samples
+from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts
+from ..request import Request, parameters_of
 from .confidence import confidence_weights, measure_confidence
-from .methods import SEGMENT, Method, _alone, resolve_methods
+from .methods import SEGMENT, Method, _alone, check_names
 from .metrics import answer_text
 from .result import Candidate, MethodResult, Result, ViewResult
 
@@ -25,7 +27,9 @@ def _side(scheme: Scheme) -> Method:
     return Method(scheme.name, scheme.name, "", lambda prompt, fused: (Stream((scheme.view(prompt),)),))
 
 
-def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tuple[float, ...], ...]) -> ViewResult:
+def _view_result(
+    lm: LanguageModel, prompt: SegmentedPrompt, view: View, answer: Answer, mass: tuple[tuple[float, ...], ...]
+) -> ViewResult:
     text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
     tokens = tuple(token_texts(lm.tokenizer, answer.token_ids))
     width = len(view.weights) + 2  # prefix, paraphrases, suffix + own answer
@@ -33,7 +37,7 @@ def _view_result(lm: LanguageModel, view: View, answer: Answer, mass: tuple[tupl
         view.name,
         view.weights,
         view.suffix_position,
-        answer_text(text),
+        answer_text(text, thinking=prompt.opens_thinking),
         text,
         answer.token_ids,
         tokens,
@@ -48,11 +52,15 @@ def _candidates(lm: LanguageModel, step: Sequence[tuple[int, float]]) -> tuple[C
 
 
 def told(
-    lm: LanguageModel, method: Method, streams: Sequence[Stream], answers: Mapping[Stream, Answer]
+    lm: LanguageModel,
+    prompt: SegmentedPrompt,
+    method: Method,
+    streams: Sequence[Stream],
+    answers: Mapping[Stream, Answer],
 ) -> tuple[tuple[ViewResult, ...], ViewResult, Stream]:
     """What every view of a method answered, which of them speaks for the method, and the stream it is of."""
     views = tuple(
-        _view_result(lm, view, answers[stream], mass)
+        _view_result(lm, prompt, view, answers[stream], mass)
         for stream in streams
         for view, mass in zip(stream.views, answers[stream].masses, strict=True)
     )
@@ -63,13 +71,13 @@ def told(
 
 def _method_result(
     lm: LanguageModel,
+    prompt: SegmentedPrompt,
     method: Method,
     streams: Sequence[Stream],
     answers: Mapping[Stream, Answer],
     facts: Mapping[Encoding, Any],
-    spent: float,
 ) -> MethodResult:
-    views, spoken, chosen = told(lm, method, streams, answers)
+    views, spoken, chosen = told(lm, prompt, method, streams, answers)
     return MethodResult(
         method.name,
         spoken.answer,
@@ -78,7 +86,7 @@ def _method_result(
         spoken.tokens,
         spoken.logprobs,
         answers[chosen].stopped_by,
-        max(answers[stream].seconds for stream in streams) + spent,
+        max(answers[stream].seconds for stream in streams),
         facts[streams[0].views[0].encoding],
         lm.backend,
         views,
@@ -88,118 +96,119 @@ def _method_result(
 
 def stream(
     lm: LanguageModel,
-    question: str,
+    question: str | Request,
     paraphrases: Sequence[str] = (),
     *,
-    methods: Sequence[str] = ("flex",),
-    mask: str = "segment",
-    positions: str = "aligned",
-    weights: Sequence[float] | str | None = None,
-    samples: int = Samples.count,
-    sample_temperature: float = Samples.temperature,
-    ape_temperature: float = 1.0,
-    ape_scale: float = 1.0,
-    prefix: str = "",
-    template: str = "auto",
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    mass: bool = True,
-    candidates: int = 0,
-    partial: bool = True,
+    wanted: Callable[[int], bool] = lambda tokens: True,
     schemes: Sequence[Scheme] = (),
     reading: Reading | None = None,
     until: float = math.inf,
     check: Callable[[], None] | None = None,
+    **settings: Any,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
 
-    The question is P1 and `paraphrases` are P2..PN; `weights` has one number for each of them, or is "raw" (every
-    weight 1) or "confidence" (share of `samples` answers at `sample_temperature` that agree with the greedy one; equal
-    weights where none does). `ape_temperature` and `ape_scale` act on `flex`, see `config.Ape`. `candidates` keeps that
-    many of the likeliest tokens at each step. Without `partial` only the finished Result is made. `schemes` are decoded
-    in the same lockstep, as the Result's `sides`. A prompt that `reading` holds is not read again; afterwards it holds
-    this one. Closing the generator stops the work within one token, and so does what `check`, called after every token,
-    raises, and the time `until` (of `time.monotonic`): then the last Result is not `done`. Raises InputError for what
-    cannot be asked.
+    `wanted` is asked each time, with the number of tokens so far, whether the Result is to be made; the last one always
+    is, and without it the others cost nothing.
+
+    The question is P1 and `paraphrases` are P2..PN; `settings` are the other fields of a Request, or the question is a
+    Request that holds everything. `schemes` are decoded in the same lockstep, as the Result's `sides`. A prompt that
+    `reading` holds is not read again; afterwards it holds this one. Closing the generator stops the work within one
+    token, and so does what `check`, called after every token, raises, and the time `until` (of `time.monotonic`): then
+    the last Result is not `done`. Raises InputError for what cannot be asked.
     """
-    decoding = Decoding(max_new_tokens, temperature, top_p, seed, mass, candidates=candidates)
-    chosen = resolve_methods(methods, 1 + len(paraphrases))
-    encoding, ape = Encoding(mask, positions), Ape(ape_temperature, ape_scale)
-    for each in (Scheme(mask, positions), *schemes):
+    began = time.perf_counter()
+    request = _request(question, paraphrases, settings)
+    chosen = check_names(request)
+    decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
+    for each in schemes:
         each.check()
-    drawn = Samples(samples, sample_temperature)
-    by_confidence = isinstance(weights, str) and weights == "confidence"
-    given = None if by_confidence else weights
-    prompt = build_prompt(lm.tokenizer, question, paraphrases, weights=given, prefix=prefix, template=template)
-    check_room(lm, prompt, max_new_tokens)  # before its mask is counted: what no model holds may be very long
-    given = weights if weights is None or isinstance(weights, str) else tuple(map(float, weights))
-    request = Request(
-        question, tuple(paraphrases), methods=tuple(methods), weights=given, mask=mask, positions=positions,
-        samples=samples, sample_temperature=sample_temperature, ape_temperature=ape_temperature, ape_scale=ape_scale,
-        prefix=prefix, template=template, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        seed=seed, mass=mass, candidates=candidates,
+    prompt = build_prompt(
+        lm.tokenizer, request.question, request.paraphrases,
+        weights=request.given_weights, prefix=request.prefix, template=request.template,
     )  # fmt: skip
+    check_room(lm, prompt, request.max_new_tokens)  # before its mask is counted: what no model holds may be very long
     known, confidence = reading.known(prompt) if reading else None, None
     spent = 0.0
     facts = {encoding: mask_facts(prompt, encoding)}
 
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
-        told = (facts[encoding], prompt, prompt.position_ids(positions), results[: len(chosen)], seconds, done)
+        told = (facts[encoding], prompt, prompt.position_ids(request.positions), results[: len(chosen)], seconds, done)
         return Result(*where, *told, ape, confidence, request, results[len(chosen) :])
 
-    if by_confidence:
-        began = time.perf_counter()
+    if request.by_confidence:
+        sampling = time.perf_counter()
         known = prefill(lm, [prompt], [SEGMENT], known)
-        steps = measure_confidence(lm, prompt, decoding, samples=drawn, view=_alone, known=known)
+        steps = measure_confidence(lm, prompt, request, view=_alone, known=known)
         for measured in steps:
             if check is not None:
                 check()
-            confidence, spent, late = measured, time.perf_counter() - began, time.monotonic() >= until
-            if partial or late:
-                yield result((), _seconds(lm, None, spent), False)
+            now, late = time.perf_counter(), time.monotonic() >= until
+            confidence, spent = measured, now - sampling
+            if wanted(0) or late:
+                yield result((), _seconds(lm, Progress((), 0, spent, 0.0, now - began), spent), False)
             if late:
                 return
         assert confidence is not None
         prompt = prompt.reweighted(confidence_weights(confidence))
 
-    wanted = (*chosen, *map(_side, dict.fromkeys(schemes)))
-    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in wanted}
+    asked = (*chosen, *map(_side, dict.fromkeys(schemes)))
+    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in asked}
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
     encodings = {view.encoding for each in distinct for view in each.views}
     facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
     keep = functools.partial(reading.keep, encodings=encodings) if reading else None
-    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep):
+    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep, began=began):
         if check is not None:
             check()
         done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until
-        if not (partial or done or late):
+        tokens = max(len(answer.token_ids) for answer in progress.answers)
+        if not (wanted(tokens) or done or late):
             continue
         answers = dict(zip(distinct, progress.answers, strict=True))
-        results = tuple(_method_result(lm, m, streams, answers, facts, spent) for m, streams in plans.items())
+        results = tuple(_method_result(lm, prompt, m, streams, answers, facts) for m, streams in plans.items())
         yield result(results, _seconds(lm, progress, spent), done)
         if late:
             return
 
 
-def _seconds(lm: LanguageModel, progress: Progress | None, spent: float) -> dict[str, float]:
-    """Times since the request began; `confidence` is the time spent on samples before, part of the others."""
-    encode, first, total = (
-        (progress.encode_seconds, progress.first_token_seconds, progress.total_seconds) if progress else (0.0, 0.0, 0.0)
-    )
+def _seconds(lm: LanguageModel, progress: Progress, spent: float) -> dict[str, float]:
+    """Times since the request began; `confidence` is the time `spent` on samples, part of all others but `encode`."""
+    first, total = progress.first_token_seconds, progress.total_seconds
     seconds = {
         "load": lm.load_seconds,
-        "encode": encode,
-        "first_token": first + spent if first else 0.0,
+        "encode": progress.encode_seconds - spent,
+        "first_token": first,
         "decode": max(0.0, total - first) if first else 0.0,
-        "total": total + spent,
+        "total": total,
     }
     return seconds | ({"confidence": spent} if spent else {})
 
 
-def ask(lm: LanguageModel, question: str, paraphrases: Sequence[str] = (), **options: Any) -> Result:
+def ask(lm: LanguageModel, question: str | Request, paraphrases: Sequence[str] = (), **options: Any) -> Result:
     """The last Result of `stream` with the same arguments: the finished one, unless its time was up."""
-    (finished,) = stream(lm, question, paraphrases, partial=False, **options)
+    (finished,) = stream(lm, question, paraphrases, wanted=lambda tokens: False, **options)
     return finished
+
+
+def _request(question: str | Request, paraphrases: Sequence[str], settings: Mapping[str, Any]) -> Request:
+    if not isinstance(question, Request):
+        return Request(question=question, paraphrases=paraphrases, **settings)
+    given = {**settings, **({"paraphrases": paraphrases} if paraphrases else {})}
+    if given:
+        raise InputError(f"a Request holds {min(given)} already: use request.but({min(given)}=...)")
+    return question
+
+
+def _tell_settings(function: Callable[..., Any]) -> None:
+    """Show the fields of Request in a function's signature, for help() and editors, in place of `settings`."""
+    shown = inspect.signature(function)
+    kept = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    names = {each.name for each in kept}
+    fields = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters_of(Request)]
+    function.__signature__ = shown.replace(parameters=[*kept, *(each for each in fields if each.name not in names)])
+
+
+_tell_settings(stream)
+_tell_settings(ask)

@@ -10,7 +10,7 @@ from ..engine.model import LanguageModel
 from ..engine.reading import Prefill
 from ..plan import Stream, View
 from ..prompt import SegmentedPrompt, decode_ids, normalise_weights
-from ..request import Decoding, Samples
+from ..request import Request
 from .metrics import answer_text, normalise
 from .result import Confidence
 
@@ -18,9 +18,8 @@ from .result import Confidence
 def measure_confidence(
     lm: LanguageModel,
     prompt: SegmentedPrompt,
-    decoding: Decoding,
+    request: Request,
     *,
-    samples: Samples,
     view: Callable[[SegmentedPrompt, int, str], View],
     known: Prefill,
 ) -> Iterator[Confidence | None]:
@@ -28,24 +27,29 @@ def measure_confidence(
 
     The greedy answer of every wording alone (`view(prompt, i, name)`) and its samples decode as rows of one batch.
     """
+    count, warmth = request.samples, request.sample_temperature
+    decoding = replace(request.decoding, mass=False, candidates=0)
     alone = [view(prompt, i, segment.name) for i, segment in enumerate(prompt.paraphrases)]
     streams = [
-        Stream((each,), seed=i * samples.count + k, temperature=samples.temperature if k else 0.0)
+        Stream((each,), seed=i * count + k, temperature=warmth if k else 0.0)
         for i, each in enumerate(alone)
-        for k in range(samples.count + 1)
+        for k in range(count + 1)
     ]
     answers: Sequence[Answer] = ()
-    for progress in generate(lm, [prompt], streams, replace(decoding, mass=False, candidates=0), known=known):
+    for progress in generate(lm, [prompt], streams, decoding, known=known):
         answers = progress.answers
         yield None
     forms = [
-        normalise(answer_text(decode_ids(lm.tokenizer, answer.token_ids, skip_special=True))) for answer in answers
+        normalise(
+            answer_text(decode_ids(lm.tokenizer, answer.token_ids, skip_special=True), thinking=prompt.opens_thinking)
+        )
+        for answer in answers
     ]
-    shares, each = [], samples.count + 1
+    shares, each = [], count + 1
     for start in range(0, len(forms), each):
         greedy, *sampled = forms[start : start + each]
-        shares.append(sum(form == greedy for form in sampled) / samples.count)
-    yield Confidence(tuple(shares), samples.count, samples.temperature)
+        shares.append(sum(form == greedy for form in sampled) / count)
+    yield Confidence(tuple(shares), count, warmth)
 
 
 def confidence_weights(confidence: Confidence) -> tuple[float, ...]:

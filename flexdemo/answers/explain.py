@@ -20,7 +20,7 @@ from ..errors import OutOfTime
 from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, weights_without
 from ..request import PLAIN, Ape, Decoding
-from .metrics import normalise
+from .metrics import normalise, same_answer
 from .result import MethodResult, Result
 
 
@@ -119,15 +119,22 @@ def attribute(
         Effect(view.name, answer.logprobs, math.fsum(whole.logprobs) - math.fsum(answer.logprobs))
         for view, answer in zip(hidden, others, strict=True)
     )
-    return _arrays(prompt, whole, effects)
+    return _arrays(prompt, encoding.strategy, whole, effects)
 
 
-def _arrays(prompt: SegmentedPrompt, answer: Answer, effects: tuple[Effect, ...]) -> Attribution:
+def seen_counts(prompt: SegmentedPrompt, strategy: str, steps: int) -> np.ndarray:
+    """How many tokens of each group an answer token can see, (T, S), 1 where there is none; a later one sees those
+    before it as well."""
+    seen = np.tile([float(max(1, count)) for count in prompt.tokens_seen(strategy)], (steps, 1))
+    seen[:, -1] += np.arange(steps)
+    return seen
+
+
+def _arrays(prompt: SegmentedPrompt, strategy: str, answer: Answer, effects: tuple[Effect, ...]) -> Attribution:
     mass = np.stack([by_head.numpy() for by_head, _ in answer.detail])  # (T, layers, heads, S)
     steps, length = len(mass), len(prompt.token_ids)
     attention = np.stack([to_slots.numpy() for _, to_slots in answer.detail])[:, : length + steps - 1]
-    seen = np.tile([float(max(1, len(segment))) for segment in prompt.segments], (steps, 1))  # (T, S)
-    seen[:, -1] += np.arange(steps)  # a later token also sees those before it
+    seen = seen_counts(prompt, strategy, steps)
     return Attribution(mass, attention, mass.mean(axis=(1, 2)) / seen, effects)
 
 
@@ -137,7 +144,7 @@ def agreement(fused: str, answers: Sequence[str]) -> Agreement:
     counts = Counter(forms)
     shares = [count / len(forms) for count in counts.values()]
     entropy = -math.fsum(share * math.log2(share) for share in shares) + 0.0
-    return Agreement(tuple(form == normalise(fused) for form in forms), len(counts), entropy)
+    return Agreement(tuple(same_answer(answer, fused) for answer in answers), len(counts), entropy)
 
 
 NEEDED = ("flex", "per_prompt")  # methods that an explanation reads

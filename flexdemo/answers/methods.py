@@ -1,18 +1,20 @@
-"""METHODS, the one table behind UI, CLI and evaluation; `ask` and `stream` run it. Knows no page and no files."""
+"""METHODS, the one table behind page, command line and evaluation; `ask` runs it. Imports no torch: help lists it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..plan import Combine, Encoding, Stream, View
-from ..prompt import SegmentedPrompt, weights_without
+from ..plan import Combine, Encoding, Stream, View, check_encoding
+from ..prompt import SegmentedPrompt, check_wordings, weights_without
+from ..request import Request
 from .metrics import majority
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEGMENT = Encoding("segment", "aligned")
 CAUSAL = Encoding("causal", "sequential")
@@ -70,13 +72,13 @@ def mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
 
 def weighted_mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
     """Mean of the rows' raw logits weighted by the paraphrases' shares, (rows, V) -> (V,)."""
-    shares = torch.tensor(weights, dtype=logits.dtype, device=logits.device)
+    shares = logits.new_tensor(weights)
     return (shares / shares.sum()) @ logits
 
 
 def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
     """Log of the element-wise maximum of the rows' softmaxes, (rows, V) -> (V,)."""
-    return torch.log_softmax(logits, dim=-1).amax(dim=0)
+    return logits.log_softmax(dim=-1).amax(dim=0)
 
 
 def _combined(combine: Combine) -> Streams:
@@ -150,3 +152,10 @@ def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ..
     if lacking:
         raise InputError(f"{lacking[0]} needs at least {METHODS[lacking[0]].minimum} wordings: add a paraphrase")
     return tuple(METHODS[name] for name in dict.fromkeys(wanted))
+
+
+def check_names(request: Request) -> tuple[Method, ...]:
+    """The methods of a request; InputError for what no model can be asked: an empty text, a name in no table."""
+    check_wordings(request.question, request.paraphrases, request.given_weights)
+    check_encoding(Encoding(request.mask, request.positions))
+    return resolve_methods(request.methods, 1 + len(request.paraphrases))

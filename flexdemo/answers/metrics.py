@@ -11,13 +11,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..prompt import THINK, THOUGHT
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def answer_text(generation: str) -> str:
-    """The answer in a generation: its first line that is not blank, without outer spaces."""
-    return next((line.strip() for line in generation.splitlines() if line.strip()), "")
+def answer_text(generation: str, *, thinking: bool = False) -> str:
+    """The answer in a generation: its first line that is not blank, without outer spaces.
+
+    The answer of a model that reasons is what follows its last `</think>`; reasoning that was not ended, because the
+    model began it or (`thinking`) the prompt did, is no answer: "".
+    """
+    _, closed, rest = generation.rpartition(THOUGHT)
+    if not closed and (thinking or generation.lstrip().startswith(THINK)):
+        return ""
+    return next((line.strip() for line in rest.splitlines() if line.strip()), "")
 
 
 def normalise(text: str) -> str:
@@ -25,6 +34,11 @@ def normalise(text: str) -> str:
     with accents dropped as well)."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split())
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers say the same, told from their normal forms."""
+    return normalise(one) == normalise(other)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:

@@ -6,14 +6,15 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..engine.decode import Answer, generate
 from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..plan import Encoding, Stream, View
-from ..prompt import SegmentedPrompt, Template, check_text, decode_ids, encode_text, make_template, pack
-from ..request import Decoding, check_seed
+from ..prompt import SegmentedPrompt, alike, decode_ids, pack
+from ..request import Decoding, check_settings
+from ..template import Template, check_text, make_template, plain_template
 from .metrics import answer_text, normalise
 
 INSTRUCTION = (
@@ -31,14 +32,10 @@ ROUNDS = 4
 
 def _template(lm: LanguageModel) -> Template:
     """How this model is asked: by instruction, by shots, or by the cue alone if it was trained on it."""
-    pieces = make_template(lm.tokenizer)
-    if pieces.kind == "chat":
-        return make_template(lm.tokenizer, INSTRUCTION)
-    cue = tuple(encode_text(lm.tokenizer, CUE))
-    if getattr(lm.model.config, "trained_to_paraphrase", False):
-        return replace(pieces, suffix_ids=cue)
-    shots = "".join(f"Q: {question}\n{CUE} {other}\n" for question, other in SHOTS)
-    return replace(make_template(lm.tokenizer, shots), suffix_ids=cue)
+    if getattr(lm.tokenizer, "chat_template", None):
+        return make_template(lm.tokenizer, INSTRUCTION, shots=SHOTS)
+    shots = () if getattr(lm.model.config, "trained_to_paraphrase", False) else SHOTS
+    return plain_template(lm.tokenizer, shots=shots, cue=CUE)
 
 
 def _names(question: str) -> set[str]:
@@ -103,8 +100,9 @@ def paraphrase(
     At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all; so
     does what `check`, called after every token, raises, and then there are none.
     """
+    check_settings(seed=seed, top_p=top_p)
     drawing = {"temperature": temperature, "top_p": top_p, "until": until, "check": check}
-    return paraphrase_all(lm, [question], n, seeds=[check_seed(seed)], **drawing)[0]
+    return paraphrase_all(lm, [question], n, seeds=[seed], **drawing)[0]
 
 
 def paraphrase_all(
@@ -129,20 +127,35 @@ def paraphrase_all(
         text = check_request(question, n, temperature)
         asked.append(_Asked(text, seed, pack(lm.tokenizer, [text], (1.0,), template)))
     for attempt in range(ROUNDS):
-        open_ones = [each for each in asked if len(each.kept) < n]
-        if not open_ones or time.monotonic() >= until:
-            break
-        streams = [s for i, each in enumerate(open_ones) for s in each.streams(i, n - len(each.kept), attempt)]
-        decoding = Decoding(max(each.length for each in open_ones), temperature, top_p, mass=False)
-        answers: Sequence[Answer] = ()
-        for progress in generate(lm, [each.prompt for each in open_ones], streams, decoding):
-            answers = progress.answers
-            if check is not None:
-                check()
-            if time.monotonic() >= until:
-                break
-        for stream, answer in zip(streams, answers, strict=True):
-            if answer.stopped_by not in (None, "length"):
-                text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
-                open_ones[stream.prompt].keep(answer_text(text))
+        lacking = [each for each in asked if len(each.kept) < n]
+        for group in alike([each.prompt for each in lacking]):
+            if time.monotonic() < until:
+                _draw(lm, [lacking[i] for i in group], n, attempt, temperature, top_p, until, check)
     return [list(each.kept.values())[:n] for each in asked]
+
+
+def _draw(
+    lm: LanguageModel,
+    open_ones: Sequence[_Asked],
+    n: int,
+    attempt: int,
+    temperature: float,
+    top_p: float,
+    until: float,
+    check: Callable[[], None] | None,
+) -> None:
+    """One round of samples for questions that lack paraphrases, as rows of one batch."""
+    streams = [s for i, each in enumerate(open_ones) for s in each.streams(i, n - len(each.kept), attempt)]
+    decoding = Decoding(max(each.length for each in open_ones), temperature, top_p, mass=False)
+    answers: Sequence[Answer] = ()
+    for progress in generate(lm, [each.prompt for each in open_ones], streams, decoding):
+        answers = progress.answers
+        if check is not None:
+            check()
+        if time.monotonic() >= until:
+            break
+    for stream, answer in zip(streams, answers, strict=True):
+        if answer.stopped_by not in (None, "length"):
+            text = decode_ids(lm.tokenizer, answer.token_ids, skip_special=True)
+            asker = open_ones[stream.prompt]
+            asker.keep(answer_text(text, thinking=asker.prompt.opens_thinking))

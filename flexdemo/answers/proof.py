@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..engine.fast.compiled import Sibling, part_siblings
 from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..prompt import POSITIONS, SegmentedPrompt, decode_ids
@@ -29,12 +30,12 @@ MOST_TOKENS = 1024  # eager attention holds every score of a layer at once
 TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5})
 SHARED = MappingProxyType(
     {
-        "segment": lambda roles, owners: roles == "prefix",
-        "isolated": lambda roles, owners: np.zeros(len(roles), dtype=bool),
-        "causal": lambda roles, owners: np.ones(len(roles), dtype=bool),
-        "anchor": lambda roles, owners: (roles == "prefix") | (owners == 1),
-        "late_fusion": lambda roles, owners: roles == "prefix",
-        "bidirectional": lambda roles, owners: roles == "prefix",
+        "segment": lambda roles, numbers: roles == "prefix",
+        "isolated": lambda roles, numbers: np.zeros(len(roles), dtype=bool),
+        "causal": lambda roles, numbers: np.ones(len(roles), dtype=bool),
+        "anchor": lambda roles, numbers: (roles == "prefix") | (numbers == 1),
+        "late_fusion": lambda roles, numbers: roles == "prefix",
+        "bidirectional": lambda roles, numbers: roles == "prefix",
     }
 )  # the keys that every later query sees
 
@@ -74,24 +75,24 @@ class Proof:
 def reference_model(lm: LanguageModel) -> PreTrainedModel:
     """The same weights (shared, not copied) in modules of their own, which run transformers' eager attention.
 
-    `lm` is not touched, so requests may run meanwhile. Costs milliseconds; a caller may keep it for several proofs.
+    `lm` is not touched, so requests may run meanwhile. Costs milliseconds: it is made for one proof and let go.
     """
-    shared = {id(tensor): tensor for tensor in itertools.chain(lm.model.parameters(), lm.model.buffers())}
-    model = copy.deepcopy(lm.model, shared)
+    groups = [module.group for module in lm.model.modules() if isinstance(module, Sibling)]  # of fused weights
+    shared = [*lm.model.parameters(), *lm.model.buffers(), *groups]
+    model = copy.deepcopy(lm.model, {id(each): each for each in shared})
+    part_siblings(model)  # nothing of what is proved computes the proof
     model.set_attn_implementation("eager")
     return model
 
 
-def prove(
-    lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS, reference: PreTrainedModel | None = None
-) -> Proof:
-    """Compute the answers of the methods PROVED again, and compare; `reference` is a kept `reference_model(lm)`.
+def prove(lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS) -> Proof:
+    """Compute the answers of the methods PROVED again, and compare.
 
     Raises InputError for what cannot be proved: an unfinished result or one of another model, APE, a long prompt.
     """
     answers = [answer for answer in result.results if answer.method in PROVED]
     tolerance = _check(lm, result, answers, max_tokens)
-    model = reference_model(lm) if reference is None else reference
+    model = reference_model(lm)
     greedy = result.request is not None and result.request.temperature == 0
     differences, failures, agree = [], [], True
     for answer in answers:
@@ -149,7 +150,7 @@ def _inconsistencies(lm: LanguageModel, result: Result, answer: MethodResult) ->
     fused = answer.method == "flex"
     scheme = answer.mask["positions"]
     names = (answer.mask["strategy"], scheme)
-    if names[0] not in SHARED or scheme not in POSITIONS:
+    if _rule(names[0])[0] not in SHARED or scheme not in POSITIONS:
         return [f"its mask {names[0]!r}, {scheme!r} is unknown"]
     vocabulary = lm.model.get_input_embeddings().weight.shape[0]
     shown = tuple(1.0 if not fused else segment.weight for segment in prompt.segments if segment.role == "paraphrase")
@@ -196,37 +197,62 @@ def _likeliest(logits: torch.Tensor, token_ids: Sequence[int], tolerance: float)
 
 def _positions(prompt: SegmentedPrompt, scheme: str) -> list[int]:
     """Position of every prompt token, told from the lengths of the segments alone."""
-    first, *middle, last = [segment.end - segment.start for segment in prompt.segments]
     if scheme == "sequential":
-        return list(range(first + sum(middle) + last))
-    places = list(range(first))
-    for length in middle:
-        begin = first + (max(middle) - length) * (scheme == "right_aligned")
+        return list(range(prompt.segments[-1].end))
+    lengths = [segment.end - segment.start for segment in prompt.segments if segment.role == "paraphrase"]
+    places: list[int] = []
+    for segment in prompt.segments:
+        length, begin = segment.end - segment.start, len(places) and places[-1] + 1
+        if segment.role == "paraphrase":
+            begin = prompt.segments[0].end + (max(lengths) - length) * (scheme == "right_aligned")
+        elif segment.role == "suffix":
+            begin = prompt.segments[0].end + max(lengths)
         places += range(begin, begin + length)
-    return places + list(range(first + max(middle), first + max(middle) + last))
+    return places
 
 
-def dense_bias(prompt: SegmentedPrompt, strategy: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
+def _rule(mask: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The strategy of a mask and the sign, query and key of each of its pairs."""
+    return re.split("[+-]", mask)[0], re.findall(r"([+-])([^>+-]+)>([^>+-]+)", mask)
+
+
+def dense_bias(prompt: SegmentedPrompt, mask: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
     """What is added to scores, (n, n) in fp32 with n prompt and answer tokens, row = query.
 
     -inf where a key is hidden; log(weight) on a paraphrase's keys for queries that fuse; else 0.
     """
-    roles, owners = [], []
-    for number, segment in enumerate(prompt.segments):
+    strategy, pairs = _rule(mask)
+    roles, homes, number = [], [], 0  # a token's home is the number of its paraphrase; the prefix's is 0
+    for segment in prompt.segments:
+        number += segment.role in ("paraphrase", "suffix")
         roles += [segment.role] * (segment.end - segment.start)
-        owners += [number] * (segment.end - segment.start)
-    roles, owners = np.array([*roles, *["answer"] * answers]), np.array([*owners, *[owners[-1]] * answers])
-    is_paraphrase = roles == "paraphrase"
+        homes += [number] * (segment.end - segment.start)
+    roles, numbers = np.array([*roles, *["answer"] * answers]), np.array([*homes, *[number] * answers])
+    is_paraphrase, is_separator = roles == "paraphrase", roles == "separator"
     fusing = (roles == "answer") | ((roles == "suffix") & (strategy != "late_fusion"))
-    homes = owners.copy()
+    home = numbers.copy()
     if strategy == "late_fusion":  # there the suffix is part of the last paraphrase
-        homes[roles == "suffix"] = owners[is_paraphrase].max()
-    at_home = homes[:, None] == homes[None, :]
-    earlier = np.tri(len(roles), dtype=bool)
-    visible = earlier & (at_home | SHARED[strategy](roles, owners)[None, :] | fusing[:, None])
+        home[roles == "suffix"] = numbers[is_paraphrase].max()
+    at_home = home[:, None] == home[None, :]
+    earlier = np.tri(len(roles), k=-1, dtype=bool)
+    visible = earlier & (at_home | SHARED[strategy](roles, numbers)[None, :] | fusing[:, None])
+    if strategy != "causal":
+        visible &= ~is_separator[:, None] & ~is_separator[None, :]
+
+    def meant(name: str, sign: str) -> np.ndarray:
+        """The tokens that a pair's name means; what closes a paraphrase closes the separator behind it."""
+        if name == "*":
+            return ~is_separator | (sign == "-")
+        if name.startswith("P"):
+            return (numbers == int(name[1:])) & (is_paraphrase | (is_separator & (sign == "-")))
+        return roles == name
+
+    for sign, query, key in pairs:
+        visible[meant(query, sign)[:, None] & meant(key, sign)[None, :] & earlier] = sign == "+"
     if strategy == "bidirectional":
-        visible |= at_home & is_paraphrase[:, None]
+        visible |= at_home & is_paraphrase[:, None] & is_paraphrase[None, :] & ~earlier
+    np.fill_diagonal(visible, True)
 
     with np.errstate(divide="ignore"):  # log 0 is -inf, which hides
-        logs = np.log(np.array([1.0, *weights, 1.0]))[owners]
+        logs = np.log(np.array([1.0, *weights, 1.0]))[np.where(is_paraphrase, numbers, 0)]
     return np.where(visible, np.where(fusing[:, None], logs[None, :], 0.0), -np.inf).astype(np.float32)

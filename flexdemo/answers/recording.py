@@ -20,6 +20,7 @@ import numpy as np
 
 from ..engine.model import LanguageModel
 from ..errors import InputError
+from ..request import Request, SettingError, shortened
 from .ask import ask
 from .explain import CANDIDATES, Agreement, Attribution, Effect, Explanation, candidate_steps, explain
 from .head import heads_of
@@ -30,16 +31,6 @@ MOST_BYTES = 1_000_000  # of a recording; one too large is made again without th
 MOST_BYTES_READ = 20_000_000
 SINGLES = ("logprobs", "segment_mass", "probability")  # fields whose numbers are float32
 ARRAYS = {"mass": "float32", "token_attention": "float32", "mass_per_token": "float64"}
-EXAMPLE: dict[str, tuple[type | UnionType, str]] = {  # what an example may hold
-    "question": (str, "text"),
-    "paraphrases": (list | tuple, "a list of texts"),
-    "weights": (list | tuple | str | None, "a list of numbers, raw or confidence"),
-    "mask": (str, "text"),
-    "positions": (str, "text"),
-    "prefix": (str, "text"),
-    "max_new_tokens": (int, "a whole number"),
-    "note": (str, "text"),
-}
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,9 @@ class Recorded:
 def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: str) -> dict[str, Any]:
     """Run all methods and explain each example; everything as one object for JSON, of at most MOST_BYTES.
 
-    An example has a `question` and may have what EXAMPLE lists. `date` is the day, YYYY-MM-DD. Raises InputError for a
-    bad example, or for examples that do not fit even without the attention mass of single layers and heads.
+    An example has a `question` and may have a `note` and other settings of a Request. `date` is the day, YYYY-MM-DD.
+    Raises InputError for a bad example, or for examples that do not fit even without the attention mass of single
+    layers and heads.
     """
     check_date(date)
     made = [_run(lm, example, f"example {i}") for i, example in enumerate(examples, start=1)]
@@ -118,28 +110,15 @@ def _size(recording: Mapping[str, Any]) -> int:
 def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Result, Explanation, str]:
     if not isinstance(example, Mapping) or "question" not in example:
         raise InputError(f"{what} must be an object with a question")
-    if unknown := sorted(set(example) - set(EXAMPLE)):
-        raise InputError(f"{what} has {unknown[0]!r}: an example may have {', '.join(EXAMPLE)}")
-    for key, value in example.items():
-        kind, form = EXAMPLE[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{what}: {key} must be {form}, not {value!r:.60}")
-    numbers = example.get("weights")
-    if isinstance(numbers, list | tuple) and not all(type(number) in (int, float) for number in numbers):
-        raise InputError(f"{what}: weights must be {EXAMPLE['weights'][1]}, not {numbers!r:.60}")
-    options = {key: value for key, value in example.items() if key not in ("question", "paraphrases", "note")}
+    note = example.get("note", "")
+    settings = {key: value for key, value in example.items() if key != "note"}
     try:
-        result = ask(
-            lm,
-            example["question"],
-            example.get("paraphrases", ()),
-            methods=("all",),
-            candidates=CANDIDATES,
-            **options,
-        )
+        if not isinstance(note, str):
+            raise SettingError("note", f" must be a text, not {shortened(note)}")
+        result = ask(lm, Request(**{**settings, "methods": ("all",), "candidates": CANDIDATES}))
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    return result, explain(lm, result), example.get("note", "")
+    return result, explain(lm, result), note
 
 
 def _without_heads(explanation: Explanation) -> Explanation:
@@ -170,6 +149,8 @@ def _example(result: Result, explanation: Explanation, note: str) -> dict[str, A
 
 def _data(value: Any, *, single: bool = False) -> Any:
     """Dataclasses, tuples and mappings as what JSON has; `single`: floats are float32 numbers."""
+    if isinstance(value, Request):
+        return _data(value.model_dump())
     if is_dataclass(value):
         return {f.name: _data(getattr(value, f.name), single=f.name in SINGLES) for f in fields(value)}
     if isinstance(value, tuple | list):
@@ -243,6 +224,8 @@ def _loaded(told: Mapping[str, Any]) -> list[Recorded]:
 def _build(kind: Any, data: Any, *, single: bool = False) -> Any:
     """A value of a type from its data; ValueError for data of another type. `single`: floats are float32 numbers."""
     hints, origin, parts, form = _type(kind)
+    if kind is Request and isinstance(data, dict):
+        return Request(**data)  # fields that came later have their defaults; one that is not known here is refused
     if hints:
         names = hints.keys()
         if not isinstance(data, dict) or data.keys() != names:
@@ -263,7 +246,7 @@ def _type(kind: Any) -> tuple[dict[str, Any], Any, tuple[Any, ...], Any]:
     """A type's fields with their types, if it is a dataclass; its origin and arguments; the form that stands for it."""
     hints = get_type_hints(kind) if is_dataclass(kind) else {}
     origin = get_origin(kind)
-    stored = {tuple: list, Mapping: dict, Any: object}
+    stored = {tuple: list, Mapping: dict, Any: object, Request: dict}
     form = dict if hints else stored.get(origin or kind, origin or kind)
     return {f.name: hints[f.name] for f in fields(kind)} if hints else {}, origin, get_args(kind), form
 

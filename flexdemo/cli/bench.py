@@ -6,39 +6,41 @@ Times are medians of several runs that take turns, so that a noisy machine distu
 from __future__ import annotations
 
 import functools
-import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..answers.methods import resolve_methods
 from ..engine.attention import BACKENDS
 from ..engine.decode import Answer, Progress, generate
-from ..engine.loading import DTYPES, load_model
-from ..engine.model import LanguageModel, prepare
-from ..errors import InputError
-from ..gone.growth import WARM_UPS, beside_speed, copy_bandwidth, run_facts
-from ..gone.whereabouts import measure_whereabouts
+from ..engine.model import LanguageModel
 from ..plan import Encoding, Stream, fused_view
-from ..prompt import Segment, SegmentedPrompt, build_prompt
+from ..prompt import SegmentedPrompt
 from ..request import Decoding
+from .measures import (
+    SHAPES,
+    WARM_UPS,
+    beside_speed,
+    check_shape,
+    copy_bandwidth,
+    random_lm,
+    random_model,
+    random_prompt,
+    run_facts,
+    weight_bytes,
+)
 
 PARAPHRASES = 5
 CANDIDATES = 20  # of a token, to tell how near the one was that another way chose
 BATCH = 32  # prompts of different lengths
 THEIRS, THEIRS_STATIC = "transformers generate", "generate, static cache"
 COMPILED = " compiled"  # behind a backend's name: the whole forward pass is
-BUNDLED = "bundled"
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 @dataclass(frozen=True)
@@ -271,25 +273,6 @@ def at_a_gap(differing: int, gap: float | None) -> str:
     return f", first at tokens at most {gap:.2f} nats apart"
 
 
-def measure_bundled(
-    *, new_tokens: int = 32, runs: int = 5, device: str = "cpu", dtype: str = "float32", log: Callable[[str], None]
-) -> dict[str, Any]:
-    """What the bundled model costs over the shipped examples of PARAPHRASES wordings: start, speed, all methods."""
-    lm = load_model(device=device, dtype=dtype)
-    examples = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
-    asked = [each for each in examples if len(each["paraphrases"]) == PARAPHRASES - 1]
-    prompts = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in asked]
-    cost = methods_cost(lm, prompts, new_tokens, runs=runs)
-    log(f"{cost}, {len(prompts)} questions of {PARAPHRASES} wordings")
-    every = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in examples]
-    batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3))
-    log(str(batch))
-    texts = [(each["question"], each["paraphrases"]) for each in asked]
-    spent = measure_whereabouts(lm, texts, new_tokens=new_tokens, runs=runs, log=log)
-    measured = {"questions": len(prompts), "methods": [cost.to_dict()], "batches": [batch.to_dict()]}
-    return {**run_facts(BUNDLED, device, dtype), **measured, **spent}
-
-
 def measure(
     *,
     shape: str = "tiny",
@@ -307,7 +290,7 @@ def measure(
     All backends must give the same greedy tokens, or the result says how many prompts differ: bf16 ties can. With
     `compiled` each backend that allows it also runs with its whole forward pass compiled.
     """
-    check_shape(shape, BUNDLED)
+    check_shape(shape)
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
     batched = "sdpa" if device == "cpu" else "flex"  # what `--backend auto` chooses
@@ -361,82 +344,3 @@ def measure(
         "batches": [batch.to_dict() for batch in batches],
         **beside,
     }
-
-
-SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
-    {
-        "tiny": dict(hidden=256, layers=8, heads=8, kv_heads=4, mlp=704, vocab=2048, head_dim=32),
-        "llama-3.2-1b": dict(hidden=2048, layers=16, heads=32, kv_heads=8, mlp=8192, vocab=128256, head_dim=64),
-        "llama-3.2-3b": dict(hidden=3072, layers=28, heads=24, kv_heads=8, mlp=8192, vocab=128256, head_dim=128),
-        "llama-3.1-8b": dict(hidden=4096, layers=32, heads=32, kv_heads=8, mlp=14336, vocab=128256, head_dim=128),
-    }
-)
-
-
-class _NoText:
-    """Stands in for a tokenizer where prompts are made of ids: every id shows as one letter."""
-
-    eos_token_id = None
-
-    def decode(self, ids: Sequence[int], **_: Any) -> str:
-        return "x" * len(ids)
-
-
-def random_model(shape: str, *, device: str, dtype: str) -> torch.nn.Module:
-    """A random Llama of a shape in SHAPES that never stops by itself."""
-    s = SHAPES[shape]
-    config = AutoConfig.for_model(
-        "llama",
-        hidden_size=s["hidden"],
-        num_hidden_layers=s["layers"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=s["kv_heads"],
-        head_dim=s["head_dim"],
-        intermediate_size=s["mlp"],
-        vocab_size=s["vocab"],
-        max_position_embeddings=131072,
-        tie_word_embeddings=True,
-        eos_token_id=None,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
-    return model.eval()
-
-
-def weight_bytes(shape: str, dtype: str) -> int:
-    """Bytes of a shape's weights, all of which one decode step reads; embeddings are tied."""
-    s = SHAPES[shape]
-    attention = s["hidden"] * s["head_dim"] * 2 * (s["heads"] + s["kv_heads"])
-    norms = 2 * s["hidden"]
-    layers = s["layers"] * (attention + 3 * s["hidden"] * s["mlp"] + norms)
-    return (layers + s["vocab"] * s["hidden"] + s["hidden"]) * DTYPES[dtype].itemsize
-
-
-def random_prompt(tokens: int, vocabulary: int, *, seed: int, paraphrases: int) -> SegmentedPrompt:
-    """Segments of equal length, a prefix and a suffix: about `tokens` random ids in all."""
-    generator = torch.Generator().manual_seed(seed)
-    each = max(1, (tokens - 10) // paraphrases)
-    lengths = [8, *[each] * paraphrases, 2]
-    names = ["prefix", *(f"P{i + 1}" for i in range(paraphrases)), "suffix"]
-    roles = ["prefix", *["paraphrase"] * paraphrases, "suffix"]
-    segments, start = [], 0
-    for name, role, length in zip(names, roles, lengths, strict=True):
-        segments.append(Segment(name, role, start, start + length, ""))
-        start += length
-    ids = tuple(torch.randint(vocabulary, (start,), generator=generator).tolist())
-    return SegmentedPrompt(ids, ("",) * start, tuple(segments), (1 / paraphrases,) * paraphrases, "ids")
-
-
-def check_shape(shape: str, *others: str) -> None:
-    """Raise InputError for a shape that is neither in SHAPES nor one of the others."""
-    if shape not in (*SHAPES, *others):
-        raise InputError(f"unknown shape {shape!r}: choose from {', '.join((*SHAPES, *others))}")
-
-
-def random_lm(shape: str, *, device: str, dtype: str, backend: str, compiled: bool = False) -> LanguageModel:
-    """A random model of a shape, ready to answer prompts made of ids."""
-    model = random_model(shape, device=device, dtype=dtype)
-    return prepare(model, _NoText(), name=shape, backend=backend, compiled=compiled)

@@ -10,23 +10,22 @@ import csv
 import datetime
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..answers.methods import METHODS, check_names
 from ..data.files import check_output, print_json, write_file
 from ..errors import InputError
-from ..prompt import SegmentedPrompt, build_prompt, check_wordings
-from ..request import Ape, Decoding, Samples
+from ..plan import Encoding, check_encoding, mask_array, mask_dict
+from ..prompt import SegmentedPrompt, build_prompt
+from ..request import FIELDS, Request
 
 if TYPE_CHECKING:
     from ..answers.result import Result
     from ..engine.model import LanguageModel
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples.json"  # the page's
-LENGTHS = (128, 512, 2048)
-GROWTH_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
-GROWTH_PARAPHRASES = (1, 2, 4, 8, 16, 32, 64)
-GROWTH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 OF_DATA_SETS = ("limit", "resume", "overwrite", "skip_bad")  # options of `paraphrase` that one question cannot have
 MASK_FORMATS = (".html", ".png", ".csv")
 
@@ -37,47 +36,28 @@ def _load(args: argparse.Namespace) -> LanguageModel:
     return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
 
 
+def settings_of(args: argparse.Namespace, names: Iterable[str] = FIELDS) -> dict[str, Any]:
+    """The settings of a Request among the arguments, those that were left out with their default."""
+    given = {name: getattr(args, name, None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def run_generate(args: argparse.Namespace) -> None:
-    check_wordings(args.question, args.paraphrases, None if args.weights == "confidence" else args.weights)
+    request = Request(**settings_of(args))
+    methods = [method.name for method in check_names(request)]
     from ..answers.ask import ask
     from ..answers.explain import CANDIDATES, NEEDED, explain
-    from ..answers.methods import resolve_methods
-    from ..plan import Encoding, check_encoding
 
-    methods = [method.name for method in resolve_methods(args.methods or ["flex"], 1 + len(args.paraphrases))]
-    check_encoding(Encoding(args.mask, args.positions))
-    Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    Samples(args.samples, args.sample_temperature)
-    Ape(args.ape_temperature, args.ape_scale)
     if args.attention and not (args.explain and args.json):
         raise InputError("--attention is part of the explanation's JSON: add --explain --json")
     if args.explain:
-        methods = list(dict.fromkeys([*methods, *NEEDED]))
+        request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
     lm = _load(args)
     if args.attention:
         from ..answers.head import attention_map, check_head
 
         check_head(lm, *args.attention)
-    result = ask(
-        lm,
-        args.question,
-        args.paraphrases,
-        methods=methods,
-        mask=args.mask,
-        positions=args.positions,
-        weights=args.weights,
-        samples=args.samples,
-        sample_temperature=args.sample_temperature,
-        ape_temperature=args.ape_temperature,
-        ape_scale=args.ape_scale,
-        prefix=args.prefix,
-        template=args.template,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        candidates=CANDIDATES if args.explain else 0,
-    )
+    result = ask(lm, request)
     explanation = explain(lm, result) if args.explain else None
     if args.json:
         explained = explanation.to_dict() if explanation else {}
@@ -94,8 +74,6 @@ def run_generate(args: argparse.Namespace) -> None:
 
 def describe(result: Result) -> str:
     """A result for reading in a terminal."""
-    from ..answers.methods import METHODS
-
     lines = []
     for method in result.results:
         if len(method.views) > 1 and METHODS[method.method].answers_each:
@@ -117,15 +95,14 @@ def describe(result: Result) -> str:
 def run_mask(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_output(args.output, MASK_FORMATS)
-    check_wordings(args.question, args.paraphrases, None)
-    from ..engine.loading import load_tokenizer
-    from ..plan import Encoding, check_encoding, mask_array, mask_dict
-
-    check_encoding(Encoding(args.mask, args.positions))
+    request = Request(**settings_of(args))
+    check_names(request)
     if args.against is not None:
-        check_encoding(Encoding(args.against, args.positions))
-    tokenizer = load_tokenizer(args.model)
-    prompt = build_prompt(tokenizer, args.question, args.paraphrases, prefix=args.prefix, template=args.template)
+        check_encoding(Encoding(args.against, request.positions))
+    from ..engine.loading import load_tokenizer
+
+    wordings = (request.question, request.paraphrases)
+    prompt = build_prompt(load_tokenizer(args.model), *wordings, prefix=request.prefix, template=request.template)
     if args.json:
         print_json(mask_dict(prompt, args.mask, args.positions, args.against))
         return
@@ -145,17 +122,19 @@ def run_mask(args: argparse.Namespace) -> None:
 
 def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
     from ..figures import mask as plots
+    from ..masks import Mask
+    from ..plan import mask_rows
 
     suffix = args.output.suffix.lower()
     if suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows.astype(int).tolist())
+            csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
     elif suffix == ".png":
         path.write_bytes(plots.mask_png(rows))
     else:
         shown = (prompt.tokens, prompt.segments)
         if other is None:
-            figure = plots.mask_figure(rows, *shown, strategy=args.mask)
+            figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
         else:
             figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
         path.write_text(plots.figure_html(figure), encoding="utf-8")
@@ -221,48 +200,27 @@ def _examples(path: Path) -> list[Any]:
 def run_bench(args: argparse.Namespace) -> None:
     from ..engine.attention import BACKENDS
     from ..engine.loading import resolve_device, resolve_dtype
-    from ..gone.growth import measure_growth
-    from ..gone.targets import reached
-    from .bench import BUNDLED, THEIRS, THEIRS_STATIC, at_a_gap, measure, measure_bundled
+    from .bench import at_a_gap, measure
 
     if args.runs < 1 or args.max_new_tokens < 2:
         raise InputError("bench needs at least 1 run and 2 new tokens")
     if args.backend not in ("all", *BACKENDS):
         raise InputError(f"unknown backend {args.backend!r}: choose from all, {', '.join(BACKENDS)}")
-    if args.report:
-        if not args.growth:
-            raise InputError("--report goes with --growth: leave it out, or say bench --growth --report FILE.html")
-        check_output(args.report, (".html",))
     device = resolve_device(args.device)
-    options = {
-        "new_tokens": args.max_new_tokens,
-        "runs": args.runs,
-        "device": device,
-        "dtype": str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
-        "log": lambda text: print(text, file=sys.stderr, flush=True),
-    }
-    if args.growth:
-        backend = "auto" if args.backend == "all" else args.backend
-        sizes = {"tokens": args.lengths or GROWTH_TOKENS, "paraphrases": GROWTH_PARAPHRASES, "rows": GROWTH_ROWS}
-        result = measure_growth(shape=args.shape, **sizes, backend=backend, compiled=args.compile, **options)
-        if args.report:
-            from ..gone.plots_growth import growth_html
-
-            write_file(args.report, lambda path: path.write_text(growth_html(result), encoding="utf-8"))
-    elif args.shape == BUNDLED:
-        result = measure_bundled(**options)
-    else:
-        backends = tuple(BACKENDS) if args.backend == "all" else (args.backend,)
-        options["compiled"] = args.compile
-        result = measure(shape=args.shape, lengths=args.lengths or LENGTHS, backends=backends, **options)
-        if device != "cpu":
-            rows = reached(result, (THEIRS, THEIRS_STATIC))
-            result["targets"] = [row.to_dict() for row in rows]
-            for row in rows:
-                options["log"](str(row))
+    result = measure(
+        shape=args.shape,
+        lengths=args.lengths,
+        new_tokens=args.max_new_tokens,
+        runs=args.runs,
+        device=device,
+        dtype=str(resolve_dtype(args.dtype, device)).removeprefix("torch."),
+        backends=tuple(BACKENDS) if args.backend == "all" else (args.backend,),
+        compiled=args.compile,
+        log=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     if args.json:
         print_json(result)
-    elif args.shape != BUNDLED and not args.growth:
+    else:
         differing = result["prompts_where_backends_differ"]
         apart = at_a_gap(differing, result["widest_gap"])
         print(f"{differing} prompts on which backends' greedy tokens differ{apart}")

@@ -9,18 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..answers.methods import resolve_methods
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import check_run
-from ..data.records import Record, few_shot_prefix, fingerprint, read_records
+from ..data.records import Record, draw_shots, fingerprint, read_records
 from ..errors import InputError
-from ..request import Ape, Decoding, check_seed
+from ..plan import Encoding, check_encoding
+from ..request import Ape, check_settings
+from ..template import Shots
+from .commands import settings_of
 
 if TYPE_CHECKING:
-    from ..data.evaluate import Workers
     from ..data.summary import Summary
+    from ..data.workers import Workers
     from ..engine.model import LanguageModel
 
 REPORTS = (".md", ".html")
+METHODS = ("flex", "causal")  # where none are named
+# What a record is asked with, beside its own wordings and weights: fields of Request.
+SETTINGS = ("methods", "mask", "positions", "prefix", "template", "max_new_tokens", "ape_temperature", "ape_scale")
 
 
 def _say(text: str) -> None:
@@ -51,7 +58,7 @@ def _check_numbers(args: argparse.Namespace, n: int) -> None:
         raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
     if not 0 <= n <= 100:
         raise InputError(f"the number of paraphrases must be from 0 to 100, not {n}")
-    check_seed(args.seed)
+    check_settings(seed=args.seed)
 
 
 def _check_kept(sources: Sequence[str | None], output: Path) -> None:
@@ -64,7 +71,8 @@ def _check_kept(sources: Sequence[str | None], output: Path) -> None:
 def run_paraphrase(args: argparse.Namespace) -> None:
     """Paraphrases for every record of a data set that has none, written as .jsonl."""
     from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS, join_workers
+    from ..data.evaluate import RECORDS
+    from ..data.workers import join_workers
 
     if args.json:
         raise InputError(
@@ -94,7 +102,8 @@ def _rewrite(
     output: Path | None,
 ) -> list[Record]:
     """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one."""
-    from ..data.evaluate import RECORDS, rewrite, work_through
+    from ..data.evaluate import RECORDS, rewrite
+    from ..data.workers import work_through
 
     def work(batch: Sequence[int]) -> dict[int, tuple[Record]]:
         made = rewrite(lm, [records[i] for i in batch], n, seed=args.seed, temperature=args.temperature)
@@ -114,20 +123,19 @@ def _rewrite(
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """A data set through methods: the table, its summary, a report."""
-    from ..answers.methods import resolve_methods
     from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS, join_workers, paraphrases_path
+    from ..data.evaluate import RECORDS, paraphrases_path
+    from ..data.workers import join_workers
     from ..engine.loading import check_processes
-    from ..plan import Encoding, check_encoding
 
     if args.tensor_parallel and args.compile:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
     _check_numbers(args, args.paraphrases if args.paraphrases is not None else 0)
     check_request("a question", 1, args.temperature)
-    Decoding(args.max_new_tokens, args.temperature)
-    Ape(args.ape_temperature, args.ape_scale)
+    args.methods = args.methods or METHODS
+    check_settings(**settings_of(args, SETTINGS))
     check_encoding(Encoding(args.mask, args.positions))
-    resolve_methods(args.methods or ["flex", "causal"])
+    resolve_methods(args.methods)
     for path in args.report:
         check_output(path, REPORTS)
     if args.output is None and args.resume:
@@ -155,38 +163,29 @@ def run_evaluate(args: argparse.Namespace) -> None:
         workers.close()
 
 
-def _shots(args: argparse.Namespace, records: Sequence[Record]) -> str:
-    """The prefix: the one given, then shots drawn from another file."""
+def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
+    """Questions and answers drawn from another file."""
     if args.shots < 0:
         raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
     if args.shots == 0:
         if args.shots_from is not None:
             raise InputError("--shots-from needs --shots K: how many examples to draw from it")
-        return args.prefix
+        return ()
     if args.shots_from is None:
         raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")
     asked = [text for record in records for text in (record.question, *record.paraphrases)]
     pool, _ = read_records(args.shots_from, skip_bad=args.skip_bad)
-    drawn = few_shot_prefix(pool, args.shots, seed=args.seed, exclude=asked)
-    return f"{args.prefix.rstrip()}\n{drawn}" if args.prefix.strip() else drawn
+    return draw_shots(pool, args.shots, seed=args.seed, exclude=asked)
 
 
 def _evaluate(
-    lm: LanguageModel, records: list[Record], prefix: str, args: argparse.Namespace, workers: Workers
+    lm: LanguageModel, records: list[Record], shots: Shots, args: argparse.Namespace, workers: Workers
 ) -> tuple[Any, dict[str, Any]]:
     """The results table as a frame, and what ran."""
-    from ..answers.methods import resolve_methods
     from ..answers.metrics import find_lemmatiser
-    from ..data.evaluate import (
-        Settings,
-        answer,
-        paraphrases_path,
-        prepare_questions,
-        settings_dict,
-        shorten,
-        work_through,
-    )
+    from ..data.evaluate import Settings, answer, paraphrases_path, prepare_questions, settings_dict, shorten
     from ..data.table import read_table, table_frame
+    from ..data.workers import work_through
 
     data = fingerprint(records)
     n = 5 if args.paraphrases is None else args.paraphrases
@@ -197,11 +196,12 @@ def _evaluate(
         records = _rewrite(lm, records, n, args, workers, kept)
 
     fewest = min(1 + len(record.paraphrases) for record in records)
-    methods = tuple(method.name for method in resolve_methods(args.methods or ["flex", "causal"], fewest))
+    methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
     ape = Ape(args.ape_temperature, args.ape_scale)
     settings = Settings(
-        methods, args.mask, args.positions, args.weights, ape, prefix, args.template, args.max_new_tokens
-    )
+        methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
+        shots,
+    )  # fmt: skip
     asked, problems = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

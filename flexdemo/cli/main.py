@@ -10,17 +10,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from ..answers.methods import METHODS
 from ..errors import InputError
+from ..masks import STRATEGIES
 from ..prompt import POSITIONS
-from ..request import Ape, Decoding, Samples
+from ..request import FIELDS, face_of, range_of
 from . import commands
 
-STRATEGY_NAMES = (
-    "segment, isolated, causal, anchor, late_fusion, bidirectional"  # masks.py loads torch; a test compares
-)
-METHOD_NAMES = "flex, origin, per_prompt, vote, avg, max, weighted_avg, weighted_max, leave_one_out, causal"
+NAMES = {"mask": STRATEGIES, "positions": POSITIONS, "methods": ("all", *METHODS)}  # what a setting's table offers
+SHARED = ("mask", "positions", "prefix", "template")  # settings of every command that packs a prompt
+APE = ("ape_temperature", "ape_scale")
+WARMTH = 0.7  # temperature at which paraphrases are written
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -59,40 +61,36 @@ def _lengths(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _add_prompt(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("question", metavar="QUESTION", help="the question; it is wording P1")
-    parser.add_argument(
-        "-p",
-        "--paraphrase",
-        metavar="TEXT",
-        action="append",
-        default=[],
-        dest="paraphrases",
-        help="another wording (repeat)",
-    )
-    _add_scheme(parser)
+def _add_setting(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:
+    """An argument made from a field of Request: its name, type, default, range and help; `changes` go before those."""
+    field = FIELDS[name]
+    face = face_of(field)
+    if face is None:
+        raise ValueError(f"{name} is a setting for Python alone")
+    told = [field.description or ""]
+    told += [f": {', '.join(NAMES[name])}"] if name in NAMES else []
+    told += [f"; {range_of(field)}"] if range_of(field) else []
+    options: dict[str, Any] = {"metavar": face.metavar, "help": "".join(told)}
+    if field.is_required():
+        parser.add_argument(name, **options | changes)
+        return
+    flags = ["-p"] if name == "paraphrases" else []
+    if isinstance(field.default, tuple):
+        options |= {"action": "append", "help": f"{options['help']} (repeat for several)"}
+    else:
+        known = isinstance(field.default, int | float)
+        options |= {"default": field.default, "type": type(field.default) if known else None}
+        options["help"] += (
+            f" (default: {changes.get('default', field.default)})" if field.default not in (None, "") else ""
+        )
+    if name == "weights":
+        options["type"] = _weights
+    parser.add_argument(*flags, face.flag or f"--{name.replace('_', '-')}", dest=name, **options | changes)
 
 
-def _add_scheme(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--mask", metavar="STRATEGY", default="segment", help=f"mask strategy: {STRATEGY_NAMES} (default: segment)"
-    )
-    parser.add_argument(
-        "--positions",
-        metavar="SCHEME",
-        default="aligned",
-        help=f"position scheme: {', '.join(POSITIONS)} (default: aligned)",
-    )
-    parser.add_argument("--prefix", metavar="TEXT", default="", help="instruction or shots before the question")
-    parser.add_argument("--template", default="auto", help="auto, plain (Q: ... A:) or chat (the model's own)")
-
-
-def _add_ape(parser: argparse.ArgumentParser) -> None:
-    plain = Ape()
-    parser.add_argument(
-        "--ape-temperature", type=float, default=plain.temperature, help="APE temperature of flex (default: 1, none)"
-    )
-    parser.add_argument("--ape-scale", type=float, default=plain.scale, help="APE scale of flex (default: 1, none)")
+def _add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        _add_setting(parser, name)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -126,38 +124,15 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     generate = subparsers.add_parser("generate", help="answer a question from all its wordings")
-    _add_prompt(generate)
+    _add_settings(generate, *(name for name, field in FIELDS.items() if face_of(field)))
     _add_hardware(generate)
-    generate.add_argument(
-        "--method",
-        metavar="NAME",
-        action="append",
-        dest="methods",
-        help=f"{METHOD_NAMES} or all (default: flex; repeat for several)",
-    )
-    generate.add_argument(
-        "--weights", type=_weights, metavar="1,2,0.5", help="one number for each wording, or raw, or confidence"
-    )
-    samples = Samples()
-    generate.add_argument(
-        "--samples", type=int, default=samples.count, metavar="K", help="answers sampled a wording, for confidence"
-    )
-    generate.add_argument("--sample-temperature", type=float, default=samples.temperature, help="of those answers")
-    _add_ape(generate)
-    defaults = Decoding()
-    generate.add_argument(
-        "--max-new-tokens", type=int, default=defaults.max_new_tokens, metavar="N", help="answer length limit"
-    )
-    generate.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default)")
-    generate.add_argument("--top-p", type=float, default=defaults.top_p, help="nucleus of sampling (default: 1)")
-    generate.add_argument("--seed", type=int, default=defaults.seed, help="seed of sampling (default: 0)")
     generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
     generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help="with --explain: one head's attention")
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.set_defaults(run=commands.run_generate)
 
     mask = subparsers.add_parser("mask", help="show the attention mask of a prompt (loads the tokenizer only)")
-    _add_prompt(mask)
+    _add_settings(mask, "question", "paraphrases", *SHARED)
     _add_model(mask)
     mask.add_argument("--against", metavar="STRATEGY", help="compare with this strategy's mask")
     form = mask.add_mutually_exclusive_group()
@@ -168,8 +143,8 @@ def make_parser() -> argparse.ArgumentParser:
     paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question or a data set")
     paraphrase.add_argument("question", metavar="QUESTION", help="a question; with --output a data set")
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
-    paraphrase.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
-    paraphrase.add_argument("--temperature", type=float, default=0.7, help="of sampling (default: 0.7)")
+    _add_setting(paraphrase, "seed")
+    _add_setting(paraphrase, "temperature", default=WARMTH, help=f"of sampling, above 0 (default: {WARMTH})")
     _add_hardware(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
     paraphrase.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write a data set with its paraphrases")
@@ -182,23 +157,19 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DATA",
         help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
     )
-    evaluate.add_argument(
-        "--method", metavar="NAME", action="append", dest="methods", help="as for generate (default: flex and causal)"
-    )
-    _add_scheme(evaluate)
+    _add_setting(evaluate, "methods", help="as for generate (default: flex and causal; repeat for several)")
+    _add_settings(evaluate, *SHARED, *APE, "max_new_tokens")
     _add_hardware(evaluate)
-    evaluate.add_argument("--weights", choices=["raw"], help="raw: every weight 1 (default: 1/N, or the record's own)")
-    _add_ape(evaluate)
+    raw = "raw: every weight 1 (default: 1/N, or the record's own)"
+    _add_setting(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)
     evaluate.add_argument(
         "--paraphrases", type=int, metavar="N", help="use at most N; generate N where there are none (default: 5)"
     )
     evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
     evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")
-    evaluate.add_argument("--seed", type=int, default=0, help="of shots, paraphrases and intervals (default: 0)")
-    evaluate.add_argument("--temperature", type=float, default=0.7, help="of generated paraphrases (default: 0.7)")
-    evaluate.add_argument(
-        "--max-new-tokens", type=int, default=Decoding.max_new_tokens, metavar="N", help="answer length limit"
-    )
+    _add_setting(evaluate, "seed", help="of shots, paraphrases and intervals (default: 0)")
+    written = f"of generated paraphrases, above 0 (default: {WARMTH})"
+    _add_setting(evaluate, "temperature", default=WARMTH, help=written)
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
     evaluate.add_argument(
         "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
@@ -223,10 +194,10 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--shape",
         default="tiny",
-        help="tiny, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, or bundled: the bundled model itself (default: tiny)",
+        help="tiny, llama-3.2-1b, llama-3.2-3b or llama-3.1-8b (default: tiny)",
     )
     bench.add_argument(
-        "--lengths", type=_lengths, metavar="N,N", help="prompt lengths in tokens (default: 128,512,2048)"
+        "--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help="prompt lengths (128,512,2048)"
     )
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
@@ -234,10 +205,6 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     bench.add_argument("--compile", action="store_true", help="also with the whole forward pass compiled (one GPU)")
-    bench.add_argument(
-        "--growth", action="store_true", help="instead: how cost grows with tokens, paraphrases and rows; masks, memory"
-    )
-    bench.add_argument("--report", type=Path, metavar="FILE.html", help="with --growth: write charts and tables")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)
     return parser

@@ -7,51 +7,25 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-
-SMALLEST = 4096  # bytes that a file takes on disk, however little is in it
 
 
 def check_output(path: Path, suffixes: Sequence[str]) -> None:
     """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
-    folder = path.absolute().parent
-    if not os.path.isdir(folder):
-        raise InputError(f"cannot write {path}: the folder {folder} does not exist")
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+    there = next(folder for folder in path.absolute().parents if folder.exists())  # the rest is made with the file
+    if os.path.isdir(path) or not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
 
 
-def make_room(folder: Path, most: int, incoming: int) -> None:
-    """Delete the oldest files in a folder and below until `incoming` more bytes fit into `most`.
-
-    For folders of temporary files alone. A file that another has deleted meanwhile is no error.
-    """
-    found = []
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place, name)
-            with suppress(FileNotFoundError):
-                told = path.stat(follow_symlinks=False)
-                found.append((told.st_mtime, max(told.st_size, SMALLEST), path))
-    excess = sum(size for _, size, _ in found) + incoming - most
-    for _, size, path in sorted(found):
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # other files are left in it
-            path.parent.rmdir()
-        excess -= size
-
-
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there."""
+    """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
     try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error

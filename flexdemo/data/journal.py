@@ -145,6 +145,7 @@ class Journal:
         own = next((partial for partial in partials if partial.path == path), None)
         done = frozenset(index for partial in partials for index in partial.rows)
         try:
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, FLAGS, 0o666)
             os.ftruncate(handle, own.size if own else 0)
             if own is None:
@@ -296,13 +297,16 @@ def _compare(path: Path, old: Any, new: Mapping[str, Any]) -> None:
         before, now = old.get(key, ABSENT), new.get(key, ABSENT)
         if before is ABSENT or now is ABSENT or before != now:
             raise InputError(
-                f"{path} is of another run: its {key} is {_shown(before)}, not {_shown(now)}; give the same settings, "
-                "another --output, or --overwrite"
+                f"{path} is of another run: its {key} is {_shown(before, now)}, not {_shown(now, before)}; "
+                "give the same settings, another --output, or --overwrite"
             )
 
 
-def _shown(value: Any) -> str:
-    text = "nothing" if value is ABSENT else json.dumps(value, ensure_ascii=False)
+def _shown(value: Any, other: Any) -> str:
+    """A setting's value; a long one from a little before where it differs from the other."""
+    text, beside = ("nothing" if each is ABSENT else json.dumps(each, ensure_ascii=False) for each in (value, other))
+    differs = next((i for i, (a, b) in enumerate(zip(text, beside, strict=False)) if a != b), 0)
+    text = f"...{text[differs - 30 :]}" if len(text) > 80 and differs > 30 else text
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..answers.metrics import normalise
 from ..errors import InputError
 from ..prompt import normalise_weights
 from .files import write_file
+from .readers import (
+    COLUMNS,
+    Raw,
+    check_columns,
+    csv_rows,
+    cut,
+    find_hub_parquet,
+    json_items,
+    json_lines,
+    plain,
+    read_frame,
+    read_hub_file,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -239,8 +251,10 @@ def write_records(records: Sequence[Record], path: Path) -> None:
     write_file(path, write)
 
 
-def few_shot_prefix(records: Sequence[Record], k: int, *, seed: int, exclude: Iterable[str] = ()) -> str:
-    """`k` records drawn at random as "Q: question" and "A: first answer" lines; the same ones for the same seed.
+def draw_shots(
+    records: Sequence[Record], k: int, *, seed: int, exclude: Iterable[str] = ()
+) -> tuple[tuple[str, str], ...]:
+    """Question and first answer of `k` records drawn at random, each on one line; the same ones for the same seed.
 
     No shot is a question of `exclude` in its normal form: give it every wording of the records to be asked.
     """
@@ -253,10 +267,8 @@ def few_shot_prefix(records: Sequence[Record], k: int, *, seed: int, exclude: It
             pool.append(record)
     if not 0 <= k <= len(pool):
         raise InputError(f"cannot draw {k} shots: {len(pool)} questions are not among those to be asked")
-    lines = (
-        f"Q: {_line(shot.question)}\nA: {_line(shot.answers[0])}\n" for shot in random.Random(seed).sample(pool, k)
-    )
-    return "".join(lines)
+    drawn = random.Random(seed).sample(pool, k)
+    return tuple((_line(shot.question), _line(shot.answers[0])) for shot in drawn)
 
 
 def _form(question: str) -> str:
@@ -265,191 +277,3 @@ def _form(question: str) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-LISTS = ("answers", "paraphrases", "weights")
-COLUMNS = ("id", "question", *LISTS)
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A record as found: where ("line", 317), and its columns or what stopped them from being read."""
-
-    unit: str
-    number: int
-    columns: Any = None
-    broken: str = ""
-
-
-def text_of(source: str, data: bytes) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark; InputError names the line of anything else."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"cannot read {source}: line {line} is not UTF-8; save the file as UTF-8") from error
-
-
-def json_lines(source: str, text: str) -> Iterator[Raw]:
-    """One object a line; blank lines are nothing."""
-    # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield Raw("line", number, json.loads(line))
-        except (ValueError, RecursionError) as error:
-            yield Raw("line", number, broken=f"broken JSON ({_why(error)})")
-
-
-def json_items(source: str, text: str) -> Iterator[Raw]:
-    """The items of a list, or of the only list in an object."""
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = "; with one object a line, name it .jsonl" if "Extra data" in str(error) else ""
-        raise InputError(f"cannot read {source}: broken JSON ({_why(error)}){hint}") from error
-    if isinstance(items, dict) and "question" not in items:
-        lists = [value for value in items.values() if isinstance(value, list)]
-        items = lists[0] if len(lists) == 1 else items
-    if not isinstance(items, list):
-        raise InputError(f"cannot read {source}: it must hold a list of objects, or an object with one such list")
-    yield from (Raw("item", number, item) for number, item in enumerate(items, start=1))
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        line = f"line {error.lineno} " if error.lineno > 1 else ""
-        return f"{error.msg}, {line}column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:100]
-
-
-def csv_rows(source: str, text: str) -> Iterator[Raw]:
-    """Rows under a header, each with the line it starts at; lists are JSON."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if header is None:
-                raise InputError(f"cannot read {source}: line {line}: broken CSV ({error})") from error
-            yield Raw("line", line, broken=f"broken CSV ({error}): is a quote missing?")
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header is None:
-            header = [cell.strip() for cell in cells]
-            check_columns(source, header, ("question", "answers"))
-        elif len(cells) > len(header):
-            yield Raw("line", line, broken=f"{len(cells)} cells under {len(header)} column names: is a quote missing?")
-        else:
-            yield _csv_raw(line, dict(zip(header, cells, strict=False)))
-
-
-def _csv_raw(line: int, columns: dict[str, Any]) -> Raw:
-    found = {name: cell for name, cell in columns.items() if cell.strip() or name == "question"}
-    for name in LISTS:
-        if name not in found:
-            continue
-        try:
-            value = json.loads(found[name])
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, list):
-            example = "[1, 0.5]" if name == "weights" else '["Lima", "City of Lima"]'
-            said = cut(found[name])
-            return Raw("line", line, broken=f"in CSV {name} must be a JSON list such as {example}, not {said}")
-        found[name] = value
-    return Raw("line", line, found)
-
-
-def check_columns(source: str, found: Sequence[str], needed: Sequence[str]) -> None:
-    """Raise InputError for a needed column that is not there, or a known one that is there twice."""
-    lacking = [name for name in needed if name not in found]
-    if lacking:
-        raise InputError(f"{source} has no column {lacking[0]!r}, only {cut(', '.join(map(str, found)))}")
-    twice = [name for name in found if list(found).count(name) > 1 and name in COLUMNS]
-    if twice:
-        raise InputError(f"{source} has two columns {twice[0]!r}")
-
-
-def read_frame(source: str, ending: str, data: bytes, columns: Sequence[str] | None = None) -> DataFrame:
-    """A Parquet or Feather file; all columns or only those named."""
-    try:
-        import pandas
-        import pyarrow
-    except ImportError as error:
-        raise InputError(f"cannot read {source}: install pandas and pyarrow (pip install pandas pyarrow)") from error
-    read = pandas.read_parquet if ending == ".parquet" else pandas.read_feather
-    try:
-        return read(io.BytesIO(data), columns=None if columns is None else list(columns))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"cannot read {source} as {ending[1:]}: {cut(' '.join(str(error).split()))}") from error
-
-
-def plain(value: Any) -> Any:
-    """Arrays as lists, numpy's numbers as Python's, every kind of missing value as None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
-    return None if missing else value
-
-
-def cut(value: Any) -> str:
-    """A value as it would be written, on one line and not too long."""
-    try:
-        text = repr(value)  # escapes line ends and what cannot be printed
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-SCHEME = "hf://datasets/"
-CONVERTED = "refs/convert/parquet"  # where the Hub keeps a Parquet copy of a set in another format
-T = TypeVar("T")
-
-
-def read_hub_file(path: str) -> bytes:
-    """Bytes of `hf://datasets/OWNER/NAME/FILE` (`NAME@REVISION` for another revision than main)."""
-    if not path.startswith(SCHEME) or len(path.removeprefix(SCHEME).split("/")) < 3:
-        raise InputError(f"cannot read {path}: a path on the Hub is {SCHEME}OWNER/NAME/FILE")
-    return _asked(path, lambda hub: hub.read_bytes(path.removeprefix("hf://")))
-
-
-def find_hub_parquet(name: str, split: str) -> list[str]:
-    """Paths of the Parquet files of a data set's split, in order; the Hub's own conversion if it holds none."""
-    for revision in ("", f"@{CONVERTED}"):
-        root = f"datasets/{name}{revision}"
-        found = _asked(f"hf://{root}", lambda hub, root=root: hub.glob(f"{root}/**/*.parquet"))
-        inside = {path: path.split(name, 1)[-1] for path in sorted(found)}
-        paths = [path for path, rest in inside.items() if any(f"/{split}{end}" in rest for end in "-/.")]
-        if paths:
-            return [f"hf://{path}" for path in paths]
-    raise InputError(f"cannot read {SCHEME}{name}: it holds no Parquet files of the split {split!r}")
-
-
-def _asked(path: str, question: Callable[..., T]) -> T:
-    try:
-        from huggingface_hub import HfFileSystem
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise InputError(
-            f"cannot read {path}: install huggingface_hub (pip install huggingface_hub), or use a local file"
-        ) from error
-    # The bases of the Hub's error are those of the HTTP library it was built with, whichever that is.
-    try:
-        return question(HfFileSystem())
-    except FileNotFoundError as error:
-        raise InputError(f"cannot read {path}: there is no such file or data set on the Hub") from error
-    except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"cannot read {path} from the Hugging Face Hub ({why}); a local file needs no network") from (
-            error
-        )

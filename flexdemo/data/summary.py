@@ -21,6 +21,44 @@ SCORES = ("exact_match", "contains", "token_f1", "lemma_match", "lemma_match_bot
 COSTS = ("prompt_tokens", "rows", "seconds")
 
 
+LEVEL = 95  # per cent
+CELLS = 4_000_000  # resampled questions held at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value over all questions and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def resample_indices(n: int, resamples: int, *, seed: int) -> Iterator[np.ndarray]:
+    """Indices of the questions in each bootstrap resample, (chunk, n) at a time, `resamples` rows in all."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, CELLS // n)
+    for start in range(0, resamples, chunk):
+        yield generator.integers(0, n, size=(min(chunk, resamples - start), n))
+
+
+def resampled_means(scores: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Mean of each column of `scores` (n, lines) over the questions of each resample, (resamples, lines)."""
+    return np.concatenate([_means(scores, draws) for draws in resample_indices(len(scores), resamples, seed=seed)])
+
+
+def _means(scores: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    n = draws.shape[1]
+    times = np.stack([np.bincount(draw, minlength=n) for draw in draws])  # how often each question was drawn
+    return times @ scores / n
+
+
+def interval(value: float, resampled: np.ndarray) -> Interval:
+    """The value with the percentiles of its resampled values (resamples,) that hold LEVEL per cent between them."""
+    low, high = np.percentile(resampled, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
 @dataclass(frozen=True)
 class Line:
     """What one method, or one way to pick among single prompts (`derived`), achieved over all questions, and its cost.
@@ -93,8 +131,8 @@ class Summary:
             (f"Difference to {REFERENCE}", [_interval(line.difference, "+") for line in self.lines]),
             ("Contains", [f"{line.contains:.3f}" for line in self.lines]),
             ("F1", [f"{line.token_f1:.3f}" for line in self.lines]),
-            ("Lemmas", [_share(line.lemma) for line in self.lines]),
-            ("Lemmas, both ways", [_share(line.lemma_both) for line in self.lines]),
+            ("Lemmas", ["" if line.lemma is None else f"{line.lemma:.3f}" for line in self.lines]),
+            ("Lemmas, both ways", ["" if line.lemma is None else f"{line.lemma_both:.3f}" for line in self.lines]),
             ("Prompt tokens", [f"{line.prompt_tokens:.1f}" for line in self.lines]),
             ("Rows a step", [f"{line.rows:.1f}" for line in self.lines]),
             ("Seconds", [f"{line.seconds:.3f}" for line in self.lines]),
@@ -151,12 +189,9 @@ def summarise(table: DataFrame, *, seed: int = 0, resamples: int = 10_000) -> Su
             )
         )
     groups = tuple(
-        Group(
-            int(count),
-            int((wordings == count).sum()),
-            {name: float(accuracies[wordings == count, i].mean()) for i, name in enumerate(names)},
-        )
+        Group(int(count), int(those.sum()), dict(zip(names, accuracies[those].mean(axis=0).tolist(), strict=True)))
         for count in np.unique(wordings)
+        for those in [wordings == count]
     )
     return Summary(len(ids), seed, resamples, tuple(made), groups, _notes(made, len(ids), resamples, seed))
 
@@ -302,10 +337,6 @@ def _interval(found: Interval | None, sign: str = "") -> str:
     return "" if found is None else f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
 def _markdown(text: str) -> str:
     """Text that Markdown shows as it is, in a cell too."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
@@ -317,42 +348,3 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     lines = [" | ".join(map(_markdown, line)) for line in (header, *rows)]
     lines.insert(1, " | ".join(["---"] + ["---:"] * (len(header) - 1)))
     return "\n".join(f"| {line} |" for line in lines)
-
-
-LEVEL = 95  # per cent
-CELLS = 4_000_000  # resampled questions held at once
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value over all questions and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def resample_indices(n: int, resamples: int, *, seed: int) -> Iterator[np.ndarray]:
-    """Indices of the questions in each bootstrap resample, (chunk, n) at a time, `resamples` rows in all."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CELLS // n)
-    for start in range(0, resamples, chunk):
-        yield generator.integers(0, n, size=(min(chunk, resamples - start), n))
-
-
-def resampled_means(scores: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Mean of each column of `scores` (n, lines) over the questions of each resample, (resamples, lines)."""
-    return np.concatenate([_means(scores, draws) for draws in resample_indices(len(scores), resamples, seed=seed)])
-
-
-def _means(scores: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    count, n = draws.shape
-    places = draws + np.arange(count)[:, None] * n
-    times = np.bincount(places.ravel(), minlength=count * n).reshape(count, n)  # how often a question was drawn
-    return times.astype(np.float64) @ scores / n
-
-
-def interval(value: float, resampled: np.ndarray) -> Interval:
-    """The value with the percentiles of its resampled values (resamples,) that hold LEVEL per cent between them."""
-    low, high = np.percentile(resampled, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return Interval(float(value), float(low), float(high))

@@ -6,13 +6,12 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..errors import InputError
-from ..gone.bounds import ANY, Bounds, TooMuch, read_feather, read_parquet
 from .files import write_file
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 FORMATS = (".feather", ".parquet", ".csv", ".jsonl")
+# What readers raise for bytes that are no table: pyarrow's own errors are kinds of these, and so is too deep a nesting.
+DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError, MemoryError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     write_file(path, lambda scratch: WRITERS[ending](rows, scratch))
 
 
-def read_table(path: Path, bounds: Bounds = ANY) -> pandas.DataFrame:
+def read_table(path: Path, *, most_rows: int | None = None) -> pandas.DataFrame:
     """A results table as a frame with the columns of Row, the same for every form it was written in.
 
     Lists are lists; missing truth values are pandas.NA and a missing agreement is NaN. Raises InputError for a file
-    that is no results table, or above the bounds: that is told before it is unpacked, as far as its form allows.
+    that is no results table, or has more than `most_rows`.
     """
     path = Path(path)
     ending = _ending(path, "read")
@@ -79,10 +80,14 @@ def read_table(path: Path, bounds: Bounds = ANY) -> pandas.DataFrame:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        return _frame(READERS[ending](data, bounds))
-    except TooMuch as error:
-        raise InputError(f"the file {path} {error}") from error
-    except (ValueError, TypeError, OSError, OverflowError, RecursionError, csv.Error) as error:  # pyarrow's too
+        columns = READERS[ending](data)
+        rows = len(columns.get("id", ()))
+        if most_rows is not None and rows > most_rows:
+            raise InputError(f"the file {path} has {rows:,} rows: at most {most_rows:,} can be opened here")
+        return _frame(columns)
+    except InputError:
+        raise
+    except DAMAGED as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read {path}: it is no results table of this program ({why})") from error
 
@@ -172,8 +177,24 @@ def _write_jsonl(rows: Sequence[Row], path: Path) -> None:
     path.write_text("".join(f"{json.dumps(asdict(row), allow_nan=False)}\n" for row in rows), encoding="utf-8")
 
 
-def _read_jsonl(data: bytes, bounds: Bounds) -> dict[str, list[Any]]:
-    bounds.check(data.count(b"\n"), 0, len(data))
+def _read_feather(data: bytes) -> dict[str, list[Any]]:
+    from pyarrow import feather
+
+    return _columns(feather.read_table(io.BytesIO(data)))
+
+
+def _read_parquet(data: bytes) -> dict[str, list[Any]]:
+    from pyarrow import parquet
+
+    return _columns(parquet.read_table(io.BytesIO(data)))
+
+
+def _columns(table: pyarrow.Table) -> dict[str, list[Any]]:
+    table.validate(full=True)  # a damaged table may point beyond its own memory
+    return table.to_pydict()
+
+
+def _read_jsonl(data: bytes) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for line in data.decode("utf-8").split("\n"):
         if not line:
@@ -201,10 +222,10 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) if value is not None else ""
 
 
-def _read_csv(data: bytes, bounds: Bounds) -> dict[str, list[Any]]:
+def _read_csv(data: bytes) -> dict[str, list[Any]]:
     before = csv.field_size_limit(max(len(data), 1))  # cells may be longer than the module's default
     try:
-        header, *lines = _bounded(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True), bounds)
+        header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
     finally:
         csv.field_size_limit(before)
     if not set(COLUMNS) <= set(header):
@@ -214,12 +235,6 @@ def _read_csv(data: bytes, bounds: Bounds) -> dict[str, list[Any]]:
     if any(len(line) != len(header) for line in cells):
         raise ValueError("a line has too few or too many cells")
     return {name: [_value(line[place], TYPES[name]) for line in cells] for name, place in places.items()}
-
-
-def _bounded(lines: Iterable[list[str]], bounds: Bounds) -> Iterator[list[str]]:
-    for count, line in enumerate(lines):  # the header is line 0
-        bounds.check(count, 0, 0)
-        yield line
 
 
 def _value(cell: str, kind: Any) -> Any:
@@ -234,9 +249,9 @@ WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
 }
-READERS: Mapping[str, Callable[[bytes, Bounds], dict[str, list[Any]]]] = {
-    ".feather": read_feather,
-    ".parquet": read_parquet,
+READERS: Mapping[str, Callable[[bytes], dict[str, list[Any]]]] = {
+    ".feather": _read_feather,
+    ".parquet": _read_parquet,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
 }

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from ..errors import BackendError, InputError
-from ..masks import BLOCK, Layout, block_mask, dense_mask, make_mask_mod, round_up
+from .blocks import BLOCK, Layout, block_mask, dense_mask, round_up
 from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
 from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
 
@@ -115,11 +115,9 @@ class Backend:
     def padded(self, length: int) -> int:
         return round_up(length, self.multiple)
 
-    def prompt_mask(self, strategy: str, layout: Layout, *, start: int = 0) -> BlockMask | Tensor:
+    def prompt_mask(self, layout: Layout, *, start: int = 0) -> BlockMask | Tensor:
         """The mask over a layout in the form that `attend` takes: rows for the queries from `start` on."""
-        if self.blocks:
-            return block_mask(strategy, layout, start=start)
-        return dense_mask(make_mask_mod(strategy, layout), layout, start=start)[:, None]
+        return block_mask(layout, start=start) if self.blocks else dense_mask(layout, start=start)[:, None]
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(

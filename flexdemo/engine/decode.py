@@ -100,7 +100,10 @@ def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
 
 
 def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[int], limit: int) -> str | None:
-    """The stop rule, the same for every method: end token, end of the first answer line of a plain prompt, length."""
+    """The stop rule, the same for every method: end token, end of the first answer line of a plain prompt, length.
+
+    A chat's answer may have several lines, and reasoning before it.
+    """
     if token_ids[-1] in lm.end_ids:
         return "end token"
     if prompt.kind == "plain" and "\n" in decode_ids(lm.tokenizer, token_ids).lstrip():
@@ -139,13 +142,15 @@ def generate(
     *,
     known: Prefill | None = None,
     keep: Callable[[Prefill], None] | None = None,
+    began: float | None = None,
 ) -> Iterator[Progress]:
     """Decode all streams over all prompts in lockstep, yielding after the encoding and after every token.
 
-    Encodings that `known` holds are not computed again; `keep` is given the Prefill that the views branch off. Closing
-    the generator stops the work. Raises InputError if the model cannot hold prompt and answer.
+    Encodings that `known` holds are not computed again; `keep` is given the Prefill that the views branch off. Times
+    count from `began` (of `time.perf_counter`), or from here. Closing the generator stops the work. Raises InputError
+    if the model cannot hold prompt and answer.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() if began is None else began
     for prompt in prompts:
         check_room(lm, prompt, decoding.max_new_tokens)
 

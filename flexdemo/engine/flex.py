@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention, noop_mask
 
 from ..errors import BackendError, first_line
-from ..masks import BLOCK
+from .blocks import BLOCK
 from .fast.compiler import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 from .recorders import ApeRows
 

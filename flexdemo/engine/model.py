@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import BackendError, InputError
-from ..masks import make_layout
-from ..prompt import PARAPHRASE, PREFIX
+from ..prompt import Segment
 from . import attention
 from .attention import BACKENDS, Plan, UnsupportedModelError
+from .blocks import layout_of
 from .fast.compiled import Pass, compiled_pass, join_siblings
 from .fast.graphs import Graphs
 
@@ -88,9 +88,9 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
     """
     runs = BACKENDS[backend]
     length = runs.padded(5)
-    layout = make_layout((0, 1, 1, 2, 2), (PREFIX, *[PARAPHRASE] * 4), pads=length - 5)
-    placed = {device: layout.to(device) for device in devices}
-    masks = {device: runs.prompt_mask("segment", at) for device, at in placed.items()}
+    pieces = (("prefix", "prefix", 0, 1), ("P1", "paraphrase", 1, 3), ("P2", "paraphrase", 3, 5))
+    layout = layout_of("segment", [Segment(*piece, "") for piece in pieces], pads=length - 5)
+    masks = {device: runs.prompt_mask(layout.to(device)) for device in devices}
     entry = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
     tokens = [(3 + i) % vocabulary for i in range(5)] + [0] * (length - 5)

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ..masks import STRATEGIES, Layout, dense_mask, make_mask_mod, round_up
+from ..masks import Mask, parse
 from ..plan import Encoding, View
-from ..prompt import ANSWER, PAD, PARAPHRASE, SUFFIX, SegmentedPrompt
+from ..prompt import SegmentedPrompt
 from ..request import PLAIN
 from .attention import BACKENDS, Plan, UnsupportedModelError
+from .blocks import Layout, dense_mask, lay_out, round_up
 from .cache import PromptCache, upload
-from .fast.compiled import Scores, last_only, next_scores
+from .fast.compiled import Scores, call_of, next_scores
 from .model import LanguageModel
 from .recorders import ApeRows, HeadRecorder, Recorder
 
@@ -52,9 +53,17 @@ def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where things lie in a row: paraphrases in [0, prompt), suffix in [prompt, answer), answer tokens behind it."""
+    """Where things lie in a row: paraphrases in [0, prompt), suffix in [prompt, answer), answer tokens behind it.
 
-    layout: Layout
+    For each prompt and slot, (B, capacity): `wordings` is the number of the paraphrase whose token it holds, 0 for any
+    other; `groups` whose mass it counts with, as the prompt's `groups`, -1 for padding. `owners` are segments of the
+    prompt's mask, None for padding.
+    """
+
+    prompts: tuple[SegmentedPrompt, ...]
+    owners: tuple[tuple[int | None, ...], ...]
+    wordings: Tensor
+    groups: Tensor
     prompt: int
     answer: int
     capacity: int
@@ -83,13 +92,17 @@ def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) 
     start = max(prompt.suffix_start for prompt in prompts)
     answer = start + suffixes.pop()
     capacity = round_up(answer + new_tokens, multiple)
-    segments, roles = [], []
+    owners, wordings, groups = [], [], []
     for prompt in prompts:
+        ids, count = prompt.segment_ids, len(prompt.segments)  # the answer's index is `count`
         n, pads = prompt.suffix_start, start - prompt.suffix_start
-        last = len(prompt.segments) - 1
-        segments.append([*prompt.segment_ids[:n], *[-1] * pads, *[last] * (capacity - start)])
-        roles.append([*prompt.roles[:n], *[PAD] * pads, *[SUFFIX] * (answer - start), *[ANSWER] * (capacity - answer)])
-    return Slots(Layout(torch.tensor(segments), torch.tensor(roles)), start, answer, capacity)
+        own = (*ids[:n], *[None] * pads, *ids[n:], *[count] * (capacity - answer))
+        counted = [*prompt.groups, prompt.groups[-1]]
+        is_wording = [*(segment.role == "paraphrase" for segment in prompt.segments), False]
+        owners.append(own)
+        groups.append([-1 if i is None else counted[i] for i in own])
+        wordings.append([0 if i is None or not is_wording[i] else counted[i] for i in own])
+    return Slots(tuple(prompts), tuple(owners), torch.tensor(wordings), torch.tensor(groups), start, answer, capacity)
 
 
 def multiple_of(lm: LanguageModel) -> int:
@@ -108,7 +121,7 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     """What follows the last token of each row; fills the cache."""
     # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
     run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
-    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, last_only(type(lm.model)))
+    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(type(lm.model)))
 
 
 def check_recorded(lm: LanguageModel) -> None:
@@ -131,40 +144,37 @@ def encode(
         length = max(length, 2 * FEW_SHAPES)
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
-    segments, roles = torch.full_like(ids, -1), torch.full_like(ids, PAD)
     for row, prompt in enumerate(prompts):
         n = prompt.suffix_start
         ids[row, :n] = torch.tensor(prompt.token_ids[:n])
         positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
-        segments[row, :n] = torch.tensor(prompt.segment_ids[:n])
-        roles[row, :n] = torch.tensor(prompt.roles[:n])
-    read = functools.partial(_read, lm, encoding.strategy)
+    masks = [Mask.over(encoding.strategy, prompt.segments) for prompt in prompts]
+    layout = lay_out(masks, [prompt.segment_ids[: prompt.suffix_start] for prompt in prompts], length)
+    # A token that sees later ones must be read in one pass with them.
+    read = functools.partial(_read, lm, length if parse(encoding.strategy).strategy.both_ways else CHUNK)
     if recorder is None and lm.captures and length <= REPLAYED:
-        kind = ("prompt", encoding.strategy, ids.shape)
-        inputs = [upload(each, lm.device) for each in (ids, positions, segments, roles)]
+        # Masks are data to a graph: one serves every strategy, and every pair that a user opens or closes.
+        kind = ("prompt", ids.shape, layout.tables.shape)
+        inputs = [upload(each, lm.device) for each in (ids, positions, layout.owners, layout.tables)]
         return PromptCache.of(lm.graphs.call(kind, lambda *given: read(*given).tensors(), inputs))
-    return read(ids, positions, segments, roles, recorder)
+    return read(ids, positions, layout.owners, layout.tables, recorder)
 
 
 def _read(
     lm: LanguageModel,
-    strategy: str,
+    chunk: int,
     ids: Tensor,
     positions: Tensor,
-    segments: Tensor,
-    roles: Tensor,
+    owners: Tensor,
+    tables: Tensor,
     recorder: Recorder | None = None,
 ) -> PromptCache:
-    """Passes over prompts; all of (B, T)."""
+    """Passes of `chunk` tokens over prompts: ids, positions and owners (B, T), tables (B, 2, S, S)."""
     backend, length, cache = BACKENDS[lm.backend], ids.shape[1], PromptCache()
-    layouts = {device: Layout(upload(segments, device), upload(roles, device)) for device in lm.devices}
-    # A token that sees later ones of its paraphrase must be read in one pass with them.
-    chunk = length if STRATEGIES[strategy].both_ways else CHUNK
+    layouts = {device: Layout(upload(owners, device), upload(tables, device)) for device in lm.devices}
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
-        masks = {
-            device: backend.prompt_mask(strategy, layout.until(stop), start=start) for device, layout in layouts.items()
-        }
+        masks = {device: backend.prompt_mask(layout.until(stop), start=start) for device, layout in layouts.items()}
         forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
     return cache
 
@@ -189,19 +199,15 @@ def prefill(
 
 def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:
     """Biases of the suffix and answer queries of each view's row; `prompts` says which prompt a row reads."""
-    visible = {
-        encoding: dense_mask(
-            make_mask_mod(encoding.strategy, slots.layout), slots.layout, start=slots.prompt, stop=slots.answer + 1
-        )
-        for encoding in {view.encoding for view in views}
-    }
+    visible = {}
+    for strategy in {view.encoding.strategy for view in views}:
+        layout = lay_out([Mask.over(strategy, each.segments) for each in slots.prompts], slots.owners, slots.capacity)
+        visible[strategy] = dense_mask(layout, start=slots.prompt, stop=slots.answer + 1)
     suffix, answer = [], []
     for view, prompt in zip(views, prompts, strict=True):
-        log_weights = torch.zeros(slots.capacity)
-        is_paraphrase = slots.layout.roles[prompt] == PARAPHRASE
-        owners = slots.layout.segments[prompt][is_paraphrase] - 1
-        log_weights[is_paraphrase] = torch.tensor(view.weights, dtype=torch.float64).log().float()[owners]
-        rows = visible[view.encoding][prompt]  # (suffix + 1, capacity)
+        weights = torch.tensor([1.0, *view.weights], dtype=torch.float64)  # the first is that of all other tokens
+        log_weights = weights.log().float()[slots.wordings[prompt]]  # (capacity,)
+        rows = visible[view.encoding.strategy][prompt]  # (suffix + 1, capacity)
         felt = log_weights if _suffix_fuses(view) else torch.zeros_like(log_weights)
         suffix.append(felt.where(rows[:-1], -torch.inf)[None])
         answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
@@ -210,7 +216,7 @@ def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> B
 
 
 def _suffix_fuses(view: View) -> bool:
-    return STRATEGIES[view.encoding.strategy].fuses_at == SUFFIX
+    return "suffix" in parse(view.encoding.strategy).strategy.fuses
 
 
 def _ape_rows(slots: Slots, views: Sequence[View], prompts: Sequence[int], fuses: Sequence[bool]) -> ApeRows | None:
@@ -218,15 +224,16 @@ def _ape_rows(slots: Slots, views: Sequence[View], prompts: Sequence[int], fuses
     asked = [view.ape if fused else PLAIN for view, fused in zip(views, fuses, strict=True)]
     if all(ape.is_plain for ape in asked):
         return None
-    keys = (slots.layout.roles[torch.tensor(prompts)] == PARAPHRASE)[:, None, None]  # (rows, 1, 1, capacity)
+    keys = (slots.wordings[torch.tensor(prompts)] > 0)[:, None, None]  # (rows, 1, 1, capacity)
     numbers = torch.tensor([(ape.temperature, ape.scale) for ape in asked])[:, :, None, None, None]
     return ApeRows(keys, numbers[:, 0], numbers[:, 1])
 
 
 def key_groups(slots: Slots, prompts: Sequence[int]) -> Tensor:
-    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase, suffix and own answer."""
-    owner = slots.layout.segments[torch.tensor(prompts)]  # (rows, capacity)
-    return (owner[..., None] == torch.arange(int(owner.max()) + 1)).float()
+    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase with the separator behind it,
+    suffix and own answer."""
+    group = slots.groups[torch.tensor(prompts)]  # (rows, capacity)
+    return (group[..., None] == torch.arange(int(group.max()) + 1)).float()
 
 
 MOST_TOKENS = 2048

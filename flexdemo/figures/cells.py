@@ -1,6 +1,6 @@
-"""What the cells and tokens of a mask are: reasons, colours, texts, block means, a PNG. Knows no figures and no models.
+"""What the cells and tokens of a mask are drawn as: colours, texts, block means, a PNG. Knows no figures and no models.
 
-A segment is any object with `name`, `role`, `start`, `end` and, if it has one, `weight` (0 hides a paraphrase).
+A segment is any object with `name`, `role`, `start` and `end`.
 """
 
 from __future__ import annotations
@@ -23,29 +23,11 @@ PARAPHRASE_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
     "#B5A300", "#7A5BB5", "#9C6B4E", "#3FA7A0", "#8FB339", "#C2437F",
 )  # fmt: skip
-ROLE_COLOURS = {"prefix": "#A3ABB6", "suffix": "#66707D", "answer": "#66707D"}
+ROLE_COLOURS = {"prefix": "#A3ABB6", "separator": "#C3C9D1", "suffix": "#66707D", "answer": "#66707D"}
 CHANGES = {"kept": "#8A93A0", "removed": "#D55E00", "added": "#0072B2"}
 EXACT_TOKENS = 512
 OVERVIEW_BLOCKS = 256
 
-REASONS = (
-    "hidden: later token",
-    "hidden: weight 0",
-    "hidden: prefix",
-    "hidden: other paraphrase",
-    "hidden: masked",
-    "visible: own paraphrase",
-    "visible: prefix",
-    "visible: own suffix",
-    "visible: fused (suffix sees all)",
-    "visible: fused (answer sees all)",
-    "visible: the paraphrase its suffix joins",
-    "visible: earlier paraphrase",
-    "visible: later token of the same paraphrase",
-    "visible: later token",
-    "visible: earlier answer token",
-)
-_CODE = {phrase: code for code, phrase in enumerate(REASONS)}
 # Letters and marks that are drawn as nothing, beside the controls: fillers, joiners, the blank of Braille.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
@@ -115,60 +97,6 @@ def owners_of(segments: Sequence[Any], length: int) -> np.ndarray:
     for i, segment in enumerate(segments):
         owners[segment.start : segment.end] = i
     return owners
-
-
-def reason_codes(mask: np.ndarray, segments: Sequence[Any], *, window: Window | None = None) -> np.ndarray:
-    """Why each cell is visible or hidden, as indices of REASONS; told from the mask, so it cannot contradict it."""
-    length = len(mask)
-    owners = owners_of(segments, length)
-    roles = np.array([segments[i].role for i in owners])
-    muted = np.array([getattr(segments[i], "weight", None) == 0 for i in owners])
-    rows, columns = ranges_of(window, length)
-    part = np.asarray(mask, dtype=bool)[rows]
-
-    earlier = np.arange(length)[None, :] <= rows[:, None]
-    sees_all = (part | ~earlier | muted[None, :]).all(axis=1)[:, None]  # (rows, 1)
-    part, later = part[:, columns], ~earlier[:, columns]
-    same = owners[rows][:, None] == owners[columns][None, :]
-    q_role, k_role = roles[rows][:, None], roles[columns][None, :]
-    asks = (q_role == "suffix") | (q_role == "answer")
-
-    hidden = np.select(
-        [later, asks & muted[columns][None, :], np.broadcast_to(k_role == "prefix", part.shape), ~same],
-        [
-            _CODE["hidden: later token"],
-            _CODE["hidden: weight 0"],
-            _CODE["hidden: prefix"],
-            _CODE["hidden: other paraphrase"],
-        ],
-        _CODE["hidden: masked"],
-    )
-    visible = np.select(
-        [
-            later & same,
-            later,
-            np.broadcast_to(k_role == "prefix", part.shape),
-            same & (q_role == "answer"),
-            same & asks,
-            same,
-            (q_role == "suffix") & sees_all,
-            (q_role == "answer") & sees_all,
-            asks,
-        ],
-        [
-            _CODE["visible: later token of the same paraphrase"],
-            _CODE["visible: later token"],
-            _CODE["visible: prefix"],
-            _CODE["visible: earlier answer token"],
-            _CODE["visible: own suffix"],
-            _CODE["visible: own paraphrase"],
-            _CODE["visible: fused (suffix sees all)"],
-            _CODE["visible: fused (answer sees all)"],
-            _CODE["visible: the paraphrase its suffix joins"],
-        ],
-        _CODE["visible: earlier paraphrase"],
-    )
-    return np.where(part, visible, hidden).astype(np.uint8)
 
 
 def ranges_of(window: Window | None, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -241,62 +169,3 @@ def indexed_png(z: np.ndarray, colours: Sequence[str]) -> bytes:
             chunk(b"IEND", b""),
         )
     )
-
-
-NO_RULE = 255  # a pair of segments that has no cell in this order
-VISIBLE = np.array([phrase.startswith("visible") for phrase in REASONS])
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A segment cut down to its first and last token."""
-
-    name: str
-    role: str
-    start: int
-    end: int
-    weight: float | None
-
-
-def rule_table(mask: np.ndarray, segments: Sequence[Any]) -> np.ndarray:
-    """Codes of REASONS (S, S, 2) by query segment, key segment and order: 0 for keys up to the query, 1 for later ones.
-
-    mask (T, T), True = visible. Raises ValueError if the mask is no such rule, so what is told is what is there.
-    """
-    chosen, pieces = [], []
-    for segment in segments:
-        tokens = sorted({segment.start, segment.end - 1}) if segment.end > segment.start else []
-        at = len(chosen)
-        chosen += tokens
-        weight = getattr(segment, "weight", None)
-        pieces.append(_Piece(segment.name, segment.role, at, len(chosen), weight))
-    codes = reason_codes(mask[np.ix_(chosen, chosen)], pieces)
-    table = np.full((len(segments), len(segments), 2), NO_RULE, dtype=np.uint8)
-    for q, asks in enumerate(pieces):
-        for k, seen in enumerate(pieces):
-            part = codes[asks.start : asks.end, seen.start : seen.end]
-            if not part.size:
-                continue
-            if q != k:
-                table[q, k, int(k > q)] = part[0, 0]
-            else:
-                table[q, k, 0] = part[-1, 0]
-                if len(part) > 1:
-                    table[q, k, 1] = part[0, -1]
-    _check(mask, segments, table)
-    return table
-
-
-def _check(mask: np.ndarray, segments: Sequence[Any], table: np.ndarray) -> None:
-    for q, asks in enumerate(segments):
-        for k, seen in enumerate(segments):
-            part = mask[asks.start : asks.end, seen.start : seen.end]
-            if q != k:
-                holds = not part.size or (part == VISIBLE[table[q, k, int(k > q)]]).all()
-            elif len(part) < 2:
-                holds = not part.size or part[0, 0] == VISIBLE[table[q, k, 0]]
-            else:
-                later = np.triu(np.ones_like(part), 1)
-                holds = (part == np.where(later, *VISIBLE[table[q, k, ::-1]])).all()
-            if not holds:
-                raise ValueError(f"the mask between {asks.name} and {seen.name} is no rule of segments and order")

@@ -6,7 +6,7 @@ Segments are as in `cells`, which holds all that needs no plotly.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -16,7 +16,6 @@ import plotly.graph_objects as go
 from .cells import (
     CHANGES,
     EXACT_TOKENS,
-    REASONS,
     Window,
     block_means,
     block_size,
@@ -25,7 +24,6 @@ from .cells import (
     owners_of,
     plot_text,
     ranges_of,
-    reason_codes,
     segment_colour,
     token_spans,
 )
@@ -197,11 +195,13 @@ def mask_figure(
     exact_tokens: int = EXACT_TOKENS,
     height: int | None = None,
     words: bool = True,
+    why: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> go.Figure:
     """The mask (T, T), True = visible, as a heatmap coloured by the key's segment; `strategy` is the title.
 
     Cell by cell up to `exact_tokens` tokens, or inside `window`; above that means over blocks of cells, labelled so.
-    Without `words` cells have no hover text, which is nearly all of the figure's size: the page makes its own.
+    `why` tells the reasons of the cells of some queries and keys, as `masks.Mask.told` does. Without `words` cells have
+    no hover text, which is nearly all of the figure's size: the page makes its own.
     """
     length = len(tokens)
     if mask.shape != (length, length):
@@ -212,9 +212,12 @@ def mask_figure(
     shown = [segment_colour(s.name, s.role) for s in segments]
     colours = list(dict.fromkeys(shown))
     of_segment = np.array([colours.index(colour) + 1 for colour in shown], dtype=np.uint8)
-    z = np.where(mask[np.ix_(rows, columns)], of_segment[owners_of(segments, length)[columns]], 0).astype(np.uint8)
-    why = np.array(REASONS, dtype=object)[reason_codes(mask, segments, window=window)] if words else None
-    return _cells(z, [HIDDEN, *colours], why, rows, columns, tokens, segments, strategy, height)
+    part = mask[np.ix_(rows, columns)]
+    z = np.where(part, of_segment[owners_of(segments, length)[columns]], 0).astype(np.uint8)
+    told = None
+    if words:
+        told = np.where(part, "visible", "hidden") if why is None else why(rows, columns)
+    return _cells(z, [HIDDEN, *colours], told, rows, columns, tokens, segments, strategy, height)
 
 
 def _block_labels(length: int, block: int, segments: Sequence[Any]) -> list[str]:

@@ -11,7 +11,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from html import escape
 from typing import Any
 
@@ -22,9 +21,10 @@ from ..answers.methods import METHODS
 from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
 from ..errors import InputError
-from ..plan import mask_array
+from ..masks import Mask
+from ..plan import mask_array, mask_rows
 from ..prompt import SegmentedPrompt
-from ..request import Request
+from ..request import FIELDS
 from .answer import effect_figure, mass_figure
 from .cells import visible_text
 from .mask import mask_figure
@@ -61,7 +61,7 @@ def mask_csv(prompt: SegmentedPrompt, strategy: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["query, key", *labels])
-    rows = mask_array(prompt, strategy).astype(int).tolist()
+    rows = mask_rows(mask_array(prompt, strategy))
     writer.writerows([label, *row] for label, row in zip(labels, rows, strict=True))
     return out.getvalue()
 
@@ -85,10 +85,10 @@ def snippet(result: Result) -> str:
     lines += ["result = flexdemo.ask(", "    lm,", f"    {_literal(request.question)},"]
     if request.paraphrases:
         lines += ["    [", *(f"        {_literal(text)}," for text in request.paraphrases), "    ],"]
-    for field in fields(Request)[2:]:
-        value = getattr(request, field.name)
+    for name, field in list(FIELDS.items())[2:]:
+        value = getattr(request, name)
         if value != field.default:
-            lines.append(f"    {field.name}={_literal(value)},")
+            lines.append(f"    {name}={_literal(value)},")
     lines += [")", "for answer in result.results:", "    print(answer.method, answer.answer, sep=': ')"]
     return "\n".join(lines) + "\n"
 
@@ -226,7 +226,8 @@ def _answers(result: Result) -> str:
 def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str, str, Any]]:
     """Heading, note and figure of each chart."""
     prompt, strategy = result.prompt, result.mask["strategy"]
-    mask = mask_figure(mask_array(prompt, strategy), prompt.tokens, prompt.segments, height=640)
+    seen = Mask.over(strategy, prompt.segments)
+    mask = mask_figure(seen.cells(), prompt.tokens, prompt.segments, height=640, why=seen.told)
     note = f"{strategy}, positions {result.mask['positions']}: {result.mask['density']:.1%} of all pairs are visible."
     charts = [("Mask", note, mask)]
     fused = next((answer for answer in result.results if answer.method == "flex"), None)

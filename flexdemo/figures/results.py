@@ -1,17 +1,17 @@
-"""A summary of results -> plotly charts and one offline HTML page. Knows no models and no tables."""
+"""A summary of results -> plotly charts and one offline HTML page. Knows no models and no tables.
+
+A summary has `lines`, `groups`, `notes`, `cells()` as `data.summary.Summary` has them; nothing else of it is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
 from .cells import PARAPHRASE_COLOURS
-
-if TYPE_CHECKING:
-    from ..data.summary import Summary
 
 INK, GRID = "#6B7280", "rgba(128,136,148,0.25)"
 METHOD, DERIVED, ENDS = (
@@ -53,7 +53,7 @@ def styled(figure: go.Figure, *, height: int) -> go.Figure:
     return figure.update_yaxes(**axes)
 
 
-def accuracy_figure(summary: Summary) -> go.Figure:
+def accuracy_figure(summary: Any) -> go.Figure:
     """Accuracy of every line as a bar with its 95 % interval, first line on top."""
     lines = summary.lines
     shares = [line.accuracy for line in lines]
@@ -78,7 +78,7 @@ def accuracy_figure(summary: Summary) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
-def wordings_figure(summary: Summary) -> go.Figure:
+def wordings_figure(summary: Any) -> go.Figure:
     """Accuracy of every line against the number of wordings of the questions, one curve for each line."""
     figure = go.Figure()
     counts = [group.wordings for group in summary.groups]
@@ -99,7 +99,7 @@ def wordings_figure(summary: Summary) -> go.Figure:
     return figure.update_yaxes(title_text="accuracy (exact match)", range=[0, 1])
 
 
-def report_html(summary: Summary, *, title: str, facts: Mapping[str, Any]) -> str:
+def report_html(summary: Any, *, title: str, facts: Mapping[str, Any]) -> str:
     """One HTML page, complete and offline: facts about the run, the table of lines, the charts and the notes."""
     header, rows = summary.cells()
     charts = [("Accuracy", accuracy_figure(summary))]

@@ -5,54 +5,89 @@ Names and docstrings of the functions are what clients and MCP tools are shown.
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from html import escape
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
+from pydantic import Field, create_model
 
 from ..answers.ask import ask
 from ..answers.explain import CANDIDATES, NEEDED
 from ..answers.explain import explain as explain_result
-from ..answers.methods import METHODS, resolve_methods
+from ..answers.methods import METHODS, check_names
 from ..answers.paraphrase import paraphrase as write_paraphrases
 from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..errors import InputError, OutOfTime
 from ..masks import STRATEGIES
 from ..plan import Encoding, check_encoding, mask_dict
-from ..prompt import POSITIONS, build_prompt
-from ..request import Ape, Decoding, Limits, Samples
+from ..prompt import POSITIONS, SegmentedPrompt, build_prompt
+from ..request import FIELDS, Checked, Limits, Request, face_of, parameters_of
 from ..serve.log import checkpoint, note, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
-from .entered import CONFIDENCE, check_request, check_room, is_number, shortened, token_limit
+from .entered import check_limits, check_request, check_room, token_limit
 
-TEMPERATURE = 0.7  # at which paraphrases are sampled
-KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "text": ("a text", lambda value: isinstance(value, str)),
-    "texts": ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value)),
-    "whole": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "number": ("a number", is_number),
-    "yes": ("true or false", lambda value: isinstance(value, bool)),
-    "weights": (
-        'a list of numbers, one for each wording, or "raw" or "confidence"',
-        lambda value: isinstance(value, str) or (isinstance(value, list) and all(map(KINDS["number"][1], value))),
-    ),
-}
+MODEL = "name of one of the models offered here; the first by default. See methods."
+Model = Annotated[str | None, Field(description=MODEL)]
+PACKED = ("question", "paraphrases", "mask", "positions", "prefix", "template")  # what a prompt and its mask depend on
 
 
-def check_kinds(given: Mapping[str, Any], **kinds: str) -> None:
-    """Raise InputError for the first argument that is not of its kind in KINDS; a kind that ends in "?" allows null."""
-    for name, kind in kinds.items():
-        value = given[name]
-        if value is None and kind.endswith("?"):
-            continue
-        words, fits = KINDS[kind.rstrip("?")]
-        if not fits(value):
-            raise InputError(f"{name} must be {words}, not {shortened(value)}")
+class GenerateCall(Request):
+    """The arguments of `/generate`."""
+
+    explain: bool = Field(
+        False, description="also what each wording contributed: attention mass, leave-one-out effect, candidates"
+    )
+    model: Model = None
+
+
+class ParaphraseCall(Checked):
+    """The arguments of `/paraphrase`."""
+
+    question: str = Field(description="the question")
+    n: int = Field(5, description="how many are wanted; there are fewer if the model has no more to offer")
+    seed: int = Field(FIELDS["seed"].default, description=FIELDS["seed"].description)
+    temperature: float = Field(0.7, description="of sampling, above 0")
+    model: Model = None
+
+
+MaskCall = create_model(
+    "MaskCall",
+    __base__=Checked,
+    __doc__="The arguments of `/mask`.",
+    **{name: (FIELDS[name].annotation, FIELDS[name]) for name in PACKED},
+    against=(str | None, Field(None, description="another mask to compare with")),
+    model=(Model, None),
+)
+
+
+def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[..., Any]:
+    """`work` as a function whose parameters and their descriptions are the fields of `arguments`, which checks them.
+
+    What a list may leave out may be null. Fields that are for Python alone (see Face) are no parameters.
+    """
+    hidden = {name for name, field in FIELDS.items() if face_of(field) is None}
+    shown = [each for each in parameters_of(arguments) if each.name not in hidden]
+    signature = inspect.Signature(shown, return_annotation=inspect.signature(work, eval_str=True).return_annotation)
+    usual = {each.name: each.default for each in shown}
+
+    def call(*args: Any, **options: Any) -> Any:
+        given = signature.bind(*args, **options).arguments
+        left_out = {name for name, value in given.items() if value is None and usual[name] is None}
+        return work(arguments(**{name: value for name, value in given.items() if name not in left_out}))
+
+    summary, returns = (inspect.getdoc(work) or "").split("Returns:")
+    told = "".join(f"    {name}: {arguments.model_fields[name].description}\n" for name in signature.parameters)
+    call.__name__ = call.__qualname__ = work.__name__
+    call.__doc__ = f"{summary.strip()}\n\nArgs:\n{told}\nReturns:{returns}"
+    call.__signature__ = signature
+    call.__annotations__ = {each.name: each.annotation for each in shown} | {"return": signature.return_annotation}
+    return call
 
 
 def note_answer(answered: Any) -> None:
@@ -68,170 +103,88 @@ def note_answer(answered: Any) -> None:
 
 def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
     """The function behind `/generate`, with the command line's arguments and JSON."""
-    plain = Decoding()
 
-    def generate(
-        question: str,
-        paraphrases: list[str] | None = None,
-        methods: list[str] | None = None,
-        mask: str = "segment",
-        positions: str = "aligned",
-        weights: list[float] | str | None = None,
-        prefix: str = "",
-        max_new_tokens: int = plain.max_new_tokens,
-        temperature: float = plain.temperature,
-        top_p: float = plain.top_p,
-        seed: int = plain.seed,
-        samples: int = Samples.count,
-        sample_temperature: float = Samples.temperature,
-        ape_temperature: float = Ape.temperature,
-        ape_scale: float = Ape.scale,
-        explain: bool = False,
-        model: str | None = None,
-    ) -> dict:
+    def generate(given: GenerateCall) -> dict:
         """Answer a question from all its wordings at once, with the answers of other methods if wanted.
-
-        Args:
-            question: the question; it is wording P1.
-            paraphrases: other wordings of it, P2 and on.
-            methods: names of methods, or ["all"]; ["flex"], the fused answer, by default. See methods.
-            mask: mask strategy of the fused answer.
-            positions: position scheme of the fused answer.
-            weights: one number for the question and one for each paraphrase, "raw" or "confidence"; equal by default.
-            prefix: instruction or examples before the question.
-            max_new_tokens: limit of the answer's length.
-            temperature: 0 is greedy.
-            top_p: nucleus of sampling.
-            seed: seed of sampling.
-            samples: answers sampled from each wording, for the weights by confidence.
-            sample_temperature: temperature of those samples.
-            ape_temperature: APE temperature T of the fused answer; 1 is plain attention.
-            ape_scale: APE scale S of the fused answer; 1 is plain attention.
-            explain: also what each wording contributed: attention mass, leave-one-out effect, candidates, agreement.
-            model: name of one of the models offered here; the first by default. See methods.
 
         Returns:
             The JSON object that `python -m flexdemo generate --json` prints. Where the time that a request has here was
             up, "stopped" says so, and the answers are what there was until then.
         """
-        given = dict(locals())
-        check_kinds(
-            given, question="text", paraphrases="texts?", methods="texts?", mask="text", positions="text",
-            weights="weights?", prefix="text", max_new_tokens="whole", temperature="number", top_p="number",
-            seed="whole", samples="whole", sample_temperature="number", ape_temperature="number", ape_scale="number",
-            explain="yes", model="text?",
-        )  # fmt: skip
-        lm = offered(models).of(model)
-        others = paraphrases or []
-        lengths = {"max_new_tokens": max_new_tokens, "samples": samples}
-        check_request(limits, question, others, prefix=prefix, **lengths)
-        check_request(limits, question, [], methods=len(set(methods or ()) - {"all"}))
-        names = [method.name for method in resolve_methods(methods or ["flex"], 1 + len(others))]
-        if explain:
-            names = list(dict.fromkeys([*names, *NEEDED]))
-        prompt = build_prompt(
-            lm.tokenizer, question, others, weights=None if weights == CONFIDENCE else weights, prefix=prefix
-        )
-        check_room(lm, limits, prompt, max_new_tokens)
-        options: dict[str, Any] = {"mask": mask, "positions": positions, "weights": weights, "prefix": prefix}
-        decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-        sampling = {"samples": samples, "sample_temperature": sample_temperature}
-        ape = {"ape_temperature": ape_temperature, "ape_scale": ape_scale}
+        lm = offered(models).of(given.model)
+        asked = Request(**{name: getattr(given, name) for name in FIELDS})
+        check_limits(limits, asked)
+        names = [method.name for method in check_names(asked)]
+        if given.explain:
+            asked = asked.but(methods=list(dict.fromkeys([*names, *NEEDED])), candidates=CANDIDATES)
+        prompt = packed(lm, limits, asked, asked.max_new_tokens)
         until = limits.until()
-        options |= {"methods": names, **decoding, **sampling, **ape, "candidates": CANDIDATES if explain else 0}
-        note(question=question, paraphrases=others, prefix=prefix)
-        size = f"{1 + len(others)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
+        note(question=asked.question, paraphrases=list(asked.paraphrases), prefix=asked.prefix)
+        size = f"{1 + len(asked.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
         with within_noted_memory(lambda: size, give_up=offered(models).let_go):
-            result = ask(lm, question, others, **options, until=until, check=checkpoint())
+            result = ask(lm, asked, until=until, check=checkpoint())
             told = result.to_dict()
             try:
-                if explain and result.done:
+                if given.explain and result.done:
                     told["explain"] = explain_result(lm, result, until=until, check=checkpoint()).to_dict()
             except OutOfTime:
                 return told | {"stopped": limits.time_is_up()}
         return told if result.done else told | {"stopped": limits.time_is_up()}
 
-    return generate
+    return endpoint(GenerateCall, generate)
+
+
+def packed(lm: LanguageModel, limits: Limits, asked: Request, new_tokens: int) -> SegmentedPrompt:
+    """The prompt of a request, if it and `new_tokens` are within the limits."""
+    texts = {"prefix": asked.prefix, "template": asked.template}
+    prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, weights=asked.given_weights, **texts)
+    check_room(lm, limits, prompt, new_tokens)
+    return prompt
 
 
 def mask_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
     """The function behind `/mask`, with the command line's arguments and JSON."""
 
-    def mask(
-        question: str,
-        paraphrases: list[str] | None = None,
-        mask: str = "segment",
-        positions: str = "aligned",
-        prefix: str = "",
-        against: str | None = None,
-        model: str | None = None,
-    ) -> dict:
+    def mask(given: MaskCall) -> dict:
         """The attention mask of a packed prompt, without running the model.
-
-        Args:
-            question: the question; it is wording P1.
-            paraphrases: other wordings of it, P2 and on.
-            mask: mask strategy. See methods for the list.
-            positions: position scheme.
-            prefix: instruction or examples before the question.
-            against: another strategy to compare with.
-            model: name of one of the models offered here; the first by default. See methods.
 
         Returns:
             The JSON object that `python -m flexdemo mask --json` prints; "rows" has a text of 0 and 1 for each query.
         """
-        given = dict(locals())
-        check_kinds(
-            given, question="text", paraphrases="texts?", mask="text", positions="text", prefix="text",
-            against="text?", model="text?",
-        )  # fmt: skip
-        lm = offered(models).of(model)
-        others = paraphrases or []
-        check_request(limits, question, others, prefix=prefix)
-        for strategy in (mask, against or mask):
-            check_encoding(Encoding(strategy, positions))
-        prompt = build_prompt(lm.tokenizer, question, others, prefix=prefix)
-        check_room(lm, limits, prompt, 0)
-        return mask_dict(prompt, mask, positions, against)
+        lm = offered(models).of(given.model)
+        asked = Request(**{name: getattr(given, name) for name in PACKED})
+        check_limits(limits, asked)
+        check_names(asked)
+        if given.against is not None:
+            check_encoding(Encoding(given.against, asked.positions))
+        return mask_dict(packed(lm, limits, asked, 0), asked.mask, asked.positions, given.against)
 
-    return mask
+    return endpoint(MaskCall, mask)
 
 
 def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., list[str]]:
     """The function behind `/paraphrase`, with the command line's arguments and JSON."""
 
-    def paraphrase(
-        question: str, n: int = 5, seed: int = 0, temperature: float = TEMPERATURE, model: str | None = None
-    ) -> list[str]:
+    def paraphrase(given: ParaphraseCall) -> list[str]:
         """Let the model write other wordings of a question.
-
-        Args:
-            question: the question.
-            n: how many paraphrases are wanted; there are fewer if the model has no more to offer.
-            seed: seed of sampling.
-            temperature: of sampling, above 0.
-            model: name of one of the models offered here; the first by default. See methods.
 
         Returns:
             The JSON list that `python -m flexdemo paraphrase --json` prints: distinct, none equal to the question.
         """
-        given = dict(locals())
-        check_kinds(given, question="text", n="whole", seed="whole", temperature="number", model="text?")
-        lm = offered(models).of(model)
-        check_request(limits, question, [])
-        if not 1 <= n <= limits.paraphrases:
-            raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {n}")
-        Decoding(seed=seed, temperature=temperature)
-        note(question=question)
+        lm = offered(models).of(given.model)
+        check_request(limits, given.question, [])
+        if not 1 <= given.n <= limits.paraphrases:
+            raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {given.n}")
+        note(question=given.question)
         until = limits.until()
         with within_noted_memory(give_up=offered(models).let_go):
-            drawing = {"seed": seed, "temperature": temperature, "until": until, "check": checkpoint()}
-            written = write_paraphrases(lm, question, n, **drawing)
+            drawing = {"seed": given.seed, "temperature": given.temperature, "until": until, "check": checkpoint()}
+            written = write_paraphrases(lm, given.question, given.n, **drawing)
         if not written and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())
         return written
 
-    return paraphrase
+    return endpoint(ParaphraseCall, paraphrase)
 
 
 def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[[], dict]:
@@ -257,7 +210,8 @@ def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable
                 {"name": name, "label": name.replace("_", " ").capitalize(), "summary": summary}
                 for name, summary in POSITIONS.items()
             ],
-            "limits": asdict(limits) | {"prompt_tokens": token_limit(lm, limits)},
+            "limits": asdict(limits)
+            | {"prompt_tokens": token_limit(lm, limits), "methods": limits.methods or len(METHODS)},
         }
 
     return methods
@@ -284,7 +238,7 @@ curl -sN {address}/gradio_api/call/v2/generate/$event
 COMMAND = """python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru." --json
 """
 CALLS = (("Python, with gradio_client", CLIENT), ("Shell, with curl", CURL), ("Command line", COMMAND))
-CODE = (("python", CLIENT), ("bash", CURL + COMMAND))  # as the README has it
+CODE = (("python", CLIENT), ("bash", CURL + COMMAND))  # as docs/api.md has it
 
 
 def for_clients(endpoint: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..answers.methods import check_names
 from ..engine.model import LanguageModel
 from ..errors import InputError
-from ..plan import Encoding, check_encoding
 from ..prompt import SegmentedPrompt, build_prompt
-from ..request import Ape, Limits, Samples
+from ..request import FIELDS, Limits, Request, default, face_of, shortened
 
-ROWS = 10
 GIVEN, CONFIDENCE = "given", "confidence"  # where weights come from: the visitor, or samples
 
 
 @dataclass(frozen=True)
 class Form:
-    """What one visitor entered. Row k of `paraphrases` is called P(k + 2); blank rows are left out of the prompt."""
+    """What one visitor entered. Row k of `paraphrases` is called P(k + 2); blank rows are left out of the prompt.
+
+    Settings that Request has too are as the widgets gave them, None where one was emptied.
+    """
 
     question: str
     paraphrases: tuple[str, ...]
@@ -26,28 +28,28 @@ class Form:
     strategy: str
     positions: str
     methods: tuple[str, ...]
-    max_new_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    seed: int | None
-    prefix: str
+    max_new_tokens: int | None = default("max_new_tokens")
+    temperature: float | None = default("temperature")
+    top_p: float | None = default("top_p")
+    seed: int | None = default("seed")
+    prefix: str = default("prefix")
     weights_from: str = GIVEN
-    samples: int | None = Samples.count
-    sample_temperature: float | None = Samples.temperature
-    ape_temperature: float | None = Ape.temperature
-    ape_scale: float | None = Ape.scale
+    samples: int | None = default("samples")
+    sample_temperature: float | None = default("sample_temperature")
+    ape_temperature: float | None = default("ape_temperature")
+    ape_scale: float | None = default("ape_scale")
     model: str = ""  # name of one of the models offered; "" is the default
 
     @classmethod
     def from_values(cls, values: Sequence[Any]) -> Form:
         """From the widgets' values: question, rows, weights (the question's first), then the settings in order."""
-        question, rows, weights = values[0], values[1 : 1 + ROWS], values[1 + ROWS : 2 + 2 * ROWS]
-        strategy, positions, methods, length, temperature, top_p, seed, prefix, *weighing = values[2 + 2 * ROWS :]
-        texts, chosen = tuple(row or "" for row in rows), tuple(methods or ())
+        settings = len(fields(cls)) - 3
+        rows = (len(values) - 2 - settings) // 2
+        question, texts, weights = values[0], values[1 : 1 + rows], values[1 + rows : 2 + 2 * rows]
+        strategy, positions, methods, length, temperature, top_p, seed, prefix, *weighing = values[-settings:]
         decoding = (length, temperature, top_p, seed)
-        return cls(
-            question or "", texts, tuple(weights), strategy, positions, chosen, *decoding, prefix or "", *weighing
-        )
+        named = (question or "", tuple(text or "" for text in texts), tuple(weights))
+        return cls(*named, strategy, positions, tuple(methods or ()), *decoding, prefix or "", *weighing)
 
     @property
     def filled(self) -> tuple[int, ...]:
@@ -87,32 +89,40 @@ class Form:
             check_number(f"the weight of {name}", weight)
         return tuple(float(weight) for weight in chosen if weight is not None)
 
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `flexdemo.stream`."""
-        numbers = {
-            "max_new_tokens": ("the answer length", self.max_new_tokens, int),
-            "temperature": ("the temperature", self.temperature, float),
-            "top_p": ("top-p", self.top_p, float),
-            "seed": ("the seed", self.seed, int),
-            "samples": ("the number of samples", self.samples, int),
-            "sample_temperature": ("the samples' temperature", self.sample_temperature, float),
-            "ape_temperature": ("the attention temperature", self.ape_temperature, float),
-            "ape_scale": ("the attention scale", self.ape_scale, float),
-        }
-        for what, value, _ in numbers.values():
+    def request(self, **more: Any) -> Request:
+        """What a run asks for, with `more` settings that the page sets itself."""
+        numbers = {}
+        for name in NUMBERS:
+            value = getattr(self, name)
             if value is None:
-                raise InputError(f"{what} is empty: give a number")
-            check_number(what, value)
-        return {
-            "question": self.question,
-            "paraphrases": [self.paraphrases[i] for i in self.filled],
-            "methods": self.methods,
-            "mask": self.strategy,
-            "positions": self.positions,
-            "weights": CONFIDENCE if self.by_confidence else self.used_weights,
-            "prefix": self.prefix,
-            **{name: convert(value) for name, (_, value, convert) in numbers.items() if value is not None},
-        }
+                raise InputError(f"{LABELS[name]} is empty: give a number")
+            numbers[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+        return Request(
+            question=self.question,
+            paraphrases=[self.paraphrases[i] for i in self.filled],
+            methods=self.methods,
+            mask=self.strategy,
+            positions=self.positions,
+            weights=CONFIDENCE if self.by_confidence else self.used_weights,
+            prefix=self.prefix,
+            **numbers,
+            **more,
+        )
+
+
+SHARED = tuple(each.name for each in fields(Form) if each.name in FIELDS)
+NUMBERS = tuple(name for name in SHARED if FIELDS[name].annotation in (int, float))
+LABELS = {name: face.label for name, field in FIELDS.items() if (face := face_of(field))}
+
+
+LIMITED = {"max_new_tokens": "new_tokens", "samples": "samples"}  # the field of Limits that ends a setting's slider
+SLIDERS = {name: face.slider for name, field in FIELDS.items() if (face := face_of(field)) and face.slider}
+
+
+def slider_of(name: str, limits: Limits) -> tuple[float, float, float]:
+    """Lowest and highest value and step of a setting's slider."""
+    low, high, step = SLIDERS[name]
+    return low, getattr(limits, LIMITED[name]) if high is None else high, step
 
 
 def is_number(value: Any) -> bool:
@@ -123,16 +133,6 @@ def is_number(value: Any) -> bool:
 def check_number(what: str, value: Any) -> None:
     if not is_number(value):
         raise InputError(f"{what} must be a number, not {shortened(value)}")
-
-
-def shortened(value: Any) -> str:
-    """A value of anybody's as it would be written, on one line and not too long."""
-    if isinstance(value, str | list | dict):
-        value = value[:60] if not isinstance(value, dict) else dict(list(value.items())[:3])
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "a number of more than 40 digits"
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:57]}..."
 
 
 def check_request(
@@ -162,8 +162,15 @@ def check_request(
         raise InputError(f"an answer of {asked} tokens is too long: ask for at most {limits.new_tokens}")
     if samples > limits.samples:
         raise InputError(f"{samples} samples of each wording are too many: draw at most {limits.samples}")
-    if methods > limits.methods:
+    if limits.methods is not None and methods > limits.methods:
         raise InputError(f"{methods} methods are too many: choose at most {limits.methods}")
+
+
+def check_limits(limits: Limits, request: Request) -> None:
+    """`check_request` of a whole request."""
+    lengths = {"max_new_tokens": request.max_new_tokens, "samples": request.samples}
+    count = len(set(request.methods) - {"all"})
+    check_request(limits, request.question, request.paraphrases, prefix=request.prefix, methods=count, **lengths)
 
 
 def token_limit(lm: LanguageModel, limits: Limits) -> int:
@@ -185,21 +192,18 @@ def compose(lm: LanguageModel, limits: Limits, form: Form) -> SegmentedPrompt:
 
     Where the run sets the weights, they are equal here.
     """
-    arguments = form.arguments()
-    check_encoding(Encoding(form.strategy, form.positions))
-    length = arguments["max_new_tokens"]
-    lengths = {"max_new_tokens": length, "samples": arguments["samples"], "methods": len(form.methods)}
-    check_request(limits, form.question, arguments["paraphrases"], prefix=form.prefix, **lengths)
-    Samples(arguments["samples"], arguments["sample_temperature"])
-    Ape(arguments["ape_temperature"], arguments["ape_scale"])
+    request = form.request()
+    check_limits(limits, request)
+    check_names(request)
     prompt = build_prompt(
-        lm.tokenizer, form.question, arguments["paraphrases"], weights=form.used_weights, prefix=form.prefix
+        lm.tokenizer, request.question, request.paraphrases, weights=request.given_weights, prefix=request.prefix
     )
-    check_room(lm, limits, prompt, length)
+    check_room(lm, limits, prompt, request.max_new_tokens)
     return named(prompt, form)
 
 
 def named(prompt: SegmentedPrompt, form: Form) -> SegmentedPrompt:
     """The prompt with its segments called as the page calls the wordings: blank rows leave gaps in the numbers."""
-    middle = [replace(segment, name=name) for segment, name in zip(prompt.paraphrases, form.names, strict=True)]
-    return replace(prompt, segments=(prompt.segments[0], *middle, prompt.segments[-1]))
+    names = dict(zip((segment.start for segment in prompt.paraphrases), form.names, strict=True))
+    segments = (replace(segment, name=names.get(segment.start, segment.name)) for segment in prompt.segments)
+    return replace(prompt, segments=tuple(segments))

@@ -8,7 +8,7 @@ from typing import Any
 from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
 from . import pair as compared
-from .entered import ROWS, Form
+from .entered import Form
 from .pair import PAIR
 from .parts import escape
 from .tabs.told import LastRun, with_names
@@ -16,7 +16,7 @@ from .tabs.told import LastRun, with_names
 
 def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any]) -> Recorded | None:
     """The recording of an example as the page fills it in: its wordings, equal weights, nothing else set."""
-    wanted = (example["question"], tuple(example["paraphrases"][:ROWS]))
+    wanted = (example["question"], tuple(example["paraphrases"]))
     for recorded in recordings:
         asked = recorded.result.request
         if asked is not None and (asked.question, asked.paraphrases) == wanted and asked.weights is None:
@@ -29,9 +29,9 @@ def recorded_run(recorded: Recorded, methods: Sequence[str]) -> LastRun:
     asked = recorded.result.request
     if asked is None:
         raise ValueError("a recording holds its request")
-    rows = (*asked.paraphrases, *[""] * (ROWS - len(asked.paraphrases)))
+    equal = (1.0,) * (len(asked.paraphrases) + 1)
     form = Form(
-        asked.question, rows, (1.0,) * (ROWS + 1), asked.mask, asked.positions, tuple(methods),
+        asked.question, asked.paraphrases, equal, asked.mask, asked.positions, tuple(methods),
         asked.max_new_tokens, asked.temperature, asked.top_p, asked.seed, asked.prefix,
     )  # fmt: skip
     return LastRun(form, with_names(form, recorded.result), recorded.explanation, recorded)

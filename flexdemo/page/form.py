@@ -10,9 +10,9 @@ import gradio as gr
 from ..answers.methods import METHODS
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
-from ..request import Limits
+from ..request import FIELDS, Limits
 from . import parts
-from .entered import CONFIDENCE, GIVEN, ROWS, Form
+from .entered import CONFIDENCE, GIVEN, LABELS, Form, slider_of
 from .parts import Drawing
 from .rows import budget_html, limits_html
 from .share import Share
@@ -46,10 +46,10 @@ def ask_side(
     link_message = gr.HTML("", elem_id="link-message", elem_classes="message")
     used = gr.State((count, 0))  # rows in use, and a number that grows with each edit of them
     with gr.Row(elem_classes=["wording-row", "is-P1"]):
-        question = _wording("Question (P1)", "question", start.question, focus=True)
+        question = _wording(LABELS["question"], "question", start.question, focus=True)
         weights = [_weight(0, "Weight of the question")]
     rows, boxes, lifters, copiers, lowerers, removers = [], [], [], [], [], []
-    for i in range(ROWS):
+    for i in range(limits.paraphrases):
         with gr.Row(visible=i < count, elem_classes=["wording-row", f"is-P{i + 2}"]) as row:
             label = f"Paraphrase {i + 1} (P{i + 2})"
             boxes.append(_wording(label, f"paraphrase-{i + 1}", start.paraphrases[i], hint=HINT))
@@ -78,22 +78,26 @@ def ask_side(
     schemes = [(name.replace("_", " ").capitalize(), name) for name in POSITIONS]
     with gr.Row(elem_id="settings"):
         strategy = gr.Dropdown(
-            strategies, value=start.strategy, label="Mask strategy", elem_id="strategy", min_width=130
+            strategies, value=start.strategy, label=LABELS["mask"], elem_id="strategy", min_width=130
         )
-        positions = gr.Dropdown(schemes, value=start.positions, label="Positions", elem_id="positions", min_width=130)
-        length = number(1, limits.new_tokens, start.max_new_tokens, 1, "Answer length", "max-new-tokens")
+        positions = gr.Dropdown(
+            schemes, value=start.positions, label=LABELS["positions"], elem_id="positions", min_width=130
+        )
+        length = setting("max_new_tokens", start, limits)
     gr.HTML(terms_html("Segment mask", "Aligned positions"), elem_classes="terms")
     methods = gr.CheckboxGroup(
-        [(m.label, m.name) for m in METHODS.values()], value=list(start.methods), label="Methods", elem_id="methods"
+        [(m.label, m.name) for m in METHODS.values()],
+        value=list(start.methods),
+        label=LABELS["methods"],
+        elem_id="methods",
     )
     with gr.Accordion("Weights, sampling and prefix", open=False, elem_id="more"):
         weighing = _weighing(start, limits)
         with gr.Row():
-            temperature = number(0, 2, start.temperature, 0.05, "Temperature", "temperature")
-            top_p = number(0.05, 1, start.top_p, 0.05, "Top-p", "top-p")
-            seed = gr.Number(start.seed, precision=0, label="Seed", elem_id="seed", min_width=110)
-        _help("Temperature 0 is greedy: always the likeliest token. Top-p and seed act above 0.")
-        label = "Prefix: instruction or examples that every wording sees"
+            temperature, top_p = (setting(name, start, limits) for name in ("temperature", "top_p"))
+            seed = gr.Number(start.seed, precision=0, label=LABELS["seed"], elem_id="seed", min_width=110)
+        _help("temperature", "top_p", "seed")
+        label = f"{LABELS['prefix']}: {FIELDS['prefix'].description}"
         prefix = gr.Textbox(start.prefix, label=label, elem_id="prefix", lines=2, max_lines=8)
     share = Share()
     gallery = gr.Dataset(
@@ -135,28 +139,31 @@ def _weighing(start: Form, limits: Limits) -> list[Any]:
     source = gr.Radio(
         [("My weights", GIVEN), ("Confidence (samples agreeing with the greedy answer)", CONFIDENCE)],
         value=start.weights_from,
-        label="Weights",
+        label=LABELS["weights"],
         info="Confidence: a wording whose sampled answers often repeat its greedy one gets more weight.",
         elem_id="weights-from",
     )
     with gr.Row():
-        samples = number(1, limits.samples, min(start.samples or 1, limits.samples), 1, "Samples", "samples")
-        warmth = number(0.1, 2, start.sample_temperature or 1, 0.05, "Their temperature", "sample-temperature")
-    _help("Samples: answers drawn from each wording. A higher temperature makes them differ more.")
+        samples, warmth = (setting(name, start, limits) for name in ("samples", "sample_temperature"))
+    _help("samples", "sample_temperature")
     gr.HTML(terms_html("Confidence"), elem_classes="terms")
     with gr.Row():
-        ape = number(0.1, 2, start.ape_temperature or 1, 0.05, "Attention T", "ape-temperature")
-        scale = number(0.1, 2, start.ape_scale or 1, 0.05, "Attention S", "ape-scale")
-    _help(
-        "T below 1 sharpens the fused answer's attention to the wordings. S below 1 usually gives them less weight "
-        "against prefix and answer. With both at 1 attention is plain."
-    )
+        ape, scale = (setting(name, start, limits) for name in ("ape_temperature", "ape_scale"))
+    _help("ape_temperature", "ape_scale")
     gr.HTML(terms_html("APE (attention T and S)"), elem_classes="terms")
     return [source, samples, warmth, ape, scale]
 
 
-def _help(text: str) -> None:
-    gr.HTML(f"<p>{parts.escape(text)}</p>", elem_classes="help")
+def setting(name: str, start: Form, limits: Limits) -> gr.Slider:
+    """The slider of a setting, as Request describes it; one that a host limits ends there."""
+    low, high, step = slider_of(name, limits)
+    return number(low, high, min(getattr(start, name), high), step, LABELS[name], name.replace("_", "-"))
+
+
+def _help(*names: str) -> None:
+    """What some settings do, as Request says it."""
+    said = " ".join(f"{LABELS[name]}: {FIELDS[name].description}." for name in names)
+    gr.HTML(f"<p>{parts.escape(said)}</p>", elem_classes="help")
 
 
 def _row_button(kind: str, row: int, name: str) -> gr.Button:

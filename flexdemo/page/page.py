@@ -16,15 +16,14 @@ from ..engine.model import LanguageModel
 from ..engine.reading import Readings
 from ..errors import InputError
 from ..figures.cells import Window
-from ..gone.ui_door import Page
-from ..request import Decoding, Limits
+from ..request import Limits, default
 from ..serve.door import Door
 from ..serve.profiles import DEFAULT, Profile
 from ..serve.zerogpu import LOCAL, Gpu
 from . import parts
 from . import run as work
 from .endpoints import add_endpoints, program_section
-from .entered import ROWS, Form, compose, token_limit
+from .entered import Form, compose, token_limit
 from .examples import cards_html, line_html, recorded_of, recorded_run
 from .form import ask_side, note_of
 from .pair import PAIR, SAVE, Pair, PairWidgets, live_html, png_html
@@ -66,7 +65,7 @@ def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) ->
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(Door, profile=profile, page=Page)], "routes": list(routes)},
+        "app_kwargs": {"middleware": [Middleware(Door, profile=profile)], "routes": list(routes)},
         "ssr_mode": False,
         "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }
@@ -95,23 +94,12 @@ def build_demo(
     for as long as /healthz tells of it.
     """
     limits, models = profile.limits, offered(lm)
-    shown_examples = list(examples) or [FALLBACK_EXAMPLE]
+    room = limits.paraphrases  # rows of the page's pool
+    shown_examples = [{**each, "paraphrases": each["paraphrases"][:room]} for each in examples or [FALLBACK_EXAMPLE]]
     first = shown_examples[0]
-    count = min(len(first["paraphrases"]), ROWS)
-    texts = [*first["paraphrases"][:ROWS], *[""] * (ROWS - count)]
-    start = Form(
-        first["question"],
-        tuple(texts),
-        (1.0,) * (ROWS + 1),
-        "segment",
-        "aligned",
-        START_METHODS,
-        Decoding().max_new_tokens,
-        0.0,
-        1.0,
-        0,
-        "",
-    )
+    count = len(first["paraphrases"])
+    texts = (*first["paraphrases"], *[""] * (room - count))
+    start = Form(first["question"], texts, (1.0,) * (room + 1), default("mask"), default("positions"), START_METHODS)
     drawn = parts.draw(models.default, limits, start)
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         gr.HTML(
@@ -280,8 +268,8 @@ def _wire(
 
     ticked = asked["compare"].click(tick, asked["form"], asked["methods"], trigger_mode="once", **drawing)
     events = [event, ticked.then(run, run_inputs, outputs, trigger_mode="once", **waiting)]
-    rows, share = RowPool(asked), asked["share"]
-    equalled = rows.wire(models, limits, examples, note_of, drawing=drawing, running=running, gpu=gpu)
+    rows, share = RowPool(asked, limits), asked["share"]
+    equalled = rows.wire(models, examples, note_of, drawing=drawing, running=running, gpu=gpu)
     again: dict[str, Any] = {"trigger_mode": "always_last", **running}
     events.append(gr.on([slider.release for slider in asked["weights"]], rerun, run_inputs, outputs, **again))
     events += [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,9 +20,8 @@ from ..answers.methods import METHODS
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import visible_text
-from ..gone.ladder import Rung
-from ..masks import STRATEGIES
-from ..plan import STANDARD, Scheme
+from ..masks import STRATEGIES, parse
+from ..plan import LADDER, STANDARD, Scheme
 from ..prompt import POSITIONS
 from ..request import Limits
 from .entered import Form, compose
@@ -30,6 +30,7 @@ from .parts import card_html, scheme_label
 from .tabs.mask import signature, whole_png
 
 SIDES = ("left", "right")
+CHANGES = ("Standard attention", "+ segment mask", "+ aligned positions", "+ weights 1/N")  # the rungs of LADDER
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def head_html(side: Side) -> str:
         method = METHODS[side.method or "flex"]
         title, summary = method.label, method.summary
     else:
-        title, summary = scheme_label(side.own), f"{STRATEGIES[side.strategy].summary} {POSITIONS[side.positions]}"
+        title, summary = scheme_label(side.own), f"{parse(side.strategy).summary} {POSITIONS[side.positions]}"
     return f"<h2>{escape(title)}</h2><p>{escape(summary)}</p>"
 
 
@@ -135,21 +136,21 @@ def cards_html(form: Form, pair: Pair, result: Result | None, *, note: str = "",
     return made[0], made[1]
 
 
-def ladder_html(form: Form, rungs: Sequence[Rung]) -> str:
-    """The four answers as a table that says whose they are; tokens that the step before did not have are marked."""
+def ladder_html(form: Form, rungs: Sequence[MethodResult]) -> str:
+    """The answers of LADDER as a table that says whose they are; tokens that the step before lacks are marked."""
     lines = []
-    for i, rung in enumerate(rungs):
+    for i, (name, scheme, rung) in enumerate(zip(CHANGES, LADDER, rungs, strict=True)):
         before = rungs[i - 1].token_ids if i else rung.token_ids
         marks = differing(rung.token_ids, before)
         tokens = " ".join(
             f'<code class="{"differs" if differs else "kept"}">{escape(visible_text(token))}</code>'
             for token, differs in zip(rung.tokens, marks, strict=True)
         )
-        mean = "–" if rung.mean_logprob is None else f"{round(rung.mean_logprob, 3) + 0.0:.3f}"
+        mean = f"{round(statistics.fmean(rung.logprobs), 3) + 0.0:.3f}" if rung.logprobs else "–"
         change = "" if not i else "same" if rung.token_ids == before else f"{sum(marks)} new"
-        scheme = f'<div class="encoding">{escape(scheme_label(rung.scheme))}</div>'
+        encoding = f'<div class="encoding">{escape(scheme_label(scheme))}</div>'
         lines.append(
-            f'<tr><th scope="row">{escape(rung.change)}{scheme}</th>'
+            f'<tr><th scope="row">{escape(name)}{encoding}</th>'
             f'<td class="rung-answer">{escape(rung.answer)}</td><td class="rung-tokens">{tokens}</td>'
             f'<td class="number">{len(rung.token_ids)}</td><td class="number">{mean}</td><td>{change}</td></tr>'
         )

@@ -11,10 +11,11 @@ from html import escape
 from typing import Any
 
 from ..answers.methods import METHODS
+from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import EXACT_TOKENS, Window, block_size, token_spans
-from ..masks import STRATEGIES
+from ..masks import parse
 from ..plan import STANDARD, Scheme
 from ..prompt import POSITIONS, Segment
 from ..request import Limits
@@ -68,7 +69,7 @@ def draw(
 
 def scheme_label(scheme: Scheme) -> str:
     weights = "weights on" if scheme.weighted else "raw weights"
-    return f"{STRATEGIES[scheme.strategy].label}, {scheme.positions.replace('_', ' ')}, {weights}"
+    return f"{parse(scheme.strategy).label}, {scheme.positions.replace('_', ' ')}, {weights}"
 
 
 def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *, window: Window | None) -> str:
@@ -76,7 +77,7 @@ def caption_html(drawn: Picture, schemes: tuple[Scheme, Scheme], length: int, *,
     long prompt also what a cell stands for, or which cells are in the `window`."""
     cells = length**2
     if drawn.shares is None:
-        strategy = STRATEGIES[drawn.shown.strategy]
+        strategy = parse(drawn.shown.strategy)
         parts = [
             f"<b>{escape(strategy.label)}</b>: {escape(strategy.summary)}",
             escape(POSITIONS[drawn.shown.positions]),
@@ -225,7 +226,7 @@ def table_html(form: Form, result: Result | None, carded: Sequence[str] = CARDS)
         fused = next((answered.answer for answered in result.results if answered.method == "flex"), None)
     lines = []
     for mark, label, text, answer in _table_rows(form, result, carded):
-        same = "" if fused is None else ("same" if answer == fused else "differs")
+        same = "" if fused is None else ("same" if same_answer(answer or "", fused) else "differs")
         lines.append(
             f'<tr><th scope="row">{mark} {escape(label)}</th><td class="wording">{escape(text)}</td>'
             f'<td class="alone-answer" title="{escape(answer or "")}"><div>{escape(answer or "")}</div></td>'

@@ -17,16 +17,13 @@ from ..data.table import FORMATS, read_table
 from ..errors import InputError
 from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
-from ..gone.bounds import Bounds
 from ..request import Limits
 from . import parts
-from .entered import ROWS
 from .parts import escape
-from .rows import RowPool, Rows, detail
+from .rows import RowPool, detail
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
-UNPACKED = 10  # times the size of a file that its contents may have
 CHOOSE = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-record]');
@@ -57,7 +54,7 @@ def open_results(path: Path, limits: Limits) -> Opened:
             "`python -m flexdemo evaluate --report` makes a page of any size"
         )
     try:
-        table = read_table(path, Bounds(limits.file_rows, UNPACKED * limits.file_bytes))
+        table = read_table(path, most_rows=limits.file_rows)
         resamples = max(1_000, min(10_000, RESAMPLED // max(1, table["id"].nunique())))
         return Opened(
             seen_text(path.name), summarise(table, resamples=resamples), tuple(disagreements(table, MOST_LISTED))
@@ -191,20 +188,19 @@ class ResultsFile:
             if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
                 return [gr.skip()] * (len(rows.outputs) + 2)
             record = opened.disagreements[index]
-            texts = record.paraphrases[:ROWS]
-            filled = rows.updates(Rows(tuple(texts), (1.0,) * (len(texts) + 1)), used[1])
-            return [record.question, record_note(opened.name, record), *filled]
+            filled = rows.updates(rows.of_texts(record.paraphrases), used[1])
+            return [record.question, record_note(opened.name, record, rows.room), *filled]
 
         outputs = [rows.asked["question"], note, *rows.outputs]
         chosen = self.records.select(fill, [self.found, rows.asked["used"]], outputs, **drawing)
         chosen.then(None, None, None, js=TO_FORM, api_visibility="private", show_progress="hidden")
 
 
-def record_note(name: str, record: Disagreement) -> str:
+def record_note(name: str, record: Disagreement, room: int) -> str:
     """What the form holds after a record was filled in."""
     said = f"Record {record.id} of {name}, right: {_listed(record.answers)}. Press Run to ask it."
-    if len(record.paraphrases) > ROWS:
-        said += f" Its first {ROWS} of {len(record.paraphrases)} paraphrases are filled in."
+    if len(record.paraphrases) > room:
+        said += f" Its first {room} of {len(record.paraphrases)} paraphrases are filled in."
     return escape(said)
 
 

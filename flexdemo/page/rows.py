@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 
-from ..answers.methods import METHODS
 from ..answers.paraphrase import paraphrase
 from ..engine.loading import Models
 from ..engine.model import LanguageModel
@@ -22,7 +21,7 @@ from ..request import Limits
 from ..serve.log import checkpoint, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
 from . import parts
-from .entered import ROWS, Form, check_request, is_number, token_limit
+from .entered import Form, check_request, is_number, token_limit
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 # A paste of several lines into a paraphrase becomes several rows. The first line joins what stands before the cursor,
@@ -44,6 +43,10 @@ document.addEventListener('input', (event) => { // a box itself tells of pressed
 """
 
 
+def full(room: int) -> str:
+    return f"there is room for {room} paraphrases: remove one first"
+
+
 def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
     """How much of the room for prompt and answer is taken, in tokens; None for a prompt that cannot be counted."""
     if tokens is None:
@@ -59,11 +62,11 @@ def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
 def limits_html(limits: Limits) -> str:
     """What one request may have where the page runs, in one line."""
     said = [
-        f"at most {min(limits.paraphrases, ROWS)} paraphrases",
+        f"at most {limits.paraphrases} paraphrases",
         f"{limits.characters:,} characters a text",
         f"{limits.new_tokens:,} tokens an answer",
     ]
-    said += [] if limits.methods >= len(METHODS) else [f"{limits.methods} methods"]
+    said += [] if limits.methods is None else [f"{limits.methods} methods"]
     said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
     return f"<p>Limits here: {', '.join(said)}.</p>"
 
@@ -102,30 +105,35 @@ def budget_of(lm: LanguageModel, limits: Limits, form: Form, tokens: int | None 
 
 def detail(event: gr.EventData, name: str) -> Any:
     """A detail of an event as the browser told it, None where it did not: what is told may be anything."""
-    told = event._data
-    return told.get(name) if isinstance(told, dict) else None
+    try:
+        return getattr(event, name, None)
+    except TypeError:  # it told no details at all, or a text in their place
+        return None
 
 
 class RowPool:
     """The rows of one page: built over the widgets of the left side. Holds widgets, nothing of a visitor."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked = asked
+    def __init__(self, asked: dict[str, Any], limits: Limits) -> None:
+        self.asked, self.limits, self.room = asked, limits, limits.paraphrases
         self.pool = [*asked["boxes"], *asked["weights"]]
         self.inputs = [asked["used"], *self.pool]
         self.outputs = [*self.pool, *asked["rows"], asked["used"]]
 
+    def of_texts(self, texts: Sequence[str]) -> Rows:
+        """As many of some texts as there is room for, all of one weight."""
+        return Rows((), (1.0,), self.room).added(*texts)
+
     def updates(self, rows: Rows, serial: int) -> list[Any]:
         """Values of `outputs` that show these rows; `serial` is that of the rows before."""
         count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (ROWS - count)]
-        weights = [*rows.weights, *[1] * (ROWS - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(ROWS)), (count, serial + 1)]
+        boxes = [*rows.texts, *[""] * (self.room - count)]
+        weights = [*rows.weights, *[1] * (self.room - count)]
+        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(self.room)), (count, serial + 1)]
 
     def wire(
         self,
         models: Models,
-        limits: Limits,
         examples: Sequence[dict],
         note_of: Callable[[dict], str],
         *,
@@ -137,9 +145,8 @@ class RowPool:
         asked, message = self.asked, self.asked["message"]
 
         def edited(edit: Callable[[Rows], Rows], grows: bool, used: tuple[int, int], *values: Any) -> list[Any]:
-            full = grows and used[0] >= ROWS
-            said = parts.alert_html(f"there is room for {ROWS} paraphrases: remove one first") if full else ""
-            return [*self.updates(edit(Rows.from_values(used[0], values)), used[1]), said]
+            said = parts.alert_html(full(self.room)) if grows and used[0] >= self.room else ""
+            return [*self.updates(edit(Rows.from_values(used[0], values, self.room)), used[1]), said]
 
         told = [*self.outputs, asked["rows_message"]]
 
@@ -147,12 +154,12 @@ class RowPool:
             button.click(partial(edited, edit, grows), self.inputs, told, **drawing)
 
         on(asked["add"], lambda rows: rows.added(""), grows=True)
-        for i in range(ROWS):
+        for i in range(self.room):
             on(asked["removers"][i], lambda rows, i=i: rows.removed(i))
             on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
             on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
             on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i), grows=True)
-        equalled = asked["equal"].click(lambda: [1] * (ROWS + 1), None, asked["weights"], **drawing)
+        equalled = asked["equal"].click(lambda: [1] * (self.room + 1), None, asked["weights"], **drawing)
 
         def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
             row, lines = detail(event, "row"), detail(event, "lines")
@@ -160,10 +167,11 @@ class RowPool:
                 return [gr.skip()] * (len(self.outputs) + 1)
             if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
                 return [*[gr.skip()] * len(self.outputs), parts.alert_html("what was pasted is no list of lines")]
-            rows, left_out = Rows.from_values(used[0], values).pasted(row, lines)
+            rows, left_out = Rows.from_values(used[0], values, self.room).pasted(row, lines)
             said = ""
             if left_out:
-                said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {ROWS} paraphrases"
+                said = f"{left_out} of {len(lines)} pasted lines were left out: "
+                said += f"there is room for {self.room} paraphrases"
             return [*self.updates(rows, used[1]), parts.alert_html(said)]
 
         pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
@@ -171,13 +179,13 @@ class RowPool:
 
         def more(rows: Rows, question: str, seed: int, model: str) -> Rows:
             with within_noted_memory(give_up=models.let_go):
-                return rows.written(models.of(model), limits, question, seed)
+                return rows.written(models.of(model), self.limits, question, seed)
 
         written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
 
         def write(question: str, seed: float | None, model: str, used: tuple[int, int], *values: Any) -> list[Any]:
             try:
-                rows = written(Rows.from_values(used[0], values), question or "", int(seed or 0), model)
+                rows = written(Rows.from_values(used[0], values, self.room), question or "", int(seed or 0), model)
             except InputError as error:
                 return [*[gr.skip()] * len(self.outputs), parts.alert_html(str(error))]
             return [*self.updates(rows, used[1]), ""]
@@ -190,16 +198,15 @@ class RowPool:
             if index not in range(len(examples)):
                 return [gr.skip()] * (len(self.outputs) + 2)
             example = examples[index]
-            texts = tuple(example["paraphrases"][:ROWS])
-            rows = Rows(texts, (1,) * (len(texts) + 1))
             # What a note tells of was answered with the settings of the start.
             as_told = Form.from_values(values).settings == asked["start"].settings
-            return [example["question"], note_of(example) if as_told else "", *self.updates(rows, used[1])]
+            note, rows = note_of(example) if as_told else "", self.of_texts(example["paraphrases"])
+            return [example["question"], note, *self.updates(rows, used[1])]
 
         gallery, filled = asked["gallery"], [asked["question"], asked["note"], *self.outputs]
         gallery.click(load_example, [gallery, asked["used"], *asked["form"]], filled, **drawing)
         buttons = [*asked["removers"], *asked["lifters"], *asked["lowerers"], *asked["copiers"], asked["write"]]
-        chosen = [each.input for each in asked["form"][1 + ROWS :] if each is not asked["methods"]]
+        chosen = [each.input for each in asked["form"][1 + self.room :] if each is not asked["methods"]]
         # The note tells of the example as it was.
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
         edits = [pasted.input, *chosen, *(each.click for each in buttons), pasted.select]
@@ -214,24 +221,30 @@ WRITTEN = 4  # paraphrases that one click asks the model for
 
 @dataclass(frozen=True)
 class Rows:
-    """The paraphrases' rows in use and their weights; `weights` begins with the question's."""
+    """The paraphrases' rows in use and their weights; `weights` begins with the question's. They grow up to `room`."""
 
     texts: tuple[str, ...]
     weights: tuple[float | None, ...]
+    room: int = Limits().paraphrases
 
     @classmethod
-    def from_values(cls, count: int, values: Sequence[Any]) -> Rows:
+    def from_values(cls, count: int, values: Sequence[Any], room: int) -> Rows:
         """From the pool's boxes and weights, of which the first `count` rows are in use."""
-        return cls(tuple(text or "" for text in values[:count]), tuple(values[ROWS : ROWS + 1 + count]))
+        return cls(tuple(text or "" for text in values[:count]), tuple(values[room : room + 1 + count]), room)
+
+    @property
+    def free(self) -> int:
+        """How many more rows there may be."""
+        return max(0, self.room - len(self.texts))
 
     def added(self, *texts: str) -> Rows:
-        """With more rows at the end, as far as the pool goes."""
-        more = texts[: ROWS - len(self.texts)]
-        return Rows((*self.texts, *more), (*self.weights, *[1.0] * len(more)))
+        """With more rows at the end, as far as there is room."""
+        more = texts[: self.free]
+        return Rows((*self.texts, *more), (*self.weights, *[1.0] * len(more)), self.room)
 
     def removed(self, index: int) -> Rows:
         """Without one row; those below move up with their texts and weights."""
-        return Rows(self.texts[:index] + self.texts[index + 1 :], self.weights[: index + 1] + self.weights[index + 2 :])
+        return self._ordered([i for i in range(len(self.texts)) if i != index])
 
     def moved(self, index: int, by: int) -> Rows:
         """With one row `by` places further down, with its weight; as it is where there is no such place."""
@@ -240,45 +253,45 @@ class Rows:
             return self
         order = list(range(len(self.texts)))
         order.insert(place, order.pop(index))
-        weights = (self.weights[0], *(self.weights[i + 1] for i in order))
-        return Rows(tuple(self.texts[i] for i in order), weights)
+        return self._ordered(order)
 
     def duplicated(self, index: int) -> Rows:
-        """With a copy of one row below it, its weight included, as far as the pool goes."""
-        if not 0 <= index < len(self.texts) < ROWS:
+        """With a copy of one row below it, its weight included, as far as there is room."""
+        if not (0 <= index < len(self.texts) and self.free):
             return self
-        cut = index + 1
-        texts = (*self.texts[:cut], self.texts[index], *self.texts[cut:])
-        return Rows(texts, (*self.weights[: cut + 1], self.weights[cut], *self.weights[cut + 1 :]))
+        return self._ordered(sorted([*range(len(self.texts)), index]))
+
+    def _ordered(self, order: Sequence[int]) -> Rows:
+        """The rows of some indices, with their weights."""
+        weights = (self.weights[0], *(self.weights[i + 1] for i in order))
+        return Rows(tuple(self.texts[i] for i in order), weights, self.room)
 
     def pasted(self, index: int, lines: Sequence[str]) -> tuple[Rows, int]:
-        """With `lines` in place of one row and in new rows below it, and how many lines the pool had no room for.
+        """With `lines` in place of one row and in new rows below it, and how many lines there was no room for.
 
         Blank rows make room if there is no other; a row that holds text stays.
         """
-        texts, weights = list(self.texts), list(self.weights)
-        texts[index] = lines[0]
-        room = ROWS - len(texts)
-        blanks = [i for i, text in enumerate(texts) if not text.strip()]
-        for i in reversed(blanks[: max(0, len(lines) - 1 - room)]):
-            del texts[i], weights[i + 1]
-            index -= i < index
-        fresh = list(lines[1 : 1 + ROWS - len(texts)])
-        texts[index + 1 : index + 1] = fresh
-        weights[index + 2 : index + 2] = [1.0] * len(fresh)
-        return Rows(tuple(texts), tuple(weights)), len(lines) - 1 - len(fresh)
+        short = len(lines) - 1 - self.room + len(self.texts)
+        blanks = [i for i, text in enumerate(self.texts) if i != index and not text.strip()]
+        given_up = blanks[-short:] if short > 0 else []
+        kept = self._ordered([i for i in range(len(self.texts)) if i not in given_up])
+        below = index + 1 - sum(i < index for i in given_up)
+        texts, weights, fresh = list(kept.texts), list(kept.weights), list(lines[1 : 1 + kept.free])
+        texts[below - 1 : below] = [lines[0], *fresh]
+        weights[below + 1 : below + 1] = [1.0] * len(fresh)
+        return Rows(tuple(texts), tuple(weights), self.room), len(lines) - 1 - len(fresh)
 
     def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
         """With paraphrases by the model in blank and new rows; what is there stays."""
         blanks = [i for i, text in enumerate(self.texts) if not text.strip()]
-        room = min(WRITTEN, len(blanks) + ROWS - len(self.texts))
-        if not room:
-            raise InputError(f"all {ROWS} rows hold a paraphrase: remove one first")
+        most = min(WRITTEN, self.room - len(self.texts) + len(blanks))
+        if most < 1:
+            raise InputError(full(self.room))
         check_request(limits, question, [])
         known = {text.strip().casefold() for text in self.texts}
         until = limits.until()
-        offered = paraphrase(lm, question, min(100, room + len(known)), seed=seed, until=until, check=checkpoint())
-        fresh = [text for text in offered if text.casefold() not in known][:room]
+        offered = paraphrase(lm, question, min(100, most + len(known)), seed=seed, until=until, check=checkpoint())
+        fresh = [text for text in offered if text.casefold() not in known][:most]
         if not fresh and time.monotonic() >= until:
             raise OutOfTime(limits.time_is_up())
         if not fresh:
@@ -286,4 +299,4 @@ class Rows:
         texts = list(self.texts)
         for place, text in zip(blanks, fresh, strict=False):
             texts[place] = text
-        return Rows(tuple(texts), self.weights).added(*fresh[len(blanks) :])
+        return Rows(tuple(texts), self.weights, self.room).added(*fresh[len(blanks) :])

@@ -17,9 +17,9 @@ from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading
 from ..errors import InputError, OutOfTime
-from ..gone.ladder import climb
+from ..plan import LADDER, STANDARD
 from ..prompt import SegmentedPrompt
-from ..request import Decoding, Limits
+from ..request import Limits
 from ..serve.log import Interrupted, checkpoint, note, within_noted_memory
 from ..serve.zerogpu import Gpu, answer_seconds
 from . import pair as compared
@@ -44,6 +44,25 @@ class Run:
         """Take what there is so far; whether to go on."""
         self.last = last
         return not self.flag.is_set()
+
+
+@dataclass
+class Pace:
+    """Which results are worth a picture: one each FRAME_SECONDS, the first token at once, what a stopped run ends with;
+    none before the first token where the prompt is `known`."""
+
+    run: Run
+    known: bool
+    shown: float = 0.0
+    answering: bool = False
+
+    def __call__(self, tokens: int) -> bool:
+        now, begun, stopped = time.monotonic(), tokens > 0, self.run.flag.is_set()
+        due = now - self.shown >= FRAME_SECONDS or begun > self.answering
+        if stopped or not due or (self.known and not begun):
+            return stopped
+        self.shown, self.answering = now, begun
+        return True
 
 
 class Runs:
@@ -155,10 +174,10 @@ class Remote:
         self.ladder: Callable[..., Iterator[tuple[str | None, str, str]]] | None = None
 
         def frames(form: Form, pair: Pair) -> Iterator[Frame]:
-            yield from _frames(models, limits, form, pair)
+            yield from _frames(models, limits, form, pair, Run(threading.Event()))
 
         def rungs(form: Form) -> Iterator[tuple[str | None, str, str]]:
-            yield from _rungs(models, limits, form)
+            yield from _rungs(models, limits, form, Run(threading.Event()))
 
         if gpu.forks:
             self.answers, self.ladder = gpu.wrap(frames, _seconds), gpu.wrap(rungs, _seconds)
@@ -187,7 +206,7 @@ def answers(
     """
     run.cards = compared.cards_html(form, pair, None, note="stopped")
     if remote is None:
-        yield from _frames(offered(lm), limits, form, pair, reading=reading, goes_on=run.goes_on)
+        yield from _frames(offered(lm), limits, form, pair, run, reading=reading)
         return
     frames = remote(form, pair)
     for frame in frames:
@@ -202,11 +221,11 @@ def _frames(
     limits: Limits,
     form: Form,
     pair: Pair,
+    run: Run,
     *,
     reading: Reading | None = None,
-    goes_on: Callable[[Result], bool] = lambda last: True,
 ) -> Iterator[Frame]:
-    """The pictures of `answers`; ends within one token once `goes_on` says no."""
+    """The pictures of `answers`; ends within one token of the flag of `run`."""
     lm = models.of(form.model)
     last: Result | None = None
 
@@ -220,49 +239,36 @@ def _frames(
 
     try:
         prompt, until = compose(lm, limits, form), limits.until()
-        options = {"mass": False, "candidates": CANDIDATES, "schemes": pair.schemes, "reading": reading, "until": until}
-        frames = stream(lm, **form.arguments(), **options, check=checkpoint())
+        options = {"schemes": pair.schemes, "reading": reading, "until": until, "check": checkpoint()}
         known = _only_decodes(form, prompt, reading)
+        frames = stream(lm, form.request(mass=False, candidates=CANDIDATES), **options, wanted=Pace(run, known))
         if not known:  # else the answer follows at once: nothing is cleared
             cards = compared.cards_html(form, pair, None, note="reading the prompt")
-            table, waiting = parts.table_html(form, None, pair.methods), parts.weights_html(None)
-            yield Frame(cards, table, "Reading the prompt", "", waiting)
-        shown, answering = 0.0, False
+            table = parts.table_html(form, None, pair.methods)
+            yield Frame(cards, table, "Reading the prompt", "", parts.weights_html(None))
         with within_noted_memory(size, give_up=give_up):
             for last in frames:
-                if not goes_on(last):
+                if not run.goes_on(last):
                     frames.close()
                     return
-                answers = last.has_tokens
-                if known and not answers:
-                    continue
-                if last.done or answers > answering or time.monotonic() - shown >= FRAME_SECONDS:
-                    shown, answering = time.monotonic(), answers  # the first token is shown at once
-                    yield _frame(form, pair, last)
+                yield _frame(form, pair, last)
             if last is not None and not last.done:
-                yield replace(_late(form, pair, last, limits, "Stopped"), result=last)
+                yield _frame(form, pair, last, state="Stopped", why=limits.time_is_up())
             elif last is not None:
                 try:
                     explained = finish(lm, form, last, until=until, check=checkpoint())
                 except OutOfTime:
-                    yield replace(_late(form, pair, last, limits, "Done, not explained"), result=last)
+                    yield _frame(form, pair, last, state="Done, not explained", why=limits.time_is_up())
                     return
                 except Interrupted as error:
                     note(outcome="stopped")
-                    late = _late(form, pair, last, limits, "Done, not explained")
-                    yield replace(late, message=parts.alert_html(str(error)), result=last)
+                    yield _frame(form, pair, last, state="Done, not explained", why=str(error))
                     return
-                if goes_on(last):
+                if run.goes_on(last):
                     yield Frame(last=explained, result=last)
     except InputError as error:
         note(outcome="refused", message=str(error))
         yield Frame(line="Not run", message=parts.alert_html(str(error)))
-
-
-def _late(form: Form, pair: Pair, result: Result, limits: Limits, state: str) -> Frame:
-    """What is shown when the time of a request is up: the answers so far, and why there are no more."""
-    cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
-    return Frame(cards, table, parts.progress_html(result, state=state), parts.alert_html(limits.time_is_up()))
 
 
 def has_read(lm: LanguageModel, limits: Limits, form: Form, reading: Reading) -> bool:
@@ -277,12 +283,12 @@ def _only_decodes(form: Form, prompt: SegmentedPrompt, reading: Reading | None) 
     return not form.by_confidence and reading is not None and reading.known(prompt) is not None
 
 
-def _frame(form: Form, pair: Pair, result: Result) -> Frame:
+def _frame(form: Form, pair: Pair, result: Result, *, state: str = "", why: str = "") -> Frame:
+    """The answers so far, or at the end; `why` there are no more, where there was no time."""
     weights = parts.weights_html(with_names(form, result)) if result.done else None
     cards, table = compared.cards_html(form, pair, result), parts.table_html(form, result, pair.methods)
-    return Frame(
-        cards, table, parts.progress_html(result), "", weights, live=live_html(form, pair, result), result=result
-    )
+    line, message = parts.progress_html(result, state=state), parts.alert_html(why)
+    return Frame(cards, table, line, message, weights, live=live_html(form, pair, result), result=result)
 
 
 def ladder(
@@ -297,7 +303,7 @@ def ladder(
     """The ladder as it grows: (table, status line, message). Ends as `answers` does."""
     run.stopped = "Ladder stopped"
     if remote is None:
-        yield from _rungs(offered(lm), limits, form, reading=reading, stopped=run.flag.is_set)
+        yield from _rungs(offered(lm), limits, form, run, reading=reading)
         return
     steps = remote(form)
     for step in steps:
@@ -311,31 +317,35 @@ def _rungs(
     models: Models,
     limits: Limits,
     form: Form,
+    run: Run,
     *,
     reading: Reading | None = None,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[str | None, str, str]]:
-    lm, began, shown, rungs = models.of(form.model), time.monotonic(), 0.0, ()
+    lm, began = models.of(form.model), time.monotonic()
+    result: Result | None = None
     try:
-        prompt, given = compose(lm, limits, form), form.arguments()
-        decoding = Decoding(given["max_new_tokens"], given["temperature"], given["top_p"], given["seed"], mass=False)
+        compose(lm, limits, form)
+        # The form's weights, mask and positions are no part of it, and what is read for it is not kept in their place.
+        equal = {"methods": (STANDARD.strategy,), "weights": None, "mask": "segment", "positions": "aligned"}
+        asked = {"schemes": LADDER, "until": limits.until(), "check": checkpoint()}
+        asked |= {"reading": None if reading is None else replace(reading)}
         yield None, "Ladder: reading the prompt under three encodings", ""
-        until = limits.until()
-        steps, check = climb(lm, prompt, decoding, known=reading.known(prompt) if reading else None), checkpoint()
+        request = form.request(mass=False).model_copy(update=equal)
+        steps = stream(lm, request, **asked, wanted=Pace(run, known=False))
         with within_noted_memory(give_up=models.let_go):
-            for rungs in steps:
-                check()
-                if stopped():
+            for result in steps:
+                if run.flag.is_set():
                     steps.close()
                     return
-                if time.monotonic() - shown >= FRAME_SECONDS:
-                    shown = time.monotonic()
-                    yield compared.ladder_html(form, rungs), "Ladder: running", ""
-                if time.monotonic() >= until and not all(rung.stopped_by for rung in rungs):
-                    steps.close()
-                    yield compared.ladder_html(form, rungs), "Ladder stopped", parts.alert_html(limits.time_is_up())
-                    return
-        yield compared.ladder_html(form, rungs), f"Ladder done: 4 answers, {time.monotonic() - began:.2f} s", ""
+                if not result.done:
+                    yield compared.ladder_html(form, result.sides), "Ladder: running", ""
+        if result is None:
+            return
+        table, seconds = compared.ladder_html(form, result.sides), time.monotonic() - began
+        if result.done:
+            yield table, f"Ladder done: {len(result.sides)} answers, {seconds:.2f} s", ""
+        else:
+            yield table, "Ladder stopped", parts.alert_html(limits.time_is_up())
     except InputError as error:
         note(outcome="refused", message=str(error))
         yield None, "Not run", parts.alert_html(str(error))

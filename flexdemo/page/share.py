@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from ..errors import InputError
-from ..request import Limits
+from ..request import Limits, Request
 from . import parts
-from .entered import CONFIDENCE, GIVEN, Form
-from .link import State, from_query, side_parts, side_text, to_query
+from .entered import CONFIDENCE, GIVEN, SLIDERS, Form, check_limits, slider_of
+from .link import PageState, from_query, side_parts, side_text, to_query
 from .pair import PAIR, Pair
 from .rows import RowPool, Rows
 
 HEAVIEST = 10  # of a weight's slider
-# What the page's sliders can show: (field of State, its name in a link, lowest, highest).
-RANGES = (
-    ("temperature", "temperature", 0, 2),
-    ("top_p", "top_p", 0.05, 1),
-    ("sample_temperature", "sample_temperature", 0.1, 2),
-    ("ape_temperature", "ape_temperature", 0.1, 2),
-    ("ape_scale", "ape_scale", 0.1, 2),
-)
 # Gets the link's query; shows the whole link, selected, and copies it where the browser allows that.
 COPY = """async (query, shown, said) => {
   if (query === '') return [query, shown, said];
@@ -40,59 +31,50 @@ COPY = """async (query, shown, said) => {
 }"""
 
 
-def state_of(form: Form, count: int, *, pair: Pair = PAIR, show: str = "left") -> State:
+def state_of(form: Form, count: int, *, pair: Pair = PAIR, show: str = "left") -> PageState:
     """What the form holds, with its first `count` rows, the two sides and the mask shown; InputError for what cannot be
     in a link."""
-    arguments = form.arguments()
-    rows = form.paraphrases[:count]
+    asked = form.request()
     weights = form.weights[: count + 1]
     if any(weight is None for weight in weights):
         raise InputError("a weight is empty: give a number, 0 or more")
-    numbers = tuple(float(weight) for weight in weights if weight is not None)
-    names = ("max_new_tokens", "temperature", "top_p", "seed", "prefix", "samples", "sample_temperature")
-    kept = {name: arguments[name] for name in (*names, "ape_temperature", "ape_scale", "methods")}
-    return State(
-        form.question,
-        rows,
-        None if set(numbers) == {1.0} else numbers,
-        "confidence" if form.by_confidence else "mine",
-        form.strategy,
-        form.positions,
+    numbers = [float(weight) for weight in weights if weight is not None]
+    kept = {name: getattr(asked, name) for name in Request.model_fields}
+    kept |= {"paraphrases": form.paraphrases[:count], "weights": None if set(numbers) == {1.0} else numbers}
+    return PageState(
+        **kept,
+        weights_from="confidence" if form.by_confidence else "mine",
         left=side_text(*pair.values[:3]),
         right=side_text(*pair.values[3:]),
         show=show,
         model=form.model,
-        **kept,
     )
 
 
-def open_link(query: str, limits: Limits, models: Sequence[str] = ()) -> State | None:
+def open_link(query: str, limits: Limits, models: Sequence[str] = ()) -> PageState | None:
     """The state that the page's address holds, None if it holds none; InputError for one that cannot be shown.
 
     `models` are the names to choose from; a link without a name means the first.
     """
-    state = from_query(
-        query, paraphrases=limits.paraphrases, characters=limits.characters, new_tokens=limits.new_tokens
-    )
-    if state == State(""):
+    state = from_query(query)
+    if state == PageState(question=""):
         return None
+    check_limits(limits, state)
     if not state.model and models:
-        state = replace(state, model=models[0])
+        state = state.but(model=models[0])
     if state.model and state.model not in models:
         here = f"choose from {', '.join(models)}" if models else "one model is offered here, without a name"
         raise InputError(f"model in the link is {state.model!r}, which is not offered here: {here}")
-    for field, key, low, high in RANGES:
-        value = getattr(state, field)
+    for name in SLIDERS:
+        value, (low, high, _) = getattr(state, name), slider_of(name, limits)
         if not low <= value <= high:
-            raise InputError(f"{key} in the link is {value:g}: the page takes {low:g} to {high:g}")
-    if state.samples > limits.samples:
-        raise InputError(f"samples in the link is {state.samples}: the page takes 1 to {limits.samples}")
-    if max(state.weights or (0,)) > HEAVIEST:
-        raise InputError(f"w in the link has {max(state.weights or ()):g}: the page takes weights up to {HEAVIEST}")
+            raise InputError(f"{name} in the link is {value:g}: the page takes {low:g} to {high:g}")
+    if isinstance(state.weights, tuple) and max(state.weights) > HEAVIEST:
+        raise InputError(f"w in the link has {max(state.weights):g}: the page takes weights up to {HEAVIEST}")
     return state
 
 
-def settings_of(state: State) -> list[Any]:
+def settings_of(state: PageState) -> list[Any]:
     """Values of the widgets of the settings, in the order of the form."""
     source = CONFIDENCE if state.weights_from == "confidence" else GIVEN
     decoding = [state.max_new_tokens, state.temperature, state.top_p, state.seed, state.prefix]
@@ -145,7 +127,7 @@ class Share:
         if state is None:
             return None, ""
         weights = state.weights or (1.0,) * (len(state.paraphrases) + 1)
-        told = rows.updates(Rows(state.paraphrases, weights), used[1])
+        told = rows.updates(Rows(state.paraphrases, weights, rows.room), used[1])
         sides = [*side_parts(state.left), *side_parts(state.right)]
         return [state.question, *told, *settings_of(state), *sides, state.show], ""
 

@@ -8,7 +8,7 @@ from html import escape
 from types import MappingProxyType
 
 from ..figures.cells import CHANGES, segment_colour
-from .entered import ROWS
+from ..serve.profiles import PROFILES
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def _term(term: Term) -> str:
     return f'<details class="term"><summary>{escape(term.name)}</summary>{said}</details>'
 
 
-NAMES = ("prefix", *(f"P{i}" for i in range(1, ROWS + 2)), "suffix", "answer")
+MOST = max(profile.limits.paraphrases for profile in PROFILES.values())
+NAMES = ("prefix", *(f"P{i}" for i in range(1, MOST + 2)), "suffix", "answer")
 COLOURS = {name: segment_colour(name, "paraphrase" if name.startswith("P") else name) for name in NAMES}
 COLOURS |= CHANGES
 CHIPS = "".join(f".is-{name} {{ --chip: {colour}; }}\n" for name, colour in COLOURS.items())

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from transformers import PreTrainedModel
 
-from ..answers.proof import Proof, prove, reference_model
-from ..data.files import make_room
+from ..answers.proof import Proof, prove
 from ..engine.loading import Models, offered
 from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
+from ..serve.host import make_room
+from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
 from . import parts
@@ -79,21 +78,15 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-class Prover:
-    """Checks answers against their model's dense reference, which is made at its first check and kept."""
+def prover(lm: LanguageModel | Models) -> Callable[[LastRun], Proof]:
+    """What checks the answers of a run against the dense reference of the model that made them."""
+    models = offered(lm)
 
-    def __init__(self, lm: LanguageModel | Models) -> None:
-        self._models = offered(lm)
-        self._lock = threading.Lock()
-        self._references: dict[str, PreTrainedModel] = {}
+    def check(last: LastRun) -> Proof:
+        with within_noted_memory(give_up=models.let_go):
+            return prove(models.that_made(last.result.model), last.result)
 
-    def check(self, last: LastRun) -> Proof:
-        lm = self._models.that_made(last.result.model)
-        with within_noted_memory(give_up=self._models.let_go):
-            with self._lock:
-                if lm.name not in self._references:
-                    self._references[lm.name] = reference_model(lm)
-            return prove(lm, last.result, reference=self._references[lm.name])
+    return check
 
 
 def badge_html(proof: Proof) -> str:
@@ -108,7 +101,7 @@ class ResultTools:
 
     def __init__(self, lm: LanguageModel | Models, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
         self._disk_bytes = disk_bytes
-        self._prove = gpu.wrap(Prover(lm).check, lambda last: answer_seconds(32))
+        self._prove = gpu.wrap(prover(lm), lambda last: answer_seconds(32))
         self.note = gr.HTML(BEFORE, elem_id="tools-note")
         with gr.Row(elem_id="result-tools"):
             self.buttons = {
@@ -148,7 +141,7 @@ class ResultTools:
             except InputError as error:
                 return None, parts.alert_html(str(error))
             name = export.file_name(last.form.question, suffix)
-            folder = Path(self.file.GRADIO_CACHE)
+            folder = served_folder(self.file)
             try:
                 if self._disk_bytes is not None:
                     make_room(folder, self._disk_bytes, len(data))
@@ -158,7 +151,7 @@ class ResultTools:
                 return None, parts.alert_html(
                     f"the file cannot be made: {reason} on the server; the result is still here, try again later"
                 )
-            self.file.temp_files.add(path)  # which are deleted as the page's `delete_cache` says
+            delete_with_page(self.file, path)
             return path, ""
 
         for kind, button in self.buttons.items():

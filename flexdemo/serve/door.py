@@ -1,26 +1,30 @@
-"""The door of the page: what a request over HTTP may be before anything reads it. Knows no gradio and no model.
+"""The door of the page: what a request over HTTP may be before gradio reads it. Knows no model and no widgets.
 
 An ASGI middleware. It closes every route that the page does not use, bounds bodies and connections, reads JSON
-strictly, and has the data checked against the widgets that it is for. What it refuses is told in one line.
+strictly, lets no request name a file that was not uploaded, and counts what each visitor asks. What it refuses is told
+in one line; what a widget takes is gradio's to check.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ipaddress
+import itertools
 import json
 import math
 import re
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
-from ..data.files import make_room
-from ..errors import InputError
+from ..errors import InputError, first_line
+from . import internals
+from .host import make_room
 from .profiles import Profile
 
 API = "/gradio_api/"
@@ -32,11 +36,8 @@ OPEN = frozenset(
     }
 )  # fmt: skip
 MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to answer
-REMEMBERED = 10_000  # visitors
-ASKS = ("queue/join", "call", "run")  # routes that run something
-SESSION = re.compile(r"[A-Za-z0-9_-]{4,64}")
-LONGEST_ADDRESS = 60_000  # bytes of path and query; what reads an address behind the door takes 65,536
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
+PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -53,64 +54,40 @@ class Refused(InputError):
         self.status, self.is_unread, self.is_public = status, is_unread, False
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a request would run: an endpoint (`is_public`) or an event of the page; whether it runs the model."""
-
-    name: str
-    is_public: bool
-    is_queued: bool
-    runs_model: bool
-
-
-class Behind(Protocol):
-    """What the door asks the page behind it."""
-
-    folder: Path
-
-    def asked(self, route: str, name: str, body: Mapping[str, Any]) -> Asked:
-        """Raises Refused for what there is not."""
-
-    def check(self, route: str, asked: Asked, body: Mapping[str, Any]) -> None:
-        """Raises Refused for data that does not fit."""
-
-    def knows(self, session: str) -> bool:
-        """Whether a page with this session has asked before."""
-
-    def silence(self, route: str, query: Mapping[str, str]) -> bytes | None:
-        """What a client is told that listens where there is nothing to hear; None for any other request."""
-
-    def waiting(self, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
-        """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
-
-
 class Visits:
-    """How many pages or endpoints each visitor may still open: `most` at once, and as many again a minute."""
+    """Pages and endpoints that each visitor opened in the running minute: at most `most`, which None leaves open."""
 
     def __init__(self, most: int | None) -> None:
-        self._most = most
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # visitor -> (how many, when that was)
+        self._most, self._minute = most, 0.0
+        self._counts: Counter[str] = Counter()
 
     def spend(self, who: str, now: float) -> None:
-        if self._most is None:
-            return
-        left, then = self._left.get(who, (float(self._most), now))
-        left = min(float(self._most), left + (now - then) * self._most / 60)
-        if left < 1:
+        if self._minute != now // 60:
+            self._minute = now // 60
+            self._counts.clear()
+        self._counts[who] += 1
+        if self._most is not None and self._counts[who] > self._most:
             raise Refused(429, f"you opened {self._most} pages or calls within a minute, the most that one may: wait")
-        self._left[who] = (left - 1, now)
-        self._left.move_to_end(who)
-        while len(self._left) > REMEMBERED:
-            self._left.popitem(last=False)
+
+
+@contextmanager
+def _one_more(counts: Counter[Any], key: Any) -> Iterator[None]:
+    counts[key] += 1
+    try:
+        yield
+    finally:
+        counts[key] -= 1
+        if not counts[key]:
+            del counts[key]
 
 
 class Door:
-    """Wraps an ASGI app. `page` makes what knows the page from the app of a request."""
+    """Wraps the app of a page that gradio made."""
 
-    def __init__(self, app: Any, *, profile: Profile, page: Callable[[Any], Behind]) -> None:
-        self._app, self._profile, self._page = app, profile, page
+    def __init__(self, app: Any, *, profile: Profile) -> None:
+        self._app, self._profile = app, profile
         self._open: Counter[str] = Counter()
-        self._joining: Counter[tuple[str, bool]] = Counter()
+        self._joining: Counter[tuple[str, bool]] = Counter()  # requests let in that are not in gradio's queue yet
         self._visits = Visits(profile.visits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,106 +95,137 @@ class Door:
             await self._app(scope, receive, send)
             return
         who, route = self._who(scope), ""
-        self._open[who] += 1
-        try:
-            most = self._profile.connections
-            if most is not None and self._open[who] > most:
-                raise Refused(429, f"there are {most} open connections from your address, the most that one may have")
-            route = _route(scope)
-            listens = scope["method"] == "GET" and route.startswith(("call/", "queue/data"))
-            silence = self._page(scope["app"]).silence(route, _query(scope)) if listens else None
-            if silence is not None:  # behind the door it would be an error of the server's
-                await _send(send, 200, b"text/event-stream", silence)
-            elif scope["method"] == "POST" and route:
-                receive, key = await self._checked(scope, receive, route, who)
-                self._joining[key] += 1
-                try:
-                    await self._app(scope, receive, send)
-                finally:
-                    self._joining[key] -= 1
-                    if not self._joining[key]:
-                        del self._joining[key]
-            else:
+        with _one_more(self._open, who):
+            try:
+                most = self._profile.connections
+                if most is not None and self._open[who] > most:
+                    raise Refused(429, f"there are {most} open connections from your address, the most one may have")
+                route = _route(scope)
                 if _tries_account(scope):  # or a password could be guessed a thousand times a second
-                    self._visits.spend(who, time.monotonic())
+                    self._visit(who)
+                key = ("", False)
                 if scope["method"] == "POST":
-                    receive = _replayed(await _body(receive, self._profile.request_bytes), receive)
-                await self._app(scope, receive, send)
-        except Refused as refusal:
-            if refusal.is_unread:
-                await _drop(receive)
-            await _tell(send, refusal, public=refusal.is_public or route.startswith("call/"))
-        finally:
-            self._open[who] -= 1
-            if not self._open[who]:
-                del self._open[who]
+                    receive, key = await self._checked(scope, receive, route, who)
+                with _one_more(self._joining, key):
+                    await self._app(scope, receive, send)
+            except Refused as refusal:
+                if refusal.is_unread:
+                    await _drop(receive)
+                await _tell(send, refusal, public=refusal.is_public or route.startswith("call/"))
 
     def _who(self, scope: Scope) -> str:
         return visitor(scope, self._profile.proxies)
 
+    def _visit(self, who: str) -> None:
+        self._visits.spend(who, time.monotonic())
+
     async def _checked(self, scope: Scope, receive: Receive, route: str, who: str) -> tuple[Receive, tuple[str, bool]]:
         """The body to go on with, and as whose it counts; Refused for what goes no further."""
-        page = self._page(scope["app"])
-        nobody = ("", False)
-        if route.split("/")[0] == "upload":
-            await self._take_upload(scope, page)
+        first, nobody = route.split("/")[0], ("", False)
+        if first == "upload":
+            await self._take_upload(internals.upload_folder(scope["app"]))
             return receive, nobody
         data = await _body(receive, self._profile.request_bytes)
         again = _replayed(data, receive)
+        if not route:
+            return again, nobody
         body = _json(data)
-        if route.startswith("mcp"):
+        if first == "mcp":
             if body.get("method") == "tools/call":  # which asks as one session of gradio's own
-                self._visits.spend(who, time.monotonic())
+                self._visit(who)
             return again, nobody
-        kind = next((kind for kind in ASKS if route == kind or route.startswith(f"{kind}/")), None)
-        _check_session(body)
-        if kind is None:
+        if first not in ("call", "run") and route != "queue/join":
             return again, nobody
-        asked = page.asked(kind, route.rsplit("/", 1)[-1], body)
+        fn = _function(scope["app"], route, body)
+        key = (who, fn.concurrency_id == "model")
         try:
-            if kind == "run" and asked.is_queued:
-                raise Refused(404, f"{asked.name} is asked through the queue: use call/v2/{asked.name}")
-            page.check("call/v2" if route.startswith("call/v2/") else kind, asked, body)
-            session = body.get("session_hash")
-            if session is None or not page.knows(session):
-                self._visits.spend(who, time.monotonic())
-            key = (who, asked.runs_model)
-            most = self._profile.waiting
-            if most is not None:
-                most = most if asked.runs_model else 8 * most  # pictures are cheap, and typing asks for many
-                if page.waiting(self._who)[key] + self._joining[key] >= most:
-                    raise Refused(
-                        429, f"{most} of your requests are waiting or running, the most that one visitor may have: wait"
-                    )
+            _check_files(scope["app"], body)
+            if route.startswith("call/v2/"):
+                _check_arguments(fn, body)
+            self._check_rates(scope["app"], body, key)
         except Refused as refusal:
-            refusal.is_public = asked.is_public
+            refusal.is_public = fn.api_visibility == "public"
             raise
         return again, key
 
-    async def _take_upload(self, scope: Scope, page: Behind) -> None:
+    def _check_rates(self, app: Any, body: Mapping[str, Any], key: tuple[str, bool]) -> None:
+        if not internals.has_session(app, body.get("session_hash")):
+            self._visit(key[0])
+        most = self._profile.waiting
+        if most is None:
+            return
+        most = most if key[1] else 8 * most  # pictures are cheap, and typing asks for many
+        if _waiting(app, self._who)[key] + self._joining[key] >= most:
+            raise Refused(
+                429, f"{most} of your requests are waiting or running, the most that one visitor may have: wait"
+            )
+
+    async def _take_upload(self, folder: Path) -> None:
+        """How large one file may be is checked by gradio, while it comes."""
         profile = self._profile
         if not profile.uploads:
             raise Refused(403, "this host takes no files: open results files in a flexdemo of your own", is_unread=True)
-        told = dict(scope["headers"]).get(b"content-length", b"")
-        if not told.isdigit():
-            raise Refused(411, "an upload must say how long it is (Content-Length)", is_unread=True)
-        most = profile.limits.file_bytes
-        if int(told) > most + 100_000:  # what wraps the file
-            size = f"{int(told) / 1e6:.1f} MB"
-            raise Refused(413, f"the file has {size}: at most {most / 1e6:g} MB can be opened here", is_unread=True)
         if profile.disk_bytes is not None:
-            await asyncio.to_thread(make_room, page.folder, profile.disk_bytes, int(told))
+            await asyncio.to_thread(make_room, folder, profile.disk_bytes, profile.limits.file_bytes)
+
+
+# What the door asks of gradio's app
+
+
+def _function(app: Any, route: str, body: Mapping[str, Any]) -> Any:
+    """The event that a request would run; Refused if there is none."""
+    functions, (first, _, name) = internals.events(internals.page_of(app)), route.partition("/")
+    if first == "call" or body.get("fn_index") is None:
+        public = {fn.api_name: fn for fn in functions.values() if fn.api_visibility == "public"}
+        found = public.get(name.rsplit("/", 1)[-1])
+    else:
+        index = body["fn_index"]
+        found = functions.get(index) if isinstance(index, int) else None
+    if found is None or found.fn is None:
+        raise Refused(404, "the page has no such endpoint or event: its info tells the endpoints, /config the events")
+    return found
+
+
+def _check_files(app: Any, body: Mapping[str, Any]) -> None:
+    """Only what was uploaded here may be named: gradio would also fetch an address, and tell the log of any path."""
+    uploaded, left = internals.uploads(app), [body]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            path = each.get("path")
+            if path is not None and not (isinstance(path, str) and path in uploaded):
+                raise Refused(400, "there is no such uploaded file: upload it again")
+            left.extend(each.values())
+        elif isinstance(each, list):
+            left.extend(each)
+
+
+def _check_arguments(fn: Any, body: Mapping[str, Any]) -> None:
+    """Names of arguments, which gradio would stumble over; what they hold is checked by the endpoint."""
+    try:
+        inspect.signature(fn.fn).bind(**body)
+    except TypeError as error:
+        raise Refused(400, f"{fn.api_name}: {str(error)[:120]}") from error
+
+
+def _waiting(app: Any, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
+    """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
+    page = internals.page_of(app)
+    asked = [*itertools.chain(*internals.waiting(page).values()), *internals.running(page)]
+    return Counter((who(event.request.scope), event.fn.concurrency_id == "model") for event in asked)
+
+
+# Addresses
 
 
 def _route(scope: Scope) -> str:
     """What stands behind gradio's prefix, "" for anything else; Refused for what is closed."""
     path = _path(scope)
-    if len(path) + len(scope.get("query_string", b"")) > LONGEST_ADDRESS:
-        raise Refused(414, f"the address is too long: at most {LONGEST_ADDRESS:,} bytes are read")
     told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-host"]
     if not all(HOST.fullmatch(host.strip()) for hosts in told for host in hosts.split(",")):
         raise Refused(400, "X-Forwarded-Host must be the name of a host, as the proxy in front knows it")
-    if "deep_link" in _query(scope):
+    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+    if "deep_link" in query:
         raise Refused(404, "there are no deep links here: the page's own links hold its state")
     if path.startswith("/monitoring"):
         raise Refused(404, "there is nothing here")
@@ -240,8 +248,28 @@ def _tries_account(scope: Scope) -> bool:
     return path == "/login" or (path == "/metrics" and any(name == b"authorization" for name, _ in scope["headers"]))
 
 
-def _query(scope: Scope) -> dict[str, str]:
-    return dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+def visitor(scope: Mapping[str, Any], proxies: int) -> str:
+    """The address that a request is from, /64 networks of IPv6 as one: their owner has all of their addresses.
+
+    `proxies` of the host each append the address they see to X-Forwarded-For; what stands before is anybody's word.
+    """
+    address = (scope.get("client") or ("unknown", 0))[0]
+    if proxies:
+        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
+        address = hops[-proxies] if len(hops) >= proxies else address
+    if with_port := PORT.fullmatch(address):
+        address = with_port[1] or with_port[2]
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if parsed.version == 6 and parsed.ipv4_mapped is not None:  # or all of IPv4 would be one network
+        parsed = parsed.ipv4_mapped
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+# Bodies
 
 
 async def _body(receive: Receive, most: int) -> bytes:
@@ -269,14 +297,11 @@ async def _drop(receive: Receive) -> None:
 
 
 def _replayed(data: bytes, receive: Receive) -> Receive:
-    told = False
+    rest = iter([{"type": "http.request", "body": data, "more_body": False}])
 
     async def again() -> dict[str, Any]:
-        nonlocal told
-        if told:
-            return await receive()
-        told = True
-        return {"type": "http.request", "body": data, "more_body": False}
+        told = next(rest, None)
+        return await receive() if told is None else told
 
     return again
 
@@ -284,37 +309,20 @@ def _replayed(data: bytes, receive: Receive) -> Receive:
 def _json(data: bytes) -> Mapping[str, Any]:
     """The object that a body holds; Refused for what is no strict JSON, or has texts that are no Unicode."""
 
-    def constant(name: str) -> None:
-        raise Refused(400, f"the request holds {name}, which is no number in JSON: give a finite number")
-
     def finite(text: str) -> float:
         number = float(text)
-        if math.isinf(number):
-            raise Refused(400, "the request holds a number that is too large: give one of less than 1e308")
+        if not math.isfinite(number):
+            raise ValueError(f"{text[:20]} is no finite number")
         return number
 
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=constant, parse_float=finite)
-        json.dumps(body, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Refused(400, "the request holds half a character (a lone surrogate): type the text again") from error
-    except UnicodeDecodeError as error:
-        raise Refused(400, "the request is no UTF-8 text") from error
-    except RecursionError as error:
-        raise Refused(400, "the request is nested too deeply") from error
-    except Refused:
-        raise
-    except ValueError as error:
-        raise Refused(400, "the request is no JSON, or holds a number of thousands of digits") from error
+        body = json.loads(data.decode("utf-8"), parse_constant=finite, parse_float=finite)
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # which half a character is not
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the request is no strict JSON: {first_line(error)[:120]}") from error
     if not isinstance(body, dict):
         raise Refused(400, "the request must be a JSON object")
     return body
-
-
-def _check_session(body: Mapping[str, Any]) -> None:
-    session = body.get("session_hash")
-    if session is not None and not (isinstance(session, str) and SESSION.fullmatch(session)):
-        raise Refused(400, "session_hash must be 4 to 64 letters, digits, - or _")
 
 
 async def _tell(send: Send, refusal: Refused, *, public: bool) -> None:
@@ -324,34 +332,7 @@ async def _tell(send: Send, refusal: Refused, *, public: bool) -> None:
     if public and status != 413:
         status = 422
         told = [{"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": why}]
-    await _send(send, status, b"application/json", json.dumps({"detail": told}).encode("ascii"))
-
-
-async def _send(send: Send, status: int, kind: bytes, data: bytes) -> None:
-    headers = [(b"content-type", kind), (b"content-length", str(len(data)).encode("ascii"))]
+    data = json.dumps({"detail": told}).encode("ascii")
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode("ascii"))]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": data})
-
-
-PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
-
-
-def visitor(scope: Mapping[str, Any], proxies: int) -> str:
-    """The address that a request is from, /64 networks of IPv6 as one: their owner has all of their addresses.
-
-    `proxies` of the host each append the address they see to X-Forwarded-For; what stands before is anybody's word.
-    """
-    address = (scope.get("client") or ("unknown", 0))[0]
-    if proxies:
-        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
-        address = hops[-proxies] if len(hops) >= proxies else address
-    if with_port := PORT.fullmatch(address):
-        address = with_port[1] or with_port[2]
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if parsed.version == 6 and parsed.ipv4_mapped is not None:  # or all of IPv4 would be one network
-        parsed = parsed.ipv4_mapped
-    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
-from gradio.context import LocalContext
 
 from ..errors import ADVICE, InputError, free, is_out_of_memory
+from .internals import events, presence, read_values_by
 from .log import Entry, Interrupted, Ledger
 
 CLOSING = "the server is stopping: ask again in a minute"
 WORKER_TITLE = "ZeroGPU worker error"  # of the error that `spaces` raises for any that ended its worker
+UNFIT = "the request holds a value that its widget does not take: reload the page and enter it again"
 FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
 
 
@@ -42,13 +43,6 @@ class Gate:
         return self._ends is not None and time.monotonic() >= self._ends
 
 
-def presence(demo: gr.Blocks) -> Callable[[], bool]:
-    """Whether somebody still waits for what the running handler makes; to be called when it begins."""
-    event_id, queue = LocalContext.event_id.get(None), demo._queue
-    event = queue.event_ids_to_events.get(event_id) if event_id else None
-    return lambda: event is None or event.alive
-
-
 class Guard:
     """Wraps handlers: what they raise reaches the visitor as one line and the log with its place in the code."""
 
@@ -56,8 +50,9 @@ class Guard:
         self._ledger, self._gate = ledger, gate
 
     def protect(self, demo: gr.Blocks) -> None:
-        """Wrap every handler of a built page; before it is launched."""
-        for block in demo.fns.values():
+        """Wrap every handler of a built page, and what gradio makes of a browser's values; before it is launched."""
+        read_values_by(demo, _checked)
+        for block in events(demo).values():
             if block.fn is not None:
                 public = block.api_visibility == "public"
                 counted = public or block.concurrency_id == "model"
@@ -150,6 +145,20 @@ class _Told:
             self.error = error
             return True
         return False
+
+
+def _checked(preprocess: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Gradio's reading of a request's values; one that its widget does not take is told in one line."""
+
+    @wraps(preprocess)
+    async def checked(*args: Any, **options: Any) -> Any:
+        with (told := _Told()):
+            return await preprocess(*args, **options)
+        if isinstance(told.error, gr.Error):
+            raise gr.Error(str(told.error.message)[:200], print_exception=False) from told.error
+        raise gr.Error(UNFIT, print_exception=False) from told.error
+
+    return checked
 
 
 def _steps(work: Iterator[Any], entry: Entry) -> Iterator[Any]:

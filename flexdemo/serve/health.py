@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from .. import __version__
 from ..errors import InputError
+from . import internals
 from .log import Ledger, fault
 
 STATM = Path("/proc/self/statm")
@@ -88,7 +89,6 @@ class State:
     account: Account | None = None
     demo: Any = None
     warming: Callable[[], str] = str  # what to tell of a warm-up that runs
-    page: str | None = None  # what names the page's present form, where that is kept for the next start
     began: float = field(default_factory=time.time)
 
     @property
@@ -99,18 +99,15 @@ class State:
         """Queue -> requests that wait in it."""
         if self.demo is None:
             return {}
-        queues = self.demo._queue.event_queue_per_concurrency_id
         named = {"model": 0, "draw": 0}
-        for name, queue in list(queues.items()):
+        for name, requests in internals.waiting(self.demo).items():
             key = name if name in named else "other"
-            named[key] = named.get(key, 0) + len(queue.queue)
+            named[key] = named.get(key, 0) + len(requests)
         return named
 
     def health(self) -> dict[str, Any]:
         status = "ready" if self.is_ready else ("stopping" if self.is_closing() else "starting")
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
-        if self.page is not None:
-            facts["page"] = self.page
         if warming := self.warming():
             facts["warming"] = warming
         return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}

@@ -97,7 +97,7 @@ def table() -> str:
         ("characters of each text", *(f"{p.limits.characters:,}" for p in _ALL)),
         ("tokens of prompt and answer", *(f"{p.limits.prompt_tokens:,}" for p in _ALL)),
         ("tokens of the answer", *(f"{p.limits.new_tokens:,}" for p in _ALL)),
-        ("methods at once", *(f"{p.limits.methods}" for p in _ALL)),
+        ("methods at once", *(_or_any(p.limits.methods) for p in _ALL)),
         ("samples of each wording", *(f"{p.limits.samples}" for p in _ALL)),
         ("seconds of computing", *(_or_any(p.limits.seconds) for p in _ALL)),
         ("requests that wait, in all", *(f"{p.queue}" for p in _ALL)),

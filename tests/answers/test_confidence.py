@@ -57,10 +57,10 @@ def test_work_on_samples_can_be_stopped(lm: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "number of samples must be from 1 to 64, not 0"),
-        ({"samples": 65}, "number of samples must be from 1 to 64, not 65"),
-        ({"sample_temperature": 0}, "temperature must be a positive number, not 0"),
-        ({"sample_temperature": float("nan")}, "temperature must be a positive number"),
+        ({"samples": 0}, "samples must be from 1 to 64, not 0"),
+        ({"samples": 65}, "samples must be from 1 to 64, not 65"),
+        ({"sample_temperature": 0}, "sample_temperature must be above 0, not 0"),
+        ({"sample_temperature": float("nan")}, "sample_temperature must be a finite number"),
     ],
 )
 def test_impossible_sampling_is_refused(lm: LanguageModel, options: dict, message: str) -> None:
@@ -84,4 +84,4 @@ def test_command_line(capsys: pytest.CaptureFixture) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["confidence"]["samples"] == 4 and len(told["confidence"]["shares"]) == 2
     assert cli.main([*args[:-2], "0"]) == 2
-    assert "number of samples" in capsys.readouterr().err
+    assert "samples must be from 1 to 64" in capsys.readouterr().err

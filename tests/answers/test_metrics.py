@@ -35,6 +35,22 @@ def test_the_answer_is_the_first_line_that_is_not_blank(generation: str, answer:
 
 
 @pytest.mark.parametrize(
+    ("generation", "thinking", "answer"),
+    [
+        ("It is in Peru.\nSo Lima.\n</think>\n\nLima\nindeed", True, "Lima"),
+        ("It is in Peru.\nSo Lima", True, ""),  # no end of it: the reasoning is no answer
+        ("<think>\nIt is in Peru.\n</think>\n\nLima", False, "Lima"),
+        ("\n<think>\nIt is in Peru.", False, ""),
+        ("<think></think>a</think> b", False, "b"),
+        ("</think>", True, ""),
+        ("I <think> so", False, "I <think> so"),
+    ],
+)
+def test_the_answer_of_a_model_that_reasons_follows_its_reasoning(generation: str, thinking: bool, answer: str) -> None:
+    assert answer_text(generation, thinking=thinking) == answer
+
+
+@pytest.mark.parametrize(
     ("text", "form"),
     [
         ("The  United States.", "united states"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import math
 import threading
 from collections.abc import Callable
@@ -14,25 +16,21 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from test_layers import imports
 
 import flexdemo.answers.proof
-from flexdemo import masks
 from flexdemo.answers.ask import ask
 from flexdemo.answers.proof import TOLERANCES, dense_bias, prove, reference_model
 from flexdemo.answers.result import Result
+from flexdemo.engine import decode
 from flexdemo.engine import reading as encoding
-from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.fast.compiled import Sibling, join_siblings
+from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
+from flexdemo.masks import Mask
 from flexdemo.prompt import build_prompt
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 BOTH = ("flex", "causal")
-
-
-@pytest.fixture(scope="module")
-def reference(lm: LanguageModel) -> Any:
-    return reference_model(lm)
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +51,11 @@ def changed(result: Result, method: str = "flex", **changes: Any) -> Result:
 
 
 @pytest.mark.parametrize("scheme", oracle.SCHEMES)
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 @pytest.mark.parametrize("weights", [None, "raw", [1, 0, 3]], ids=str)
-def test_what_the_engine_computed_is_proved(
-    lm: LanguageModel, reference: Any, strategy: str, scheme: str, weights: Any
-) -> None:
+def test_what_the_engine_computed_is_proved(lm: LanguageModel, strategy: str, scheme: str, weights: Any) -> None:
     told = ask(lm, A, [B, C], methods=BOTH, mask=strategy, positions=scheme, weights=weights, max_new_tokens=6)
-    proof = prove(lm, told, reference=reference)
+    proof = prove(lm, told)
     assert proof.ok and proof.failure == "" and proof.tokens_agree is True and proof.methods == BOTH
     assert proof.difference < 2e-5, "far below the tolerance"
     assert proof.tokens == sum(len(told[name].token_ids) for name in BOTH)
@@ -84,7 +80,7 @@ def test_one_wording_a_chat_template_and_a_prefix(prepared: Callable[..., Langua
     )
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 @pytest.mark.parametrize("weights", [(0.2, 0.3, 0.5), (1.0, 0.0, 1.0)], ids=str)
 def test_the_dense_bias_is_the_oracles_and_not_the_engines(
     tokenizer: Any, strategy: str, weights: tuple[float, ...]
@@ -93,8 +89,10 @@ def test_the_dense_bias_is_the_oracles_and_not_the_engines(
     segments = [vars(segment) for segment in prompt.segments]
     expected = oracle.bias(strategy, oracle.prompt_tokens(segments, answers=3), weights)[0, 0]
     np.testing.assert_allclose(dense_bias(prompt, strategy, weights, answers=3), expected.numpy(), rtol=1e-6)
-    own, _ = imports(Path(flexdemo.answers.proof.__file__))
-    assert own == {"config", "model", "prompt", "results"}, "nothing of masks, attention, encoding or generation"
+    source = ast.parse(Path(flexdemo.answers.proof.__file__).read_text(encoding="utf-8"))
+    own = {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom) and node.level}
+    allowed = {"engine.fast.compiled", "engine.model", "errors", "prompt", "result"}
+    assert own == allowed, "nothing of masks, attention, encoding or generation"
 
 
 @pytest.mark.parametrize("scheme", oracle.SCHEMES)
@@ -106,11 +104,11 @@ def test_positions_are_the_oracles(tokenizer: Any, scheme: str) -> None:
 
 @pytest.mark.parametrize("method", BOTH)
 @pytest.mark.parametrize("step", [0, 2, -1])
-def test_a_changed_token_fails(lm: LanguageModel, reference: Any, result: Result, method: str, step: int) -> None:
+def test_a_changed_token_fails(lm: LanguageModel, result: Result, method: str, step: int) -> None:
     ids = list(result[method].token_ids)
     ids[step] = (ids[step] + 1) % 400
     text = lm.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    proof = prove(lm, changed(result, method, token_ids=tuple(ids), generation=text), reference=reference)
+    proof = prove(lm, changed(result, method, token_ids=tuple(ids), generation=text))
     assert not proof.ok and proof.tokens_agree is False and proof.difference > proof.tolerance
     assert f"{method}: a log-probability differs" in proof.failure and "not the likeliest" in proof.failure
     assert proof.describe().startswith(f"not proved: {method}: ")
@@ -118,21 +116,19 @@ def test_a_changed_token_fails(lm: LanguageModel, reference: Any, result: Result
 
 @pytest.mark.parametrize("delta", [0.01, -0.01, math.nan, math.inf])
 @pytest.mark.parametrize("method", BOTH)
-def test_a_changed_log_probability_fails(
-    lm: LanguageModel, reference: Any, result: Result, method: str, delta: float
-) -> None:
+def test_a_changed_log_probability_fails(lm: LanguageModel, result: Result, method: str, delta: float) -> None:
     first, *rest = result[method].logprobs
-    proof = prove(lm, changed(result, method, logprobs=(first + delta, *rest)), reference=reference)
+    proof = prove(lm, changed(result, method, logprobs=(first + delta, *rest)))
     assert not proof.ok and proof.tokens_agree is True and not proof.difference <= proof.tolerance
 
 
 @pytest.mark.parametrize("told", oracle.STRATEGIES)
 @pytest.mark.parametrize("ran", oracle.STRATEGIES)
-def test_another_mask_name_fails(lm: LanguageModel, reference: Any, ran: str, told: str) -> None:
+def test_another_mask_name_fails(lm: LanguageModel, ran: str, told: str) -> None:
     """Said in both places, so that only the computation can tell."""
     honest = ask(lm, A, [B, C], mask=ran, max_new_tokens=4)
     facts = {**honest.mask, "strategy": told}
-    proof = prove(lm, replace(changed(honest, mask=facts), mask=facts), reference=reference)
+    proof = prove(lm, replace(changed(honest, mask=facts), mask=facts))
     assert proof.ok == (ran == told)
     if ran != told:
         assert "log-probability" in proof.failure
@@ -164,53 +160,55 @@ def test_another_mask_name_fails(lm: LanguageModel, reference: Any, ran: str, to
     ],
 )
 def test_what_contradicts_itself_fails(
-    lm: LanguageModel, reference: Any, result: Result, spoil: Callable[[Result], Result], why: str
+    lm: LanguageModel, result: Result, spoil: Callable[[Result], Result], why: str
 ) -> None:
-    proof = prove(lm, spoil(result), reference=reference)
+    proof = prove(lm, spoil(result))
     assert not proof.ok and proof.tokens_agree is False and proof.difference == math.inf
     assert why in proof.failure
 
 
-def test_other_weights_and_other_words_said_everywhere_still_fail(
-    lm: LanguageModel, reference: Any, result: Result
-) -> None:
+def test_other_weights_and_other_words_said_everywhere_still_fail(lm: LanguageModel, result: Result) -> None:
     weights = (0.6, 0.2, 0.2)
     told = replace(changed(result, weights=weights), prompt=result.prompt.reweighted(weights))
-    assert "log-probability" in prove(lm, told, reference=reference).failure
+    assert "log-probability" in prove(lm, told).failure
     ids = list(result.prompt.token_ids)
     ids[result.prompt.segments[2].start + 1] += 1
     told = replace(result, prompt=replace(result.prompt, token_ids=tuple(ids)))
-    assert "flex: a log-probability" in prove(lm, told, reference=reference).failure
+    assert "flex: a log-probability" in prove(lm, told).failure
 
 
-RULE = masks._rule
+OVER, ARRANGE = Mask.over, encoding.arrange
 
 
 @pytest.mark.parametrize(
     ("module", "name", "bug"),
     [
-        (masks, "_rule", lambda name, layout: RULE("causal", layout)),
+        (Mask, "over", lambda text, segments, **more: OVER("causal", segments, **more)),
         (encoding, "_suffix_fuses", lambda view: False),
-        (encoding, "PARAPHRASE", 7),  # no key is a paraphrase's, so weights do nothing
+        (
+            decode,
+            "arrange",
+            lambda *given: replace(made := ARRANGE(*given), wordings=0 * made.wordings),
+        ),  # no weights act
     ],
 )
 def test_a_broken_engine_is_caught(
-    lm: LanguageModel, reference: Any, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, bug: Any
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, bug: Any
 ) -> None:
     monkeypatch.setattr(module, name, bug)
     told = ask(lm, A, [B, C], weights=[1, 2, 4], max_new_tokens=4)
     monkeypatch.undo()
-    assert not prove(lm, told, reference=reference).ok
+    assert not prove(lm, told).ok
 
 
-def test_sampled_answers_are_proved_by_their_log_probabilities(lm: LanguageModel, reference: Any) -> None:
+def test_sampled_answers_are_proved_by_their_log_probabilities(lm: LanguageModel) -> None:
     told = ask(lm, A, [B, C], methods=BOTH, temperature=2.0, seed=3, max_new_tokens=6)
     greedy = ask(lm, A, [B, C], max_new_tokens=6)
     assert told["flex"].token_ids != greedy["flex"].token_ids
-    proof = prove(lm, told, reference=reference)
+    proof = prove(lm, told)
     assert proof.ok and proof.tokens_agree is None and "sampled" in proof.describe()
     first, *rest = told["flex"].logprobs
-    assert not prove(lm, changed(told, logprobs=(first + 0.01, *rest)), reference=reference).ok
+    assert not prove(lm, changed(told, logprobs=(first + 0.01, *rest))).ok
 
 
 def test_half_precision_says_that_it_is_coarse() -> None:
@@ -270,3 +268,26 @@ def test_the_model_is_shared_and_left_as_it_was(lm: LanguageModel, result: Resul
     assert all(proof.ok for proof in proofs) and len(told) == 6
     for each in told:
         assert [r.views for r in each.results] == [r.views for r in result.results]
+
+
+def storages() -> dict[int, int]:
+    """Bytes of every tensor's memory that is held anywhere, by its place."""
+    gc.collect()
+    held = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+    return {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in held}
+
+
+def test_joined_weights_are_not_copied_and_take_no_part() -> None:
+    """As `--compile` joins them: the proof runs plain layers over the same memory, and leaves nothing behind."""
+    lm = prepare(models.random_model("qwen2"), models.tokenizer(), name="qwen2", backend="sdpa")
+    told = ask(lm, A, [B, C], methods=BOTH, max_new_tokens=4)
+    assert join_siblings(lm.model)
+    before = storages()
+    reference = reference_model(lm)
+    assert not set(storages()) - set(before)
+    linear = [module for module in reference.modules() if isinstance(module, torch.nn.Linear)]
+    assert linear and {type(module) for module in linear} == {torch.nn.Linear}
+    assert any(isinstance(module, Sibling) for module in lm.model.modules()), "the model stays as it was"
+    del reference, linear
+    assert prove(lm, told).ok
+    assert set(storages()) <= set(before), "nothing is kept"

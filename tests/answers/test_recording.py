@@ -21,6 +21,7 @@ from flexdemo.answers.result import Result
 from flexdemo.engine.loading import BUNDLED, load_model
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
+from flexdemo.request import Request
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 EXAMPLES = (
@@ -166,7 +167,11 @@ def test_numbers_are_short_and_exact() -> None:
         (({"paraphrases": [B]},), DATE, "example 1 must be an object with a question"),
         (("What?",), DATE, "example 1 must be an object with a question"),
         (({"question": A}, {"question": " "}), DATE, "example 2: the question is empty"),
-        (({"question": A, "seed": 1},), DATE, "example 1 has 'seed': an example may have question, paraphrases"),
+        (
+            ({"question": A, "sed": 1},),
+            DATE,
+            "example 1: sed: there is no such setting: choose from question",
+        ),
         (({"question": A, "mask": "x"},), DATE, "example 1: unknown mask strategy 'x'"),
         ((), "today", "the date must look like 2026-01-31, not 'today'"),
     ],
@@ -213,11 +218,14 @@ def test_damage_anywhere_is_refused(told: dict[str, Any], tmp_path: Path) -> Non
     for place in every_place(told)[1:]:
         if any(key in LOOSE for key in place):
             continue
-        for spoil in (
+        spoils = [
             lambda holder, key: holder.__setitem__(key, {"x": []}),
             lambda holder, key: holder.__setitem__(key, another(holder[key])),
             lambda holder, key: holder.__delitem__(key) if isinstance(holder, dict) else holder.__setitem__(key, None),
-        ):
+        ]
+        if "request" in place[:-1] and place[-1] != "question":
+            spoils.pop()  # a setting that is not there is older than the setting
+        for spoil in spoils:
             path.write_text(json.dumps(put(told, place, spoil)), encoding="utf-8")
             with pytest.raises(InputError, match=f"^cannot read {path}: it is no recording") as caught:
                 load_recorded(path)
@@ -250,3 +258,29 @@ def test_every_field_of_a_result_is_stored(told: dict[str, Any]) -> None:
     assert {f.name for f in fields(Recorded)} == {
         "result", "explanation", "note", "by_head", "model", "versions", "date",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, field in Request.model_fields.items() if not field.is_required()])
+def test_a_recording_from_before_a_setting_existed_has_its_default(
+    told: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    older = copy.deepcopy(told)
+    del older["examples"][0]["result"]["request"][name]
+    (read,) = load_recorded(written(tmp_path, json.dumps(older)))
+    assert getattr(read.result.request, name) == Request.model_fields[name].default
+
+
+def test_a_recording_with_a_setting_of_a_later_version_is_refused_by_its_name(
+    told: dict[str, Any], tmp_path: Path
+) -> None:
+    newer = copy.deepcopy(told)
+    newer["examples"][0]["result"]["request"]["repetition_penalty"] = 1.1
+    with pytest.raises(InputError, match="repetition_penalty: there is no such setting") as caught:
+        load_recorded(written(tmp_path, json.dumps(newer)))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_recording_that_is_shipped_is_read() -> None:
+    examples = json.loads((BUNDLED.parent / "examples.json").read_text(encoding="utf-8"))
+    read = load_recorded(BUNDLED.parent / "recorded.json")
+    assert [each.result.request.question for each in read] == [each["question"] for each in examples]

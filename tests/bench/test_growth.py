@@ -9,21 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from growth import growth_figure, growth_html, measure_growth
 
-from flexdemo.cli.bench import (
-    SHAPES,
-    _rates,
-    at_a_gap,
-    gap_at_first_difference,
-    random_lm,
-    random_model,
-    random_prompt,
-    weight_bytes,
-    widest,
-)
+from flexdemo.cli.bench import _rates, at_a_gap, gap_at_first_difference, widest
+from flexdemo.cli.measures import SHAPES, Cost, cost, random_lm, random_model, random_prompt, weight_bytes
 from flexdemo.engine.decode import Answer, Progress
-from flexdemo.gone.growth import Cost, cost, measure_growth
-from flexdemo.gone.plots_growth import growth_figure, growth_html
 
 
 def test_the_roofline_counts_the_bytes_of_the_weights() -> None:

@@ -397,6 +397,37 @@ def test_a_long_prompt_links_and_zooms_to_a_chosen_place(long_visit: Visit, tmp_
     assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (length, length)
 
 
+def test_segments_inside_a_chosen_block_are_lit(visitors: Visitors, slow_url: str) -> None:
+    """Exactly the tokens that some token of the block sees, or is seen by, told by the rule of the segment mask."""
+    visit = visitors(slow_url)
+    visit.number("max-new-tokens", 4)
+    visit.rows(["word " * 380, "one", "two", "six", "word " * 380, "word " * 380, "word " * 380])
+    page = visit.page
+    page.wait_for_function(f"() => {GD}.layout.meta.length > 1500", timeout=60_000)
+    meta = page.evaluate(f"() => {GD}.layout.meta")
+    block, length = meta["block"], meta["length"]
+    bounds = [*(start for _, start, _ in meta["segments"][:-1]), length]
+    owner = [i for i in range(len(bounds) - 1) for _ in range(bounds[i], bounds[i + 1])]
+    blocks = [range(first, min(first + block, length)) for first in range(0, length, block)]
+    inside = [each for each in blocks if len({owner[i] for i in each} - {owner[each[0]], owner[each[-1]]}) > 0]
+    chosen = inside[-1]
+    page.mouse.click(*cell(visit, chosen[0] // block, chosen[0] // block))
+    expect(page.locator("#link-words")).to_contain_text(f"Queries {chosen[0]} to {chosen[-1]}")
+
+    def sees(q: int, k: int) -> bool:
+        return k <= q and (owner[k] in (0, owner[q]) or owner[q] == owner[-1])
+
+    told = page.evaluate("() => [...document.querySelectorAll('#token-view .token')].map(t => [...t.classList])")
+    assert [i for i in range(length) if "seen" in told[i]] == [
+        i for i in range(length) if any(sees(q, i) for q in chosen)
+    ]
+    assert [i for i in range(length) if "sees" in told[i]] == [
+        i for i in range(length) if any(sees(i, k) for k in chosen)
+    ]
+    assert {owner[i] for i in range(length) if "seen" in told[i]} >= {owner[i] for i in chosen}
+    clean(visit)
+
+
 def test_a_part_dragged_over_in_the_overview_is_drawn_cell_by_cell(long_visit: Visit) -> None:
     page = long_visit.page
     block, length = (page.evaluate(f"() => {GD}.layout.meta.{name}") for name in ("block", "length"))

@@ -11,8 +11,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import families
+import models
 import pandas
 import pytest
 import torch
@@ -21,11 +24,13 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
 from flexdemo.cli import main as cli
 from flexdemo.data import evaluate
-from flexdemo.data.evaluate import Settings, answer, in_batches, prepare_questions, rewrite
+from flexdemo.data.evaluate import Settings, answer, prepare_questions, rewrite, settings_dict
+from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
 from flexdemo.data.table import read_table
+from flexdemo.data.workers import in_batches
 from flexdemo.engine.loading import load_model
-from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
 from flexdemo.request import Ape
 
@@ -99,13 +104,21 @@ def test_records_that_cannot_be_asked_are_named(lm: LanguageModel) -> None:
     assert len(problems) == 1 and "record 'long': prompt and answer need" in problems[0]
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+NO_ROOM = {
+    "gpu": torch.OutOfMemoryError("no room"),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", NO_ROOM.values(), ids=NO_ROOM)
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(error: Exception) -> None:
     tried: list[int] = []
 
     def work(batch: Sequence[int]) -> dict[int, tuple]:
         tried.append(len(batch))
         if len(batch) > 2:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return {i: (i,) for i in batch}
 
     said: list[str] = []
@@ -132,7 +145,7 @@ def test_what_is_kept_for_speed_goes_before_a_record_is_said_not_to_fit() -> Non
 
 def test_one_record_that_does_not_fit_and_other_errors_are_told() -> None:
     def full(batch: Sequence[int]) -> dict[int, tuple]:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        raise NO_ROOM["cpu"]
 
     with pytest.raises(InputError, match="record 1 does not fit in memory even alone"):
         list(in_batches(range(2), 2, full, log=lambda text: None))
@@ -267,7 +280,7 @@ def test_what_is_wrong_is_said_before_the_model_loads(
     for arguments, message in (
         ([str(bad)], "line 2"),
         ([str(tmp_path / "none.jsonl")], "none.jsonl"),
-        ([good, "--output", str(tmp_path / "no" / "x.feather")], "does not exist"),
+        ([good, "--output", str(bad / "x.feather")], "no permission"),
         ([good, "--output", str(tmp_path / "x.txt")], "must end in"),
         ([good, "--report", str(tmp_path / "x.pdf")], "must end in .md, .html"),
         ([good, "--method", "magic"], "unknown method"),
@@ -278,9 +291,9 @@ def test_what_is_wrong_is_said_before_the_model_loads(
         ([good, "--shots", "-1"], "must be 0 or more"),
         ([good, "--shots-from", good], "--shots-from needs --shots"),
         ([good, "--resume"], "--resume goes on with an --output"),
-        ([good, "--max-new-tokens", "0"], "answer length"),
+        ([good, "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         ([good, "--ape-scale", "0"], "APE scale"),
-        ([good, "--seed", "-1"], "the seed must be from 0"),
+        ([good, "--seed", "-1"], "seed must be from 0"),
         ([good, "--temperature", "0"], "the temperature must be above 0"),
         ([good, "--temperature", "nan"], "the temperature must be above 0"),
         ([good, "--output", good, "--overwrite"], "is the data that is read: write to another file"),
@@ -326,16 +339,57 @@ def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytes
     assert json.loads(told.out)["questions"] == 2
 
 
-def test_shots_are_the_prefix_and_never_a_question_that_is_asked(
+def test_shots_are_told_and_never_a_question_that_is_asked(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shots = write_data(tmp_path / "shots.jsonl", [*read_records(str(data))[0], RECORDS[1]])
     asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "12", "--shots-from", str(shots), "--json"]
     assert cli.main([*asked, "--shots", "1"]) == 0
     told = json.loads(capsys.readouterr().out)["settings"]
-    assert told["prefix"] == "Q: Who wrote Hamlet?\nA: Shakespeare\n"
+    assert told["prefix"] == "" and told["shots"] == [["Who wrote Hamlet?", "Shakespeare"]]
+    assert told["prompt"] == {"prefix": "Q: Who wrote Hamlet?\nA: Shakespeare\n", "suffix": "A:"}
     assert cli.main([*asked, "--shots", "2"]) == 2
     assert "cannot draw 2 shots" in capsys.readouterr().err
+
+
+def test_shots_are_turns_of_a_chat(prepared: Any) -> None:
+    settings = Settings(("origin",), prefix="Be brief.", shots=(("1+1?", "2"),))
+    lm = prepared("llama", "sdpa", chat=True)
+    asked, _ = prepare_questions(lm, RECORDS[:1], settings)
+    before = "<s><|user|>Be brief.<|end|><|user|>1+1?<|end|><|user|>2<|end|><|user|>"
+    assert asked[0].prompt.segments[0].text == before
+    told = settings_dict(settings, lm)["prompt"]
+    assert told == {"prefix": before, "suffix": "<|end|><|assistant|>"}
+
+
+def test_a_dated_prompt_is_not_resumed_on_another_day(tmp_path: Path) -> None:
+    """Not "auto" but the prompt as rendered is what two parts of a table must share."""
+    tokenizer, output = families.FAMILIES["gpt2"](), tmp_path / "out.jsonl"
+    lm = SimpleNamespace(tokenizer=tokenizer, name="m", dtype="float32", backend="sdpa")
+
+    def settings(day: str) -> dict[str, Any]:
+        long = "A line of an instruction that is long enough to hide what follows it. " * 3
+        tokenizer.chat_template = f"{long}Today is {{{{ '{day}' }}}}.\n{families.MARKED}"
+        return settings_dict(Settings(), lm)
+
+    Journal.open(output, settings("Friday")).close()
+    assert not Journal.open(output, settings("Friday"), resume=True).done
+    with pytest.raises(InputError, match=r"its prompt is .*Today is Friday.*, not .*Today is Saturday"):
+        Journal.open(output, settings("Saturday"), resume=True)
+
+
+def test_records_whose_suffixes_differ_are_answered_all_the_same() -> None:
+    """A tokenizer that merges the end of a question with what follows leaves some suffixes shorter."""
+    tokenizer = families.family("vicuna")
+    lm = prepare(models.random_model("llama", vocab_size=len(tokenizer)), tokenizer, name="vicuna", backend="sdpa")
+    questions = ("Who wrote Hamlet?", "Who wrote Hamlet", "Name it!", "Name it")
+    records = [Record(str(i), question, ("x",)) for i, question in enumerate(questions)]
+    settings = Settings(("origin",), max_new_tokens=4)
+    asked, _ = prepare_questions(lm, records, settings)
+    assert len({len(each.prompt.segments[-1]) for each in asked}) > 1
+    together = answer(lm, asked, settings)
+    alone = [answer(lm, [each], settings)[0] for each in asked]
+    assert [[row.generation for row in rows] for rows in together] == [[r.generation for r in rows] for rows in alone]
 
 
 def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -16,7 +16,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from flexdemo.answers.metrics import normalise
-from flexdemo.data.records import Record, few_shot_prefix, fingerprint, frame_records, myriadlama_records, read_records
+from flexdemo.data.records import Record, draw_shots, fingerprint, frame_records, myriadlama_records, read_records
 from flexdemo.errors import InputError
 
 GOOD: list[dict[str, Any]] = [
@@ -336,20 +336,17 @@ def test_fingerprints_tell_data_sets_apart() -> None:
 def test_shots_are_never_among_the_questions_asked() -> None:
     records = [Record(str(i), f"What is {i}?", (f"{i}", "other")) for i in range(30)]
     asked = [f"  what IS the {i}" for i in range(20)]  # the same questions in another form
-    text = few_shot_prefix(records, 5, seed=3, exclude=asked)
-    lines = text.splitlines()
-    assert text.endswith("\n") and len(lines) == 10
-    shots = [(q.removeprefix("Q: "), a.removeprefix("A: ")) for q, a in zip(lines[::2], lines[1::2], strict=True)]
+    shots = draw_shots(records, 5, seed=3, exclude=asked)
     assert all(normalise(q) == normalise(f"What is {a}?") and int(a) >= 20 for q, a in shots)
     assert len(set(shots)) == 5
-    assert text == few_shot_prefix(records, 5, seed=3, exclude=asked)
-    assert len({few_shot_prefix(records, 5, seed=seed, exclude=asked) for seed in range(20)}) > 10
+    assert shots == draw_shots(records, 5, seed=3, exclude=asked)
+    assert len({draw_shots(records, 5, seed=seed, exclude=asked) for seed in range(20)}) > 10
     state = random.getstate()
-    assert few_shot_prefix(records, 0, seed=1) == "" and random.getstate() == state
+    assert draw_shots(records, 0, seed=1) == () and random.getstate() == state
     with pytest.raises(InputError, match="cannot draw 11 shots: 10 questions"):
-        few_shot_prefix(records, 11, seed=3, exclude=asked)
+        draw_shots(records, 11, seed=3, exclude=asked)
 
 
-def test_a_shot_is_two_lines_whatever_its_text() -> None:
+def test_a_shots_texts_are_a_line_each_whatever_they_hold() -> None:
     records = [Record("1", "one\nA: wrong\nQ: two", ("x\ny",)), Record("2", "One A: wrong, Q: TWO", ("z",))]
-    assert few_shot_prefix(records, 1, seed=0) == "Q: one A: wrong Q: two\nA: x y\n"
+    assert draw_shots(records, 1, seed=0) == (("one A: wrong Q: two", "x y"),)

@@ -439,12 +439,18 @@ def test_names_with_signs_of_a_pattern(tmp_path: Path) -> None:
     assert names(tmp_path) == {"a[1]*.csv", "a[1]*.csv.meta.json", "a1x.csv.partial-0.jsonl"}
 
 
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "folder" / "x.csv"
+    assert work(output) == [0, 1, 2]
+    finish(output, SETTINGS, TOTAL)
+    assert output.is_file()
+
+
 def test_places_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.csv").mkdir()
     for path, match in (
-        (tmp_path / "file" / "x.csv", "does not exist"),
-        (tmp_path / "none" / "x.csv", "does not exist"),
+        (tmp_path / "file" / "x.csv", "no permission"),
         (tmp_path / "folder.csv", "no permission"),
         (tmp_path / "x.txt", r"must end in .feather, .parquet, .csv, .jsonl"),
         (tmp_path / ("n" * 300 + ".csv"), "too long"),

@@ -16,14 +16,19 @@ import torch
 from flexdemo.answers.ask import ask
 from flexdemo.engine import attention, flex
 from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError, segment_attention
+from flexdemo.engine.blocks import Layout, layout_of
 from flexdemo.engine.recorders import attention_probabilities
 from flexdemo.errors import BackendError
-from flexdemo.masks import make_layout
-from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX
+from flexdemo.prompt import Segment
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
-SEGMENT_IDS = (0, 0, 1, 1, 1, 2, 2, 3)
-ROLES = (PREFIX, PREFIX, *[PARAPHRASE] * 5, SUFFIX)
+PIECES = (
+    ("prefix", "prefix", 0, 2),
+    ("P1", "paraphrase", 2, 5),
+    ("P2", "paraphrase", 5, 7),
+    ("suffix", "suffix", 7, 8),
+)
+SEGMENTS = [Segment(*piece, "") for piece in PIECES]
 
 
 def softmax_attention(
@@ -64,10 +69,12 @@ def module() -> Any:
 def test_property_11_backends_equal_a_softmax_written_out_over_a_prompt(backend: str, heads: tuple[int, int]) -> None:
     q, k, v = qkv(2, *heads, 8, 8)
     tokens = [oracle.Token("prefix")] * 2 + [oracle.Token("paraphrase", 1)] * 3 + [oracle.Token("paraphrase", 2)] * 2
-    bias = oracle.bias("segment", [*tokens, oracle.Token("suffix")], [1.0, 1.0]).expand(2, 1, 8, 8)
-    layout = make_layout(SEGMENT_IDS, ROLES)
-    layout = type(layout)(layout.segments.expand(2, -1), layout.roles.expand(2, -1))
-    plan = Plan(backend, {q.device: BACKENDS[backend].prompt_mask("segment", layout)})
+    tokens.append(oracle.Token("suffix"))
+    texts = ("segment", "segment+P2>P1-suffix>P1")
+    bias = torch.cat([oracle.bias(text, tokens, [1.0, 1.0]) for text in texts])  # a row each
+    rows = [layout_of(text, SEGMENTS) for text in texts]
+    layout = Layout(torch.cat([row.owners for row in rows]), torch.cat([row.tables for row in rows]))
+    plan = Plan(backend, {q.device: BACKENDS[backend].prompt_mask(layout)})
     out, _ = segment_attention(module(), q, k, v, None, scaling=0.3, segment_plan=plan)
     expected, _ = softmax_attention(q, k, v, bias, 0.3)
     torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)
@@ -156,7 +163,7 @@ def test_sdpa_refuses_soft_capping_instead_of_dropping_it() -> None:
         segment_attention(module(), q, k, v, None, segment_plan=plan, softcap=5.0)
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 def test_property_11_sdpa_and_flex_eager_give_one_answer(prepared: Callable[..., Any], strategy: str) -> None:
     told = []
     for backend in ("sdpa", "flex-eager"):
@@ -177,6 +184,11 @@ def test_property_11_compiled_flex_gives_the_same_answer(prepared: Callable[...,
     assert result.backend == "flex"
     assert result["flex"].token_ids == expected["flex"].token_ids
     assert result["flex"].logprobs == pytest.approx(expected["flex"].logprobs, abs=1e-5)
+    own, mine = (
+        ask(prepared("llama", b, **small), QUESTION, OTHERS, mask=oracle.OWN_MASKS[0]) for b in ("sdpa", "flex")
+    )
+    assert mine["flex"].token_ids == own["flex"].token_ids
+    assert mine["flex"].logprobs == pytest.approx(own["flex"].logprobs, abs=1e-5)
 
 
 @pytest.mark.timeout(300)

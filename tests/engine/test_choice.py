@@ -199,13 +199,13 @@ def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
 
 def test_a_program_and_a_proof_are_of_the_model_that_answered(both: Models) -> None:
     from flexdemo.page.tabs.told import LastRun
-    from flexdemo.page.tools import Prover
+    from flexdemo.page.tools import prover
 
-    prover = Prover(both)
+    check = prover(both)
     for _, lm in (*both.named, *both.named):
         result = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=4)
         assert f"load_model({lm.name!r}" in snippet(result)
-        assert prover.check(LastRun(FORM, result, None)).ok
+        assert check(LastRun(FORM, result, None)).ok
 
 
 # Links

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import oracle
 import pytest
 import torch
 
+import flexdemo.answers.ask as asking
 from flexdemo.answers.ask import ask, stream
 from flexdemo.engine.decode import choose, generate, stop_reason
 from flexdemo.engine.model import LanguageModel, prepare
@@ -58,7 +60,7 @@ def forwards(lm: LanguageModel) -> Iterator[list[tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("positions", oracle.SCHEMES)
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 @pytest.mark.parametrize("weights", [None, "raw", [1, 2, 5], [0, 1, 3]], ids=str)
 def test_property_10_cached_decode_equals_the_uncached_oracle(
     lm: LanguageModel, plain: Any, strategy: str, positions: str, weights: Any
@@ -73,7 +75,7 @@ def test_property_10_cached_decode_equals_the_uncached_oracle(
         assert mine == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 def test_property_10_on_flex_eager(prepared: Callable[..., LanguageModel], plain: Any, strategy: str) -> None:
     lm = prepared("llama", "flex-eager")
     result = ask(lm, QUESTION, OTHERS, mask=strategy, positions="right_aligned", weights=[1, 2, 5], max_new_tokens=3)
@@ -278,6 +280,38 @@ def test_nothing_runs_before_the_first_result_is_asked_for(lm: LanguageModel) ->
     assert shapes == []
 
 
+def test_no_result_is_built_that_is_not_wanted(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all the steps those asked for, and the last one."""
+    built: list[int] = []
+    kind = asking.MethodResult
+    monkeypatch.setattr(asking, "MethodResult", lambda *given: built.append(len(given[3])) or kind(*given))
+    asked: list[int] = []
+
+    def wanted(tokens: int) -> bool:
+        asked.append(tokens)
+        return tokens in (0, 3)
+
+    told = list(stream(lm, QUESTION, OTHERS, max_new_tokens=8, wanted=wanted))
+    longest = len(told[-1]["flex"].token_ids)
+    assert longest > 4 and asked == list(range(longest + 1))
+    assert built == [0, 3, longest] == [len(each["flex"].token_ids) for each in told]
+    assert told[-1].done and not any(each.done for each in told[:-1])
+
+
+def test_times_begin_with_the_request_its_prompt_and_masks_included(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = 0.2
+    for name in ("build_prompt", "mask_facts"):
+        whole = getattr(asking, name)
+        monkeypatch.setattr(asking, name, lambda *a, _=whole, **k: (time.sleep(pause), _(*a, **k))[1])
+    began = time.perf_counter()
+    result = ask(lm, QUESTION, OTHERS, max_new_tokens=2)
+    passed = time.perf_counter() - began
+    assert 2 * pause <= result.seconds["encode"] <= result.seconds["first_token"] <= result.seconds["total"] <= passed
+    assert 2 * pause <= result["flex"].seconds <= passed
+
+
 def test_times_are_in_order(lm: LanguageModel) -> None:
     seconds = ask(lm, QUESTION, OTHERS, max_new_tokens=3).seconds
     assert 0 < seconds["encode"] < seconds["first_token"] < seconds["total"]
@@ -423,7 +457,7 @@ def test_too_long_for_the_context_is_named_before_its_mask_is_counted(
 ) -> None:
     """Its cells grow with the square of a length that nothing bounds yet."""
     counted = []
-    monkeypatch.setattr("flexdemo.answers.methods.mask_facts", lambda *given: counted.append(given))
+    monkeypatch.setattr("flexdemo.answers.ask.mask_facts", lambda *given: counted.append(given))
     with pytest.raises(InputError, match=r"llama holds 1024"):
         ask(lm, "What is the capital of Peru? " * 200)
     assert counted == []
@@ -460,13 +494,13 @@ def test_the_longest_answer_that_fits_is_allowed(prepared: Callable[..., Languag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "at least 1 token, not 0"),
-        ({"temperature": -1.0}, "temperature must be 0"),
-        ({"temperature": float("nan")}, "temperature must be 0"),
-        ({"temperature": float("inf")}, "temperature must be 0"),
-        ({"top_p": 0.0}, "top-p must be above 0 and at most 1"),
-        ({"top_p": 1.1}, "top-p must be above 0 and at most 1"),
-        ({"top_p": float("nan")}, "top-p must be above 0 and at most 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+        ({"temperature": -1.0}, "temperature must be (0 or more|a finite number)"),
+        ({"temperature": float("nan")}, "temperature must be (0 or more|a finite number)"),
+        ({"temperature": float("inf")}, "temperature must be (0 or more|a finite number)"),
+        ({"top_p": 0.0}, "top_p must be (above 0 and at most 1|a finite number)"),
+        ({"top_p": 1.1}, "top_p must be (above 0 and at most 1|a finite number)"),
+        ({"top_p": float("nan")}, "top_p must be (above 0 and at most 1|a finite number)"),
         ({"seed": -1}, "seed must be from 0"),
         ({"seed": 2**70}, "seed must be from 0"),
     ],

@@ -17,15 +17,15 @@ from torch._dynamo.utils import counters
 
 from flexdemo.answers.ask import ask
 from flexdemo.engine.attention import attend_sdpa
+from flexdemo.engine.blocks import block_mask, dense_mask, layout_of
 from flexdemo.engine.decode import generate
 from flexdemo.engine.fast.graphs import Graphs, capture
 from flexdemo.engine.flex import attend_flex_compiled
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import BackendError, OutOfMemory, within_memory
-from flexdemo.masks import block_mask, dense_mask, make_layout, make_mask_mod
 from flexdemo.plan import Encoding, Stream, View, fused_view
-from flexdemo.prompt import PARAPHRASE, build_prompt
+from flexdemo.prompt import Segment, build_prompt
 from flexdemo.request import Decoding
 from flexdemo.serve.warmup import WarmUp
 from flexdemo.serve.zerogpu import place
@@ -71,7 +71,7 @@ def test_auto_is_compiled_flex_on_a_gpu() -> None:
     assert lm.backend == "flex" and lm.device.type == "cuda"
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 def test_property_11_three_backends_and_the_oracle_agree_in_fp32(
     in_fp32: dict[str, LanguageModel], plain: Any, strategy: str
 ) -> None:
@@ -90,7 +90,7 @@ def test_property_11_three_backends_and_the_oracle_agree_in_fp32(
         assert float(masses.abs().max()) < 1e-4, backend
 
 
-@pytest.mark.parametrize("strategy", oracle.STRATEGIES)
+@pytest.mark.parametrize("strategy", [*oracle.STRATEGIES, *oracle.OWN_MASKS])
 def test_property_11_logits_of_a_packed_prompt_agree_in_fp32(in_fp32: dict[str, LanguageModel], strategy: str) -> None:
     """Every token's logits, over a prompt of several blocks of 128 tokens, within 1e-4."""
     from flexdemo.engine.attention import BACKENDS as TABLE
@@ -101,8 +101,7 @@ def test_property_11_logits_of_a_packed_prompt_agree_in_fp32(in_fp32: dict[str, 
     for backend, lm in in_fp32.items():
         length = TABLE[backend].padded(len(prompt.token_ids))
         pads = length - len(prompt.token_ids)
-        layout = make_layout(prompt.segment_ids, prompt.roles, pads=pads).to(lm.device)
-        mask = TABLE[backend].prompt_mask(strategy, layout)
+        mask = TABLE[backend].prompt_mask(layout_of(strategy, prompt.segments, pads=pads).to(lm.device))
         ids = torch.tensor([[*prompt.token_ids, *[0] * pads]], device=lm.device)
         positions = torch.tensor([[*prompt.position_ids("aligned"), *[0] * pads]], device=lm.device)
         plan = Plan(backend, {lm.device: mask})
@@ -197,20 +196,20 @@ def test_a_bias_fits_the_shared_memory(
 def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -> None:
     """In bfloat16, where width 64 has a tile of our own."""
     made = torch.Generator("cuda").manual_seed(0)
-    layout = make_layout([i // 100 + 1 for i in range(500)], [PARAPHRASE] * 500, pads=12).to("cuda")
+    wordings = [Segment(f"P{i + 1}", "paraphrase", 100 * i, 100 * (i + 1), "") for i in range(5)]
+    layout = layout_of("segment", wordings, pads=12).to("cuda")
     options = {"device": "cuda", "generator": made, "dtype": torch.bfloat16}
     query, key, value = (torch.randn(1, count, 512, width, **options) for count in (heads, 8, 8))
-    dense = dense_mask(make_mask_mod("segment", layout), layout)[:, None]
+    dense = dense_mask(layout)[:, None]
     want = attend_sdpa(query.float(), key.float(), value.float(), dense, width**-0.5, None)
-    told = attend_flex_compiled(query, key, value, block_mask("segment", layout), width**-0.5, None)
+    told = attend_flex_compiled(query, key, value, block_mask(layout), width**-0.5, None)
     torch.testing.assert_close(told.float(), want, atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
 def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
     """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
-    from flexdemo.cli.bench import SHAPES, random_lm
-    from flexdemo.gone.growth import cost
+    from flexdemo.cli.measures import SHAPES, cost, random_lm
 
     wide = {**SHAPES["llama-3.2-3b"], "layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:

@@ -16,10 +16,10 @@ from transformers import AutoConfig
 
 from flexdemo.answers.ask import ask
 from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError
+from flexdemo.engine.blocks import layout_of
 from flexdemo.engine.loading import ModelError, load_model, load_tokenizer
 from flexdemo.engine.model import LanguageModel, prepare, refuse_unsupported
 from flexdemo.errors import BackendError, InputError
-from flexdemo.masks import make_layout
 from flexdemo.prompt import PARAPHRASE, PREFIX, ROLE_NAMES, SegmentedPrompt, build_prompt
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
@@ -30,8 +30,7 @@ def packed_logits(
     lm: LanguageModel, prompt: SegmentedPrompt, strategy: str, positions: str = "aligned", *, shift: int = 0
 ) -> torch.Tensor:
     """Logits (T, V) of every token of a packed prompt, by the engine's attention and mask."""
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    mask = BACKENDS[lm.backend].prompt_mask(strategy, layout)
+    mask = BACKENDS[lm.backend].prompt_mask(layout_of(strategy, prompt.segments))
     ids = torch.tensor([prompt.token_ids])
     position_ids = torch.tensor([prompt.position_ids(positions)]) + shift
     plan = Plan(lm.backend, {ids.device: mask})
@@ -40,8 +39,7 @@ def packed_logits(
 
 @torch.no_grad()
 def packed_hidden_states(lm: LanguageModel, prompt: SegmentedPrompt, strategy: str) -> tuple[torch.Tensor, ...]:
-    layout = make_layout(prompt.segment_ids, prompt.roles)
-    mask = BACKENDS[lm.backend].prompt_mask(strategy, layout)
+    mask = BACKENDS[lm.backend].prompt_mask(layout_of(strategy, prompt.segments))
     ids, position_ids = torch.tensor([prompt.token_ids]), torch.tensor([prompt.position_ids("aligned")])
     plan = Plan(lm.backend, {ids.device: mask})
     out = lm.model(

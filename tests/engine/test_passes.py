@@ -159,3 +159,19 @@ def test_a_kernel_is_made_once_for_a_shape_of_matrix(monkeypatch: pytest.MonkeyP
     assert made == [linears.TUNED]
     torch.testing.assert_close(linears._tuned(x, weight, torch.ones(7)), x @ weight.T + 1)
     assert len(made) == 2
+
+
+def test_models_of_equal_shapes_share_no_weights() -> None:
+    """Guards on modules are skipped: what is compiled for one model must read the weights of the one that runs."""
+    torch._dynamo.reset()
+    both, plain = [_traced(), _traced()], [models.random_model("llama", num_hidden_layers=2) for _ in range(2)]
+    for model in (both[1].model, plain[1]):
+        generator = torch.Generator().manual_seed(1)
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    for _ in range(2):
+        for lm, own in zip(both, plain, strict=True):
+            result = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=3)
+            for view, reference in oracle.decode_views(own, result.to_dict()).values():
+                assert list(view["token_ids"]) == reference.token_ids
+                assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5)

@@ -15,11 +15,9 @@ from flexdemo.engine import reading as encoding
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading, Readings
 from flexdemo.errors import InputError
-from flexdemo.gone.ladder import CHANGES, climb
 from flexdemo.masks import STRATEGIES
 from flexdemo.plan import LADDER, STANDARD, Encoding, Scheme
 from flexdemo.prompt import POSITIONS, build_prompt
-from flexdemo.request import Decoding
 
 WEIGHTS = (1.0, 3.0, 0.5)
 
@@ -28,7 +26,7 @@ def prompt_of(lm: LanguageModel, **options: Any) -> Any:
     return build_prompt(lm.tokenizer, QUESTION, PARAPHRASES, **options)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "segment+P2>P1"])
 def test_a_scheme_beside_methods_answers_as_that_mask_alone(lm: LanguageModel, strategy: str) -> None:
     schemes = [Scheme(strategy, positions, weighted) for positions in POSITIONS for weighted in (True, False)]
     options = {"weights": WEIGHTS, "max_new_tokens": 6}
@@ -66,35 +64,25 @@ def test_unknown_schemes_are_refused(lm: LanguageModel) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_each_rung_is_the_answer_of_its_setting(lm: LanguageModel, temperature: float) -> None:
-    prompt = prompt_of(lm, weights=WEIGHTS)
-    *_, last = climb(lm, prompt, Decoding(8, temperature, seed=3))
-    assert tuple(rung.change for rung in last) == CHANGES
-    assert tuple(rung.scheme for rung in last) == LADDER
+    options = {"max_new_tokens": 8, "temperature": temperature, "seed": 3}
+    rungs = flexdemo.ask(lm, QUESTION, PARAPHRASES, schemes=LADDER, **options).sides
     settings = [
         {"mask": "causal", "positions": "sequential", "weights": "raw"},
         {"mask": "segment", "positions": "sequential", "weights": "raw"},
         {"mask": "segment", "positions": "aligned", "weights": "raw"},
-        {"mask": "segment", "positions": "aligned"},
+        {"mask": "segment", "positions": "aligned", "weights": [1 / 3] * 3},
     ]
-    for rung, setting in zip(last, settings, strict=True):
-        alone = flexdemo.ask(lm, QUESTION, PARAPHRASES, max_new_tokens=8, temperature=temperature, seed=3, **setting)[
-            "flex"
-        ]
+    for rung, setting in zip(rungs, settings, strict=True):
+        alone = flexdemo.ask(lm, QUESTION, PARAPHRASES, **options, **setting)["flex"]
         assert (rung.answer, rung.token_ids, rung.tokens) == (alone.answer, alone.token_ids, alone.tokens)
         assert rung.stopped_by == alone.stopped_by
-        assert rung.mean_logprob == pytest.approx(sum(alone.logprobs) / len(alone.logprobs), abs=1e-5)
-    assert len({rung.logprobs for rung in last}) == 4, "on these wordings every step changes the scores"
-
-
-def test_rungs_grow_from_nothing(lm: LanguageModel) -> None:
-    first, second, *_ = climb(lm, prompt_of(lm), Decoding(4))
-    assert [rung.token_ids for rung in first] == [()] * 4 and first[0].mean_logprob is None
-    assert [len(rung.token_ids) for rung in second] == [1] * 4
+        assert rung.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+    assert len({rung.logprobs for rung in rungs}) == 4, "on these wordings every step changes the scores"
 
 
 def test_one_wording_climbs_too(lm: LanguageModel) -> None:
-    *_, last = climb(lm, build_prompt(lm.tokenizer, QUESTION), Decoding(4))
-    assert len({rung.token_ids for rung in last}) == 1
+    rungs = flexdemo.ask(lm, QUESTION, schemes=LADDER, max_new_tokens=4).sides
+    assert len(rungs) == 4 and len({rung.token_ids for rung in rungs}) == 1
 
 
 # One reading for several answers
@@ -175,14 +163,6 @@ def test_decoding_never_writes_to_what_is_held(lm: LanguageModel) -> None:
     run(lm, reading, weights=WEIGHTS, max_new_tokens=9)
     for layer, (keys, values) in zip(layers, before, strict=True):
         assert layer.keys.equal(keys) and layer.values.equal(values)
-
-
-def test_the_ladder_takes_and_hands_out_a_prefill(lm: LanguageModel, counted: list[Encoding]) -> None:
-    kept: list[Any] = []
-    *_, fresh = climb(lm, prompt_of(lm), Decoding(4), keep=kept.append)
-    assert len(counted) == 3 and len(kept) == 1
-    *_, again = climb(lm, prompt_of(lm), Decoding(4), known=kept[0])
-    assert len(counted) == 3 and again == fresh
 
 
 def test_sessions_have_readings_of_their_own_and_the_oldest_goes() -> None:

@@ -15,9 +15,10 @@ from test_evaluate import finished, run, without_seconds, write_data
 
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
-from flexdemo.data.evaluate import Settings, Workers, answer, in_batches, prepare_questions
+from flexdemo.data.evaluate import Settings, answer, prepare_questions
 from flexdemo.data.records import Record
 from flexdemo.data.table import read_table
+from flexdemo.data.workers import Workers, in_batches
 from flexdemo.engine.attention import UnsupportedModelError
 from flexdemo.engine.loading import split_options
 from flexdemo.engine.model import LanguageModel

@@ -177,7 +177,9 @@ def test_random_texts_come_back_from_the_program(result: Result, seed: int) -> N
         points = [rng.choice([rng.randrange(0x80), rng.randrange(0x3000), rng.randrange(0x110000)]) for _ in range(30)]
         return rng.choice(NASTY) + "".join(map(chr, points))  # lone surrogates among them
 
-    request = Request(text(), (text(), text()), weights=(rng.random(), 1e-300, 3.0), prefix=text(), seed=seed + 1)
+    request = Request(
+        question=text(), paraphrases=(text(), text()), weights=(rng.random(), 1e-300, 3.0), prefix=text(), seed=seed + 1
+    )
     told = arguments(snippet(replace(result, request=request, model=(name := text()))))
     assert told.pop("load")[0] == name
     assert told == {

@@ -13,21 +13,19 @@ import pytest
 from flexdemo.figures import mask as plots
 from flexdemo.figures.cells import (
     PARAPHRASE_COLOURS,
-    REASONS,
     Window,
     block_means,
-    reason_codes,
     segment_colour,
     visible_text,
 )
-from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
-from flexdemo.prompt import PARAPHRASE, PREFIX, SUFFIX, Segment
+from flexdemo.masks import Mask
+from flexdemo.prompt import Segment
 
 LENGTHS = (2, 4, 3, 5, 2)  # prefix, P1..P3, suffix
 
 
 def make(lengths: tuple[int, ...] = LENGTHS, strategy: str = "segment", weights: tuple[float, ...] | None = None):
-    """A mask by the engine's own mask_mod, tokens and segments."""
+    """A mask, tokens and segments."""
     last = len(lengths) - 1
     segments, start = [], 0
     for i, length in enumerate(lengths):
@@ -36,55 +34,23 @@ def make(lengths: tuple[int, ...] = LENGTHS, strategy: str = "segment", weights:
         weight = (weights or (0.5,) * last)[i - 1] if role == "paraphrase" else None
         segments.append(SimpleNamespace(name=name, role=role, start=start, end=start + length, weight=weight))
         start += length
-    ids = [i for i, length in enumerate(lengths) for _ in range(length)]
-    roles = [PREFIX if i == 0 else SUFFIX if i == last else PARAPHRASE for i in ids]
-    layout = make_layout(ids, roles)
-    mask = dense_mask(make_mask_mod(strategy, layout), layout)[0].numpy()
-    return mask, [f" t{i}" for i in range(start)], segments
+    return Mask.over(strategy, segments).cells(), [f" t{i}" for i in range(start)], segments
 
 
-def words(mask: np.ndarray, segments: list, window: Window | None = None) -> np.ndarray:
-    return np.array(REASONS, dtype=object)[reason_codes(mask, segments, window=window)]
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_reasons_agree_with_the_mask_of_every_strategy(strategy: str) -> None:
-    mask, _, segments = make(strategy=strategy)
-    said = words(mask, segments)
-    assert all(said[q, k].startswith("visible" if mask[q, k] else "hidden") for q, k in np.ndindex(mask.shape))
-    assert "hidden: masked" not in said and "visible: later token" not in said
-
-
-def test_reasons_name_the_rule() -> None:
-    mask, _, segments = make()
-    said = words(mask, segments)
-    assert said[3, 2] == "visible: own paraphrase"
-    assert said[7, 0] == "visible: prefix"
-    assert said[7, 3] == "hidden: other paraphrase"
-    assert said[3, 9] == "hidden: later token"
-    assert said[14, 3] == "visible: fused (suffix sees all)"
-    assert said[15, 14] == "visible: own suffix"
-    assert words(*make(strategy="isolated")[::2])[3, 0] == "hidden: prefix"
-    assert words(*make(strategy="causal")[::2])[7, 3] == "visible: earlier paraphrase"
-    late = words(*make(strategy="late_fusion")[::2])
-    assert late[14, 3] == "hidden: other paraphrase"
-    assert late[14, 10] == "visible: the paraphrase its suffix joins"
-    assert words(*make(strategy="bidirectional")[::2])[2, 4] == "visible: later token of the same paraphrase"
-
-
-def test_weight_zero_is_told_as_the_reason() -> None:
-    mask, _, segments = make(weights=(0.0, 0.5, 0.5))
-    mask = mask.copy()
-    mask[14:, 2:6] = False
-    said = words(mask, segments)
-    assert (said[14:, 2:6] == "hidden: weight 0").all()
-    assert said[14, 7] == "visible: fused (suffix sees all)"
+def test_a_cell_says_why_it_is_what_it_is() -> None:
+    mask, tokens, segments = make()
+    seen = Mask.over("segment", segments)
+    text = plots.mask_figure(mask, tokens, segments, why=seen.told).data[0].text
+    assert (text[3, 2], text[7, 3]) == ("visible: own paraphrase", "hidden: other paraphrase")
+    part = plots.mask_figure(mask, tokens, segments, why=seen.told, window=Window(5, 2, 6)).data[0].text
+    assert (part == text[5:11, 2:8]).all()
+    bare = plots.mask_figure(mask, tokens, segments).data[0].text
+    assert (bare == np.where(mask, "visible", "hidden")).all()
 
 
 def test_window_is_the_same_cells() -> None:
     mask, tokens, segments = make()
     window = Window(query=5, key=2, size=6)
-    assert (words(mask, segments, window) == words(mask, segments)[5:11, 2:8]).all()
     z = plots.mask_figure(mask, tokens, segments, window=window).data[0].z
     assert ((z > 0) == mask[5:11, 2:8]).all()
     assert Window(query=99, key=-3, size=6).clamped(16) == Window(10, 0, 6)

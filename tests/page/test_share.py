@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import base64
-import inspect
 import itertools
 import json
 import random
 import tracemalloc
 import zlib
-from dataclasses import fields
 from urllib.parse import parse_qs, urlencode
 
 import pytest
 from starlette.datastructures import QueryParams
 
-from flexdemo.answers.ask import stream
 from flexdemo.answers.methods import METHODS
 from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
-from flexdemo.page.link import LONGEST, READABLE, UNPACKED, State, from_query, side_parts, side_text, to_query
+from flexdemo.page.link import LONGEST, READABLE, UNPACKED, PageState, from_query, side_parts, side_text, to_query
 from flexdemo.prompt import POSITIONS
-from flexdemo.request import LEAST_APE, MOST_APE, Request
 
 # What breaks encodings: separators of queries, escapes, spaces, direction marks, astral and combining characters.
 PIECES = (
@@ -49,14 +45,14 @@ def random_text(rng: random.Random, longest: int) -> str:
     return "".join(char() for _ in range(rng.randrange(longest)))
 
 
-def random_state(rng: random.Random, longest: int = 40) -> State:
+def random_state(rng: random.Random, longest: int = 40) -> PageState:
     wordings = 1 + rng.randrange(11)
 
     def number() -> float:
         return rng.choice([1.0, 1e-7, 0.1 + 0.2, rng.uniform(0.01, 3), rng.uniform(1, 9) * 10 ** rng.randrange(20)])
 
     def ape() -> float:
-        return rng.choice([1.0, 0.1 + 0.2, rng.uniform(LEAST_APE, MOST_APE), LEAST_APE, MOST_APE])
+        return rng.choice([1.0, 0.1 + 0.2, rng.uniform(0.01, 100), 0.01, 100])
 
     choices = {
         "paraphrases": tuple(random_text(rng, longest) for _ in range(wordings - 1)),
@@ -81,7 +77,7 @@ def random_state(rng: random.Random, longest: int = 40) -> State:
     kept = {name: value for name, value in choices.items() if rng.random() < 0.6}
     if len(kept.get("weights", ())) != 1 + len(kept.get("paraphrases", ())):
         kept.pop("weights", None)
-    return State(random_text(rng, longest), **kept)
+    return PageState(question=random_text(rng, longest), **kept)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -95,7 +91,7 @@ def test_random_states_come_back_exactly(seed: int) -> None:
     assert len(query) <= READABLE or query.startswith("z=")
     decoded = parse_qs(query, keep_blank_values=True)
     for form in (query, f"?{query}", decoded, QueryParams(query), f"utm_source=a&{query}&fbclid=%ff%&&=&x"):
-        assert from_query(form, characters=4000) == state
+        assert from_query(form) == state
 
 
 def test_both_forms_are_met_by_the_random_states() -> None:
@@ -103,34 +99,25 @@ def test_both_forms_are_met_by_the_random_states() -> None:
     assert forms == {True, False}
 
 
-def test_defaults_are_those_of_stream() -> None:
-    given = {name: each.default for name, each in inspect.signature(stream).parameters.items()}
-    ours = {"weights_from", "left", "right", "show", "model"}  # what stream does not take
-    for holder, extra in ((State, ours), (Request, set())):
-        for field in fields(holder):
-            if field.name != "question" and field.name not in extra:
-                assert field.default == given[field.name], field.name
-    left_out = {"lm", "partial", "schemes", "reading", "until", "check"}
-    assert {f.name for f in fields(Request)} == set(given) - left_out
-
-
 def test_a_short_state_is_readable() -> None:
-    state = State("What is Peru's capital?", ("Name it.", "a&b"), weights=(1, 2.5, 0), mask="anchor", seed=7)
-    assert to_query(state) == "q=What+is+Peru%27s+capital%3F&p=Name+it.&p=a%26b&w=1,2.5,0&mask=anchor&seed=7".replace(
+    state = PageState(
+        question="What is Peru's capital?", paraphrases=("Name it.", "a&b"), weights=(1, 2.5, 0), mask="anchor", seed=7
+    )
+    assert to_query(state) == "q=What+is+Peru%27s+capital%3F&p=Name+it.&p=a%26b&mask=anchor&w=1,2.5,0&seed=7".replace(
         ",", "%2C"
     )
-    assert to_query(State("Hi")) == "q=Hi"
+    assert to_query(PageState(question="Hi")) == "q=Hi"
     assert from_query("w=1,2&p=x&q=y").weights == (1.0, 2.0), "commas need no escape when typed by hand"
 
 
 def test_the_form_changes_where_the_link_gets_long() -> None:
-    assert to_query(State("x" * (READABLE - 2))) == "q=" + "x" * (READABLE - 2)
-    assert to_query(State("x" * (READABLE - 1))).startswith("z=")
+    assert to_query(PageState(question="x" * (READABLE - 2))) == "q=" + "x" * (READABLE - 2)
+    assert to_query(PageState(question="x" * (READABLE - 1))).startswith("z=")
 
 
 def test_a_link_without_our_parameters_is_an_empty_page() -> None:
-    assert from_query("") == from_query({}) == from_query("?utm_source=x&ref=%ff") == State("")
-    assert from_query("mask=anchor") == State("", mask="anchor")
+    assert from_query("") == from_query({}) == from_query("?utm_source=x&ref=%ff") == PageState(question="")
+    assert from_query("mask=anchor") == PageState(question="", mask="anchor")
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -138,7 +125,9 @@ def test_sides_come_back_exactly(side: str) -> None:
     assert side_text(*side_parts(side)) == side
     strategy, positions, weighted = side_parts(side)
     assert (strategy, positions) == tuple(side.split(".")[:2]) and weighted == side.endswith(".weights")
-    assert from_query(to_query(State("q", left=side, right=side))) == State("q", left=side, right=side)
+    assert from_query(to_query(PageState(question="q", left=side, right=side))) == PageState(
+        question="q", left=side, right=side
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +143,7 @@ def test_sides_come_back_exactly(side: str) -> None:
         ("q=a&w=1,2", "w in the link.*2 weights for 1"),
         ("q=a&w=-1", "w in the link.*0 or more"),
         ("q=a&w=1e999", "w in the link"),
-        ("q=a&w=nan", "w in the link.*'nan'"),
+        ("q=a&w=nan", "w in the link must be a list of numbers.*'nan'"),
         ("q=a&w=1,", "w in the link.*''"),
         ("q=a&w=0", "w in the link.*above 0"),
         ("q=a&weights=yours", "weights in the link.*mine or confidence"),
@@ -163,12 +152,11 @@ def test_sides_come_back_exactly(side: str) -> None:
         ("q=a&methods=flex,magic", "methods in the link.*magic"),
         ("q=a&methods=", "methods in the link"),
         ("q=a&max_new_tokens=0", "max_new_tokens in the link.*at least 1"),
-        ("q=a&max_new_tokens=257", "max_new_tokens in the link.*at most 256"),
         ("q=a&max_new_tokens=1_0", "max_new_tokens in the link.*whole number"),
         ("q=a&max_new_tokens=%D9%A1", "max_new_tokens in the link.*whole number"),
         ("q=a&max_new_tokens=" + "9" * 5000, "max_new_tokens in the link.*whole number"),
-        ("q=a&temperature=-0.5", "temperature in the link.*greedy"),
-        ("q=a&temperature=inf", "temperature in the link.*no number"),
+        ("q=a&temperature=-0.5", "temperature in the link must be 0 or more, not -0.5"),
+        ("q=a&temperature=inf", "temperature in the link must be a number, not 'inf'"),
         ("q=a&temperature=1e400", "temperature in the link"),
         ("q=a&top_p=0", "top_p in the link.*above 0"),
         ("q=a&seed=4294967296", "seed in the link.*4294967295"),
@@ -186,11 +174,7 @@ def test_sides_come_back_exactly(side: str) -> None:
         ("q=a&right=segment.aligned.1", "right in the link.*no mask, positions and weights or raw"),
         ("q=a&right=segment", "right in the link.*no mask, positions"),
         ("q=a&right=", "right in the link.*no mask, positions"),
-        ("q=a&show=both", "show in the link.*left, right or difference, not 'both'"),
-        ("q=a" + "&p=b" * 11, "p in the link.*11.*at most 10"),
-        ("q=" + "a" * 2001, "q in the link has 2001 characters: at most 2000"),
-        ("q=a&p=" + "b" * 2001, "p in the link has 2001"),
-        ("q=a&prefix=" + "b" * 2001, "prefix in the link has 2001"),
+        ("q=a&show=both", "show in the link must be left, right or difference, not 'both'"),
         ("z=&q=a", "z in the link.*q cannot stand beside"),
         ("z=", "z in the link"),
         ("z=a b", "z in the link"),
@@ -219,14 +203,6 @@ def test_malformed_parameters_are_named(query: str, named: str) -> None:
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-def test_limits_are_arguments() -> None:
-    query = to_query(State("abcdef", ("a", "b"), max_new_tokens=40))
-    for limits in ({"characters": 5}, {"paraphrases": 1}, {"new_tokens": 39}):
-        with pytest.raises(InputError):
-            from_query(query, **limits)
-    assert from_query(query, characters=6, paraphrases=2, new_tokens=40).question == "abcdef"
-
-
 @pytest.mark.parametrize("size", [UNPACKED + 1, 30_000_000])
 def test_a_bomb_is_refused_before_it_is_unpacked(size: int) -> None:
     bomb = packed(b" " * size)
@@ -242,14 +218,16 @@ def test_a_bomb_is_refused_before_it_is_unpacked(size: int) -> None:
 
 def test_bytes_after_the_packed_text_are_refused() -> None:
     raw = zlib.compress(b'{"q":["a"]}')
-    assert from_query("z=" + base64.urlsafe_b64encode(raw).decode().rstrip("=")) == State("a")
+    assert from_query("z=" + base64.urlsafe_b64encode(raw).decode().rstrip("=")) == PageState(question="a")
     with pytest.raises(InputError, match="z in the link"):
         from_query("z=" + base64.urlsafe_b64encode(raw + b"xxx").decode().rstrip("="))
 
 
 def test_a_long_link_cut_anywhere_is_refused() -> None:
     rng = random.Random(5)
-    query = to_query(State(random_text(rng, 900), tuple(random_text(rng, 300) for _ in range(4))))
+    query = to_query(
+        PageState(question=random_text(rng, 900), paraphrases=tuple(random_text(rng, 300) for _ in range(4)))
+    )
     assert query.startswith("z=") and len(query) > 1000
     for end in range(2, len(query) - 1):  # the last character may hold bits that no byte needs
         with pytest.raises(InputError, match="z in the link"):
@@ -267,7 +245,7 @@ def test_a_readable_link_cut_anywhere_is_a_state_or_refused() -> None:
         except InputError as error:
             assert " in the link" in str(error)
             outcomes.add(InputError)
-    assert outcomes == {State, InputError}
+    assert outcomes == {PageState, InputError}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -287,17 +265,21 @@ def test_a_state_too_long_for_a_link_is_refused() -> None:
     rng = random.Random(0)
     texts = ["".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(2000)) for _ in range(11)]
     with pytest.raises(InputError, match="too long for a link"):
-        to_query(State(texts[0], tuple(texts[1:])))
+        to_query(PageState(question=texts[0], paraphrases=tuple(texts[1:])))
 
 
 @pytest.mark.parametrize(
     "bad", [{"mask": "x"}, {"top_p": 2}, {"paraphrases": ("\ud800",)}, {"weights": (1, 1)}], ids=str
 )
 def test_a_state_that_cannot_be_asked_cannot_be_made(bad: dict) -> None:
-    with pytest.raises(InputError, match=f"^{next(iter(bad))}: "):
-        State("q", **bad)
+    with pytest.raises(InputError, match=f"^{next(iter(bad))}(: | must be )"):
+        PageState(question="q", **bad)
 
 
 def test_a_mapping_of_single_texts_holds_one_of_each() -> None:
-    assert from_query({"q": "a b", "p": "c", "seed": "3", "utm": "x"}) == State("a b", ("c",), seed=3)
-    assert from_query(urlencode({"q": "a b", "p": ["c", "d"]}, doseq=True)) == State("a b", ("c", "d"))
+    assert from_query({"q": "a b", "p": "c", "seed": "3", "utm": "x"}) == PageState(
+        question="a b", paraphrases=("c",), seed=3
+    )
+    assert from_query(urlencode({"q": "a b", "p": ["c", "d"]}, doseq=True)) == PageState(
+        question="a b", paraphrases=("c", "d")
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 import threading
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 import flexdemo
+import flexdemo.answers.ask as asking
 from flexdemo.answers.methods import METHODS
+from flexdemo.answers.result import MethodResult
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError
@@ -24,12 +27,17 @@ from flexdemo.page import parts
 from flexdemo.page import rows as ui_row_edits
 from flexdemo.page import rows as ui_rows
 from flexdemo.page import run as ui_work
-from flexdemo.page.entered import ROWS, Form, check_request
+from flexdemo.page.entered import Form, check_request
 from flexdemo.page.page import START_METHODS
+from flexdemo.page.pair import Pair, Side
 from flexdemo.page.run import Run, Runs
+from flexdemo.page.tabs.told import LastRun, methods_html, with_names
 from flexdemo.plan import mask_dict
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Limits
+from flexdemo.serve.profiles import DEFAULT
+
+ROWS = Limits().paraphrases
 
 QUESTION = "What is the capital of Peru?"
 NASTY = "<script>alert(1)</script> <b>bold</b> ${1+1} {{x}} &lt; </s> <|user|>"
@@ -50,23 +58,39 @@ def form(*paraphrases: str, question: str = QUESTION, **changes: Any) -> Form:
 def test_form_reads_the_widgets_in_order() -> None:
     rows, weights = [f"row {i}" for i in range(ROWS)], list(range(ROWS + 1))
     read = Form.from_values(
-        ["q", *rows, *weights, "causal", "sequential", ["flex"], 7, 0.5, 0.9, 3, None, "confidence", 4, 0.8, 0.9, 1.1]
+        [
+            "q",
+            *rows,
+            *weights,
+            "causal",
+            "sequential",
+            ["flex"],
+            7,
+            0.5,
+            0.9,
+            3,
+            None,
+            "confidence",
+            4,
+            0.8,
+            0.9,
+            1.1,
+            "",
+        ]
     )
     assert (read.question, read.paraphrases, read.weights) == ("q", tuple(rows), tuple(weights))
     assert (read.strategy, read.positions, read.methods) == ("causal", "sequential", ("flex",))
     assert (read.max_new_tokens, read.temperature, read.top_p, read.seed, read.prefix) == (7, 0.5, 0.9, 3, "")
-    given = read.arguments()
-    assert {name: given[name] for name in ("weights", "samples", "sample_temperature")} == {
-        "weights": "confidence", "samples": 4, "sample_temperature": 0.8,
-    }  # fmt: skip
-    assert (given["ape_temperature"], given["ape_scale"]) == (0.9, 1.1)
+    given = read.request()
+    assert (given.weights, given.samples, given.sample_temperature) == ("confidence", 4, 0.8)
+    assert (given.ape_temperature, given.ape_scale) == (0.9, 1.1)
 
 
 def test_blank_rows_are_left_out_and_names_stay() -> None:
     given = form("one", "  ", "three", weights=(1.0, 2.0, 9.0, 3.0, *[1.0] * 7))
     assert given.names == ("P1", "P2", "P4")
     assert given.used_weights == (1.0, 2.0, 3.0)
-    assert given.arguments()["paraphrases"] == ["one", "three"]
+    assert given.request().paraphrases == ("one", "three")
 
 
 def test_names_of_the_page_reach_mask_tokens_and_shares(lm: LanguageModel) -> None:
@@ -83,13 +107,13 @@ def test_names_of_the_page_reach_mask_tokens_and_shares(lm: LanguageModel) -> No
         (form("ok", "y" * 2001), "paraphrase 2 is too long"),
         (form(*["many words " * 60] * 3), "prompt and answer need"),
         (form(max_new_tokens=300), "an answer of 300 tokens is too long"),
-        (form(max_new_tokens=None), "the answer length is empty"),
+        (form(max_new_tokens=None), "Answer length is empty"),
         (form("a", weights=(1.0, None, *[1.0] * 9)), "the weight of P2 is empty"),
         (form(weights=(0.0, *[1.0] * 10)), "at least one weight must be above 0"),
         (form(samples=33), "33 samples of each wording are too many: draw at most 32"),
-        (form(samples=None), "the number of samples is empty"),
-        (form(ape_temperature=0.0), "the APE temperature must be a positive number"),
-        (form(sample_temperature=0.0), "the samples' temperature must be a positive number"),
+        (form(samples=None), "Samples is empty"),
+        (form(ape_temperature=0.0), "ape_temperature must be from 0.01 to 100"),
+        (form(sample_temperature=0.0), "sample_temperature must be above 0"),
         (form(strategy="odd"), "unknown mask strategy 'odd'"),
         (form(positions="odd"), "unknown position scheme 'odd'"),
     ],
@@ -154,7 +178,7 @@ def test_weights_of_the_run_are_not_guessed(lm: LanguageModel) -> None:
 
 def test_text_is_escaped_everywhere(lm: LanguageModel) -> None:
     given = form(NASTY, question=NASTY)
-    *_, last = flexdemo.stream(lm, **given.arguments())
+    *_, last = flexdemo.stream(lm, given.request())
     pieces = [parts.table_html(given, last), parts.alert_html(NASTY)]
     nasty = SimpleNamespace(answer=NASTY, token_ids=(1,), seconds=0.1, stopped_by=NASTY)
     pieces.append(parts.card_html("flex", nasty, 0.05))
@@ -176,18 +200,37 @@ def test_one_token_has_no_rate() -> None:
 
 def test_table_has_a_line_for_each_wording(lm: LanguageModel) -> None:
     given = form("Name it.", "Which city?")
-    *_, last = flexdemo.stream(lm, **given.arguments())
+    *_, last = flexdemo.stream(lm, given.request())
     assert parts.table_html(given, last).count("<tr>") == 1 + 3
     assert parts.table_html(given, None).count("<tr>") == 1 + 3
     assert parts.table_html(form("Name it.", methods=("flex", "causal")), None) == ""
     everything = form("Name it.", methods=tuple(METHODS))
-    *_, last = flexdemo.stream(lm, **everything.arguments())
+    *_, last = flexdemo.stream(lm, everything.request())
     table = parts.table_html(everything, last)
     for name, method in METHODS.items():
         if name not in START_METHODS:
             assert method.label in table and last[name].answer in html.unescape(table)
     for view in last["leave_one_out"].views:
         assert view.name in table and view.answer in html.unescape(table)
+
+
+def test_as_fused_is_told_as_the_methods_tab_tells_it(lm: LanguageModel) -> None:
+    """Case, articles and full stops make no other answer: the chips of the agreement and the table are one."""
+    given = form("Name it.", "Which city?")
+    *_, last = flexdemo.stream(lm, given.request())
+    said = {"origin": ["The Lima."], "per_prompt": ["The Lima.", "lima", "Quito"]}
+
+    def answering(result: MethodResult) -> MethodResult:
+        answers = said.get(result.method, ["Lima"])
+        views = tuple(dataclasses.replace(v, answer=a) for v, a in zip(result.views, answers, strict=True))
+        return dataclasses.replace(result, answer=answers[0], views=views)
+
+    last = dataclasses.replace(last, results=tuple(map(answering, last.results)))
+    table = parts.table_html(given, last)
+    assert re.findall(r'data-same="(\w*)"', table) == ["same", "same", "differs"]
+    shown = methods_html(LastRun(given, with_names(given, last), None))
+    agreeing = shown.split("Agree with the fused answer: ")[1].split("</p>")[0]
+    assert re.findall(r'class="chip is-(P\d)"', agreeing) == ["P1", "P2"]
 
 
 def test_status_names_what_runs(lm: LanguageModel) -> None:
@@ -203,7 +246,7 @@ def test_answers_grow_and_end_with_the_result_of_ask(lm: LanguageModel, monkeypa
     monkeypatch.setattr(ui_work, "FRAME_SECONDS", 0.0)
     given = form("Name it.", max_new_tokens=8)
     frames = list(ui_work.answers(lm, Limits(), given, Run(threading.Event())))
-    result = flexdemo.ask(lm, **given.arguments())
+    result = flexdemo.ask(lm, given.request())
     assert len(frames) >= 3
     first, last = frames[1], frames[-2]
     for card, method in zip(last.cards, ("flex", "causal"), strict=True):
@@ -227,6 +270,17 @@ def test_the_first_token_is_shown_at_once_and_nothing_before_it_where_the_prompt
     assert fresh[0] == "Reading the prompt" and len(fresh) == 4
     assert len(again) == 2, "the first token and the end"
     assert again[0].startswith("Running") and "longest 1 token" in again[0] and again[-1].startswith("Done")
+
+
+def test_results_are_built_for_the_pictures_alone(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_work, "FRAME_SECONDS", 1000.0)
+    built: list[int] = []
+    kind = asking.MethodResult
+    monkeypatch.setattr(asking, "MethodResult", lambda *given: built.append(len(given[3])) or kind(*given))
+    given = form(max_new_tokens=200, methods=("flex",), seed=1, temperature=2.0)
+    *_, last = ui_work.answers(lm, Limits(), given, Run(threading.Event()), pair=Pair(right=Side()))
+    tokens = len(last.last.result["flex"].token_ids)
+    assert tokens > 5 and built == [0, 1, tokens], "the encoding, the first token and the end"
 
 
 def test_stop_ends_the_work_within_one_token(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,12 +346,45 @@ def test_runs_of_a_session_are_counted_until_it_is_forgotten() -> None:
 
 
 def test_rows_are_added_and_removed_with_their_edits() -> None:
-    rows = ui_row_edits.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8])
+    rows = ui_row_edits.Rows.from_values(2, ["a", "b", *[""] * 8, 1, 2, 3, *[1] * 8], ROWS)
     assert rows == ui_row_edits.Rows(("a", "b"), (1, 2, 3))
     assert rows.added("c") == ui_row_edits.Rows(("a", "b", "c"), (1, 2, 3, 1.0))
     assert rows.removed(0) == ui_row_edits.Rows(("b",), (1, 3))
     full = ui_row_edits.Rows(("x",) * ROWS, (1,) * (ROWS + 1))
     assert full.added("y") == full
+
+
+def test_rows_grow_to_the_limit_of_the_profile(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add, duplicate, paste and write; what is there already stays, also where it is more."""
+    monkeypatch.setattr(ui_row_edits, "paraphrase", lambda lm, question, n, **options: ["w1", "w2", "w3", "w4", "w5"])
+    rows = ui_row_edits.Rows(("a", ""), (1, 2, 3), 3)
+    assert rows.added("c").texts == ("a", "", "c") == rows.added("c").added("d").texts
+    assert rows.added("c").duplicated(0).texts == ("a", "", "c")
+    assert rows.pasted(0, ["x", "y", "z", "u"]) == (ui_row_edits.Rows(("x", "y", "z"), (1, 2, 1.0, 1.0), 3), 1)
+    limits = Limits(paraphrases=3)
+    assert rows.written(lm, limits, QUESTION, 0).texts == ("a", "w1", "w2")
+    many = ui_row_edits.Rows(("a", "b", "c", "", ""), (1,) * 6, 3)
+    assert many.added("d") == many == many.duplicated(0) and many.pasted(0, ["x", "y"])[0].texts == ("x", "b", "c")
+    for full in (many, rows.added("c", "d").pasted(1, ["b"])[0]):
+        with pytest.raises(InputError, match="there is room for 3 paraphrases: remove one first"):
+            full.written(lm, limits, QUESTION, 0)
+
+
+@pytest.mark.parametrize("limit", [2, 3, 20])
+def test_add_ends_at_the_limit_of_the_profile(lm: LanguageModel, limit: int) -> None:
+    """Through the page's own events, as its button calls them."""
+    profile = dataclasses.replace(DEFAULT, limits=Limits(paraphrases=limit))
+    demo = ui.build_demo(lm, profile=profile)
+    added = next(fn for fn in demo.fns.values() if ("click", "add-paraphrase") in events_of(demo, fn))
+    most = limit
+    for used in range(most + 1):
+        *_, state, said = added.fn((used, 0), *[""] * limit, *[1] * (limit + 1))
+        assert state[0] == min(used + 1, most)
+        assert (f"there is room for {most} paraphrases" in said.lower()) == (used == most)
+
+
+def events_of(demo: Any, fn: Any) -> list[tuple[str, str | None]]:
+    return [(event, demo.blocks[block].elem_id) for block, event in fn.targets if block in demo.blocks]
 
 
 def test_rows_move_and_are_duplicated_with_their_weights() -> None:

@@ -19,17 +19,15 @@ from test_ui import QUESTION, form
 import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
-from flexdemo.figures.cells import NO_RULE, REASONS, Window, difference_png, reason_codes, rule_table
+from flexdemo.figures.cells import Window, difference_png
 from flexdemo.figures.mask import mask_figure
-from flexdemo.gone.ladder import climb
-from flexdemo.masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
-from flexdemo.page import pair as compared
+from flexdemo.masks import STRATEGIES
 from flexdemo.page import run as ui_work
 from flexdemo.page.pair import PAIR, Pair, Side, live_html, png_html
 from flexdemo.page.run import Run
-from flexdemo.page.tabs.mask import picture, seen_by, signature
-from flexdemo.plan import STANDARD, Scheme
-from flexdemo.prompt import Segment, build_prompt
+from flexdemo.page.tabs.mask import NO_CELL, picture, seen_by, signature
+from flexdemo.plan import LADDER, STANDARD, Scheme
+from flexdemo.prompt import build_prompt
 from flexdemo.request import Limits
 
 WORDINGS = ["Name it.", "Which city is Peru's capital?"]
@@ -47,38 +45,34 @@ def seen_cells(prompt: Any, strategy: str) -> list[list[bool]]:
 # Rules
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "segment+P2>P1", "segment-P1>P1"])
 @pytest.mark.parametrize("weights", [None, [0, 1, 2]])
-def test_rules_tell_every_cell_as_the_mask_does(lm: LanguageModel, strategy: str, weights: Any) -> None:
+def test_rules_tell_every_cell_as_the_double_loop_does(lm: LanguageModel, strategy: str, weights: Any) -> None:
     prompt = prompt_of(lm, weights=weights)
-    length = len(prompt.token_ids)
-    layout = make_layout(prompt.segment_ids, prompt.roles, answers=4)
-    mask = dense_mask(make_mask_mod(strategy, layout), layout)[0].numpy().copy()
-    segments = (*prompt.segments, Segment("answer", "answer", length, length + 4, ""))
-    for segment in prompt.paraphrases:
-        if segment.weight == 0:
-            mask[length if strategy == "late_fusion" else prompt.suffix_start :, segment.start : segment.end] = False
-    table, codes = rule_table(mask, segments), reason_codes(mask, segments)
-    owner = [i for i, segment in enumerate(segments) for _ in range(segment.start, segment.end)]
-    for q in range(len(mask)):
-        for k in range(len(mask)):
-            assert table[owner[q], owner[k], int(k > q)] == codes[q, k]
-    assert REASONS[table[-1, -1, 0]] == "visible: earlier answer token"
+    meta = picture(prompt, (Scheme(strategy), STANDARD)).figure.layout.meta
+    tokens = oracle.prompt_tokens([asdict(segment) for segment in prompt.segments], answers=2)
+    owner = [*prompt.segment_ids, *[len(prompt.segments)] * 2]
+    count = len(prompt.segments) + 1
+    rules = np.array(meta["rules"]).reshape(count, count, 2)
+    for q, query in enumerate(tokens):
+        for k, key in enumerate(tokens):
+            why = meta["reasons"][rules[owner[q], owner[k], int(k > q)]]
+            if q == k and why.startswith("hidden"):
+                why = meta["reasons"][meta["itself"]]  # as views.js tells it
+            mutes = bool(weights) and oracle.fuses(strategy, query) and key.paraphrase == 1
+            assert (why == "hidden: weight 0") == mutes
+            assert why.startswith("visible") == (oracle.sees(strategy, tokens, q, k) and not mutes)
+    assert meta["reasons"][rules[-1, -1, 0]] == "visible: earlier answer token"
+    assert meta["reasons"][meta["itself"]] == "visible: itself"
 
 
-def test_a_pair_without_cells_has_no_rule() -> None:
-    one = [Segment("prefix", "prefix", 0, 1, ""), Segment("P1", "paraphrase", 1, 3, "")]
-    table = rule_table(np.tril(np.ones((3, 3), dtype=bool)), one)
-    assert table[0, 0].tolist() == [REASONS.index("visible: prefix"), NO_RULE]
-    assert table[1, 0].tolist() == [REASONS.index("visible: prefix"), NO_RULE]
-    assert table[0, 1].tolist() == [NO_RULE, REASONS.index("hidden: later token")]
-
-
-def test_a_mask_that_is_no_rule_is_refused() -> None:
-    mask = np.tril(np.ones((5, 5), dtype=bool))
-    mask[3, 2] = False
-    with pytest.raises(ValueError, match="the mask between P1 and P1 is no rule"):
-        rule_table(mask, [Segment("P1", "paraphrase", 0, 5, "")])
+def test_a_pair_without_cells_has_no_rule(lm: LanguageModel) -> None:
+    prompt = prompt_of(lm)
+    meta = picture(prompt, (Scheme(), STANDARD)).figure.layout.meta
+    rules = np.array(meta["rules"]).reshape(6, 6, 2)  # prefix, P1 to P3, suffix, answer
+    assert rules[0, 0].tolist() == [meta["reasons"].index("visible: prefix"), NO_CELL], "the prefix is one token"
+    assert rules[1, 0].tolist() == [meta["reasons"].index("visible: prefix"), NO_CELL]
+    assert rules[0, 1].tolist() == [NO_CELL, meta["reasons"].index("hidden: later token")]
 
 
 # Pictures
@@ -112,7 +106,7 @@ def test_weight_zero_hides_only_where_weights_act(lm: LanguageModel) -> None:
     prompt = prompt_of(lm, weights=[1, 0, 1])
     second = prompt.paraphrases[1]
     for weighted in (True, False):
-        seen = seen_by(prompt, Scheme("segment", "aligned", weighted)).mask
+        seen = seen_by(prompt, Scheme("segment", "aligned", weighted)).cells
         assert seen[prompt.suffix_start :, second.start : second.end].any() == (not weighted)
 
 
@@ -122,7 +116,8 @@ def test_a_figure_of_the_page_is_light(lm: LanguageModel, prepared: Any) -> None
     n = len(prompt.token_ids)
     assert 350 < n <= 512
     drawn = picture(prompt, (Scheme(), STANDARD)).figure
-    with_words = mask_figure(seen_by(prompt, Scheme()).mask, prompt.tokens, prompt.segments)
+    seen = seen_by(prompt, Scheme())
+    with_words = mask_figure(seen.cells, prompt.tokens, prompt.segments, why=seen.mask.told)
     assert len(drawn.to_json()) < n * n * 4 / 3 + 60_000
     assert len(drawn.to_json()) * 10 < len(with_words.to_json())
     assert np.array_equal(drawn.data[0].z, with_words.data[0].z)
@@ -146,7 +141,7 @@ def test_the_png_holds_every_cell(lm: LanguageModel) -> None:
         assert f'download="mask-{scheme.strategy}-{len(prompt.token_ids)}.png"' in link
         data = base64.b64decode(re.search('base64,([^"]+)', link).group(1))
         pixels = np.array(image.open(io.BytesIO(data)).convert("RGB"))
-        assert ((pixels != 255).any(axis=2) == seen_by(prompt, scheme).mask).all()
+        assert ((pixels != 255).any(axis=2) == seen_by(prompt, scheme).cells).all()
 
 
 def test_the_png_of_a_difference_has_its_colours() -> None:
@@ -215,7 +210,7 @@ def test_an_answer_belongs_to_the_picture_of_its_prompt_and_rule_only(lm: Langua
     ]
     assert len({plain, *others}) == 4
     given = form(*WORDINGS, max_new_tokens=2)
-    result = flexdemo.ask(lm, **given.arguments())
+    result = flexdemo.ask(lm, given.request())
     assert plain in live_html(given, PAIR, result)
 
 
@@ -224,17 +219,33 @@ def test_ladder_table_marks_what_changed(lm: LanguageModel) -> None:
     frames = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event())))
     table, line, message = frames[-1]
     assert line.startswith("Ladder done: 4 answers") and message == ""
-    *_, rungs = climb(lm, prompt_of(lm), ui_work.Decoding(6))
+    settings = [
+        {"mask": each.strategy, "positions": each.positions, "weights": None if each.weighted else "raw"}
+        for each in LADDER
+    ]
+    rungs = [flexdemo.ask(lm, QUESTION, WORDINGS, max_new_tokens=6, **each)["flex"] for each in settings]
     rows = table.split("<tr>")[2:]
     assert len(rows) == 4
-    for i, (row, rung) in enumerate(zip(rows, rungs, strict=True)):
-        assert html.escape(rung.change) in row and f">{html.escape(rung.answer)}</td>" in row
-        assert f"{rung.mean_logprob:.3f}" in row
+    changes = ("Standard attention", "+ segment mask", "+ aligned positions", "+ weights 1/N")
+    for i, (row, change, rung) in enumerate(zip(rows, changes, rungs, strict=True)):
+        assert change in row and f">{html.escape(rung.answer)}</td>" in row
+        assert f"{sum(rung.logprobs) / len(rung.logprobs):.3f}" in row
         same = i == 0 or rung.token_ids == rungs[i - 1].token_ids
         assert ('class="differs"' not in row) == same
-    assert compared.ladder_html(given, rungs) == table
     told = f"Ladder of <q>{html.escape(given.question)}</q> and {len(given.wordings) - 1} paraphrase"
     assert told in table, "it stays on the page while other prompts are run"
+
+
+def test_a_ladder_has_equal_weights_and_leaves_what_was_read(lm: LanguageModel) -> None:
+    given = form(*WORDINGS, max_new_tokens=6, strategy="anchor", weights=(5.0, *[1.0] * 10))
+    equal = form(*WORDINGS, max_new_tokens=6)
+    tables = [list(ui_work.ladder(lm, Limits(), each, Run(threading.Event())))[-1][0] for each in (given, equal)]
+    assert tables[0] == tables[1]
+    reading = Reading()
+    list(ui_work.answers(lm, Limits(), given, Run(threading.Event()), reading=reading))
+    held = reading.prefill
+    again = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event()), reading=reading))[-1][0]
+    assert again == tables[0] and reading.prefill is held
 
 
 def test_a_ladder_stops_within_one_token(lm: LanguageModel) -> None:

@@ -16,9 +16,12 @@ import flexdemo
 from flexdemo.answers.result import Candidate
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
-from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.entered import Form
 from flexdemo.page.tabs import told
 from flexdemo.page.tabs.told import LastRun
+from flexdemo.request import Limits
+
+ROWS = Limits().paraphrases
 
 NASTY = "<script>alert(1)</script> <b>bold</b> &lt;"
 METHODS = ("flex", "origin", "per_prompt", "causal")
@@ -136,14 +139,14 @@ def test_mass_of_a_layer_a_head_and_a_token_of_the_segment() -> None:
 
 def test_finish_names_wordings_as_the_page_and_explains_what_can_be(lm: LanguageModel) -> None:
     given = form("", "Name it.")
-    run = told.finish(lm, given, flexdemo.ask(lm, **given.arguments(), candidates=5))
+    run = told.finish(lm, given, flexdemo.ask(lm, given.request(candidates=5)))
     assert told.segment_names(run) == ("prefix", "P1", "P3", "suffix + answer")
     assert run.explanation is not None and {e.hidden for e in run.explanation.attribution.effects} == {"P1", "P3"}
     assert "Name it." in told.effect_plot(run).data[0].customdata[1]
     per_token = told.chosen_mass(run, per_token=True)
     assert np.allclose(per_token, run.explanation.attribution.mass_per_token, atol=1e-6)
     alone = form("Name it.", methods=("flex", "causal"))
-    run = told.finish(lm, alone, flexdemo.ask(lm, **alone.arguments(), candidates=5))
+    run = told.finish(lm, alone, flexdemo.ask(lm, alone.request(candidates=5)))
     assert run.explanation is None and told.effect_plot(run) is None
     assert "choose <b>Fused (flex)</b> and <b>Each paraphrase alone</b>" in told.note_html("mass", run)
 
@@ -154,7 +157,7 @@ def test_finish_names_wordings_as_the_page_and_explains_what_can_be(lm: Language
 )
 def test_a_head_that_is_not_there_is_refused(lm: LanguageModel, layer: Any, head: Any, said: str) -> None:
     given = form("Name it.", methods=("flex",))
-    run = told.finish(lm, given, flexdemo.ask(lm, **given.arguments()))
+    run = told.finish(lm, given, flexdemo.ask(lm, given.request()))
     with pytest.raises(InputError, match=said):
         told.attention_plot(lm, run, layer, head)
     with pytest.raises(InputError, match="nothing has run yet"):
@@ -165,7 +168,7 @@ def test_long_prompts_have_no_picture_of_a_head(prepared: Any) -> None:
     lm = prepared("llama", "sdpa", max_position_embeddings=4096)
     given = form("many words and more " * 60, "many words and more " * 60, methods=("flex",))
     given = replace(given, max_new_tokens=1)
-    run = told.finish(lm, given, flexdemo.ask(lm, **given.arguments()))
+    run = told.finish(lm, given, flexdemo.ask(lm, given.request()))
     with pytest.raises(InputError, match="at most 512 tokens"):
         told.attention_plot(lm, run, 0, 0)
 

@@ -17,10 +17,12 @@ import pytest
 import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
-from flexdemo.page import tools as ui_export
-from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.entered import Form
 from flexdemo.page.tabs.told import LastRun, finish
-from flexdemo.page.tools import FILES, Prover, badge_html
+from flexdemo.page.tools import FILES, badge_html, prover
+from flexdemo.request import Limits
+
+ROWS = Limits().paraphrases
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 
@@ -30,7 +32,7 @@ def last(lm: LanguageModel) -> LastRun:
     rows = ("Name it.", "", "Which city?", *[""] * (ROWS - 3))
     methods = ("flex", "origin", "per_prompt", "causal")
     form = Form(NASTY, rows, (1.0,) * (ROWS + 1), "segment", "aligned", methods, 4, 0.0, 1.0, 0, "")
-    return finish(lm, form, flexdemo.ask(lm, **form.arguments()))
+    return finish(lm, form, flexdemo.ask(lm, form.request()))
 
 
 def made(kind: str, last: LastRun) -> bytes:
@@ -76,32 +78,18 @@ def test_the_report_has_the_question_as_its_title_and_says_what_was_recorded(las
     assert "(recorded 2026-01-31)</title>" in page and "torch 0.0.recorded" in page
 
 
-def test_the_reference_is_built_at_the_first_check_and_once(
-    lm: LanguageModel, last: LastRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built: list[Any] = []
-    monkeypatch.setattr(ui_export, "reference_model", lambda lm: built.append(reference(lm)) or built[-1])
-    prover = Prover(lm)
-    assert built == []
-    first, second = prover.check(last), prover.check(last)
-    assert len(built) == 1 and first.ok and first == second and first.difference < 1e-4
-
-
-reference = ui_export.reference_model
-
-
 def test_a_badge_says_by_word_and_sign_whether_it_holds(lm: LanguageModel, last: LastRun) -> None:
-    prover = Prover(lm)
-    good = badge_html(prover.check(last))
+    check = prover(lm)
+    good = badge_html(check(last))
     assert "✓ Proved" in good and "Not proved" not in good and "tolerance 0.001" in good
     fused = last.result["flex"]
     wrong = tuple(logprob + 0.5 for logprob in fused.logprobs)
     view = replace(fused.views[0], logprobs=wrong)
     changed = [replace(fused, logprobs=wrong, views=(view,)), *last.result.results[1:]]
-    bad = badge_html(prover.check(replace(last, result=replace(last.result, results=tuple(changed)))))
+    bad = badge_html(check(replace(last, result=replace(last.result, results=tuple(changed)))))
     assert "✕ Not proved" in bad and "✓" not in bad and "flex: a log-probability differs by 0.5" in bad
 
 
 def test_what_cannot_be_checked_is_an_input_error(lm: LanguageModel, last: LastRun) -> None:
     with pytest.raises(InputError, match="the answer is of other"):
-        Prover(lm).check(replace(last, result=replace(last.result, model="other")))
+        prover(lm)(replace(last, result=replace(last.result, model="other")))

@@ -80,7 +80,7 @@ def test_a_file_without_disagreements_says_so(tmp_path: Path) -> None:
 
 def test_the_note_of_a_filled_record_is_escaped_and_tells_of_rows_left_out(path: Path) -> None:
     record = replace(open_results(path, Limits()).disagreements[0], id=NASTY, paraphrases=("x",) * 12)
-    said = record_note("<i>.csv", record)
+    said = record_note("<i>.csv", record, 10)
     assert "<" not in said and "first 10 of 12 paraphrases" in said
     assert f"Record {NASTY} of <i>.csv, right: Lima / City of Kings." in html.unescape(said)
 

@@ -15,11 +15,14 @@ from flexdemo.engine.loading import Models
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import page as ui
-from flexdemo.page.entered import ROWS, Form
-from flexdemo.page.link import SHOWN, from_query, side_parts, to_query
+from flexdemo.page.entered import SLIDERS, Form
+from flexdemo.page.link import SHOWN, PageState, from_query, side_parts, to_query
 from flexdemo.page.pair import PAIR, Pair, Side
-from flexdemo.page.share import RANGES, Share, open_link, state_of
+from flexdemo.page.share import Share, open_link, state_of
 from flexdemo.request import Limits
+from flexdemo.serve.profiles import PROFILES
+
+LIMITS = Limits()
 
 FORM = Form(
     "What is 1+1 & 2%?",
@@ -67,7 +70,7 @@ def test_rows_that_are_not_shown_are_not_in_the_link() -> None:
         ({"weights": (1.0, None, *[1.0] * 9)}, "the weight of P2 is empty"),
         ({"weights": (1.0, 1.0, None, *[1.0] * 8)}, "a weight is empty"),  # of a blank row
         ({"weights": (0.0,) * 11}, "at least one weight must be above 0"),
-        ({"seed": None}, "the seed is empty"),
+        ({"seed": None}, "Seed is empty"),
         ({"methods": ()}, "method"),
         ({"question": "\0"}, "NUL"),
     ],
@@ -92,19 +95,19 @@ def opened(lm: LanguageModel | Models, query: str, models: Sequence[str] = ()) -
     return {widget.elem_id or i: value for i, (widget, value) in enumerate(zip(widgets, values, strict=True))}, alert
 
 
-def demo_parts(demo: gr.Blocks) -> tuple[Any, list[Any], Share]:
+def demo_parts(demo: gr.Blocks, limits: Limits = LIMITS) -> tuple[Any, list[Any], Share]:
     """The row pool, the form's widgets and the share of a page, built over the same widgets once more."""
     ids = {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
-    boxes = [ids[f"paraphrase-{i}"] for i in range(1, ROWS + 1)]
-    weights = [ids[f"weight-{i}"] for i in range(ROWS + 1)]
+    boxes = [ids[f"paraphrase-{i}"] for i in range(1, limits.paraphrases + 1)]
+    weights = [ids[f"weight-{i}"] for i in range(limits.paraphrases + 1)]
     names = ("strategy", "positions", "methods", "max-new-tokens", "temperature", "top-p", "seed", "prefix")
     names += ("weights-from", "samples", "sample-temperature", "ape-temperature", "ape-scale", "model")
     form = [ids["question"], *boxes, *weights, *(ids[name] for name in names)]
     with gr.Blocks():
         share = Share()
-    hidden = [gr.Row(render=False) for _ in range(ROWS)]
+    hidden = [gr.Row(render=False) for _ in range(limits.paraphrases)]
     asked = {"boxes": boxes, "weights": weights, "rows": hidden, "used": gr.State(render=False)}
-    return ui.RowPool(asked), form, share
+    return ui.RowPool(asked, limits), form, share
 
 
 def test_a_link_fills_every_widget_of_the_form(lm: LanguageModel) -> None:
@@ -137,17 +140,39 @@ def test_a_broken_link_is_told_of_and_escaped(lm: LanguageModel) -> None:
     assert values is None and 'role="alert"' in alert and "&lt;script&gt;" in alert and "<script" not in alert
 
 
-@pytest.mark.parametrize(("field", "key", "low", "high"), RANGES)
-def test_numbers_that_a_slider_cannot_show_are_refused(
-    lm: LanguageModel, field: str, key: str, low: float, high: float
-) -> None:
-    slider = {b.elem_id: b for b in ui.build_demo(lm).blocks.values() if b.elem_id}[field.replace("_", "-")]
-    assert (slider.minimum, slider.maximum) == (low, high), "the range told is the slider's"
-    state = replace(from_query("q=a"), **{field: type(low)(high)})
+@pytest.mark.parametrize("name", SLIDERS)
+def test_numbers_that_a_slider_cannot_show_are_refused(lm: LanguageModel, name: str) -> None:
+    slider = {b.elem_id: b for b in ui.build_demo(lm).blocks.values() if b.elem_id}[name.replace("_", "-")]
+    high = slider.maximum
+    state = PageState(question="a", **{name: high})
     assert open_link(to_query(state), Limits()) == state
-    if field != "top_p":  # more than 1 is refused by every part of the program
-        with pytest.raises(InputError, match=f"{key} in the link is {high + 1}: the page takes {low:g} to {high:g}"):
-            open_link(f"q=a&{key}={high + 1}", Limits())
+    with pytest.raises(InputError, match=rf"{name} in the link (is|must be)|too long|too many"):
+        open_link(f"q=a&{name}={high + 1}", Limits())
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_link_opens_with_as_many_paraphrases_as_the_profile_has(lm: LanguageModel, name: str) -> None:
+    """Texts stay texts and weights weights, also beyond the tenth row."""
+    profile = PROFILES[name]
+    most = profile.limits.paraphrases
+    texts = tuple(f"Wording {i}" for i in range(most))
+    weights = (*(1.0 + i / 10 for i in range(most)), 0.5)
+    demo = ui.build_demo(lm, profile=profile)
+    rows, form, share = demo_parts(demo, profile.limits)
+    ids = {block.elem_id: block for block in demo.blocks.values() if block.elem_id}
+    assert f"paraphrase-{most}" in ids and f"paraphrase-{most + 1}" not in ids
+    sides = [f"{side}-{part}" for side in ("left", "right") for part in ("mask", "positions", "weights")]
+    widgets = Share.outputs(rows, form, [ids[name] for name in (*sides, "mask-show")])
+    query = to_query(PageState(question="q", paraphrases=texts, weights=weights))
+    values, alert = share.opened(SimpleNamespace(query_params=query), rows, (2, 5), profile.limits)
+    assert alert == "" and values is not None and len(values) == len(widgets)
+    got = {widget.elem_id: value for widget, value in zip(widgets, values, strict=True) if widget.elem_id}
+    assert tuple(got[f"paraphrase-{i}"] for i in range(1, most + 1)) == texts
+    assert tuple(got[f"weight-{i}"] for i in range(most + 1)) == weights
+    assert Share.filled(rows, values)[1].request().paraphrases == texts
+    query = to_query(PageState(question="q", paraphrases=(*texts, "one more")))
+    values, alert = share.opened(SimpleNamespace(query_params=query), rows, (2, 5), profile.limits)
+    assert values is None and f"{most + 1} paraphrases are too many: give at most {most}" in alert
 
 
 def test_a_link_without_sides_has_the_page_s_own(lm: LanguageModel) -> None:

@@ -30,10 +30,12 @@ from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError, OutOfMemory, within_memory
 from flexdemo.page import run as ui_work
 from flexdemo.page import tools as ui_export
-from flexdemo.page.entered import ROWS, Form
+from flexdemo.page.entered import Form
 from flexdemo.page.run import Run
 from flexdemo.request import Limits
 from flexdemo.serve.log import Interrupted
+
+ROWS = Limits().paraphrases
 
 SECRET = "xyzzy-plugh"
 

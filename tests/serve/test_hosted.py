@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,32 +27,19 @@ def test_a_file_is_described_to_no_endpoint(space: Site, value: Any, capsys: pyt
     event = next(n for n, each in space.events.items() if each["api_name"] == "generate")
     data = [QUESTION, value, *[None] * 15]
     for refused in (asked, space.post("call/generate", {"data": data}), space.join(event, data)):
-        assert refused.status_code == 422 and "describes a file where none is taken" in reason(refused)
+        assert refused.status_code == 422 and "no such uploaded file" in reason(refused)
     assert "forged" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("route", ["cancel", "reset", "queue/join", "call/v2/generate"])
 def test_numbers_above_a_double_go_no_further(space: Site, route: str) -> None:
     refused = space.post(route, b'{"question": "a secret", "temperature": 1e999}')
-    assert refused.status_code in (400, 422) and "too large" in reason(refused)
-
-
-@pytest.mark.parametrize("path", ["queue/data?session_hash=nobody", "call/v2/generate/0123", "call/generate/0123"])
-def test_who_listens_where_nothing_is_said_is_told_so(space: Site, path: str, capsys: pytest.CaptureFixture) -> None:
-    status, told = space.get(f"/gradio_api/{path}")
-    said = json.loads(told.split("data: ")[1])
-    assert status == 200 and (said.get("session_not_found") or "no such request" in said["error"])
-    assert "".join(capsys.readouterr()) == ""
+    assert refused.status_code in (400, 422) and "no finite number" in reason(refused)
 
 
 @pytest.mark.parametrize("query", ["deep_link=a", "deep%5Flink=a", "%64eep_link=a", "x=1&deep_link"])
 def test_deep_links_are_closed_however_they_are_written(space: Site, query: str) -> None:
     assert space.get(f"/?{query}")[0] == 404
-
-
-def test_an_address_has_an_end(space: Site) -> None:
-    assert space.get(f"/?x={'a' * 50_000}")[0] == 200
-    assert space.get(f"/?x={'a' * 63_000}")[0] == 414
 
 
 @pytest.mark.parametrize(
@@ -65,17 +51,6 @@ def test_an_address_has_an_end(space: Site) -> None:
 )
 def test_a_proxy_tells_the_name_of_a_host(space: Site, host: str, status: int) -> None:
     assert space.get("/config", {"x-forwarded-host": host})[0] == status
-
-
-def test_a_range_is_the_one_that_the_session_has(space: Site) -> None:
-    """The tokens of an answer are told after a run: its widget then ends elsewhere than at the start."""
-    event, session = space.event("candidates-step", "change"), space.session()
-    step = space.data(event, candidates_step=3)
-    assert space.join(event, step, session).status_code == 400
-    run = space.event("run")
-    assert space.outcome(run, space.data(run, question=QUESTION, max_new_tokens=12), session)["success"]
-    told = space.data(event, candidates_step=1)
-    assert space.outcome(event, told, session)["success"]
 
 
 # Accounts
@@ -102,21 +77,6 @@ def test_passwords_cannot_be_guessed_by_the_thousand(bundled: LanguageModel, tmp
 # MCP, whose package need not be there
 
 
-class Anything:
-    """A page that knows no session and lets everything pass."""
-
-    folder = Path()
-
-    def knows(self, session: str) -> bool:
-        return False
-
-    def silence(self, route: str, query: Any) -> None:
-        return None
-
-    def waiting(self, who: Any) -> Counter:
-        return Counter()
-
-
 @pytest.fixture
 def to_mcp() -> Iterator[Callable[[bytes], int]]:
     """Status of a POST to the tools."""
@@ -125,7 +85,7 @@ def to_mcp() -> Iterator[Callable[[bytes], int]]:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    door = Door(app, profile=replace(SPACE, visits=3), page=lambda app: Anything())
+    door = Door(app, profile=replace(SPACE, visits=3))
 
     def post(body: bytes) -> int:
         statuses: list[int] = []

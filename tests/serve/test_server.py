@@ -167,17 +167,6 @@ def test_a_root_path_reaches_the_page_whether_or_not_the_proxy_strips_it(lm: Lan
             assert page.get(f"{prefix}/gradio_api/info")[0] == 200
 
 
-@pytest.mark.parametrize(("given", "want"), [(None, None), ("/demo/", "/demo"), ("https://x.org/d", "https://x.org/d")])
-def test_root_paths(given: str | None, want: str | None) -> None:
-    assert app.resolve_root_path(given) == want
-
-
-@pytest.mark.parametrize("given", ["demo", "/de mo", "/demo?x"])
-def test_root_paths_that_cannot_be(given: str) -> None:
-    with pytest.raises(InputError, match="the root path must begin with /"):
-        app.resolve_root_path(given)
-
-
 # Stopping
 
 
@@ -201,14 +190,15 @@ def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tup
 
 SLOW = """
 import time
-from flexdemo import generation, steps
-forward = steps.forward
-steps.forward = lambda *a, **o: (time.sleep(0.1), forward(*a, **o))[1]
+from flexdemo.engine.fast import rows
+forward = rows.forward
+rows.forward = lambda *a, **o: (time.sleep(0.1), forward(*a, **o))[1]
 """
 ENDLESS = (
     SLOW
     + """
-generation.stop_reason = lambda lm, prompt, token_ids, limit: "length" if len(token_ids) >= limit else None
+from flexdemo.engine import decode
+decode.stop_reason = lambda lm, prompt, token_ids, limit: "length" if len(token_ids) >= limit else None
 """
 )
 
@@ -227,8 +217,6 @@ def test_sigterm_ends_an_idle_server_at_once() -> None:
         code, _, log = stopped(running)
     assert code == 0 and [each["event"] for each in log] == ["started", "stopping", "stopped"]
     assert log[-1]["unfinished"] == 0
-    *spent, total = log[0]["seconds"].values()
-    assert min(spent) >= 0 and total == pytest.approx(sum(spent), abs=0.02) and "load model" in log[0]["seconds"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")

@@ -1,4 +1,4 @@
-"""The README's front matter, from which a Space is built, and the commands that the README shows."""
+"""The README's front matter, from which a Space is built, and the commands that README and docs/hosting.md show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import app
-from flexdemo.gone.environment import release
 
 README = (app.ROOT / "README.md").read_text(encoding="utf-8")
+HOSTING = (app.ROOT / "docs" / "hosting.md").read_text(encoding="utf-8")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
@@ -31,7 +32,7 @@ def test_the_front_matter_is_what_a_gradio_space_needs(front: dict) -> None:
 def test_its_versions_are_ours(front: dict) -> None:
     (line,) = [each for each in (app.ROOT / "requirements.txt").read_text().splitlines() if each.startswith("gradio")]
     low, high = re.fullmatch(r"gradio>=([\d.]+),<([\d.]+)", line).groups()
-    assert release(low) <= release(front["sdk_version"]) < release(high)
+    assert Version(low) <= Version(front["sdk_version"]) < Version(high)
     assert isinstance(front["python_version"], str) and front["python_version"] in ("3.10", "3.12")  # what ZeroGPU has
 
 
@@ -42,11 +43,24 @@ def test_the_first_screen_has_the_two_commands() -> None:
     assert sum(line.startswith("pip install -r ") for line in first) == 2
 
 
-def test_flags_and_paths_that_the_readme_names_exist() -> None:
-    section = README.split("## Put it on the internet\n")[1].split("\n## ")[0]
-    flags = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", section))
+def test_the_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 170 and max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("methods", "data", "api", "hosting", "speed"))]
+)
+def test_links_between_the_pages_lead_to_files(page: str) -> None:
+    path = app.ROOT / page
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert all((path.parent / target).is_file() for target in targets), targets
+
+
+def test_flags_that_the_page_about_hosting_names_exist() -> None:
+    flags = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", HOSTING))
     docker = {"--rm", "--read-only", "--tmpfs", "--gpus", "--build-arg"}
-    load = {"--clients", "--seconds", "--ways"}  # and drive_app.py
+    load = {"--clients", "--seconds"}
     ours = {flag for action in app.make_parser()._actions for flag in action.option_strings}
     assert flags <= ours | docker | load, flags - ours - docker - load
     assert {"--root-path", "--auth", "--log-text", "--grace"} <= flags

@@ -251,14 +251,14 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
 
 def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
     from flexdemo.page.tabs.told import attention_plot
-    from flexdemo.page.tools import Prover
+    from flexdemo.page.tools import prover
 
     *_, frame = ui_work.answers(lm, Limits(), form(methods=METHODS), Run(threading.Event()))
     plot = gpu.wrap(lambda last, layer, head: attention_plot(lm, last, layer, head), lambda *_: 1)
     crossed, made = (each.to_dict() for each in (plot(frame.last, 0, 0), attention_plot(lm, frame.last, 0, 0)))
     assert crossed["data"] == made["data"]
     assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
-    assert gpu.wrap(Prover(lm).check, lambda last: 1)(frame.last).ok
+    assert gpu.wrap(prover(lm), lambda last: 1)(frame.last).ok
 
 
 # Devices

@@ -153,7 +153,7 @@ def served(
             patch.setenv("GRADIO_TEMP_DIR", str(folder))
         demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
         Guard(ledger, gate).protect(demo)
-        demo.queue(max_size=profile.queue)
+        demo.queue(max_size=profile.queue, api_open=False)
         _, url, _ = demo.launch(
             prevent_thread_lock=True,
             quiet=True,

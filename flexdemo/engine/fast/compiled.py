@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from ...errors import BackendError, first_line
-from ...masks import BLOCK
 from ..attention import Plan
+from ..blocks import BLOCK
 from .compiler import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
 
 
@@ -41,24 +41,34 @@ class Scores(NamedTuple):
         return Scores(*(each[rows] for each in self))
 
 
-Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Mapping[str, int]], Scores]
+class Call(NamedTuple):
+    """How a class of models is called: its name for the KV cache, and what makes it tell the last token's logits only.
+
+    `past_key_values` is called `cache` in newer classes of transformers, which warn of the old name.
+    """
+
+    cache: str
+    keep: Mapping[str, int]
 
 
 @functools.cache
-def last_only(kind: type[PreTrainedModel]) -> Mapping[str, int]:
-    """Arguments that make a model of a class compute the last token's logits and no others, if it can."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(kind.forward).parameters else {}
+def call_of(kind: type[PreTrainedModel]) -> Call:
+    parameters = inspect.signature(kind.forward).parameters
+    name = "cache" if "cache" in parameters else "past_key_values"
+    return Call(name, {"logits_to_keep": 1} if "logits_to_keep" in parameters else {})
 
 
-def next_scores(
-    model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
-) -> Scores:
+Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Call], Scores]
+
+
+def next_scores(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, call: Call) -> Scores:
     """What follows the last of ids (rows, T); fills the cache.
 
     ids and positions may come as (rows, blocks, BLOCK): their length is then known to be a multiple of BLOCK.
     """
     ids, positions = ids.flatten(1), positions.flatten(1)
-    out = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, segment_plan=plan, **keep)
+    given = {call.cache: cache, **call.keep}
+    out = model(input_ids=ids, position_ids=positions, use_cache=True, segment_plan=plan, **given)
     return Scores.of(out.logits[:, -1].float())  # (rows, T or 1, V) -> (rows, V)
 
 
@@ -71,15 +81,13 @@ def compiled_pass(backend: str = "inductor") -> Pass:
     common: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}  # loaded for good
 
     def make(**options: Any) -> Pass:
-        chosen = {**common, **options} if backend == "inductor" else None
+        chosen = {**common, **options} if backend == "inductor" else dict(common)
         return torch.compile(next_scores, fullgraph=True, backend=backend, options=chosen)
 
     # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one.
     run, run_step = make(), make(coordinate_descent_tuning=True, combo_kernels=True)
 
-    def compiled(
-        model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, keep: Mapping[str, int]
-    ) -> Scores:
+    def compiled(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, call: Call) -> Scores:
         suit_dynamo()
         mask = next(iter(plan.masks.values()))
         if isinstance(mask, BlockMask):  # whose kernel is faster where no block is cut off
@@ -95,7 +103,7 @@ def compiled_pass(backend: str = "inductor") -> Pass:
             mark_sizes(group, 0, 1, 2)
         try:
             with ALONE:  # it may compile
-                return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, keep)
+                return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, call)
         except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise BackendError(
@@ -203,6 +211,14 @@ def join_siblings(model: nn.Module) -> int:
         if type(module) is nn.Linear:
             module.__class__ = Lone
     return joined
+
+
+def part_siblings(model: nn.Module) -> None:
+    """Undo `join_siblings` on a copy of a joined model: plain linear layers with the same weights."""
+    for module in model.modules():
+        if isinstance(module, Sibling | Lone):
+            module.__class__ = nn.Linear
+            module.__dict__.pop("group", None)
 
 
 def _kind(layer: nn.Linear) -> tuple:

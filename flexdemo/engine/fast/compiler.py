@@ -45,9 +45,9 @@ def mark_mask(mask: BlockMask | Tensor) -> None:
 
 
 def _mark_read(mask_mod: Callable[..., Tensor]) -> None:
-    """The properties of tokens, (B, T), that a mask_mod reads."""
+    """The sizes of what a mask_mod reads of tokens, (B, T), or of a table of very many segments, (B, S, S)."""
     for cell in mask_mod.__closure__ or ():
         if callable(cell.cell_contents):
             _mark_read(cell.cell_contents)
-        elif cell.cell_contents.dim() == 2:
-            mark_sizes(cell.cell_contents, 0, 1)
+        else:
+            mark_sizes(cell.cell_contents, *range(cell.cell_contents.dim()))

@@ -8,40 +8,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...figures.cells import (
     EXACT_TOKENS,
-    REASONS,
     Window,
     block_size,
-    difference_densities,
     difference_png,
     mask_png,
-    rule_table,
     segment_colour,
     visible_text,
 )
 from ...figures.mask import difference_figure, mask_figure
-from ...masks import STRATEGIES, dense_mask, make_layout, make_mask_mod
+from ...masks import ITSELF, Mask
 from ...plan import Scheme
-from ...prompt import SUFFIX, Segment, SegmentedPrompt
+from ...prompt import Segment, SegmentedPrompt
 
-ANSWERS = 2  # answer tokens that a rule needs to be told: one sees the other
+ANSWERS = 2  # answer tokens that a reason needs to be told: one sees the other
+NO_CELL = 255  # a pair of segments that has no cell in this order
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one scheme's fused view sees: mask (T, T), density before weights hide any, rules with an answer's last."""
+    """What one scheme's fused view sees: its mask and cells (T, T), density before weights hide any, and the reasons
+    of all pairs of segments, those with the answer last."""
 
     scheme: Scheme
-    mask: np.ndarray
+    mask: Mask
+    cells: np.ndarray
     density: float
-    rules: np.ndarray
-    segments: tuple[Segment, ...]
+    reasons: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,23 +54,17 @@ class Picture:
 
 
 def seen_by(prompt: SegmentedPrompt, scheme: Scheme) -> Seen:
-    """Mask and rules of a scheme over a prompt; where weights act, weight 0 hides a paraphrase."""
-    layout = make_layout(prompt.segment_ids, prompt.roles, answers=ANSWERS)
-    rows = dense_mask(make_mask_mod(scheme.strategy, layout), layout)[0].numpy()
-    length = len(prompt.token_ids)
-    density = np.count_nonzero(rows[:length, :length]) / length**2
-    segments = prompt.segments
-    if not scheme.weighted:
-        segments = tuple(replace(segment, weight=None) for segment in segments)
-    muted = [segment for segment in segments if segment.weight == 0]
-    if muted:
-        rows = rows.copy()
-        fuses = prompt.suffix_start if STRATEGIES[scheme.strategy].fuses_at == SUFFIX else length
-        for segment in muted:
-            rows[fuses:, segment.start : segment.end] = False
-    answer = Segment("answer", "answer", length, length + ANSWERS, "")
-    rules = rule_table(rows, (*segments, answer))
-    return Seen(scheme, rows[:length, :length], density, rules, segments)
+    """Mask and reasons of a scheme over a prompt; where weights act, weight 0 hides a paraphrase."""
+    plain, answered = (Mask.over(scheme.strategy, prompt.segments, answers=count) for count in (0, ANSWERS))
+    shown, told = (mask.weighted() if scheme.weighted else mask for mask in (plain, answered))
+    return Seen(scheme, shown, shown.cells(), plain.density, told.reasons())
+
+
+def _coded(tables: Sequence[np.ndarray]) -> tuple[list[str], list[list[int]]]:
+    """All reasons of tables, and each table as the places of its reasons among them, NO_CELL where it has none."""
+    phrases = list(dict.fromkeys([ITSELF, *(text for table in tables for text in table.ravel() if text)]))
+    places = {None: NO_CELL} | {phrase: i for i, phrase in enumerate(phrases)}
+    return phrases, [[places[text] for text in table.ravel()] for table in tables]
 
 
 def signature(prompt: SegmentedPrompt, scheme: Scheme) -> str:
@@ -98,10 +91,11 @@ def picture(
     shares = other = None
     if difference:
         other = seen_by(prompt, schemes[1])
-        shares = difference_densities(seen.mask, other.mask)
-        figure = difference_figure(seen.mask, other.mask, prompt.tokens, seen.segments, window=window, words=False)
+        shares = {word: count / length**2 for word, count in seen.mask.difference(other.mask).items()}
+        figure = difference_figure(seen.cells, other.cells, prompt.tokens, prompt.segments, window=window, words=False)
     else:
-        figure = mask_figure(seen.mask, prompt.tokens, seen.segments, window=window, words=False)
+        figure = mask_figure(seen.cells, prompt.tokens, prompt.segments, window=window, words=False)
+    reasons, codes = _coded([each.reasons for each in (seen, other) if each])
     place = window.clamped(length) if window else None
     figure.layout.meta = {
         "show": show,
@@ -113,11 +107,12 @@ def picture(
         "column": place.key if place else 0,
         "size": place.size if place else length,
         "tokens": [visible_text(token) for token in prompt.tokens],
-        "segments": _segments(seen.segments),
-        "z": _steps(seen.segments),
-        "reasons": list(REASONS),
-        "rules": seen.rules.ravel().tolist(),
-        "other": other.rules.ravel().tolist() if other else None,
+        "segments": _segments(prompt.segments),
+        "z": _steps(prompt.segments),
+        "reasons": reasons,
+        "itself": reasons.index(ITSELF),
+        "rules": codes[0],
+        "other": codes[1] if other else None,
         "exact": EXACT_TOKENS,
     }
     return Picture(figure, seen.scheme, seen.density, shares)
@@ -127,8 +122,8 @@ def whole_png(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme], *, show: 
     """What `picture` shows, all of it, as a PNG with a pixel for each cell."""
     seen = seen_by(prompt, schemes[show == "right"])
     if show == "difference":
-        return difference_png(seen.mask, seen_by(prompt, schemes[1]).mask)
-    return mask_png(seen.mask, seen.segments)
+        return difference_png(seen.cells, seen_by(prompt, schemes[1]).cells)
+    return mask_png(seen.cells, prompt.segments)
 
 
 def _steps(segments: Sequence[Segment]) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...answers.explain import NEEDED, Explanation, agreement, candidate_steps, explain
+from ...answers.explain import NEEDED, Explanation, agreement, candidate_steps, explain, seen_counts
 from ...answers.head import attention_map
 from ...answers.methods import METHODS
 from ...answers.recording import Recorded
@@ -22,7 +22,7 @@ from ...engine.model import LanguageModel
 from ...errors import InputError
 from ...figures.answer import attention_figure, effect_figure, mass_figure
 from ...figures.cells import visible_text
-from ...masks import STRATEGIES
+from ...masks import parse
 from ..entered import Form, named
 from ..parts import chip
 
@@ -99,7 +99,7 @@ def note_html(tab: str, last: LastRun | None) -> str:
 
 def _belongs(last: LastRun) -> str:
     """Whose run this is: the form may have changed since."""
-    settings = f"{STRATEGIES[last.form.strategy].label}, {last.form.positions.replace('_', ' ')}"
+    settings = f"{parse(last.form.strategy).label}, {last.form.positions.replace('_', ' ')}"
     if not last.result.ape.is_plain:
         settings += f", T = {last.result.ape.temperature:g}, S = {last.result.ape.scale:g}"
     count = len(last.result.prompt.paraphrases)
@@ -115,7 +115,8 @@ def has_heads(last: LastRun, layers: int, heads: int) -> bool:
 
 def segment_names(last: LastRun) -> tuple[str, ...]:
     """Names of the groups of attention mass: the last holds the suffix and the answer so far."""
-    return (*(segment.name for segment in last.result.prompt.segments[:-1]), ANSWER)
+    prompt = last.result.prompt
+    return (prompt.segments[0].name, *(segment.name for segment in prompt.paraphrases), ANSWER)
 
 
 def mass_legend_html(last: LastRun) -> str:
@@ -135,9 +136,7 @@ def chosen_mass(last: LastRun, *, layer: int | None = None, head: int | None = N
     chosen = mass.mean(axis=(1, 2))
     if not per_token:
         return chosen
-    seen = np.tile([float(max(1, len(segment))) for segment in last.result.prompt.segments], (len(chosen), 1))
-    seen[:, -1] += np.arange(len(chosen))  # a later token also sees the answer before it
-    return chosen / seen
+    return chosen / seen_counts(last.result.prompt, last.result.mask["strategy"], len(chosen))
 
 
 def mass_plot(last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False) -> Any:

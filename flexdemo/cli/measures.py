@@ -1,31 +1,116 @@
-"""What bounds a request and how its cost grows: bandwidth, attention, masks, memory. Knows random prompts only."""
+"""Random models of known shapes, and what their parts cost alone: copies, masks, attention, a long prompt's memory."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..cli.bench import SHAPES, check_shape, random_lm, random_prompt
 from ..engine.attention import BACKENDS
+from ..engine.blocks import block_mask, dense_mask, layout_of
 from ..engine.decode import generate
-from ..engine.model import LanguageModel
-from ..masks import block_mask, dense_mask, make_layout, make_mask_mod
+from ..engine.loading import DTYPES
+from ..engine.model import LanguageModel, prepare
+from ..errors import InputError
 from ..plan import Encoding, Stream, fused_view
-from ..prompt import PARAPHRASE
+from ..prompt import Segment, SegmentedPrompt
 from ..request import Decoding
-from .targets import SEGMENTS as AIMED
 
 WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
 MASK_TOKENS = 32768
-SEGMENTS = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
+SEGMENTS = ((8, 4096),)  # segments x tokens of each, for attention alone
+SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
+    {
+        "tiny": dict(hidden=256, layers=8, heads=8, kv_heads=4, mlp=704, vocab=2048, head_dim=32),
+        "llama-3.2-1b": dict(hidden=2048, layers=16, heads=32, kv_heads=8, mlp=8192, vocab=128256, head_dim=64),
+        "llama-3.2-3b": dict(hidden=3072, layers=28, heads=24, kv_heads=8, mlp=8192, vocab=128256, head_dim=128),
+        "llama-3.1-8b": dict(hidden=4096, layers=32, heads=32, kv_heads=8, mlp=14336, vocab=128256, head_dim=128),
+    }
+)
 HEADS, KV_HEADS, WIDTH = (SHAPES["llama-3.2-3b"][name] for name in ("heads", "kv_heads", "head_dim"))
+
+
+class _NoText:
+    """Stands in for a tokenizer where prompts are made of ids: every id shows as one letter."""
+
+    eos_token_id = None
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "x" * len(ids)
+
+
+def random_model(shape: str, *, device: str, dtype: str) -> torch.nn.Module:
+    """A random Llama of a shape in SHAPES that never stops by itself."""
+    s = SHAPES[shape]
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=s["hidden"],
+        num_hidden_layers=s["layers"],
+        num_attention_heads=s["heads"],
+        num_key_value_heads=s["kv_heads"],
+        head_dim=s["head_dim"],
+        intermediate_size=s["mlp"],
+        vocab_size=s["vocab"],
+        max_position_embeddings=131072,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    return model.eval()
+
+
+def weight_bytes(shape: str, dtype: str) -> int:
+    """Bytes of a shape's weights, all of which one decode step reads; embeddings are tied."""
+    s = SHAPES[shape]
+    attention = s["hidden"] * s["head_dim"] * 2 * (s["heads"] + s["kv_heads"])
+    norms = 2 * s["hidden"]
+    layers = s["layers"] * (attention + 3 * s["hidden"] * s["mlp"] + norms)
+    return (layers + s["vocab"] * s["hidden"] + s["hidden"]) * DTYPES[dtype].itemsize
+
+
+def random_prompt(tokens: int, vocabulary: int, *, seed: int, paraphrases: int) -> SegmentedPrompt:
+    """Segments of equal length, a prefix and a suffix: about `tokens` random ids in all."""
+    generator = torch.Generator().manual_seed(seed)
+    each = max(1, (tokens - 10) // paraphrases)
+    lengths = [8, *[each] * paraphrases, 2]
+    names = ["prefix", *(f"P{i + 1}" for i in range(paraphrases)), "suffix"]
+    roles = ["prefix", *["paraphrase"] * paraphrases, "suffix"]
+    segments, start = [], 0
+    for name, role, length in zip(names, roles, lengths, strict=True):
+        segments.append(Segment(name, role, start, start + length, ""))
+        start += length
+    ids = tuple(torch.randint(vocabulary, (start,), generator=generator).tolist())
+    return SegmentedPrompt(ids, ("",) * start, tuple(segments), (1 / paraphrases,) * paraphrases, "ids")
+
+
+def check_shape(shape: str) -> None:
+    """Raise InputError for a shape that is not in SHAPES."""
+    if shape not in SHAPES:
+        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
+
+
+def random_lm(shape: str, *, device: str, dtype: str, backend: str, compiled: bool = False) -> LanguageModel:
+    """A random model of a shape, ready to answer prompts made of ids."""
+    model = random_model(shape, device=device, dtype=dtype)
+    return prepare(model, _NoText(), name=shape, backend=backend, compiled=compiled)
+
+
+def run_facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
+    """What a figure was measured with."""
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"shape": shape, "device": device, "dtype": dtype, **versions}
 
 
 def milliseconds(work: Callable[[], object], *, runs: int = 7) -> float:
@@ -70,15 +155,12 @@ def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -
     """FlexAttention under the segment mask, against SDPA with that mask and against causal flash attention (bf16)."""
     told = []
     for segments, length in shapes:
-        owners = [i + 1 for i in range(segments) for _ in range(length)]
-        pads = BACKENDS["flex"].padded(len(owners)) - len(owners)
-        layout = make_layout(owners, [PARAPHRASE] * len(owners), pads=pads).to(device)
+        size = BACKENDS["flex"].padded(segments * length)
+        layout = layout_of("segment", _wordings(segments, length), pads=size - segments * length).to(device)
         options = {"dtype": torch.bfloat16, "device": device}
-        size = len(owners) + pads
         query = torch.randn(1, HEADS, size, WIDTH, **options)
         key, value = (torch.randn(1, KV_HEADS, size, WIDTH, **options) for _ in range(2))
-        blocks = block_mask("segment", layout)
-        dense = dense_mask(make_mask_mod("segment", layout), layout)[:, None]
+        blocks, dense = block_mask(layout), dense_mask(layout)[:, None]
 
         def run(name: str, mask: object, q: Tensor = query, k: Tensor = key, v: Tensor = value) -> float:
             return milliseconds(lambda: BACKENDS[name].attend(q, k, v, mask, WIDTH**-0.5, None, None))
@@ -92,8 +174,12 @@ def attention_times(device: str, shapes: Sequence[tuple[int, int]] = SEGMENTS) -
 
 def mask_milliseconds(device: str, tokens: int = MASK_TOKENS) -> float:
     """Time to make the BlockMask of eight segments; no (T, T) tensor is made."""
-    layout = make_layout([1 + 8 * i // tokens for i in range(tokens)], [PARAPHRASE] * tokens).to(device)
-    return milliseconds(lambda: block_mask("segment", layout))
+    layout = layout_of("segment", _wordings(8, tokens // 8)).to(device)
+    return milliseconds(lambda: block_mask(layout))
+
+
+def _wordings(count: int, length: int) -> list[Segment]:
+    return [Segment(f"P{i + 1}", "paraphrase", i * length, (i + 1) * length, "") for i in range(count)]
 
 
 def mask_and_attention(device: str, shapes: Sequence[tuple[int, int]], *, log: Callable[[str], None]) -> dict[str, Any]:
@@ -162,69 +248,7 @@ def cost(lm: LanguageModel, tokens: int, paraphrases: int, rows: int, *, new_tok
 
 def beside_speed(lm: LanguageModel, *, log: Callable[[str], None]) -> dict[str, Any]:
     """Mask and attention by themselves, and what a long prompt takes of a GPU's memory."""
-    alone = mask_and_attention(str(lm.device), [AIMED], log=log)
+    alone = mask_and_attention(str(lm.device), SEGMENTS, log=log)
     long = cost(lm, MASK_TOKENS, 8, 1, new_tokens=2, runs=1)
     log(str(long))
     return {**alone, "long_prompt": long.to_dict()}
-
-
-def costs(
-    lm: LanguageModel,
-    *,
-    tokens: Sequence[int],
-    paraphrases: Sequence[int],
-    rows: Sequence[int],
-    new_tokens: int,
-    runs: int,
-    log: Callable[[str], None],
-) -> dict[str, list[Cost]]:
-    """How cost grows with each of the three, the others held at 1,024 tokens, 8 paraphrases and one row."""
-    asked = {
-        "tokens": [(n, 8, 1) for n in tokens],
-        "paraphrases": [(1024, n, 1) for n in paraphrases],
-        "rows": [(1024, 8, n) for n in rows],
-    }
-    told: dict[tuple[int, int, int], Cost] = {}
-    for size in (size for sizes in asked.values() for size in sizes):
-        if size not in told:
-            told[size] = cost(lm, *size, new_tokens=new_tokens, runs=runs)
-            log(str(told[size]))
-    return {name: [told[size] for size in sizes] for name, sizes in asked.items()}
-
-
-def run_facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
-    """What a figure was measured with."""
-    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    return {"shape": shape, "device": device, "dtype": dtype, **versions}
-
-
-def measure_growth(
-    *,
-    shape: str,
-    tokens: Sequence[int],
-    paraphrases: Sequence[int],
-    rows: Sequence[int],
-    new_tokens: int,
-    runs: int,
-    device: str,
-    dtype: str,
-    backend: str,
-    compiled: bool,
-    log: Callable[[str], None],
-) -> dict[str, Any]:
-    """How time and memory grow with tokens, paraphrases and rows, for one backend; on a GPU also attention alone."""
-    check_shape(shape)
-    lm = random_lm(shape, device=device, dtype=dtype, backend=backend, compiled=compiled)
-    sizes = {"tokens": tokens, "paraphrases": paraphrases, "rows": rows}
-    told = costs(lm, **sizes, new_tokens=new_tokens, runs=runs, log=log)
-    alone: dict[str, Any] = {"mask_milliseconds": None, "attention": []}
-    if device != "cpu":
-        alone = mask_and_attention(device, SEGMENTS, log=log)
-    grown = {name: [each.to_dict() for each in column] for name, column in told.items()}
-    return {
-        **run_facts(shape, device, dtype),
-        "backend": lm.backend,
-        "compiled": compiled,
-        "costs": grown,
-        **alone,
-    }

@@ -1,8 +1,13 @@
-"""Where the time of the bundled model goes: start, first token, decode, and which code. Knows no other model."""
+"""Where the time of the bundled model goes: start, first token, decode, all methods, a batch, and which code.
+
+python tests/bench/whereabouts.py --runs 5 --new-tokens 32
+"""
 
 from __future__ import annotations
 
+import argparse
 import cProfile
+import json
 import pstats
 import statistics
 import subprocess
@@ -13,9 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..answers.ask import ask
-from ..engine.model import LanguageModel
-from ..errors import InputError
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
+
+from flexdemo.answers.ask import ask
+from flexdemo.cli.bench import BATCH, PARAPHRASES, batch_speed, methods_cost
+from flexdemo.cli.measures import run_facts
+from flexdemo.engine.loading import load_model
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.prompt import build_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = 3
@@ -23,8 +34,7 @@ MOST_FUNCTIONS = 8
 READY = """
 import time
 began = time.perf_counter()
-from flexdemo import load_model
-from flexdemo.methods import ask
+from flexdemo import ask, load_model
 imported = time.perf_counter()
 lm = load_model(device={device!r}, dtype={dtype!r})
 loaded = time.perf_counter()
@@ -147,3 +157,38 @@ def measure_whereabouts(
     log("our functions, with what they call: " + ", ".join(f"{each.name} {each.share:.0%}" for each in functions))
     shares = {"packages": [asdict(each) for each in packages], "functions": [asdict(each) for each in functions]}
     return {"start": asdict(start), "flex": asdict(speed), "profile": shares}
+
+
+def measure_bundled(
+    *, new_tokens: int = 32, runs: int = 5, device: str = "cpu", dtype: str = "float32", log: Callable[[str], None]
+) -> dict[str, Any]:
+    """What the bundled model costs over the shipped examples of PARAPHRASES wordings: start, speed, all methods."""
+    lm = load_model(device=device, dtype=dtype)
+    examples = json.loads((ROOT / "assets" / "examples.json").read_text(encoding="utf-8"))
+    asked = [each for each in examples if len(each["paraphrases"]) == PARAPHRASES - 1]
+    prompts = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in asked]
+    cost = methods_cost(lm, prompts, new_tokens, runs=runs)
+    log(f"{cost}, {len(prompts)} questions of {PARAPHRASES} wordings")
+    every = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in examples]
+    batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3))
+    log(str(batch))
+    texts = [(each["question"], each["paraphrases"]) for each in asked]
+    spent = measure_whereabouts(lm, texts, new_tokens=new_tokens, runs=runs, log=log)
+    measured = {"questions": len(prompts), "methods": [cost.to_dict()], "batches": [batch.to_dict()]}
+    return {**run_facts("bundled", device, dtype), **measured, **spent}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    given = vars(parser.parse_args())
+    told = measure_bundled(**given, log=lambda text: print(text, file=sys.stderr, flush=True))
+    print(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Batches that halve when memory runs out, over one process or several. Knows work to do and a journal, no models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..errors import InputError, is_out_of_memory
+from .journal import TABLE, Form, Journal, finish
+
+Made = Mapping[int, Sequence[Any]]
+Work = Callable[[Sequence[int]], Made]
+
+
+def in_batches(
+    indices: Sequence[int],
+    size: int,
+    work: Work,
+    *,
+    log: Callable[[str], None],
+    halves: bool = True,
+    let_go: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Sequence[int], Made]]:
+    """Yield each batch with what `work` made of it; one that does not fit in memory is halved, so are later ones.
+
+    Without `halves` it is an InputError: other processes would still work on the whole batch. `let_go` drops what is
+    kept for speed alone, before a smaller batch, or the same record once more, is tried.
+    """
+    start, kept = 0, True
+    while start < len(indices):
+        batch = indices[start : start + size]
+        made = _unless_out_of_memory(work, batch)
+        if made is not None:
+            yield batch, made
+            start += len(batch)
+            kept = True
+            continue
+        if not halves:
+            raise InputError(f"a batch of {len(batch)} records does not fit in memory: give a smaller --batch-size")
+        let_go()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) == 1 and kept:
+            kept = False
+            continue
+        if len(batch) == 1:
+            raise InputError(
+                f"record {batch[0] + 1} does not fit in memory even alone: use fewer methods, fewer or shorter "
+                "paraphrases, or a smaller model"
+            )
+        size = len(batch) // 2
+        log(f"out of memory: going on with {size} records a batch")
+
+
+def _unless_out_of_memory(work: Work, batch: Sequence[int]) -> Made | None:
+    try:
+        return work(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None  # only here has the failed attempt let go of its tensors
+
+
+def work_through(
+    total: int,
+    work: Work,
+    *,
+    size: int,
+    what: str,
+    workers: Workers,
+    output: Path | None,
+    settings: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+    form: Form = TABLE,
+    let_go: Callable[[], None] = lambda: None,
+) -> list[Any] | None:
+    """Do `work` on records 0 <= i < total, this process's share of them, a batch at a time.
+
+    With `output` every batch is on the disk when it is done and the finished whole is written there by process 0; the
+    result is then None. Without, it is everything that `work` made, in the records' order.
+    """
+    kept: dict[int, Sequence[Any]] = {}
+    journal = None
+    if output is not None and workers.writes:
+        place = {"rank": workers.rank, "world": workers.writers}
+
+        def begin() -> Journal:
+            return Journal.open(output, settings, resume=resume, overwrite=overwrite, form=form, **place)
+
+        journal = begin() if workers.together else workers.first_then_others(begin)
+    done = workers.agreed(journal.done if journal else frozenset())
+    mine = [i for i in workers.share(total) if i not in done]
+    # A bar for each process of a machine would be a mess: the first speaks for all, which do alike.
+    with tqdm(
+        total=len(mine), desc=what, unit="record", file=sys.stderr, disable=not (workers.is_first and mine)
+    ) as bar:
+        for batch, made in in_batches(mine, size, work, log=bar.write, halves=not workers.together, let_go=let_go):
+            if journal is not None:
+                journal.append(batch, made)
+            elif output is None:
+                kept |= made
+            bar.update(len(batch))
+    if output is None:
+        return [each for i in range(total) for each in kept[i]]
+    if journal is not None:
+        journal.close()
+    workers.wait()
+    if workers.is_first:
+        finish(output, settings, total, form=form)
+    workers.wait()
+    return None
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those of a run: `accelerate launch` or `torchrun` starts several, any other start one.
+
+    They share the records, or all of them work on each record with a part of the model (`together`). `state` is
+    accelerate's PartialState; None for a run of one process, which needs no accelerate.
+    """
+
+    rank: int
+    world: int
+    local: int
+    state: Any = None
+    together: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` items are this process's: every world-th, or all."""
+        return range(count) if self.together else range(self.rank, count, self.world)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps what it has made: where all make the same, the first does."""
+        return self.is_first or not self.together
+
+    @property
+    def writers(self) -> int:
+        return 1 if self.together else self.world
+
+    def agreed(self, value: Any) -> Any:
+        """Process 0's value in all that work together; elsewhere each one's own."""
+        if not self.together:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        told = [value]
+        broadcast_object_list(told)
+        return told[0]
+
+    def device(self, wanted: str) -> str:
+        """The device for this process: a GPU of its own where several processes share a machine's GPUs."""
+        on_gpu = self.state is not None and self.state.device.type == "cuda"
+        return f"cuda:{self.local}" if on_gpu and wanted != "cpu" else wanted
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.state is not None:
+            self.state.wait_for_everyone()
+
+    def first_then_others(self, act: Callable[[], Any]) -> Any:
+        """`act` in process 0, and then in the others."""
+        if not self.is_first:
+            self.wait()
+        done = act()
+        if self.is_first:
+            self.wait()
+        return done
+
+    def close(self) -> None:
+        if self.state is not None:
+            self.state.destroy_process_group()
+
+
+def join_workers(*, cpu: bool, together: bool = False) -> Workers:
+    """This process's place in the run, from the environment that `accelerate launch` and `torchrun` set."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Workers(0, 1, 0)
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=cpu or not torch.cuda.is_available())  # or it takes each process for the only one
+    return Workers(state.process_index, state.num_processes, state.local_process_index, state, together)

@@ -1,0 +1,90 @@
+"""Gradio's inside, as far as the program needs it: all of it is touched here and nowhere else. Decides nothing.
+
+Gradio promises to keep none of the names in INTERNALS (seen in 6.31); what each is for stands beside it. Where gradio
+offers the same in public, that is used instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import gradio as gr
+from gradio.context import LocalContext
+
+INTERNALS: Mapping[str, str] = MappingProxyType(
+    {
+        "fns": "the events of a page, to wrap their handlers and to know which one a request would run",
+        "preprocess_data": "gradio's reading of a request's values, to tell in one line what a widget does not take",
+        "_queue": "the queue behind a page",
+        "event_queue_per_concurrency_id": "which requests wait, for their number and for what one visitor may have",
+        "active_jobs": "which requests run, for the same",
+        "event_ids_to_events": "the request of a handler that runs, to end its work when nobody waits for it",
+        "LocalContext": "which request a handler runs for",
+        "get_blocks": "the page behind an app",
+        "state_holder": "the sessions there are: a visitor without one counts as a new visit",
+        "uploaded_file_dir": "where uploads lie, to make room there",
+        "upload_file_set": "what was uploaded: nothing else may be named as a file",
+        "GRADIO_CACHE": "where files lie that are served, to save one under a name that nobody can guess",
+        "temp_files": "files that are deleted as the page's `delete_cache` says",
+    }
+)
+
+
+def events(demo: gr.Blocks) -> Mapping[int, Any]:
+    """The events of a page that have been wired, by their numbers."""
+    return demo.fns
+
+
+def read_values_by(demo: gr.Blocks, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `wrap` around what makes a handler's arguments of the values that a browser sends."""
+    demo.preprocess_data = wrap(demo.preprocess_data)
+
+
+def presence(demo: gr.Blocks) -> Callable[[], bool]:
+    """Whether somebody still waits for what the running handler makes; to be called when it begins."""
+    event_id = LocalContext.event_id.get(None)
+    event = demo._queue.event_ids_to_events.get(event_id) if event_id else None
+    return lambda: event is None or event.alive
+
+
+def waiting(demo: gr.Blocks) -> dict[str, list[Any]]:
+    """The requests that wait, by their queue's `concurrency_id`."""
+    queues = dict(demo._queue.event_queue_per_concurrency_id)
+    return {name: list(queue.queue) for name, queue in queues.items()}
+
+
+def running(demo: gr.Blocks) -> list[Any]:
+    """The requests that run."""
+    return [event for job in demo._queue.active_jobs if job is not None for event in job]
+
+
+def page_of(app: Any) -> gr.Blocks:
+    """The page behind an app of gradio."""
+    return app.get_blocks()
+
+
+def has_session(app: Any, session: object) -> bool:
+    return isinstance(session, str) and session in app.state_holder
+
+
+def upload_folder(app: Any) -> Path:
+    return Path(app.uploaded_file_dir)
+
+
+def uploads(app: Any) -> Iterable[str]:
+    """Paths of all files that were uploaded."""
+    return page_of(app).upload_file_set
+
+
+def served_folder(component: gr.components.Component) -> Path:
+    """Where a file must lie so that a component hands it out under its own path, and not under one of gradio's, which
+    follow from the contents."""
+    return Path(component.GRADIO_CACHE)
+
+
+def delete_with_page(component: gr.components.Component, path: str) -> None:
+    """Have a file deleted when its time has come."""
+    component.temp_files.add(path)

@@ -1,0 +1,84 @@
+"""SmolLM2-135M-Instruct, a real chat model: what it answers alone is what transformers makes it answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import families
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from flexdemo.answers.ask import ask
+from flexdemo.data.evaluate import Settings, answer, prepare_questions
+from flexdemo.data.records import Record
+from flexdemo.engine.model import LanguageModel, prepare
+
+NEW_TOKENS = 8
+TOPICS = (
+    ("the capital of France", "Paris"),
+    ("the capital of Japan", "Tokyo"),
+    ("the largest planet", "Jupiter"),
+    ("the author of Hamlet", "Shakespeare"),
+)
+FORMS = (
+    "What is {}?",
+    "Name {}.",
+    "Tell me {}",
+    "Please,  what would {} be?",
+    "Q: {}\nA:",
+    "I forgot {}\n\nand <b>need</b> it: 東京?",
+)
+ASKED = [[form.format(topic) for form in FORMS] for topic, _ in TOPICS]
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Any, Any, LanguageModel]:
+    """Tokenizer, the model as transformers runs it, and flexdemo's."""
+    folder = families.smollm2_folder()
+    file = next(folder.glob("*.gguf")).name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    quantization = GgufConfig(dequantize=True)
+    load = AutoModelForCausalLM.from_pretrained
+    plain, ours = (
+        load(folder, gguf_file=file, quantization_config=quantization, dtype=torch.float32).eval() for _ in range(2)
+    )
+    return tokenizer, plain, prepare(ours, tokenizer, name="SmolLM2-135M-Instruct", backend="sdpa")
+
+
+def generated(real: tuple[Any, Any, LanguageModel], ids: list[int]) -> tuple[int, ...]:
+    out = real[1].generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=NEW_TOKENS, do_sample=False,
+        repetition_penalty=1.0,
+    )  # fmt: skip
+    return tuple(out[0, len(ids) :].tolist())
+
+
+def asked_alone(tokenizer: Any, wording: str) -> list[int]:
+    message = {"role": "user", "content": wording}
+    return tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
+
+
+@pytest.mark.parametrize("wordings", ASKED, ids=[topic for topic, _ in TOPICS])
+def test_property_9_on_24_wordings_of_a_real_chat_model(
+    real: tuple[Any, Any, LanguageModel], wordings: list[str]
+) -> None:
+    tokenizer, _, ours = real
+    result = ask(ours, wordings[0], wordings[1:], methods=("origin", "per_prompt"), max_new_tokens=NEW_TOKENS)
+    said = [generated(real, asked_alone(tokenizer, wording)) for wording in wordings]
+    assert [view.token_ids for view in result["per_prompt"].views] == said
+    assert result["origin"].token_ids == said[0]
+
+
+def test_the_capital_of_france(real: tuple[Any, Any, LanguageModel]) -> None:
+    """A line end in the user's turn made it answer "L'Étoile, la Marseillaise"."""
+    answered = ask(real[2], "What is the capital of France?", methods=("origin",), max_new_tokens=NEW_TOKENS)["origin"]
+    assert answered.answer == "The capital of France is Paris."
+
+
+def test_shots_are_turns(real: tuple[Any, Any, LanguageModel]) -> None:
+    shots = [("What is the capital of Spain?", "Madrid"), ("What is the capital of Egypt?", "Cairo")]
+    settings = Settings(("origin",), max_new_tokens=NEW_TOKENS, shots=tuple(shots))
+    asked, _ = prepare_questions(real[2], [Record("1", "What is the capital of Japan?", ("Tokyo",))], settings)
+    ((row,),) = answer(real[2], asked, settings)
+    assert row.prediction == "Tokyo"
