@@ -25,8 +25,6 @@ FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[
 sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
 
 import models
-import torch
-import transformers
 from browser_visit import (  # noqa: F401 (fixtures)
     browser,
     bundled_url,
