@@ -75,18 +75,21 @@ def test_output_directory_unwritable_for_everybody(saved: Path, capsys: pytest.C
     assert "cannot write" in refusal(capsys, "mask", QUESTION, "--model", str(saved), "--output", "/proc/mask.csv")
 
 
-def test_output_directory_missing_or_a_file(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_output_directory_is_made_or_is_a_file(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "file").write_text("kept")
-    for output in (tmp_path / "nowhere" / "mask.csv", tmp_path / "file" / "mask.csv"):
-        assert "cannot write" in refusal(capsys, "mask", QUESTION, "--model", str(saved), "--output", str(output))
+    arguments = ("mask", QUESTION, "--model", str(saved), "--output")
+    assert "cannot write" in refusal(capsys, *arguments, str(tmp_path / "file" / "mask.csv"))
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+    assert cli.main([*arguments, str(tmp_path / "new" / "folder" / "mask.csv")]) == 0
+    assert (tmp_path / "new" / "folder" / "mask.csv").is_file()
 
 
 def test_output_directory_is_checked_before_the_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    error = refusal(
-        capsys, "mask", QUESTION, "--model", str(tmp_path / "no model"), "--output", str(tmp_path / "x" / "m.csv")
+    (tmp_path / "file").write_text("kept")
+    output = str(tmp_path / "file" / "m.csv")
+    assert "cannot write" in refusal(
+        capsys, "mask", QUESTION, "--model", str(tmp_path / "no model"), "--output", output
     )
-    assert "cannot write" in error
 
 
 # --- `forward` bound twice

@@ -246,9 +246,9 @@ class Models:
         """The model offered under a name, the default without one; InputError for any other name."""
         if not name:
             return self.default
-        found = dict(self.named).get(name)
+        found = dict(self.named).get(name) if isinstance(name, str) else None  # a client of the page may send anything
         if found is None:
-            raise InputError(f"there is no model {name[:60]!r} here: choose from {', '.join(self.names)}")
+            raise InputError(f"there is no model {str(name)[:60]!r} here: choose from {', '.join(self.names)}")
         return found
 
     def let_go(self) -> None:

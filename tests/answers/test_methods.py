@@ -184,7 +184,7 @@ def test_all_stands_for_every_method() -> None:
         ({"positions": "diagonal"}, "unknown position scheme 'diagonal': choose from aligned"),
         ({"weights": [1.0]}, "1 weights for 2 wordings"),
         ({"weights": [0, 0]}, "at least one weight must be above 0"),
-        ({"template": "html"}, "unknown template 'html'"),
+        ({"template": "html"}, "template must be auto, plain or chat, not 'html'"),
     ],
 )
 def test_bad_choices_are_named(lm: LanguageModel, options: dict, message: str) -> None:

@@ -292,7 +292,7 @@ def test_what_is_wrong_is_said_before_the_model_loads(
         ([good, "--shots-from", good], "--shots-from needs --shots"),
         ([good, "--resume"], "--resume goes on with an --output"),
         ([good, "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
-        ([good, "--ape-scale", "0"], "APE scale"),
+        ([good, "--ape-scale", "0"], "ape_scale"),
         ([good, "--seed", "-1"], "seed must be from 0"),
         ([good, "--temperature", "0"], "the temperature must be above 0"),
         ([good, "--temperature", "nan"], "the temperature must be above 0"),

@@ -213,7 +213,7 @@ def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
 
     wide = {**SHAPES["llama-3.2-3b"], "layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flexdemo.cli.bench.SHAPES", {**SHAPES, "wide": wide})
+        patch.setattr("flexdemo.cli.measures.SHAPES", {**SHAPES, "wide": wide})
         lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
     told = cost(lm, 32768, 8, 1, new_tokens=2, runs=1)
     assert told.other_bytes is not None and told.other_bytes < 2**30, str(told)
