@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -88,9 +89,9 @@ class SegmentedPrompt:
 
     def tokens_seen(self, strategy: str) -> tuple[int, ...]:
         """How many tokens of each of `groups` the suffix sees under a strategy: prefix, P1 ... PN, suffix."""
-        seen = [0] * (len(self.paraphrases) + 2)
+        seen, everything = [0] * (len(self.paraphrases) + 2), re.split("[+-]", strategy)[0] == "causal"
         for segment, group in zip(self.segments, self.groups, strict=True):
-            seen[group] += len(segment) if segment.role != "separator" or strategy == "causal" else 0
+            seen[group] += len(segment) if segment.role != "separator" or everything else 0
         return tuple(seen)
 
     @property

@@ -314,12 +314,7 @@ def ladder(
 
 
 def _rungs(
-    models: Models,
-    limits: Limits,
-    form: Form,
-    run: Run,
-    *,
-    reading: Reading | None = None,
+    models: Models, limits: Limits, form: Form, run: Run, *, reading: Reading | None = None
 ) -> Iterator[tuple[str | None, str, str]]:
     lm, began = models.of(form.model), time.monotonic()
     result: Result | None = None

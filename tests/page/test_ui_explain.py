@@ -50,8 +50,9 @@ def answered(
 def last(*results: Any, question: str = "Who?", explanation: Any = None) -> LastRun:
     count = max((len(each.views) for each in results if each.method == "per_prompt"), default=2)
     named = [SimpleNamespace(name=name) for name in NAMES[:count]]
-    prompt = SimpleNamespace(segments=[range(3), range(4), range(5), range(2)], paraphrases=named, suffix_start=12)
-    result = SimpleNamespace(results=results, prompt=prompt, ape=SimpleNamespace(is_plain=True))
+    segments = [range(3), range(4), range(5), range(2)]
+    prompt = SimpleNamespace(segments=segments, paraphrases=named, suffix_start=12, tokens_seen=lambda _: (3, 4, 5, 2))
+    result = SimpleNamespace(results=results, prompt=prompt, ape=SimpleNamespace(is_plain=True), mask=FUSED.mask)
     return LastRun(form("", "whose", question=question), result, explanation)  # type: ignore[arg-type]
 
 
