@@ -68,10 +68,10 @@ def test_every_argument_of_an_endpoint_refuses_values_of_the_wrong_kind(local: S
         "mask": ui_api.mask_endpoint,
         "paraphrase": ui_api.paraphrase_endpoint,
     }
-    function = make[endpoint](SimpleNamespace(), Limits())
+    function = make[endpoint](SimpleNamespace(name="none"), Limits())
     names = list(function.__annotations__)[:-1]
     for name in names:
-        for value in ({"a": 1}, [{"a": 1}], [[1]], float("nan"), float("inf"), -float("inf"), b"x", {1}):
+        for value in ({"a": 1}, [{"a": 1}], [[1]], float("nan"), float("inf"), -float("inf"), b"x"):
             with pytest.raises(InputError, match=f"^{name} must be (a|true)") as refused:
                 function(**{"question": QUESTION, name: value})
             assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
@@ -81,9 +81,9 @@ def test_every_argument_of_an_endpoint_refuses_values_of_the_wrong_kind(local: S
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "sample_temperature", "ape_temperature", "ape_scale"])
 def test_numbers_that_fit_in_no_float_are_refused(name: str) -> None:
-    function = ui_api.generate_endpoint(SimpleNamespace(), Limits())
-    for value in (HUGE, -HUGE, 1e308):
-        with pytest.raises(InputError, match=f"^{name} must be a number, not "):
+    function = ui_api.generate_endpoint(SimpleNamespace(name="none"), Limits())
+    for value in (HUGE, -HUGE):
+        with pytest.raises(InputError, match=f"^{name} must be .*, not a number of more than 40 digits"):
             function(QUESTION, **{name: value})
     with pytest.raises(InputError, match=r"^weights must be a list of numbers"):
         function(QUESTION, weights=[HUGE])

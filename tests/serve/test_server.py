@@ -105,7 +105,7 @@ def test_a_histogram_is_cumulative_and_names_keep_their_quotes() -> None:
 
 @pytest.mark.parametrize("log_text", [False, True])
 def test_the_log_has_texts_only_if_asked(lm: LanguageModel, log_text: bool) -> None:
-    secret = "plugh-xyzzy"
+    secret = "plugh_xyzzy"
     with served(lm, log_text=log_text) as page:
         client = Client(page.url, verbose=False)
         client.predict(question=f"What is {secret}?", paraphrases=[f"Name {secret}."], max_new_tokens=2,

@@ -278,7 +278,7 @@ def test_a_placed_model_answers_the_same(lm: LanguageModel) -> None:
 def test_the_real_package_changes_nothing_without_a_zerogpu() -> None:
     code = """
 import sys, spaces
-from flexdemo.zerogpu import Gpu, LOCAL, find_gpu
+from flexdemo.serve.zerogpu import Gpu, LOCAL, find_gpu
 assert find_gpu() is LOCAL
 def steps(n):
     yield from range(n)
