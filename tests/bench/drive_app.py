@@ -285,7 +285,8 @@ def zerogpu(report: Report, model: Sequence[str], more: Sequence[str]) -> None:
             environment["ZEROGPU_OFFLOAD_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(dir=direct_folder()))
             lent = scheduler.lent
         else:
-            paths = [str(HERE / "cpu_spaces"), str(HERE), os.environ.get("PYTHONPATH", "")]
+            support = HERE.parent / "support"
+            paths = [str(support / "cpu_spaces"), str(support), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(paths).rstrip(os.pathsep)
         url = stack.enter_context(serving(report, "zerogpu", model, *more, **environment))
         report.step("zerogpu", "the page says so", partial(says_zerogpu, url))
