@@ -25,7 +25,7 @@ ITSELF = "visible: itself"
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to mask: a row of the table in DESIGN.
+    """One way to mask: a row of the table in docs/methods.md.
 
     `shared` names the segments that every later query sees, EVERYTHING for all of them, separators too; queries of the
     roles in `fuses` see everything earlier and feel the weights; with `both_ways` a wording's tokens also see the later

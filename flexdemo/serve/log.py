@@ -21,7 +21,6 @@ from typing import Any
 
 from ..errors import InputError, OutOfMemory, within_memory
 
-OUTCOMES = ("ok", "refused", "stopped", "gone", "error")
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 TEXTS = ("question", "paraphrases", "prefix", "message")  # what only `log_text` writes
 
