@@ -98,7 +98,9 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
     from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes
     from flexdemo.engine.model import suit_threads
-    from flexdemo.page.page import FALLBACK_EXAMPLE, START_METHODS, build_demo, launch_options
+    from flexdemo.page.examples import FALLBACK
+    from flexdemo.page.page import build_demo, launch_options
+    from flexdemo.page.run import START_METHODS
     from flexdemo.serve.guard import Gate, Guard
     from flexdemo.serve.health import ServerLog, State, read_account, routes
     from flexdemo.serve.log import Ledger
@@ -124,7 +126,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     name = ", ".join(models.choices) or lm.name
     state = State(name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
-    examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else [FALLBACK_EXAMPLE]
+    examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else [FALLBACK]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
     warm_up = WarmUp(
         [] if gpu.forks else every, question, paraphrases, START_METHODS,

@@ -121,7 +121,7 @@ class Request(Checked):
     ape_scale: Annotated[float, Face("ape_scale", "Attention S", metavar="S", slider=(0.1, 2, 0.05))] = Field(
         1.0, ge=0.01, le=100, description="APE scale S of the fused answer; 1 is plain attention"
     )
-    template: Annotated[Literal["auto", "plain", "chat"], Face(label="Template", metavar="NAME")] = Field(
+    template: Annotated[Literal["auto", "plain", "chat"], Face("template", "Template", metavar="NAME")] = Field(
         "auto", description="auto, plain (Q: ... A:) or chat (the model's own)"
     )
     mass: bool = Field(True, description="record the attention mass by segment")

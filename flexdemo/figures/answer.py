@@ -181,3 +181,35 @@ def attention_figure(
     )
     figure = base_figure(trace, title=title, height=height)
     return segment_axes(figure, (0, length), (0, length), segments)
+
+
+def gave_figure(
+    mass: np.ndarray,
+    tokens: Sequence[str],
+    names: Sequence[str],
+    effects: Sequence[tuple[str, float, str]],
+    *,
+    per_token: bool = False,
+) -> go.Figure:
+    """What each wording gave to an answer, in one picture: `mass_figure` at the left, `effect_figure` at the right.
+
+    `effects` are (name, effect, wording) of the paraphrases that could be hidden; without any the mass stands alone.
+    """
+    figure = mass_figure(mass, tokens, names, per_token=per_token, legend=False)
+    if not effects:
+        return figure
+    other = effect_figure(*(list(each) for each in zip(*effects, strict=True)))
+    for bars in other.data:
+        figure.add_trace(bars.update(xaxis="x2", yaxis="y2"))
+    axes = {"x2": (other.layout.xaxis, [0.64, 1.0]), "y2": (other.layout.yaxis, None)}
+    for key, (axis, domain) in axes.items():
+        told = (
+            axis.to_plotly_json() | {"anchor": "y2" if key == "x2" else "x2"} | ({"domain": domain} if domain else {})
+        )
+        figure.layout[f"{key[0]}axis2"] = told
+    figure.update_layout(
+        xaxis_domain=[0.0, 0.58],
+        shapes=[shape.update(xref="x2", yref="y2") for shape in other.layout.shapes],
+        annotations=[note.update(xref="x2 domain", yref="y2") for note in other.layout.annotations],
+    )
+    return figure

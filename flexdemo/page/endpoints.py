@@ -30,7 +30,7 @@ from ..prompt import POSITIONS, SegmentedPrompt, build_prompt
 from ..request import FIELDS, Checked, Limits, Request, face_of, parameters_of
 from ..serve.log import checkpoint, note, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
-from .entered import check_limits, check_request, check_room, token_limit
+from .state import check_limits, check_request, check_room, token_limit
 
 MODEL = "name of one of the models offered here; the first by default. See methods."
 Model = Annotated[str | None, Field(description=MODEL)]

@@ -1,53 +1,74 @@
-"""Recorded examples on the page: which one belongs to an example, and what is said about it. Knows no gradio."""
+"""Examples on the page: links that fill it in, and recordings that are shown in place of a run. Knows no gradio."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
 from typing import Any
 
 from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
-from . import pair as compared
-from .entered import Form
-from .pair import PAIR
-from .parts import escape
-from .tabs.told import LastRun, with_names
+from .run import START_METHODS, LastRun, frame, status_html
+from .state import PageState
+from .widgets import Changes
+
+FIRST = 4  # examples that are seen at once; the others are behind "more"
+FALLBACK = {
+    "question": "What is the capital of Peru?",
+    "paraphrases": ["Which city is Peru's capital?", "Name the capital city of Peru."],
+}
+CHOOSE = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-example]');
+  if (button) trigger('select', {index: Number(button.dataset.example)});
+});
+"""
 
 
-def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any]) -> Recorded | None:
-    """The recording of an example as the page fills it in: its wordings, equal weights, nothing else set."""
+def state_of(example: Mapping[str, Any], room: int, model: str = "") -> PageState:
+    """The page that an example fills in; as many of its paraphrases as there is room for."""
+    texts = example["paraphrases"][:room]
+    return PageState(question=example["question"], paraphrases=texts, methods=START_METHODS, model=model)
+
+
+def try_html(examples: Sequence[Mapping[str, Any]]) -> str:
+    """A link for each example."""
+    buttons = [
+        f'<button type="button" data-example="{i}" title="{escape(example.get("note") or "")}">'
+        f"{escape(example.get('title') or example['question'])}</button>"
+        for i, example in enumerate(examples)
+    ]
+    more = f"<details><summary>more</summary>{' '.join(buttons[FIRST:])}</details>" if buttons[FIRST:] else ""
+    return f"<span>Try:</span> {' '.join(buttons[:FIRST])} {more}"
+
+
+def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any], state: PageState) -> LastRun | None:
+    """The recording of an example as the page fills it in, as a run of that page."""
     wanted = (example["question"], tuple(example["paraphrases"]))
     for recorded in recordings:
         asked = recorded.result.request
-        if asked is not None and (asked.question, asked.paraphrases) == wanted and asked.weights is None:
-            return recorded
+        if asked is not None and (asked.question, asked.paraphrases) == wanted == (state.question, state.paraphrases):
+            named = replace(recorded.result, prompt=state.named(recorded.result.prompt))
+            return LastRun(state, named, recorded.explanation, recorded)
     return None
 
 
-def recorded_run(recorded: Recorded, methods: Sequence[str]) -> LastRun:
-    """A recording as a run of the form that it was asked with; `methods` are those whose answers get a line."""
-    asked = recorded.result.request
-    if asked is None:
-        raise ValueError("a recording holds its request")
-    equal = (1.0,) * (len(asked.paraphrases) + 1)
-    form = Form(
-        asked.question, asked.paraphrases, equal, asked.mask, asked.positions, tuple(methods),
-        asked.max_new_tokens, asked.temperature, asked.top_p, asked.seed, asked.prefix,
-    )  # fmt: skip
-    return LastRun(form, with_names(form, recorded.result), recorded.explanation, recorded)
+def changes_of(last: LastRun, lm: LanguageModel, room: int) -> Changes:
+    """The page with a recording's answers, which say that they are recorded."""
+    changes = frame(last.state, last.result, room)
+    for side in ("left", "right"):
+        changes[f"{side}_figures"] += ' · <span class="recorded">recorded</span>'
+    return changes | {"status": status_html("done", line(last, lm))}
 
 
-def cards_html(last: LastRun) -> tuple[str, str]:
-    """The answer cards of a recorded run, which say that it is one; differing tokens are marked."""
-    return compared.cards_html(last.form, PAIR, last.result, tail="recorded")
-
-
-def line_html(recorded: Recorded, lm: LanguageModel, *, as_set: bool = True) -> str:
-    """One line on where the answers shown come from; `as_set`: whether the form has the settings of the recording."""
-    result = recorded.result
-    where = f"{recorded.date} with {result.model} on {result.device}, {result.dtype}, backend {result.backend}"
-    same = (result.model, result.dtype) == (lm.name, lm.dtype)
-    then = "press Run to compute it now" if as_set else "the form has other settings: press Run to ask with them"
-    if not same:
-        then = f"the loaded model is {lm.name}, {lm.dtype}: press Run to ask it"
-    return f'<span class="recorded">Recorded</span> {escape(where)}; {escape(then)}'
+def line(last: LastRun, lm: LanguageModel) -> str:
+    """Where the answers come from that are shown."""
+    recorded = last.recorded
+    if recorded is None:
+        raise ValueError("this run was not recorded")
+    result = last.result
+    said = f"Recorded {recorded.date}"
+    if (result.model, result.dtype) == (lm.name, lm.dtype):
+        return f"{said}: press Run to compute it now"
+    return f"{said} with {result.model}, {result.dtype}: press Run to ask {lm.name}"

@@ -1,4 +1,4 @@
-"""What the page holds, as the query of a link, and back. Knows no widgets and runs no model.
+"""What the page holds as the query of a link, and back. Knows no widgets and runs no model.
 
 A parameter is a field of PageState under the key of its Face. Short states are readable parameters; longer ones are one
 parameter `z`, base64url of zlib of compact JSON.
@@ -10,87 +10,20 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote_plus, unquote_to_bytes
 
-from pydantic import ValidationInfo, field_validator
-
-from ..answers.methods import resolve_methods
-from ..engine.loading import NAME
 from ..errors import InputError
-from ..plan import Encoding, check_encoding
-from ..request import Face, Request, SettingError, face_of
+from ..request import Limits, SettingError
+from .state import FACES, FIELDS, HEAVIEST, SLIDERS, PageState, check_limits, slider_of
 
 READABLE = 1_500  # characters up to which a link shows what it holds
 LONGEST = 48_000  # characters of a query; servers refuse request lines of more than about 64,000
 UNPACKED = 64 * 1024  # bytes that `z` may hold, so that a small link cannot ask for a large memory
-FORM = "form"  # in place of a side's mask strategy: the form's
-WEIGHTED = ("weights", "raw")
-SHOWN = ("left", "right", "difference")
 PACKED = "z"
-
-
-class PageState(Request):
-    """What the page holds: a Request, and how the page shows it; one that exists can be in a link.
-
-    `weights` are the sliders' numbers, one for each wording; `weights_from` says whether they count ("mine") or those
-    by confidence. `left` and `right` are what the two answers side by side are given with: mask, or "form" for that of
-    `mask` and `positions`; position scheme; "weights" or "raw". `show` is the mask that is drawn, or what changes from
-    the right one to the left. `model` is one of the names that a host offers, "" its default.
-    """
-
-    weights_from: Annotated[Literal["mine", "confidence"], Face("weights")] = "mine"
-    left: Annotated[str, Face("left")] = "form.aligned.weights"
-    right: Annotated[str, Face("right")] = "causal.sequential.raw"
-    show: Annotated[Literal["left", "right", "difference"], Face("show")] = "left"
-    model: Annotated[str, Face("model")] = ""
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _can_be_shown(cls, value: Any, info: ValidationInfo) -> Any:
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str) and ("\0" in text or any("\ud800" <= c <= "\udfff" for c in text)):
-                raise InputError("the text holds a NUL or half a character (a lone surrogate): type it again")
-        if check := CHECKS.get(str(info.field_name)):
-            check(value)
-        return value
-
-
-def side_parts(side: str) -> tuple[str, str, bool]:
-    """(mask or FORM, position scheme, whether weights act) of one side; InputError for what is none."""
-    parts = side.split(".")
-    if len(parts) != 3 or parts[2] not in WEIGHTED:
-        raise InputError(f"{side[:60]!r} is no mask, positions and {' or '.join(WEIGHTED)}, such as anchor.aligned.raw")
-    strategy, positions, weights = parts
-    check_encoding(Encoding(positions=positions) if strategy == FORM else Encoding(strategy, positions))
-    return strategy, positions, weights == WEIGHTED[0]
-
-
-def side_text(strategy: str, positions: str, weighted: bool) -> str:
-    """What `side_parts` reads."""
-    return ".".join((strategy, positions, WEIGHTED[not weighted]))
-
-
-def _check_model(name: str) -> None:
-    if name and not NAME.fullmatch(name):
-        raise InputError(f"{name[:60]!r} is no name of a model")
-
-
-# What names something is looked up in the table that it names.
-CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        "mask": lambda mask: check_encoding(Encoding(mask)),
-        "positions": lambda positions: check_encoding(Encoding(positions=positions)),
-        "methods": resolve_methods,
-        "left": side_parts,
-        "right": side_parts,
-        "model": _check_model,
-    }
-)
-FIELDS = PageState.model_fields
-KEYS = MappingProxyType({face.link: name for name, field in FIELDS.items() if (face := face_of(field)) and face.link})
+KEYS = {face.link: name for name, face in FACES.items() if face.link}
+RETIRED = {"show"}  # keys of links made before, which tell nothing any more
 
 
 def _written(number: float) -> str:
@@ -168,8 +101,7 @@ def from_query(params: Mapping[str, str | Iterable[str]] | str) -> PageState:
     try:
         return PageState(**{"question": "", **values})
     except SettingError as error:
-        face = face_of(FIELDS[error.field])
-        raise InputError(f"{face.link if face else error.field} in the link{error.said}") from error
+        raise InputError(f"{FACES[error.field].link} in the link{error.said}") from error
 
 
 def _named(key: str, read: Callable[[], Any]) -> Any:
@@ -230,9 +162,33 @@ def _unpacked(text: str) -> dict[str, list[str]]:
         raise InputError("what it holds is no JSON of a link made here") from error
     if not isinstance(told, dict):
         raise InputError("what it holds is no JSON of a link made here")
+    told = {key: texts for key, texts in told.items() if key not in RETIRED}
     for key, texts in told.items():
         if key not in KEYS:
             raise InputError(f"it holds {str(key)[:40]!r}, which this version does not know")
         if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
             raise InputError(f"its {key} is no list of texts")
     return told
+
+
+def open_link(query: str, limits: Limits, models: Sequence[str] = ()) -> PageState | None:
+    """The state that the page's address holds, None if it holds none; InputError for one that cannot be shown here.
+
+    `models` are the names to choose from; a link without a name means the first.
+    """
+    state = from_query(query)
+    if state == PageState(question=""):
+        return None
+    check_limits(limits, state)
+    if not state.model and models:
+        state = state.but(model=models[0])
+    if state.model and state.model not in models:
+        here = f"choose from {', '.join(models)}" if models else "one model is offered here, without a name"
+        raise InputError(f"model in the link is {state.model!r}, which is not offered here: {here}")
+    for name in SLIDERS:
+        value, (low, high, _) = getattr(state, name), slider_of(name, limits)
+        if not low <= value <= high:
+            raise InputError(f"{name} in the link is {value:g}: the page takes {low:g} to {high:g}")
+    if isinstance(state.weights, tuple) and max(state.weights) > HEAVIEST:
+        raise InputError(f"w in the link has {max(state.weights):g}: the page takes weights up to {HEAVIEST}")
+    return state

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -18,9 +18,8 @@ from ..errors import InputError
 from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
 from ..request import Limits
-from . import parts
-from .parts import escape
-from .rows import RowPool, detail
+from .rows import Rows, names
+from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, plot, shown
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
@@ -31,7 +30,7 @@ element.addEventListener('click', (event) => {
 });
 """
 TO_FORM = """() => {
-  document.querySelector('#ask')?.scrollIntoView({block: 'start'});
+  document.querySelector('#masthead')?.scrollIntoView({block: 'start'});
   document.querySelector('#run')?.focus({preventScroll: true});
 }"""
 
@@ -121,79 +120,82 @@ def _said_html(record: Disagreement) -> str:
     return "".join(said)
 
 
-class ResultsFile:
-    """The part of the page that opens a results file. Holds widgets, nothing of a visitor."""
+CHANGES = (
+    "found", "results_message", "results_summary", "accuracy_plot", "wordings_plot", "results_notes", "results_records"
+)  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self.found = gr.State(None)
-        with gr.Accordion("Open a results file", open=False, elem_id="results"):
-            gr.HTML(
-                "<p>The table that <code>python -m flexdemo evaluate DATA --output FILE</code> wrote: its summary, its "
-                "charts, and the records where methods disagree. The file is deleted from the server within about a "
-                "day.</p>"
-            )
-            kinds = ", ".join(ending.removeprefix(".") for ending in FORMATS)
-            label = f"Results file ({kinds}; at most {limits.file_bytes / 1e6:g} MB)"
-            self.file = gr.File(label=label, file_types=list(FORMATS), elem_id="results-file", height=110)
-            self.message = gr.HTML("", elem_id="results-message", elem_classes="message")
-            self.summary = gr.HTML("", elem_id="results-summary")
-            with gr.Row(elem_id="results-charts"):
-                self.accuracy = self._plot("accuracy-plot")
-                self.wordings = self._plot("wordings-plot")
-            self.notes = gr.HTML("", elem_id="results-notes")
-            self.records = gr.HTML("", elem_id="results-records", js_on_load=CHOOSE)
-        self.outputs = [
-            self.found, self.message, self.summary, self.accuracy, self.wordings, self.notes, self.records
-        ]  # fmt: skip
 
-    @staticmethod
-    def _plot(name: str) -> gr.Plot:
-        return gr.Plot(
-            show_label=False, container=False, elem_id=name, elem_classes=["figure"], visible=False, min_width=320
+def build_results(widgets: Widgets, limits: Limits) -> None:
+    """The part of the page that opens a results file."""
+    widgets["found"] = gr.State(None)
+    with gr.Accordion("Open a results file", open=False, elem_id="results", elem_classes="group"):
+        gr.HTML(
+            "<p>The table that <code>python -m flexdemo evaluate DATA --output FILE</code> wrote: its summary, its "
+            "charts, and the records where methods disagree. The file is deleted from the server within about a "
+            "day.</p>"
         )
+        kinds = ", ".join(ending.removeprefix(".") for ending in FORMATS)
+        label = f"Results file ({kinds}; at most {limits.file_bytes / 1e6:g} MB)"
+        widgets["results_file"] = gr.File(label=label, file_types=list(FORMATS), elem_id="results-file", height=110)
+        widgets["results_message"] = gr.HTML("", elem_id="results-message", elem_classes="message")
 
-    def filled(self, opened: Opened | None, message: str = "") -> list[Any]:
-        """Values of `outputs`."""
-        if opened is None:
-            gone = gr.update(value=None, visible=False)
-            return [None, parts.alert_html(message), "", gone, gone, "", ""]
-        several = len(opened.summary.groups) > 1
-        wordings = wordings_figure(opened.summary) if several else None
-        charts = [
-            gr.update(value=accuracy_figure(opened.summary), visible=True),
-            gr.update(value=wordings, visible=several),
-        ]
-        texts = [notes_html(opened), disagreements_html(opened)]
-        return [opened, "", summary_html(opened), *charts, *texts]
 
-    def wire(self, rows: RowPool, note: gr.HTML, *, drawing: dict[str, Any]) -> None:
-        """`note` is where the form says which record it holds."""
+def build_opened(widgets: Widgets) -> None:
+    """Where an opened file is shown: it needs the width of the page."""
+    with gr.Column(elem_id="results-box"):
+        widgets["results_summary"] = gr.HTML("", elem_id="results-summary")
+        with gr.Row(elem_id="results-charts"):
+            widgets["accuracy_plot"] = plot("accuracy-plot", min_width=320)
+            widgets["wordings_plot"] = plot("wordings-plot", min_width=320)
+        widgets["results_notes"] = gr.HTML("", elem_id="results-notes")
+        widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=CHOOSE)
 
-        def show(path: str | None) -> list[Any]:
-            if path is None:
-                return self.filled(None)
-            try:
-                return self.filled(open_results(Path(path), self._limits))
-            except InputError as error:
-                return self.filled(None, str(error))
 
-        # One at a time, beside the redraws: a large file takes seconds.
-        apart = {**drawing, "concurrency_id": "results", "concurrency_limit": 1}
-        waiting = {**apart, "show_progress": "minimal", "show_progress_on": self.summary}
-        gr.on([self.file.upload, self.file.clear], show, self.file, self.outputs, **waiting)
+def changes_of(opened: Opened | None, message: str = "") -> Changes:
+    """What an opened file shows, or why there is none."""
+    if opened is None:
+        texts = dict.fromkeys(("results_summary", "results_notes", "results_records"), "")
+        charts = dict.fromkeys(("accuracy_plot", "wordings_plot"), shown(None))
+        return {"found": None, "results_message": alert_html(message), **texts, **charts}
+    several = len(opened.summary.groups) > 1
+    return {
+        "found": opened,
+        "results_message": "",
+        "results_summary": summary_html(opened),
+        "accuracy_plot": shown(accuracy_figure(opened.summary)),
+        "wordings_plot": shown(wordings_figure(opened.summary) if several else None),
+        "results_notes": notes_html(opened),
+        "results_records": disagreements_html(opened),
+    }
 
-        def fill(event: gr.EventData, opened: Opened | None, used: tuple[int, int]) -> list[Any]:
-            index = detail(event, "index")
-            if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
-                return [gr.skip()] * (len(rows.outputs) + 2)
-            record = opened.disagreements[index]
-            filled = rows.updates(rows.of_texts(record.paraphrases), used[1])
-            return [record.question, record_note(opened.name, record, rows.room), *filled]
 
-        outputs = [rows.asked["question"], note, *rows.outputs]
-        chosen = self.records.select(fill, [self.found, rows.asked["used"]], outputs, **drawing)
-        chosen.then(None, None, None, js=TO_FORM, api_visibility="private", show_progress="hidden")
+def wire_results(widgets: Widgets, limits: Limits) -> None:
+    def show(values: Values, visit: Visit) -> Changes:
+        path = values["results_file"]
+        if path is None:
+            return changes_of(None)
+        try:
+            return changes_of(open_results(Path(path), limits))
+        except InputError as error:
+            return changes_of(None, str(error))
+
+    # One at a time, beside the redraws: a large file takes seconds.
+    waiting = {"concurrency_id": "results", "concurrency_limit": 1, "show_progress": "minimal"}
+    waiting["show_progress_on"] = file = widgets["results_file"]
+    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=CHANGES, **waiting)
+    room = limits.paraphrases
+
+    def fill(values: Values, visit: Visit) -> Changes:
+        index, opened = visit.told("index"), values["found"]
+        if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
+            return {}
+        record = opened.disagreements[index]
+        rows = Rows.of_texts(record.paraphrases, room)
+        return {"question": record.question, "note": record_note(opened.name, record, room), **rows.values()}
+
+    changes = ["question", "note", *names(room)]
+    chosen = widgets.on(widgets["results_records"].select, fill, reads=["found"], changes=changes)
+    chosen.then(None, None, None, js=TO_FORM, **PRIVATE)
 
 
 def record_note(name: str, record: Disagreement, room: int) -> str:

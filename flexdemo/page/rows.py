@@ -1,11 +1,13 @@
-"""Events of the paraphrases' rows: add, remove, move, duplicate, paste, write. What they do is in `ui_work`."""
+"""Wording rows: what can be done with them, their widgets, and how much of the model's room they take.
+
+Rows stand in a pool of hidden widgets, so that what is typed never waits for the program.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from typing import Any
 
@@ -20,203 +22,17 @@ from ..prompt import build_prompt
 from ..request import Limits
 from ..serve.log import checkpoint, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
-from . import parts
-from .entered import Form, check_request, is_number, token_limit
+from .state import HEAVIEST, PageState, check_request, token_limit
+from .widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
-# A paste of several lines into a paraphrase becomes several rows. The first line joins what stands before the cursor,
-# the last one what stands after it, as in any text box; blank lines are left out.
-PASTE = r"""
-document.addEventListener('paste', (event) => {
-  const row = event.target.closest?.('[id^="paraphrase-"]');
-  const lines = (event.clipboardData?.getData('text/plain') ?? '').split(/[\r\n]+/).filter((line) => line.trim());
-  if (!row || lines.length < 2) return;
-  event.preventDefault();
-  const {value, selectionStart, selectionEnd} = event.target;
-  lines[0] = value.slice(0, selectionStart) + lines[0];
-  lines[lines.length - 1] += value.slice(selectionEnd);
-  trigger('select', {row: Number(row.id.split('-')[1]) - 1, lines});
-}, true);
-document.addEventListener('input', (event) => { // a box itself tells of pressed keys only: no deletion, no dictation
-  if (event.target.matches('textarea') && event.target.closest('#question, [id^="paraphrase-"]')) trigger('input');
-}, true);
-"""
-
-
-def full(room: int) -> str:
-    return f"there is room for {room} paraphrases: remove one first"
-
-
-def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
-    """How much of the room for prompt and answer is taken, in tokens; None for a prompt that cannot be counted."""
-    if tokens is None:
-        return f"Tokens: – of {room:,}"
-    taken = tokens + int(answer or 0)
-    said = f"Tokens: prompt {tokens:,} + answer up to {int(answer or 0):,} = <b>{taken:,}</b> of {room:,}"
-    over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
-    share = min(100.0, 100 * taken / room)
-    bar = f'<span class="bar" aria-hidden="true"><span style="width: {share:.1f}%"></span></span>'
-    return f"<span>{said}{over}</span>{bar}"
-
-
-def limits_html(limits: Limits) -> str:
-    """What one request may have where the page runs, in one line."""
-    said = [
-        f"at most {limits.paraphrases} paraphrases",
-        f"{limits.characters:,} characters a text",
-        f"{limits.new_tokens:,} tokens an answer",
-    ]
-    said += [] if limits.methods is None else [f"{limits.methods} methods"]
-    said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
-    return f"<p>Limits here: {', '.join(said)}.</p>"
-
-
-def unseen_html(form: Form) -> str:
-    """Which characters of the form's texts cannot be seen or change the direction of what is around them."""
-    texts = [("the question", form.question)]
-    texts += [(f"paraphrase {i}", text) for i, text in enumerate(form.paraphrases, start=1)]
-    said = [
-        f"{what} holds {told}"
-        for what, text in (*texts, ("the prefix", form.prefix))
-        if (told := unseen(text[:MOST_READ]))
-    ]
-    if not said:
-        return ""
-    note = f"{'; '.join(said)}. The model reads them; the token view has their codes, or \ufffd for a part of one."
-    return f'<span class="unseen" role="note">{escape(note[0].upper() + note[1:])}</span>'
-
-
-def count_tokens(lm: LanguageModel, limits: Limits, form: Form) -> int | None:
-    """Tokens of the packed prompt, also of one that is too long to run; None for one that cannot be packed."""
-    paraphrases = [form.paraphrases[i] for i in form.filled]
-    try:
-        check_request(limits, form.question, paraphrases, prefix=form.prefix)
-        return len(build_prompt(lm.tokenizer, form.question, paraphrases, prefix=form.prefix).token_ids)
-    except InputError:
-        return None  # why is told elsewhere, by the redraw
-
-
-def budget_of(lm: LanguageModel, limits: Limits, form: Form, tokens: int | None = None) -> str:
-    """The budget of a form, whose prompt has `tokens` if that is known already."""
-    tokens = count_tokens(lm, limits, form) if tokens is None else tokens
-    length = form.max_new_tokens if is_number(form.max_new_tokens) else None
-    return budget_html(tokens, length, token_limit(lm, limits)) + unseen_html(form)
-
-
-def detail(event: gr.EventData, name: str) -> Any:
-    """A detail of an event as the browser told it, None where it did not: what is told may be anything."""
-    try:
-        return getattr(event, name, None)
-    except TypeError:  # it told no details at all, or a text in their place
-        return None
-
-
-class RowPool:
-    """The rows of one page: built over the widgets of the left side. Holds widgets, nothing of a visitor."""
-
-    def __init__(self, asked: dict[str, Any], limits: Limits) -> None:
-        self.asked, self.limits, self.room = asked, limits, limits.paraphrases
-        self.pool = [*asked["boxes"], *asked["weights"]]
-        self.inputs = [asked["used"], *self.pool]
-        self.outputs = [*self.pool, *asked["rows"], asked["used"]]
-
-    def of_texts(self, texts: Sequence[str]) -> Rows:
-        """As many of some texts as there is room for, all of one weight."""
-        return Rows((), (1.0,), self.room).added(*texts)
-
-    def updates(self, rows: Rows, serial: int) -> list[Any]:
-        """Values of `outputs` that show these rows; `serial` is that of the rows before."""
-        count = len(rows.texts)
-        boxes = [*rows.texts, *[""] * (self.room - count)]
-        weights = [*rows.weights, *[1] * (self.room - count)]
-        return [*boxes, *weights, *(gr.update(visible=i < count) for i in range(self.room)), (count, serial + 1)]
-
-    def wire(
-        self,
-        models: Models,
-        examples: Sequence[dict],
-        note_of: Callable[[dict], str],
-        *,
-        drawing: dict[str, Any],
-        running: dict[str, Any],
-        gpu: Gpu = LOCAL,
-    ) -> Any:
-        """Returns the event after which all weights are equal."""
-        asked, message = self.asked, self.asked["message"]
-
-        def edited(edit: Callable[[Rows], Rows], grows: bool, used: tuple[int, int], *values: Any) -> list[Any]:
-            said = parts.alert_html(full(self.room)) if grows and used[0] >= self.room else ""
-            return [*self.updates(edit(Rows.from_values(used[0], values, self.room)), used[1]), said]
-
-        told = [*self.outputs, asked["rows_message"]]
-
-        def on(button: gr.Button, edit: Callable[[Rows], Rows], *, grows: bool = False) -> None:
-            button.click(partial(edited, edit, grows), self.inputs, told, **drawing)
-
-        on(asked["add"], lambda rows: rows.added(""), grows=True)
-        for i in range(self.room):
-            on(asked["removers"][i], lambda rows, i=i: rows.removed(i))
-            on(asked["lifters"][i], lambda rows, i=i: rows.moved(i, -1))
-            on(asked["lowerers"][i], lambda rows, i=i: rows.moved(i, 1))
-            on(asked["copiers"][i], lambda rows, i=i: rows.duplicated(i), grows=True)
-        equalled = asked["equal"].click(lambda: [1] * (self.room + 1), None, asked["weights"], **drawing)
-
-        def paste(event: gr.EventData, used: tuple[int, int], *values: Any) -> list[Any]:
-            row, lines = detail(event, "row"), detail(event, "lines")
-            if not isinstance(row, int) or row not in range(used[0]):  # the row has gone meanwhile
-                return [gr.skip()] * (len(self.outputs) + 1)
-            if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
-                return [*[gr.skip()] * len(self.outputs), parts.alert_html("what was pasted is no list of lines")]
-            rows, left_out = Rows.from_values(used[0], values, self.room).pasted(row, lines)
-            said = ""
-            if left_out:
-                said = f"{left_out} of {len(lines)} pasted lines were left out: "
-                said += f"there is room for {self.room} paraphrases"
-            return [*self.updates(rows, used[1]), parts.alert_html(said)]
-
-        pasted = gr.HTML("", visible="hidden", elem_id="paste", js_on_load=PASTE)
-        pasted.select(paste, self.inputs, told, **drawing)
-
-        def more(rows: Rows, question: str, seed: int, model: str) -> Rows:
-            with within_noted_memory(give_up=models.let_go):
-                return rows.written(models.of(model), self.limits, question, seed)
-
-        written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
-
-        def write(question: str, seed: float | None, model: str, used: tuple[int, int], *values: Any) -> list[Any]:
-            try:
-                rows = written(Rows.from_values(used[0], values, self.room), question or "", int(seed or 0), model)
-            except InputError as error:
-                return [*[gr.skip()] * len(self.outputs), parts.alert_html(str(error))]
-            return [*self.updates(rows, used[1]), ""]
-
-        write_inputs = [asked["question"], asked["seed"], asked["model"], *self.inputs]
-        waiting = {**running, "show_progress": "minimal", "show_progress_on": asked["write"]}
-        asked["write"].click(write, write_inputs, [*self.outputs, message], **waiting)
-
-        def load_example(index: int, used: tuple[int, int], *values: Any) -> list[Any]:
-            if index not in range(len(examples)):
-                return [gr.skip()] * (len(self.outputs) + 2)
-            example = examples[index]
-            # What a note tells of was answered with the settings of the start.
-            as_told = Form.from_values(values).settings == asked["start"].settings
-            note, rows = note_of(example) if as_told else "", self.of_texts(example["paraphrases"])
-            return [example["question"], note, *self.updates(rows, used[1])]
-
-        gallery, filled = asked["gallery"], [asked["question"], asked["note"], *self.outputs]
-        gallery.click(load_example, [gallery, asked["used"], *asked["form"]], filled, **drawing)
-        buttons = [*asked["removers"], *asked["lifters"], *asked["lowerers"], *asked["copiers"], asked["write"]]
-        chosen = [each.input for each in asked["form"][1 + self.room :] if each is not asked["methods"]]
-        # The note tells of the example as it was.
-        quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        edits = [pasted.input, *chosen, *(each.click for each in buttons), pasted.select]
-        gr.on(edits, None, None, asked["note"], js="() => ''", **quiet)
-        # What was said about a paste or about the room is of no more use then.
-        gr.on([pasted.input, asked["write"].click], None, None, asked["rows_message"], js="() => ''", **quiet)
-        return equalled
-
-
 WRITTEN = 4  # paraphrases that one click asks the model for
+HINT = "Another wording; several pasted lines become several rows"
+# What views.js tells of a row: {row, act}, and of a paste the lines.
+EDITS = """
+element.addEventListener('row', (event) => trigger('select', event.detail));
+element.addEventListener('typed', () => trigger('input'));
+"""
 
 
 @dataclass(frozen=True)
@@ -225,12 +41,31 @@ class Rows:
 
     texts: tuple[str, ...]
     weights: tuple[float | None, ...]
-    room: int = Limits().paraphrases
+    room: int
 
     @classmethod
-    def from_values(cls, count: int, values: Sequence[Any], room: int) -> Rows:
-        """From the pool's boxes and weights, of which the first `count` rows are in use."""
-        return cls(tuple(text or "" for text in values[:count]), tuple(values[room : room + 1 + count]), room)
+    def of(cls, values: Values, room: int) -> Rows:
+        """From the widgets' values, of which `used` rows count."""
+        numbers = range(1, values["used"] + 1)
+        texts = tuple(values[f"paraphrase-{i}"] or "" for i in numbers)
+        return cls(texts, (values["weight-0"], *(values[f"weight-{i}"] for i in numbers)), room)
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str], room: int) -> Rows:
+        """As many of some texts as there is room for, all of one weight."""
+        return cls((), (1.0,), room).added(*texts)
+
+    def values(self) -> Changes:
+        """What `of` reads, and which rows are shown."""
+        count = len(self.texts)
+        texts = (*self.texts, *[""] * (self.room - count))
+        weights = (*self.weights, *[1] * (self.room - count))
+        return {
+            **{f"paraphrase-{i}": text for i, text in enumerate(texts, start=1)},
+            **{f"weight-{i}": weight for i, weight in enumerate(weights)},
+            **{f"row-{i}": gr.update(visible=i <= count) for i in range(1, self.room + 1)},
+            "used": count,
+        }
 
     @property
     def free(self) -> int:
@@ -255,12 +90,6 @@ class Rows:
         order.insert(place, order.pop(index))
         return self._ordered(order)
 
-    def duplicated(self, index: int) -> Rows:
-        """With a copy of one row below it, its weight included, as far as there is room."""
-        if not (0 <= index < len(self.texts) and self.free):
-            return self
-        return self._ordered(sorted([*range(len(self.texts)), index]))
-
     def _ordered(self, order: Sequence[int]) -> Rows:
         """The rows of some indices, with their weights."""
         weights = (self.weights[0], *(self.weights[i + 1] for i in order))
@@ -284,7 +113,7 @@ class Rows:
     def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
         """With paraphrases by the model in blank and new rows; what is there stays."""
         blanks = [i for i, text in enumerate(self.texts) if not text.strip()]
-        most = min(WRITTEN, self.room - len(self.texts) + len(blanks))
+        most = min(WRITTEN, self.free + len(blanks))
         if most < 1:
             raise InputError(full(self.room))
         check_request(limits, question, [])
@@ -300,3 +129,158 @@ class Rows:
         for place, text in zip(blanks, fresh, strict=False):
             texts[place] = text
         return Rows(tuple(texts), self.weights, self.room).added(*fresh[len(blanks) :])
+
+
+EDIT: dict[str, Callable[[Rows, int], Rows]] = {
+    "remove": lambda rows, i: rows.removed(i),
+    "up": lambda rows, i: rows.moved(i, -1),
+    "down": lambda rows, i: rows.moved(i, 1),
+}
+
+
+def full(room: int) -> str:
+    return f"there is room for {room} paraphrases: remove one first"
+
+
+def names(room: int) -> list[str]:
+    """The widgets that hold the rows, in the order of `Rows.values`."""
+    return list(Rows.of_texts((), room).values())
+
+
+def read(room: int) -> list[str]:
+    """The widgets that `Rows.of` reads."""
+    return [name for name in names(room) if not name.startswith("row-")]
+
+
+def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Changes) -> None:
+    """The question and the pool of rows: text, weight, share, and what each wording answers alone."""
+    values, count = start.values(limits.paraphrases), len(start.paraphrases)
+    widgets.add(used=gr.State(count))
+    for i in range(limits.paraphrases + 1):
+        label = f"Paraphrase {i} (P{i + 1})" if i else "Question (P1)"
+        name = f"paraphrase-{i}" if i else "question"
+        with gr.Row(visible=i <= count, elem_classes=["wording-row", f"is-P{i + 1}"]) as row:
+            box = gr.Textbox(
+                values[name], label=label, elem_id=name, lines=1, max_lines=5, placeholder=HINT if i else None,
+                autofocus=not i, show_label=False, container=False, min_width=100,
+            )  # fmt: skip
+            weight = gr.Slider(
+                0, HEAVIEST, values[f"weight-{i}"], step=0.1, label=f"Weight of P{i + 1}", elem_id=f"weight-{i}",
+                elem_classes="weight", min_width=60, container=False, buttons=[],
+            )  # fmt: skip
+            told = gr.HTML(opening[f"alone-{i}"], elem_id=f"alone-{i}", elem_classes="alone")
+            share = gr.HTML(opening[f"share-{i}"], elem_id=f"share-{i}", elem_classes="share")
+        widgets.update({name: box, f"weight-{i}": weight, f"alone-{i}": told, f"share-{i}": share})
+        if i:
+            widgets[f"row-{i}"] = row
+    with gr.Row(elem_id="row-tools"):
+        widgets["add"] = gr.Button("+ wording", size="sm", elem_id="add-paraphrase", min_width=70)
+        widgets["write"] = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=120)
+        widgets["equal"] = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
+    widgets["rows_message"] = gr.HTML("", elem_id="rows-message", elem_classes="message")
+    widgets["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=EDITS)
+
+
+def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu = LOCAL) -> Any:
+    """Events of the rows; returns the one after which all weights are equal."""
+    room = limits.paraphrases
+    reads, changes = read(room), [*names(room), "rows_message"]
+
+    def add(values: Values, visit: Visit) -> Changes:
+        said = full(room) if values["used"] >= room else ""
+        return {**Rows.of(values, room).added("").values(), "rows_message": alert_html(said)}
+
+    def edit(values: Values, visit: Visit) -> Changes:
+        row, act, lines = (visit.told(name) for name in ("row", "act", "lines"))
+        rows = Rows.of(values, room)
+        if not isinstance(row, int) or row not in range(len(rows.texts)):  # the row has gone meanwhile
+            return {}
+        if act in EDIT:
+            return {**EDIT[act](rows, row).values(), "rows_message": ""}
+        if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
+            return {"rows_message": alert_html("what was pasted is no list of lines")}
+        rows, left_out = rows.pasted(row, lines)
+        said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {room} paraphrases"
+        return {**rows.values(), "rows_message": alert_html(said if left_out else "")}
+
+    def more(rows: Rows, question: str, seed: int, model: str) -> Rows:
+        with within_noted_memory(give_up=models.let_go):
+            return rows.written(models.of(model), limits, question, seed)
+
+    written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
+
+    def write(values: Values, visit: Visit) -> Changes:
+        asked = (values["question"] or "", int(values["seed"] or 0), values["model"])
+        try:
+            return {**written(Rows.of(values, room), *asked).values(), "rows_message": ""}
+        except InputError as error:
+            return {"rows_message": alert_html(str(error))}
+
+    widgets.on(widgets["add"].click, add, reads=reads, changes=changes)
+    widgets.on(widgets["edits"].select, edit, reads=reads, changes=changes)
+    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["write"]}
+    asked = [*reads, "question", "seed", "model"]
+    widgets.on(widgets["write"].click, write, reads=asked, changes=changes, **waiting)
+    weights = [f"weight-{i}" for i in range(room + 1)]
+
+    def equal(values: Values, visit: Visit) -> Changes:
+        return dict.fromkeys(weights, 1)
+
+    return widgets.on(widgets["equal"].click, equal, changes=weights)
+
+
+def shares_of(state: PageState, weights: Sequence[float] | None, room: int) -> Changes:
+    """The share of each wording, `weights` in the order of the prompt; none where the run finds them, or of blank rows.
+
+    `weights` sum to 1.
+    """
+    told = dict.fromkeys(range(room + 1), "")
+    if weights is None:
+        told |= dict.fromkeys(state.rows, "by confidence")
+    else:
+        equal = max(weights) - min(weights) < 1e-9
+        shares = (f"1/{len(weights)}" if equal else f"{share:.3f}" for share in weights)
+        told |= dict(zip(state.rows, shares, strict=True))
+    return {f"share-{i}": f"<span title='Share of the weights'>{text}</span>{_tools(i)}" for i, text in told.items()}
+
+
+def _tools(i: int) -> str:
+    """Buttons of a paraphrase's row, which page.js tells of."""
+    signs = (("up", "↑", f"Move paraphrase {i} up"), ("down", "↓", f"Move paraphrase {i} down"))
+    signs += (("remove", "✕", f"Remove paraphrase {i}"),)
+    buttons = "".join(
+        f'<button type="button" data-act="{act}" aria-label="{name}" title="{name}">{sign}</button>'
+        for act, sign, name in signs
+    )
+    return f'<span class="row-tools">{buttons}</span>' if i else ""
+
+
+def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
+    """How much of the room for prompt and answer is taken, in tokens; None for a prompt that cannot be counted."""
+    if tokens is None:
+        return f"<span>– of {room:,} tokens</span>"
+    taken = tokens + int(answer or 0)
+    over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
+    return f"<span><b>{tokens:,}</b> prompt tokens + up to {int(answer or 0):,}, of {room:,}{over}</span>"
+
+
+def unseen_html(state: PageState) -> str:
+    """Which characters of the texts cannot be seen or change the direction of what is around them."""
+    texts = [(name, text) for name, text in state.wordings] + [("the prefix", state.prefix)]
+    said = [f"{what} holds {told}" for what, text in texts if (told := unseen(text[:MOST_READ]))]
+    if not said:
+        return ""
+    note = f"{'; '.join(said)}. The model reads them; the token view has their codes, or \ufffd for a part of one."
+    return f'<span class="unseen" role="note">{escape(note[0].upper() + note[1:])}</span>'
+
+
+def budget_of(lm: LanguageModel, limits: Limits, state: PageState, tokens: int | None = None) -> str:
+    """The budget of a page, whose prompt has `tokens` if that is known already; also of one too long to run."""
+    if tokens is None:
+        texts = [text for _, text in state.wordings]
+        try:
+            check_request(limits, texts[0], texts[1:], prefix=state.prefix)
+            tokens = len(build_prompt(lm.tokenizer, texts[0], texts[1:], prefix=state.prefix).token_ids)
+        except InputError:
+            tokens = None  # why is told elsewhere, by the redraw
+    return budget_html(tokens, state.max_new_tokens, token_limit(lm, limits)) + unseen_html(state)

@@ -1,18 +1,18 @@
-"""What a visitor can do with a finished result: save it, repeat it in Python, check it. Files are made on demand."""
+"""What a visitor can do with a page and its result: link to it, save it, repeat it in Python, prove it. Files are made
+on demand, links hold everything: nothing is stored."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, update_wrapper
+from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from ..answers.proof import Proof, prove
-from ..engine.loading import Models, offered
-from ..engine.model import LanguageModel
+from ..engine.loading import Models
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
@@ -21,12 +21,27 @@ from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
-from . import parts
-from .tabs.told import LastRun
+from .endpoints import program_section
+from .link import to_query
+from .run import LastRun
+from .state import PageState
+from .widgets import PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
 
 PNG_PIXELS = 1024  # that a short prompt's mask is enlarged to, by whole numbers
-BEFORE = "After a run: files, the Python program, and a check of the answers."
-NOT_CHECKED = '<span class="badge">Not checked</span>'
+COPIED, PRESS = "Link copied", "Press Ctrl+C to copy the selected link"
+# Gets the link's query; shows the whole link, selected, and copies it where the browser allows that.
+COPY = """async (query, shown, said) => {
+  if (query === '') return [query, shown, said];
+  const link = window.location.origin + window.location.pathname + '?' + query;
+  let told = 'COPIED';
+  try { await navigator.clipboard.writeText(link); } catch { told = 'PRESS'; }
+  const select = (times) => {
+    const box = document.querySelector('#link textarea');
+    if (box?.value === link) { box.focus(); box.select(); } else if (times) setTimeout(() => select(times - 1), 50);
+  };
+  setTimeout(() => select(40), 50);
+  return [query, link, told];
+}""".replace("COPIED", COPIED).replace("PRESS", PRESS)
 # The file is on the server when this is called with what gradio tells of it: one click, one download.
 SAVE = """(file) => {
   if (!file?.url) return;
@@ -56,7 +71,7 @@ def png_file(last: LastRun) -> bytes:
 
 def report_file(last: LastRun) -> bytes:
     ran = None if last.recorded is None else last.recorded.versions
-    title = f"flexdemo: {last.form.question}"
+    title = f"flexdemo: {last.state.question}"
     if last.recorded is not None:
         title += f" (recorded {last.recorded.date})"
     return export.report_html(last.result, last.explanation, title=title, ran=ran).encode()
@@ -78,9 +93,8 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-def prover(lm: LanguageModel | Models) -> Callable[[LastRun], Proof]:
+def prover(models: Models) -> Callable[[LastRun], Proof]:
     """What checks the answers of a run against the dense reference of the model that made them."""
-    models = offered(lm)
 
     def check(last: LastRun) -> Proof:
         with within_noted_memory(give_up=models.let_go):
@@ -89,83 +103,107 @@ def prover(lm: LanguageModel | Models) -> Callable[[LastRun], Proof]:
     return check
 
 
-def badge_html(proof: Proof) -> str:
-    """Whether the answers hold, by sign, word and colour, then the whole line."""
+def proof_html(proof: Proof) -> str:
+    """Whether the answers hold, by sign and word, then the whole line."""
     sign, word, kind = ("✓", "Proved", "good") if proof.ok else ("✕", "Not proved", "bad")
-    line = parts.escape(proof.describe().split(": ", 1)[1])
+    line = escape(proof.describe().split(": ", 1)[1])
     return f'<span class="badge {kind}" role="status"><b>{sign} {word}</b></span> <span class="told">{line}</span>'
 
 
-class ResultTools:
-    """The tools of the last result: built inside a Blocks context, wired afterwards. Holds nothing of a visitor."""
-
-    def __init__(self, lm: LanguageModel | Models, gpu: Gpu = LOCAL, *, disk_bytes: int | None) -> None:
-        self._disk_bytes = disk_bytes
-        self._prove = gpu.wrap(prover(lm), lambda last: answer_seconds(32))
-        self.note = gr.HTML(BEFORE, elem_id="tools-note")
+def build_tools(widgets: Widgets, last: LastRun | None) -> None:
+    """Files of the result, the program that repeats it, how to call the page from a program."""
+    with gr.Accordion("Export, program", open=False, elem_id="tools", elem_classes="group"):
         with gr.Row(elem_id="result-tools"):
-            self.buttons = {
-                kind: gr.Button(label, size="sm", elem_id=f"save-{kind}", min_width=70, interactive=False)
-                for kind, (label, _, _) in FILES.items()
-            }
-            self.check = gr.Button(
-                "Check against the dense reference", size="sm", elem_id="check", min_width=150, interactive=False
-            )
-        self.file = gr.DownloadButton(visible=False)
-        self.message = gr.HTML("", elem_id="tools-message", elem_classes="message")
-        self.badge = gr.HTML(NOT_CHECKED, elem_id="proof")
-        with gr.Accordion("Python program that asks this again", open=False, elem_id="repeat-box"):
-            self.program = gr.Code(
-                "", language="python", show_label=False, wrap_lines=True, elem_id="repeat", interactive=False
-            )
-        self.outputs = [self.note, *self.buttons.values(), self.check, self.message, self.badge, self.program]
-
-    def filled(self, last: LastRun | None) -> list[Any]:
-        """Values of `outputs` once there is a result."""
-        if last is None:
-            return [gr.skip()] * len(self.outputs)
-        whose = "Last run" if last.recorded is None else f"Recorded {last.recorded.date}"
-        note = f'<p class="belongs">{parts.escape(whose)}: <q>{parts.escape(last.form.question)}</q></p>'
-        ready = [gr.update(interactive=True)] * (len(FILES) + 1)
-        return [note, *ready, "", NOT_CHECKED, export.snippet(last.result)]
-
-    def wire(self, last: gr.State, *, drawing: dict[str, Any], running: dict[str, Any]) -> None:
-        """`last` holds the result that the tools work on."""
-
-        def save(kind: str, last: LastRun | None) -> tuple[Any, str]:
-            if last is None:
-                return None, parts.alert_html("there is nothing to save yet: press Run")
-            _, suffix, make = FILES[kind]
-            try:
-                data = make(last)
-            except InputError as error:
-                return None, parts.alert_html(str(error))
-            name = export.file_name(last.form.question, suffix)
-            folder = served_folder(self.file)
-            try:
-                if self._disk_bytes is not None:
-                    make_room(folder, self._disk_bytes, len(data))
-                path = save_secretly(data, name, folder)
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                return None, parts.alert_html(
-                    f"the file cannot be made: {reason} on the server; the result is still here, try again later"
+            for kind, (label, _, _) in FILES.items():
+                widgets[f"save-{kind}"] = gr.Button(
+                    label, size="sm", elem_id=f"save-{kind}", min_width=70, interactive=last is not None
                 )
-            delete_with_page(self.file, path)
-            return path, ""
+        widgets["file"] = gr.DownloadButton(visible=False)
+        widgets["program"] = gr.Code(
+            export.snippet(last.result) if last else "# Press Run first", language="python", wrap_lines=True,
+            label="Python program that asks this again", elem_id="repeat", interactive=False,
+        )  # fmt: skip
+        program_section()
 
-        for kind, button in self.buttons.items():
-            waiting = {**drawing, "show_progress": "minimal", "show_progress_on": button}
-            made = button.click(partial(save, kind), last, [self.file, self.message], **waiting)
-            made.then(None, self.file, None, js=SAVE, api_visibility="private", show_progress="hidden")
 
-        def check(last: LastRun | None) -> tuple[str, str]:
-            if last is None:
-                return NOT_CHECKED, parts.alert_html("there is nothing to check yet: press Run")
-            try:
-                return badge_html(self._prove(last)), ""
-            except InputError as error:
-                return NOT_CHECKED, parts.alert_html(f"Cannot be checked: {error}")
+def build_link(widgets: Widgets) -> None:
+    """The button that copies a link; what it made stands below the head of the page."""
+    widgets["copy"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=80, scale=0)
 
-        waiting = {**running, "show_progress": "minimal", "show_progress_on": self.check}
-        self.check.click(check, last, [self.badge, self.message], **waiting)
+
+def build_link_box(widgets: Widgets) -> None:
+    widgets["link"] = gr.Textbox(
+        visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
+    )
+    widgets["link_said"] = gr.HTML("", elem_id="link-said")
+    widgets["query"] = gr.Textbox(visible=False)
+
+
+CHANGES = ("check", "proof", "program", *(f"save-{kind}" for kind in FILES))
+
+
+def ready(last: LastRun) -> Changes:
+    """The tools once there is a result, of which nothing has been proved."""
+    usable = dict.fromkeys((f"save-{kind}" for kind in FILES), gr.update(interactive=True))
+    check = gr.update(value="prove", interactive=True, variant="secondary")
+    return {**usable, "check": check, "proof": "", "program": export.snippet(last.result)}
+
+
+def wire_tools(
+    widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu = LOCAL, *, disk_bytes: int | None = None
+) -> None:
+    """Events of the tools; `page` are the widgets that a PageState is made of."""
+    proved = gpu.wrap(prover(models), lambda last: answer_seconds(32))
+
+    def save(kind: str, values: Values, visit: Visit) -> Changes:
+        last = values["last"]
+        if last is None:
+            return {"file": None, "message": alert_html("there is nothing to save yet: press Run")}
+        _, suffix, make = FILES[kind]
+        file = widgets["file"]
+        folder = served_folder(file)
+        try:
+            data, name = make(last), export.file_name(last.state.question, suffix)
+            if disk_bytes is not None:
+                make_room(folder, disk_bytes, len(data))
+            path = save_secretly(data, name, folder)
+        except InputError as error:
+            return {"file": None, "message": alert_html(str(error))}
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            said = f"the file cannot be made: {reason} on the server; the result is still here, try again later"
+            return {"file": None, "message": alert_html(said)}
+        delete_with_page(file, path)
+        return {"file": path, "message": ""}
+
+    for kind in FILES:
+        button = widgets[f"save-{kind}"]
+        waiting = {"show_progress": "minimal", "show_progress_on": button}
+        saving = partial(save, kind)
+        update_wrapper(saving, save)
+        made = widgets.on(button.click, saving, reads=["last"], changes=["file", "message"], **waiting)
+        made.then(None, widgets["file"], None, js=SAVE, **PRIVATE)
+
+    def check(values: Values, visit: Visit) -> Changes:
+        if values["last"] is None:
+            return {"message": alert_html("there is nothing to check yet: press Run")}
+        try:
+            proof = proved(values["last"])
+        except InputError as error:
+            return {"proof": "", "message": alert_html(f"Cannot be checked: {error}")}
+        mark = gr.update(value="proved ✓" if proof.ok else "not proved ✕", variant="secondary" if proof.ok else "stop")
+        return {"check": mark, "proof": proof_html(proof), "message": ""}
+
+    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["check"]}
+    widgets.on(widgets["check"].click, check, reads=["last"], changes=["check", "proof", "message"], **waiting)
+
+    def link(values: Values, visit: Visit) -> Changes:
+        try:
+            query = to_query(PageState.of(values))
+        except InputError as error:
+            return {"query": "", "link": gr.update(visible=False), "message": alert_html(f"No link: {error}")}
+        return {"query": query, "link": gr.update(visible=True), "message": ""}
+
+    linked = widgets.on(widgets["copy"].click, link, reads=page, changes=["query", "link", "message"])
+    shown = [widgets[name] for name in ("query", "link", "link_said")]
+    linked.then(None, shown, shown, js=COPY, **PRIVATE)

@@ -1,1 +1,5 @@
-"""The tabs under the answers."""
+"""The tabs under the two sides, one module each: build(), fill() with the last run, wire(). Knows no layout."""
+
+from . import candidates, gave, head, methods, upclose
+
+TABS = (gave, candidates, methods, head, upclose)

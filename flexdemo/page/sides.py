@@ -1,0 +1,232 @@
+"""The two sides, each an answer over the mask that it was given with, and the ladder between them. Keeps no state.
+
+Text of users and models is data: every piece of HTML made here escapes it.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import gradio as gr
+
+from ..answers.differences import differing, marked_html
+from ..answers.metrics import same_answer
+from ..answers.result import MethodResult, Result
+from ..engine.model import LanguageModel
+from ..errors import InputError
+from ..figures.cells import token_spans
+from ..masks import STRATEGIES, parse
+from ..plan import Scheme
+from ..prompt import POSITIONS, SegmentedPrompt
+from ..request import Limits
+from .picture import legend_html, live_html, picture, seen_by, signature
+from .rows import budget_of, shares_of
+from .state import FORM, FUSED, STANDARD, WEIGHTED, PageState, side_parts
+from .terms import COLOURS
+from .widgets import Changes, Widgets, alert_html, plot
+
+SIDES = ("left", "right")
+CARDS = {"left": "answer-flex", "right": "answer-causal"}  # elements that hold the answers
+PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
+# Each step of the ladder: what the left side answers with, its name, and what it changes.
+LADDER = {
+    STANDARD: ("standard", "Standard attention: every token sees all earlier ones, positions run on, no weights."),
+    "segment.sequential.raw": ("+ segment mask", "The mask keeps the wordings apart while they are read"),
+    "segment.aligned.raw": ("+ aligned positions", "Every wording starts at the same position, right after the prefix"),
+    FUSED: ("+ weights 1/N = fused", "Each wording counts by its share, so that N copies of one count once"),
+}
+
+
+def scheme_label(scheme: Scheme) -> str:
+    weights = "weights" if scheme.weighted else "raw"
+    return f"{scheme.strategy} · {scheme.positions.replace('_', ' ')} · {weights}"
+
+
+def title(state: PageState, side: str) -> str:
+    """What a side's answer is called."""
+    value = getattr(state, side)
+    if value in (FUSED, STANDARD):
+        return "Fused" if value == FUSED else "Standard attention"
+    return parse(state.scheme(value).strategy).label
+
+
+def choices() -> list[tuple[str, str]]:
+    """What a side may answer with: the fused answer as it is set, and every scheme there is."""
+    every = [
+        (f"{strategy} · {positions.replace('_', ' ')} · {weights}", f"{strategy}.{positions}.{weights}")
+        for strategy in STRATEGIES
+        for positions in POSITIONS
+        for weights in WEIGHTED
+    ]
+    return [("as set: mask, positions, weights", FUSED), *every]
+
+
+def answered(result: Result, state: PageState, side: str) -> MethodResult | None:
+    """A side's answer in a result; None where it was not asked for."""
+    strategy, positions, weighted = side_parts(getattr(state, side))
+    if strategy == FORM:
+        return next((each for each in result.results if each.method == "flex"), None)
+    name = Scheme(strategy, positions, weighted).name
+    given = {each.method: each for each in result.answered}
+    return given.get(name) or (given.get("causal") if getattr(state, side) == STANDARD else None)
+
+
+def figures_html(answer: MethodResult, first_token: float, *, tail: str = "") -> str:
+    """One line on an answer: tokens, time to the first, rate, density of its mask."""
+    count = len(answer.token_ids)
+    density = f"<span title='Visible cells over all cells of the prompt'>{answer.mask['density']:.0%} visible</span>"
+    if not count:
+        return f"reading the prompt · {density}"
+    span = answer.seconds - first_token
+    parts = [
+        f"<b>{count}</b> token{'' if count == 1 else 's'}",
+        "<span title='From Run to the first token, reading the prompt included'>first after "
+        f"<b>{first_token * 1000:.0f}</b> ms</span>",
+    ]
+    if count > 1 and span > 0:
+        parts.append(f"then <b>{(count - 1) / span:.0f}</b> a second")
+    parts.append(density)
+    return " · ".join([*parts, *([tail] if tail else [])])
+
+
+def answers_changes(state: PageState, result: Result, *, tail: str = "") -> Changes:
+    """Both answers so far, tokens that differ from the other side's marked, their figures, and the rows to grow."""
+    left, right = (answered(result, state, side) for side in SIDES)
+    first, live = result.seconds["first_token"], {}
+    changes: Changes = {}
+    for side, mine, other in (("left", left, right), ("right", right, left)):
+        if mine is None:
+            changes |= {f"{side}_answer": "", f"{side}_figures": "press Run to see it"}
+            continue
+        differs = differing(mine.token_ids, other.token_ids) if other else [False] * len(mine.tokens)
+        marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
+        changes[f"{side}_answer"] = f"<span>{marked}</span>" if marked else ""
+        changes[f"{side}_figures"] = figures_html(mine, first, tail=tail)
+        live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
+    return changes | {"live": live_html(live)}
+
+
+def alone_changes(state: PageState, result: Result | None, room: int) -> Changes:
+    """What each wording answers alone, marked where it is not the fused answer; "" where that was not asked."""
+    told: Changes = {f"alone-{i}": "" for i in range(room + 1)}
+    given = {each.method: each for each in result.results} if result else {}
+    if "per_prompt" not in given:
+        return told
+    fused = given.get("flex")
+    for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
+        same = not (result and result.done and fused) or same_answer(view.answer, fused.answer)
+        kind, note = ("", "") if same else (' class="differs"', " · differs from the fused answer")
+        told[f"alone-{i}"] = f"alone: <b{kind}>{escape(view.answer)}</b>{note}"
+    return told
+
+
+def step_html(prompt: SegmentedPrompt, state: PageState) -> str:
+    """What the chosen step of the ladder changes, in one line, with the number of cells; another scheme is named."""
+    if state.left not in LADDER:
+        return f"Left: {escape(scheme_label(state.scheme(state.left)))}"
+    steps = list(LADDER)
+    at, said = steps.index(state.left), LADDER[state.left][1]
+    if not at:
+        return said
+    now, before = (seen_by(prompt, state.scheme(steps[i])) for i in (at, at - 1))
+    moved = now.difference(before)
+    told = [f"{moved[kind]:,} cells {word}" for kind, word in (("removed", "close"), ("added", "open")) if moved[kind]]
+    return f"{said}: {', '.join(told) or 'the same cells are visible'}."
+
+
+def draw(lm: LanguageModel, limits: Limits, state: PageState, drawn: tuple[str, str] = ("", "")) -> Changes:
+    """Masks, tokens, shares and captions of a page, without running the model; InputError for what cannot run.
+
+    A mask that has been `drawn`, by its signature, is left as it is.
+    """
+    prompt = state.compose(lm, limits)
+    changes: Changes = {}
+    marks = tuple(signature(prompt, scheme) for scheme in state.schemes)
+    for side, scheme, mark, before in zip(SIDES, state.schemes, marks, drawn, strict=True):
+        if mark != before:
+            changes[f"{side}_mask"] = picture(prompt, scheme)
+        changes[f"{side}_title"] = f"<h2>{escape(title(state, side))}</h2>"
+    by_run = state.weights_from == "confidence"
+    return changes | {
+        "drawn": marks,
+        "tokens": token_spans(prompt.tokens, prompt.segments),
+        "legend": legend_html(prompt.segments),
+        "ladder": state.left if state.left in LADDER else None,
+        "step": step_html(prompt, state),
+        "budget": budget_of(lm, limits, state, len(prompt.token_ids)),
+        "message": "",
+        **shares_of(state, None if by_run else prompt.weights, limits.paraphrases),
+    }
+
+
+def not_drawn(lm: LanguageModel, limits: Limits, state: PageState | None, error: InputError) -> Changes:
+    """What is shown where a page cannot be drawn: why, and how far it is over the limit if that is it."""
+    budget = {"budget": budget_of(lm, limits, state)} if state else {}
+    return {"message": alert_html(str(error)), **budget}
+
+
+# Filled by views.js. It works without the program, so that a highlight costs no round trip.
+LINKS = (
+    '<div id="links"><label for="link-token">Token</label>'
+    '<input id="link-token" type="number" min="0" step="1" inputmode="numeric">'
+    '<button id="link-clear" type="button">Clear</button>'
+    '<button id="link-exact" type="button" hidden>Show exactly here</button>'
+    '<label><input id="link-outline" type="checkbox"> Outline what only one side sees</label></div>'
+    '<div id="link-told"><div id="link-words" role="status" aria-live="polite"></div></div>'
+)
+ANSWER = (
+    '<div id="answer-tokens" hidden><button type="button" class="chip is-answer" data-segment="0" aria-pressed="false">'
+    'answer</button> <span class="count"></span><div class="textfield"></div></div>'
+)
+
+
+def build_ladder(widgets: Widgets, start: Changes) -> None:
+    """The four steps from standard attention to the fused answer."""
+    steps = [(name, side) for side, (name, _) in LADDER.items()]
+    with gr.Row(elem_id="ladder-row"):
+        widgets["ladder"] = gr.Radio(
+            steps, value=start["ladder"], label="Step that the left side shows", elem_id="ladder", container=False
+        )
+        widgets["step"] = gr.HTML(start["step"], elem_id="step")
+
+
+def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
+    """Two answers, each with its figures, its scheme as a menu and the mask that it was given with."""
+    with gr.Row(elem_id="sides"):
+        for side in SIDES:
+            with gr.Column(elem_id=f"side-{side}", elem_classes="side", min_width=280):
+                with gr.Row(elem_classes="side-head"):
+                    heading = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
+                    if side == "left":
+                        widgets["check"] = gr.Button(
+                            "prove",
+                            size="sm",
+                            elem_id="check",
+                            min_width=60,
+                            scale=0,
+                            interactive=start["last"] is not None,
+                        )
+                    menu = gr.Dropdown(
+                        choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
+                        container=False, min_width=150, allow_custom_value=True,
+                    )  # fmt: skip
+                answer = gr.HTML(start[f"{side}_answer"], elem_id=CARDS[side], elem_classes="answer")
+                figures = gr.HTML(start[f"{side}_figures"], elem_id=f"{side}-figures", elem_classes="figures")
+                mask = plot(PLOTS[side], start[f"{side}_mask"])
+            made = {"title": heading, "answer": answer, "figures": figures, "mask": mask}
+            widgets.update({f"{side}_{name}": widget for name, widget in made.items()})
+            widgets[side] = menu
+    widgets["drawn"] = gr.State(start["drawn"])
+    widgets["live"] = gr.HTML(start["live"], elem_id="live")
+
+
+def build_tokens(widgets: Widgets, start: Changes) -> None:
+    """The tokens of the packed prompt by segment, the answer's behind them, and what is said about a chosen one."""
+    with gr.Column(elem_id="tokens-box"):
+        widgets["legend"] = gr.HTML(start["legend"], elem_id="token-legend")
+        widgets["tokens"] = gr.HighlightedText(
+            start["tokens"], color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
+            elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
+        )  # fmt: skip
+        gr.HTML(ANSWER)
+        gr.HTML(LINKS, elem_id="link-box")

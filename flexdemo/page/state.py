@@ -1,0 +1,234 @@
+"""PageState: all that the page holds, made of the widgets' values and back, and what a host allows of it. Knows no
+gradio and no HTML.
+
+A value's name is that of its field; rows have numbered ones: `paraphrase-1` ..., and `weight-0` ..., the question's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationInfo, field_validator
+
+from ..answers.methods import check_names, resolve_methods
+from ..engine.loading import NAME
+from ..engine.model import LanguageModel
+from ..errors import InputError
+from ..plan import Encoding, Scheme, check_encoding
+from ..prompt import SegmentedPrompt, build_prompt
+from ..request import Face, Limits, Request, face_of, shortened
+
+FORM = "form"  # in place of a side's strategy: the mask and positions that are set for the fused answer
+WEIGHTED = ("weights", "raw")
+FUSED, STANDARD = "form.aligned.weights", "causal.sequential.raw"
+HEAVIEST = 10  # of a weight's slider
+
+
+class PageState(Request):
+    """What the page holds: a Request whose wordings may be blank, and how the page shows it.
+
+    `weights` are the rows' numbers; `weights_from` says whether they count ("mine") or those by confidence. `left` and
+    `right` are what the two sides answer with: a mask, or "form"; position scheme; "weights" or "raw". `model` is one
+    of the names that a host offers, "" its default. What exists can be in a link.
+    """
+
+    weights_from: Annotated[Literal["mine", "confidence"], Face("weights", "Weights")] = "mine"
+    left: Annotated[str, Face("left", "Left side")] = FUSED
+    right: Annotated[str, Face("right", "Right side")] = STANDARD
+    model: Annotated[str, Face("model", "Model")] = ""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _can_be_shown(cls, value: Any, info: ValidationInfo) -> Any:
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and ("\0" in text or any("\ud800" <= c <= "\udfff" for c in text)):
+                raise InputError("the text holds a NUL or half a character (a lone surrogate): type it again")
+        if check := CHECKS.get(str(info.field_name)):
+            check(value)
+        return value
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> PageState:
+        """From the widgets' values, of which `used` rows of paraphrases count. InputError names what is wrong."""
+        count = values["used"]
+        weights = [values[f"weight-{i}"] for i in range(count + 1)]
+        for i, weight in enumerate(weights, start=1):
+            if weight is None:
+                raise InputError(f"the weight of P{i} is empty: give a number, 0 or more")
+        given = {name: _whole(values[name]) for name in SETTINGS}
+        for name in NUMBERS:
+            if given[name] is None:
+                raise InputError(f"{LABELS[name]} is empty: give a number")
+        return cls(
+            **given,
+            question=values["question"] or "",
+            paraphrases=[values[f"paraphrase-{i}"] or "" for i in range(1, count + 1)],
+            weights=None if set(weights) == {1} else [float(weight) for weight in weights],
+        )
+
+    def values(self, room: int) -> dict[str, Any]:
+        """What `of` reads; rows that are not in use, up to `room`, are blank."""
+        count = len(self.paraphrases)
+        texts = (*self.paraphrases, *[""] * (room - count))
+        weights = (*(self.weights or [1.0] * (count + 1)), *[1.0] * (room - count))
+        return {
+            "question": self.question,
+            **{f"paraphrase-{i}": text for i, text in enumerate(texts, start=1)},
+            **{f"weight-{i}": weight for i, weight in enumerate(weights)},
+            "used": count,
+            **{name: getattr(self, name) for name in SETTINGS},
+            "methods": list(self.methods),
+        }
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The wordings that hold text, the question always: wording i is called P(i + 1)."""
+        return (0, *(i for i, text in enumerate(self.paraphrases, start=1) if text.strip()))
+
+    @property
+    def wordings(self) -> tuple[tuple[str, str], ...]:
+        """(name, text) of the wordings that go into the prompt."""
+        texts = (self.question, *self.paraphrases)
+        return tuple((f"P{i + 1}", texts[i]) for i in self.rows)
+
+    def asked(self, **more: Any) -> Request:
+        """What a run asks for: blank rows are left out with their weights. `more` are settings of the page's own."""
+        kept = {name: getattr(self, name) for name in Request.model_fields} | more
+        kept["paraphrases"] = [text for _, text in self.wordings[1:]]
+        if isinstance(self.weights, tuple):
+            kept["weights"] = [self.weights[i] for i in self.rows]
+        if self.weights_from == "confidence":
+            kept["weights"] = "confidence"
+        return Request(**kept)
+
+    def scheme(self, side: str) -> Scheme:
+        """What a side stands for."""
+        strategy, positions, weighted = side_parts(side)
+        return Scheme(self.mask, self.positions) if strategy == FORM else Scheme(strategy, positions, weighted)
+
+    @property
+    def schemes(self) -> tuple[Scheme, Scheme]:
+        """Those of the left and of the right side."""
+        return self.scheme(self.left), self.scheme(self.right)
+
+    def compose(self, lm: LanguageModel, limits: Limits) -> SegmentedPrompt:
+        """The prompt that a run packs, its wordings called as the page calls them: blank rows leave gaps.
+
+        Where the run sets the weights, they are equal here. InputError for what cannot run here.
+        """
+        asked = self.asked()
+        check_limits(limits, asked)
+        check_names(asked)
+        told = {"weights": asked.given_weights, "prefix": asked.prefix, "template": asked.template}
+        prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, **told)
+        check_room(lm, limits, prompt, asked.max_new_tokens)
+        return self.named(prompt)
+
+    def named(self, prompt: SegmentedPrompt) -> SegmentedPrompt:
+        """A prompt of these wordings with the page's names for its segments."""
+        starts = (segment.start for segment in prompt.paraphrases)
+        names = dict(zip(starts, (name for name, _ in self.wordings), strict=True))
+        segments = (replace(segment, name=names.get(segment.start, segment.name)) for segment in prompt.segments)
+        return replace(prompt, segments=tuple(segments))
+
+
+def side_parts(side: str) -> tuple[str, str, bool]:
+    """(mask or FORM, position scheme, whether weights act) of one side; InputError for what is none."""
+    parts = side.split(".")
+    if len(parts) != 3 or parts[2] not in WEIGHTED:
+        raise InputError(f"{side[:60]!r} is no mask, positions and {' or '.join(WEIGHTED)}, such as anchor.aligned.raw")
+    strategy, positions, weights = parts
+    check_encoding(Encoding(positions=positions) if strategy == FORM else Encoding(strategy, positions))
+    return strategy, positions, weights == WEIGHTED[0]
+
+
+def _check_model(name: str) -> None:
+    if name and not NAME.fullmatch(name):
+        raise InputError(f"{name[:60]!r} is no name of a model")
+
+
+# What names something is looked up in the table that it names.
+CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "mask": lambda mask: check_encoding(Encoding(mask)),
+        "positions": lambda positions: check_encoding(Encoding(positions=positions)),
+        "methods": resolve_methods,
+        "left": side_parts,
+        "right": side_parts,
+        "model": _check_model,
+    }
+)
+FIELDS = PageState.model_fields
+FACES = {name: face for name, field in FIELDS.items() if (face := face_of(field))}
+LABELS = {name: face.label for name, face in FACES.items()}
+ROWS = ("question", "paraphrases", "weights")
+SETTINGS = tuple(name for name in FACES if name not in ROWS)
+NUMBERS = tuple(name for name in SETTINGS if FIELDS[name].annotation in (int, float))
+LIMITED = {"max_new_tokens": "new_tokens", "samples": "samples"}  # the field of Limits that ends a setting's slider
+SLIDERS = {name: face.slider for name, face in FACES.items() if face.slider}
+
+
+def slider_of(name: str, limits: Limits) -> tuple[float, float, float]:
+    """Lowest and highest value and step of a setting's slider."""
+    low, high, step = SLIDERS[name]
+    return low, getattr(limits, LIMITED[name]) if high is None else high, step
+
+
+def _whole(value: Any) -> Any:
+    """A number of a widget, which may tell a whole one with a point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_request(
+    limits: Limits,
+    question: str,
+    paraphrases: Sequence[str],
+    *,
+    prefix: str = "",
+    max_new_tokens: int = 1,
+    samples: int = 1,
+    methods: int = 1,
+) -> None:
+    """Raise InputError for what the page does not take, before any tokenising."""
+    if len(paraphrases) > limits.paraphrases:
+        raise InputError(f"{len(paraphrases)} paraphrases are too many: give at most {limits.paraphrases}")
+    named = [("the question", question), ("the prefix", prefix)]
+    named += [(f"paraphrase {i}", text) for i, text in enumerate(paraphrases, start=1)]
+    for what, text in named:
+        if len(text) > limits.characters:
+            raise InputError(
+                f"{what} is too long: it has {len(text):,} characters, the limit is {limits.characters:,}; shorten it"
+            )
+        if "\0" in text:
+            raise InputError(f"{what} contains a NUL character, which a page cannot show: remove it")
+    if max_new_tokens > limits.new_tokens:
+        asked = shortened(max_new_tokens)
+        raise InputError(f"an answer of {asked} tokens is too long: ask for at most {limits.new_tokens}")
+    if samples > limits.samples:
+        raise InputError(f"{samples} samples of each wording are too many: draw at most {limits.samples}")
+    if limits.methods is not None and methods > limits.methods:
+        raise InputError(f"{methods} methods are too many: choose at most {limits.methods}")
+
+
+def check_limits(limits: Limits, request: Request) -> None:
+    """`check_request` of a whole request."""
+    lengths = {"max_new_tokens": request.max_new_tokens, "samples": request.samples}
+    count = len(set(request.methods) - {"all"})
+    check_request(limits, request.question, request.paraphrases, prefix=request.prefix, methods=count, **lengths)
+
+
+def token_limit(lm: LanguageModel, limits: Limits) -> int:
+    """Tokens that prompt and answer may have together."""
+    return min(limits.prompt_tokens, lm.context_length or limits.prompt_tokens)
+
+
+def check_room(lm: LanguageModel, limits: Limits, prompt: SegmentedPrompt, max_new_tokens: int) -> None:
+    need, limit = len(prompt.token_ids) + max_new_tokens, token_limit(lm, limits)
+    if need > limit:
+        raise InputError(
+            f"prompt and answer need {need:,} tokens and the limit is {limit:,}: "
+            "use fewer or shorter paraphrases, or a shorter answer"
+        )

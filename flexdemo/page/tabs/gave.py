@@ -1,0 +1,129 @@
+"""Tab *What each wording gave*: attention mass and leave-one-out effect of the last run, in one picture."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from ...answers.explain import NEEDED, seen_counts
+from ...answers.head import heads_of
+from ...answers.methods import METHODS
+from ...engine.loading import Models
+from ...figures.answer import gave_figure
+from ...serve.zerogpu import Gpu
+from ..run import LastRun, belongs_html
+from ..terms import terms_html
+from ..widgets import Changes, Values, Visit, Widgets, chip, plot, shown
+
+TITLE, NAME = "What each wording gave", "gave"
+CHANGES = ("gave_note", "gave_choices", "gave_plot", "mass_layer", "mass_head")
+MEAN = -1  # "mean over all", in place of the number of a layer or head
+ANSWER = "suffix + answer"
+BEFORE = "After a run: where each token of the fused answer looked, and how much likelier each wording made it."
+SAID = (
+    "Left, where the answer looked: shares of attention of each of its tokens, summing to 1; looking is no influence. "
+    "Right, what a wording did: log-probability of the same answer with all wordings, minus without that one, "
+    "positions held; above 0 it helped."
+)
+
+
+def build(widgets: Widgets, models: Models) -> None:
+    layers, heads = (max(counts) for counts in zip(*(heads_of(lm) for _, lm in models.named), strict=True))
+    widgets["gave_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="gave-note")
+    widgets["gave_plot"] = plot("gave-plot")
+    with gr.Row(visible=False, elem_classes="choices") as widgets["gave_choices"]:
+        for what, count in (("Layer", layers), ("Head", heads)):
+            name = f"mass-{what.lower()}"
+            widgets[name.replace("-", "_")] = gr.Dropdown(
+                _numbered(count), value=MEAN, label=what, elem_id=name, min_width=110
+            )
+        widgets["per_token"] = gr.Checkbox(
+            False, label="Per token of the segment", elem_id="mass-per-token", min_width=140
+        )
+    gr.HTML(terms_html("Attention mass", "Leave-one-out"), elem_classes="terms")
+
+
+def _numbered(count: int) -> list[tuple[str, int]]:
+    return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
+
+
+def fill(models: Models, last: LastRun) -> Changes:
+    if last.explanation is None:
+        labels = " and ".join(f"<b>{escape(METHODS[name].label)}</b>" for name in NEEDED)
+        said = f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
+        return {"gave_note": said, "gave_plot": shown(None), "gave_choices": gr.update(visible=False)}
+    counts = heads_of(models.that_made(last.result.model))
+    single = last.explanation.attribution.mass.shape[1:3] == counts
+    changes: Changes = {
+        "gave_note": f"<p>{SAID}</p>{belongs_html(last)}{words_html(last)}{legend_html(last)}",
+        "gave_plot": shown(gave_plot(last)),
+        "gave_choices": gr.update(visible=single),
+    }
+    for name, count in zip(("mass_layer", "mass_head"), counts, strict=True):
+        changes[name] = gr.update(choices=_numbered(count), value=MEAN)
+    return changes
+
+
+def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+    names = ["mass_layer", "mass_head", "per_token"]
+
+    def choose(values: Values, visit: Visit) -> Changes:
+        last = values["last"]
+        if last is None or last.explanation is None:
+            return {}
+        layer, head = (None if values[name] == MEAN else values[name] for name in names[:2])
+        return {"gave_plot": shown(gave_plot(last, layer=layer, head=head, per_token=values["per_token"]))}
+
+    changes = [widgets[name].input for name in names]
+    widgets.on(changes, choose, reads=["last", *names], changes=["gave_plot"], trigger_mode="always_last")
+
+
+def segment_names(last: LastRun) -> tuple[str, ...]:
+    """Names of the groups of attention mass: the last holds the suffix and the answer so far."""
+    prompt = last.result.prompt
+    return (prompt.segments[0].name, *(segment.name for segment in prompt.paraphrases), ANSWER)
+
+
+def legend_html(last: LastRun) -> str:
+    chips = [f"<span>{chip(name)}</span>" for name in segment_names(last)[:-1]]
+    return f'<div class="legend">{" ".join(chips)} <span class="chip is-suffix">{ANSWER}</span></div>'
+
+
+def chosen_mass(
+    last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False
+) -> np.ndarray:
+    """Attention mass (T, S) of the fused answer, mean over all layers and heads or of one; needs an explanation."""
+    if last.explanation is None:
+        raise ValueError("this run has no explanation")
+    mass = last.explanation.attribution.mass  # (T, layers, heads, S)
+    if layer is not None:
+        mass = mass[:, layer : layer + 1]
+    if head is not None:
+        mass = mass[:, :, head : head + 1]
+    chosen = mass.mean(axis=(1, 2))
+    if not per_token:
+        return chosen
+    return chosen / seen_counts(last.result.prompt, last.result.mask["strategy"], len(chosen))
+
+
+def gave_plot(last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False) -> Any:
+    """The picture of a run that has been explained."""
+    if last.explanation is None:
+        raise ValueError("this run has no explanation")
+    mass = chosen_mass(last, layer=layer, head=head, per_token=per_token)
+    effects, texts = last.explanation.attribution.effects, dict(last.state.wordings)
+    told = [(each.hidden, each.effect, texts[each.hidden]) for each in effects]
+    return gave_figure(mass, last.methods["flex"].tokens, segment_names(last), told, per_token=per_token)
+
+
+def words_html(last: LastRun) -> str:
+    """The picture in words."""
+    means = chosen_mass(last).mean(axis=0)
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(segment_names(last), means, strict=True))
+    effects = last.explanation.attribution.effects if last.explanation else ()
+    told = ", ".join(f"{each.hidden} {round(each.effect, 3) + 0.0:+.3f}" for each in effects)
+    lost = f" Log-probability of the answer lost without a wording: {told}." if told else ""
+    return f'<p class="unseen">{escape(f"Mean over the answer, all layers and heads: {shares}.{lost}")}</p>'
