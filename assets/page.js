@@ -18,7 +18,7 @@
     const box = element.closest?.('.wording-row')?.querySelector('[id^="paraphrase-"]');
     return box ? Number(box.id.split('-')[1]) - 1 : -1;
   };
-  const tell = (detail) => find('#edits')?.dispatchEvent(new CustomEvent('row', { detail }));
+  const tell = (kind, detail) => document.dispatchEvent(new CustomEvent(`flexdemo:${kind}`, { detail }));
   // A paste of several lines becomes several rows: the first line joins what stands before the cursor, the last one what
   // stands after it, as in any text box; blank lines are left out.
   document.addEventListener('paste', (event) => {
@@ -29,15 +29,15 @@
     const { value, selectionStart, selectionEnd } = event.target;
     lines[0] = value.slice(0, selectionStart) + lines[0];
     lines[lines.length - 1] += value.slice(selectionEnd);
-    tell({ row, lines });
+    tell('row', { row, lines });
   }, true);
   // A box itself tells of pressed keys only: no deletion, no dictation.
   document.addEventListener('input', (event) => {
-    if (event.target.matches('.wording-row textarea')) find('#edits')?.dispatchEvent(new CustomEvent('typed'));
+    if (event.target.matches('.wording-row textarea')) tell('typed');
   }, true);
   document.addEventListener('click', (event) => {
     const button = event.target.closest?.('.row-tools button');
-    if (button) tell({ row: rowOf(button), act: button.dataset.act });
+    if (button) tell('row', { row: rowOf(button), act: button.dataset.act });
   });
 
   // A weight moved by keys is let go of a little after the last key: then the answer is decoded again, as after a drag.

@@ -51,8 +51,9 @@
   const sum = (meta, groups) => groups.filter((g) => isVisible(meta, g.why)).reduce((all, g) => all + g.count, 0);
   function rowWords(meta, token) {
     const groups = counted(meta, token, false);
+    const earlier = groups.filter(({ why }) => meta.reasons[why] !== 'hidden: later token');
     return `query ${named(meta, token)} sees ${sum(meta, groups)} of ${total(meta)}: ${told(meta, groups, true)}. `
-      + `Hidden from it: ${told(meta, groups, false)}.`;
+      + `Hidden from it, of what is earlier: ${told(meta, earlier, false)}.`;
   }
   function columnWords(meta, token) {
     const groups = counted(meta, token, true);
@@ -346,7 +347,7 @@
 
   // Labels of the axes, as the program sets them, for the size that the figure has here.
 
-  const MARK = 20, LETTER = 7, HIGH = 16, LINES = 3;
+  const MARK = 20, LETTER = 7, HIGH = 13, LINES = 3;
   function labels(gd, meta) {
     const size = step(meta), { rows, columns } = view(meta);
     const placed = ([from, to], pixels) => meta.segments.flatMap(([name, start, colour], i) => {

@@ -28,10 +28,10 @@ from .widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 WRITTEN = 4  # paraphrases that one click asks the model for
 HINT = "Another wording; several pasted lines become several rows"
-# What views.js tells of a row: {row, act}, and of a paste the lines.
+# What page.js tells: of a row {row, act}, or {row, lines} of a paste; and that a text was typed.
 EDITS = """
-element.addEventListener('row', (event) => trigger('select', event.detail));
-element.addEventListener('typed', () => trigger('input'));
+document.addEventListener('flexdemo:row', (event) => trigger('select', event.detail));
+document.addEventListener('flexdemo:typed', () => trigger('input'));
 """
 
 
