@@ -103,6 +103,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.page.run import START_METHODS
     from flexdemo.serve.guard import Gate, Guard
     from flexdemo.serve.health import ServerLog, State, read_account, routes
+    from flexdemo.serve.internals import tell_tools_in_json
     from flexdemo.serve.log import Ledger
     from flexdemo.serve.profiles import PROFILES
     from flexdemo.serve.warmup import WarmUp
@@ -150,6 +151,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
         quiet=True,
         **launch_options(profile, routes=routes(state)),
     )
+    tell_tools_in_json(demo)
     ServerLog(ledger).attach()
     state.demo = demo
     print(f"flexdemo runs on {demo.local_url}", flush=True)

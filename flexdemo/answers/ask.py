@@ -7,6 +7,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..engine.decode import Answer, Progress, check_room, generate
@@ -92,6 +93,25 @@ def _method_result(
         views,
         tuple(_candidates(lm, step) for step in answers[chosen].candidates),
     )
+
+
+@dataclass
+class Pace:
+    """Which results of a stream are worth showing: one each `seconds`, the first token at once; none before the first
+    token where the prompt is `known`."""
+
+    seconds: float
+    known: bool = False
+    shown: float = 0.0
+    answering: bool = False
+
+    def __call__(self, tokens: int) -> bool:
+        now, begun = time.monotonic(), tokens > 0
+        due = now - self.shown >= self.seconds or begun > self.answering
+        if not due or (self.known and not begun):
+            return False
+        self.shown, self.answering = now, begun
+        return True
 
 
 def stream(

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
 from html import escape
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import gradio as gr
 from pydantic import Field, create_model
 
-from ..answers.ask import ask
+from ..answers.ask import Pace, stream
 from ..answers.explain import CANDIDATES, NEEDED
 from ..answers.explain import explain as explain_result
 from ..answers.methods import METHODS, check_names
@@ -34,6 +35,7 @@ from .state import check_limits, check_request, check_room, token_limit
 
 MODEL = "name of one of the models offered here; the first by default. See methods."
 Model = Annotated[str | None, Field(description=MODEL)]
+PARTIAL_SECONDS = 0.25  # between the answers so far that a client is sent
 PACKED = ("question", "paraphrases", "mask", "positions", "prefix", "template")  # what a prompt and its mask depend on
 
 
@@ -73,13 +75,23 @@ def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[...
     """
     hidden = {name for name, field in FIELDS.items() if face_of(field) is None}
     shown = [each for each in parameters_of(arguments) if each.name not in hidden]
-    signature = inspect.Signature(shown, return_annotation=inspect.signature(work, eval_str=True).return_annotation)
+    returned = inspect.signature(work, eval_str=True).return_annotation
+    kind = get_args(returned)[0] if inspect.isgeneratorfunction(work) else returned  # of the last one, for clients
+    signature = inspect.Signature(shown, return_annotation=kind)
     usual = {each.name: each.default for each in shown}
 
-    def call(*args: Any, **options: Any) -> Any:
+    def checked(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         given = signature.bind(*args, **options).arguments
         left_out = {name for name, value in given.items() if value is None and usual[name] is None}
-        return work(arguments(**{name: value for name, value in given.items() if name not in left_out}))
+        return arguments(**{name: value for name, value in given.items() if name not in left_out})
+
+    def once(*args: Any, **options: Any) -> Any:
+        return work(checked(args, options))
+
+    def streamed(*args: Any, **options: Any) -> Any:
+        yield from work(checked(args, options))
+
+    call = streamed if inspect.isgeneratorfunction(work) else once
 
     summary, returns = (inspect.getdoc(work) or "").split("Returns:")
     told = "".join(f"    {name}: {arguments.model_fields[name].description}\n" for name in signature.parameters)
@@ -101,15 +113,16 @@ def note_answer(answered: Any) -> None:
         )
 
 
-def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
+def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., Iterator[dict]]:
     """The function behind `/generate`, with the command line's arguments and JSON."""
 
-    def generate(given: GenerateCall) -> dict:
+    def generate(given: GenerateCall) -> Iterator[dict]:
         """Answer a question from all its wordings at once, with the answers of other methods if wanted.
 
         Returns:
-            The JSON object that `python -m flexdemo generate --json` prints. Where the time that a request has here was
-            up, "stopped" says so, and the answers are what there was until then.
+            The JSON object that `python -m flexdemo generate --json` prints; before it, to a client that takes them,
+            the same with the answers so far and "partial": true. Where the time that a request has here was up,
+            "stopped" says so, and the answers are what there was until then.
         """
         lm = offered(models).of(given.model)
         asked = Request(**{name: getattr(given, name) for name in FIELDS})
@@ -122,14 +135,18 @@ def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callabl
         note(question=asked.question, paraphrases=list(asked.paraphrases), prefix=asked.prefix)
         size = f"{1 + len(asked.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
         with within_noted_memory(lambda: size, give_up=offered(models).let_go):
-            result = ask(lm, asked, until=until, check=checkpoint())
+            for result in stream(lm, asked, until=until, check=checkpoint(), wanted=Pace(PARTIAL_SECONDS)):
+                if not result.done and time.monotonic() < until:
+                    yield result.to_dict() | {"partial": True}
             told = result.to_dict()
-            try:
-                if given.explain and result.done:
+            if not result.done:
+                told["stopped"] = limits.time_is_up()
+            elif given.explain:
+                try:
                     told["explain"] = explain_result(lm, result, until=until, check=checkpoint()).to_dict()
-            except OutOfTime:
-                return told | {"stopped": limits.time_is_up()}
-        return told if result.done else told | {"stopped": limits.time_is_up()}
+                except OutOfTime:
+                    told["stopped"] = limits.time_is_up()
+        yield told
 
     return endpoint(GenerateCall, generate)
 
@@ -244,17 +261,28 @@ CODE = (("python", CLIENT), ("bash", CURL + COMMAND))  # as docs/api.md has it
 def for_clients(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """An endpoint whose InputError reaches the client as its message."""
 
-    @wraps(endpoint)
-    def call(*args: Any, **options: Any) -> Any:
+    @contextmanager
+    def told() -> Iterator[None]:
         try:
-            answered = endpoint(*args, **options)
+            yield
         except InputError as error:
             note(message=str(error))
             raise gr.Error(str(error), print_exception=False) from error
-        note_answer(answered)
-        return answered
 
-    return call
+    @wraps(endpoint)
+    def once(*args: Any, **options: Any) -> Any:
+        with told():
+            return endpoint(*args, **options)
+
+    @wraps(endpoint)
+    def streamed(*args: Any, **options: Any) -> Iterator[Any]:
+        answered = None
+        with told():
+            for answered in endpoint(*args, **options):
+                yield answered
+        note_answer(answered)
+
+    return streamed if inspect.isgeneratorfunction(endpoint) else once
 
 
 def add_endpoints(lm: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL) -> None:

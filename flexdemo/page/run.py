@@ -6,13 +6,12 @@ token.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-from ..answers.ask import stream
+from ..answers.ask import Pace, stream
 from ..answers.explain import CANDIDATES, NEEDED, Explanation, explain
 from ..answers.methods import METHODS
 from ..answers.recording import Recorded
@@ -53,24 +52,6 @@ class LastRun:
         return set(self.methods).issuperset(NEEDED)
 
 
-@dataclass
-class Pace:
-    """Which results are worth a picture: one each FRAME_SECONDS, the first token at once; none before the first token
-    where the prompt is `known`."""
-
-    known: bool
-    shown: float = 0.0
-    answering: bool = False
-
-    def __call__(self, tokens: int) -> bool:
-        now, begun = time.monotonic(), tokens > 0
-        due = now - self.shown >= FRAME_SECONDS or begun > self.answering
-        if not due or (self.known and not begun):
-            return False
-        self.shown, self.answering = now, begun
-        return True
-
-
 def status_html(state: str, text: str) -> str:
     """The line on what happens; `state` is ready, running or done."""
     told = ' role="status"' if state != "running" else ""
@@ -109,7 +90,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         asked = state.asked(methods=tuple(methods), mass=False, candidates=CANDIDATES)
         options = {"schemes": schemes, "reading": reading, "until": until, "check": checkpoint()}
         with within_noted_memory(size, give_up=give_up):
-            for result in stream(lm, asked, **options, wanted=Pace(known)):
+            for result in stream(lm, asked, **options, wanted=Pace(FRAME_SECONDS, known)):
                 named = replace(result, prompt=state.named(result.prompt))
                 yield frame(state, named, room)
 

@@ -6,6 +6,7 @@ offers the same in public, that is used instead.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ INTERNALS: Mapping[str, str] = MappingProxyType(
         "uploaded_file_dir": "where uploads lie, to make room there",
         "upload_file_set": "what was uploaded: nothing else may be named as a file",
         "GRADIO_CACHE": "where files lie that are served, to save one under a name that nobody can guess",
+        "mcp_server_obj": "what answers MCP tools, which would tell an object as Python writes it",
         "temp_files": "files that are deleted as the page's `delete_cache` says",
     }
 )
@@ -88,3 +90,16 @@ def served_folder(component: gr.components.Component) -> Path:
 def delete_with_page(component: gr.components.Component, path: str) -> None:
     """Have a file deleted when its time has come."""
     component.temp_files.add(path)
+
+
+def tell_tools_in_json(demo: gr.Blocks) -> None:
+    """Have the MCP tools of a launched page answer with JSON text."""
+    tools = demo.mcp_server_obj
+    if tools is None:
+        return
+    told = tools.postprocess_output_data
+
+    def as_json(data: Iterable[Any], root_url: str) -> Any:
+        return told([json.dumps(each, ensure_ascii=False) for each in data], root_url)
+
+    tools.postprocess_output_data = as_json
