@@ -281,19 +281,24 @@
     };
     together(() => graphs().map(({ gd }) => {
       const meta = metaOf(gd);
-      gd.overview ??= { data: { z: gd.data[0].z, colorscale: gd.data[0].colorscale, zmin: gd.data[0].zmin, zmax: gd.data[0].zmax } };
+      const [{ z, colorscale, zmin, zmax }] = gd.data;
+      gd.overview ??= { z, colorscale, zmin, zmax };
       meta.part = { rows: around(rows, meta), columns: around(columns, meta) };
       return draw(gd, meta);
     })).then(show);
   }
-  function overview() {
-    const parts = graphs().filter(({ gd }) => metaOf(gd).part);
-    together(() => parts.map(({ gd }) => {
-      const meta = metaOf(gd), { z, colorscale, zmin, zmax } = gd.overview.data;
+  // A double click shows all of both masks again. Not Plotly's event of it: a figure that is drawn anew between the two
+  // clicks, with the band of what the first one picked, does not tell it.
+  function whole() {
+    together(() => graphs().map(({ gd }) => {
+      const meta = metaOf(gd);
+      if (!meta.part) return window.Plotly.relayout(gd, layout(gd, meta));
+      const { z, colorscale, zmin, zmax } = gd.overview;
       delete meta.part;
       return window.Plotly.update(gd, { z: [z], colorscale: [colorscale], zmin: [zmin], zmax: [zmax], xgap: 0, ygap: 0 }, layout(gd, meta));
     })).then(show);
   }
+  document.addEventListener('dblclick', (event) => { if (event.target.closest?.('.side .figure')) whole(); });
   function cells(meta) { // of what the figure draws, by the rules
     const n = meta.segments.length, visible = meta.rules.map((why) => isVisible(meta, why));
     const { rows, columns } = view(meta), range = ([from, to]) => Array.from({ length: to - from }, (_, i) => from + i);
@@ -390,7 +395,6 @@
       gd.on('plotly_hover', (event) => hover(gd, event));
       gd.on('plotly_unhover', () => { tip?.remove(); cross(gd, null); });
       gd.on('plotly_relayout', (change) => zoomed(gd, change));
-      gd.on('plotly_doubleclick', overview);
       gd.on('plotly_autosize', () => label(gd));
       tip?.remove();
       label(gd);
