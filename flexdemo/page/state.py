@@ -40,8 +40,6 @@ class PageState(Request):
     methods: Annotated[Texts, face_of(REQUEST["methods"])] = Field(
         START_METHODS, description=REQUEST["methods"].description
     )
-        START_METHODS, description=REQUEST["methods"].description
-    )
     weights_from: Annotated[Literal["mine", "confidence"], Face("weights", "Weights")] = "mine"
     left: Annotated[str, Face("left", "Left side")] = FUSED
     right: Annotated[str, Face("right", "Right side")] = STANDARD
