@@ -287,8 +287,15 @@
       return draw(gd, meta);
     })).then(show);
   }
-  // A double click shows all of both masks again. Not Plotly's event of it: a figure that is drawn anew between the two
-  // clicks, with the band of what the first one picked, does not tell it.
+  // A double click shows all of both masks again. Plotly tells two clicks where the figure is drawn anew between them,
+  // with the band of what the first one picked.
+  function clicked(gd, event) {
+    const now = performance.now(), twice = now - (gd.clicked ?? -Infinity) < 400;
+    gd.clicked = now;
+    if (twice) return whole();
+    pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y);
+    show();
+  }
   function whole() {
     together(() => graphs().map(({ gd }) => {
       const meta = metaOf(gd);
@@ -298,7 +305,6 @@
       return window.Plotly.update(gd, { z: [z], colorscale: [colorscale], zmin: [zmin], zmax: [zmax], xgap: 0, ygap: 0 }, layout(gd, meta));
     })).then(show);
   }
-  document.addEventListener('dblclick', (event) => { if (event.target.closest?.('.side .figure')) whole(); });
   function cells(meta) { // of what the figure draws, by the rules
     const n = meta.segments.length, visible = meta.rules.map((why) => isVisible(meta, why));
     const { rows, columns } = view(meta), range = ([from, to]) => Array.from({ length: to - from }, (_, i) => from + i);
@@ -391,7 +397,8 @@
     for (const { gd } of graphs()) {
       if (gd.linked || !gd.on) continue;
       gd.linked = true;
-      gd.on('plotly_click', (event) => { pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y); show(); });
+      gd.on('plotly_click', (event) => clicked(gd, event));
+      gd.on('plotly_doubleclick', () => setTimeout(whole, 0)); // after Plotly's own
       gd.on('plotly_hover', (event) => hover(gd, event));
       gd.on('plotly_unhover', () => { tip?.remove(); cross(gd, null); });
       gd.on('plotly_relayout', (change) => zoomed(gd, change));
