@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.methods import resolve_methods
+from ..answers.metrics import find_lemmatiser
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
@@ -138,6 +139,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     resolve_methods(args.methods)
     for path in args.report:
         check_output(path, REPORTS)
+    if args.score == "lemma" and find_lemmatiser() is None:
+        raise InputError("--score lemma needs a lemmatiser: pip install simplemma")
     if args.output is None and args.resume:
         raise InputError("--resume goes on with an --output: name it")
     workers = join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)
@@ -182,8 +185,15 @@ def _evaluate(
     lm: LanguageModel, records: list[Record], shots: Shots, args: argparse.Namespace, workers: Workers
 ) -> tuple[Any, dict[str, Any]]:
     """The results table as a frame, and what ran."""
-    from ..answers.metrics import find_lemmatiser
-    from ..data.evaluate import Settings, answer, paraphrases_path, prepare_questions, settings_dict, shorten
+    from ..data.evaluate import (
+        Settings,
+        answer,
+        paraphrases_path,
+        prepare_questions,
+        settings_dict,
+        shorten,
+        template_of,
+    )
     from ..data.table import read_table, table_frame
     from ..data.workers import work_through
 
@@ -202,6 +212,7 @@ def _evaluate(
         methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
         shots,
     )  # fmt: skip
+    args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -230,7 +241,7 @@ def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace) -> None:
     """Print the summary, write the reports."""
     from ..data.summary import summarise
 
-    summary = summarise(table, seed=args.seed)
+    summary = summarise(table, score=args.score, seed=args.seed)
     for path in args.report:
         write_file(path, _report_writer(path.suffix.lower(), summary, facts, args.data))
     if args.json:

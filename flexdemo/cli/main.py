@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..answers.methods import METHODS
+from ..answers.metrics import SCORES
 from ..errors import InputError
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
@@ -170,6 +171,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_setting(evaluate, "seed", help="of shots, paraphrases and intervals (default: 0)")
     written = f"of generated paraphrases, above 0 (default: {WARMTH})"
     _add_setting(evaluate, "temperature", default=WARMTH, help=written)
+    evaluate.add_argument(
+        "--score",
+        choices=list(SCORES),
+        help=f"what accuracy is: {'; '.join(f'{name}: {said}' for name, said in SCORES.items())} (default: exact, for "
+        "a model asked by its chat template contains)",
+    )
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
     evaluate.add_argument(
         "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
