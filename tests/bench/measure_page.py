@@ -47,14 +47,14 @@ WATCH = """() => {
     const look = () => {
         if (document.querySelector('#masthead h1')) note('page painted', performance.now());
         const run = document.querySelector('#run');
-        if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status-run')) {
+        if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status')) {
             note('run enabled', performance.now());
             run.click();
         }
         const text = (name) => document.querySelector(name)?.textContent ?? '';
-        if (seen['run enabled'] && !text('#status-run').includes('Recorded')
+        if (seen['run enabled'] && !text('#status').includes('Recorded')
             && text('#answer-flex') + text('#answer-causal')) note('first token', performance.now());
-        if (text('#status-run').includes('Done')) note('answer', performance.now());
+        if (text('#status').includes('Done')) note('answer', performance.now());
         if (!seen['answer']) requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
