@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 import time
@@ -83,11 +85,13 @@ def load_model(
         transformers.logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": kind, **source.options}
     options |= {"device_map": device_map} if processes == 1 else split_options(config, source, processes, place)
-    if source.file and hasattr(transformers, "GgufConfig"):  # packed weights run by kernels that the Hub sends
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    if source.file:
+        options["config"] = config  # reading it takes seconds
+        if hasattr(transformers, "GgufConfig"):  # weights that stay packed need kernels that the Hub sends
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer = read_tokenizer(source)
-        with within_memory(lambda: source.name):
+        with within_memory(lambda: source.name), _unseen_bars(source):
             model, told = AutoModelForCausalLM.from_pretrained(source.place, output_loading_info=True, **options)
             model = _merged(model, source.adapter) if source.adapter else model
     except InputError:
@@ -110,6 +114,12 @@ def load_model(
     options = {"captures": captures if processes == 1 else False, "compiled": compiled}
     lm = prepare(model, tokenizer, name=source.name, backend=backend, load_seconds=spent, **options)
     return lm if processes == 1 else replace(lm, processes=processes)
+
+
+def _unseen_bars(source: Source) -> contextlib.AbstractContextManager[Any]:
+    """Where nobody waits at a terminal, no bar of the GGUF reader, which does not ask transformers for its settings."""
+    hides = source.file and not sys.stderr.isatty()
+    return contextlib.redirect_stderr(io.StringIO()) if hides else contextlib.nullcontext()
 
 
 def _merged(model: Any, adapter: str) -> Any:
