@@ -76,7 +76,8 @@ class Events:
         lm = self.models.of(state.model)
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "") | {"last": None, "message": ""}
         changes |= dict.fromkeys((f"{side}_mask" for side in SIDES), None)
-        changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "status": status_html("ready", "Ready: press Run")}
+        changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "facts": model_html(lm)}
+        changes["status"] = status_html("ready", "Ready: press Run")
         changes |= self.redrawn(state, ("", ""))
         last = shown_examples.recorded_of(self.recordings, example, state) if example else None
         if last is not None:
@@ -168,7 +169,10 @@ class Events:
         return {"left": values["ladder"]} if values["ladder"] in LADDER else {}
 
     def tick(self, values: Values, visit: Visit) -> Changes:
-        count = len(PageState.of(values).wordings)
+        try:
+            count = len(PageState.of(values).wordings)
+        except InputError:  # the redraw says why
+            return {}
         return {"methods": [method.name for method in resolve_methods(["all"], count)]}
 
     def choose(self, values: Values, visit: Visit) -> Changes:
