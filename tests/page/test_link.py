@@ -347,7 +347,9 @@ def test_a_link_names_a_model_that_is_offered() -> None:
     assert open_link("q=Hi", Limits(), ("small", "large")).model == "small", "without a name the first"
     assert open_link("q=Hi", Limits()).model == ""
     for models, said in ((("small", "large"), "choose from small, large"), ((), "one model is offered here")):
-        with pytest.raises(InputError, match=re.escape(f"model in the link is 'huge', which is not offered here: {said}")):
+        with pytest.raises(
+            InputError, match=re.escape(f"model in the link is 'huge', which is not offered here: {said}")
+        ):
             open_link("q=Hi&model=huge", Limits(), models)
         with pytest.raises(InputError, match=re.escape("model in the link: '../x' is no name of a model")):
             open_link("q=Hi&model=../x", Limits(), models)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
 from test_sides import NASTY, plain
@@ -216,7 +214,9 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
 
 
-def test_a_recording_of_this_model_says_that_run_computes_it(recordings: list[Recorded], bundled: LanguageModel) -> None:
+def test_a_recording_of_this_model_says_that_run_computes_it(
+    recordings: list[Recorded], bundled: LanguageModel
+) -> None:
     last = recorded(recordings, EXAMPLES[2])
     assert line(last, bundled) == f"Recorded {last.recorded.date}: press Run to compute it now"
     assert attention_plot(bundled, last, 0, 0).data

@@ -179,7 +179,9 @@ def test_a_share_is_told_where_it_is_known() -> None:
 def test_what_cannot_be_seen_is_told_and_escaped() -> None:
     state = PageState(question=NASTY, paraphrases=("plain", "a\u200bb"), prefix="\ufeff")
     said = unseen_html(state)
-    assert "P1 holds U+202E RIGHT-TO-LEFT OVERRIDE" in said and "P3 holds U+200B" in said and "prefix holds U+FEFF" in said
+    assert (
+        "P1 holds U+202E RIGHT-TO-LEFT OVERRIDE" in said and "P3 holds U+200B" in said and "prefix holds U+FEFF" in said
+    )
     assert "<script" not in said and "\u202e" not in said and "\x01" not in said
     assert unseen_html(PageState(question="Città 東京 مرحبا?\n\tline")) == ""
     assert html.unescape(said).count("P2") == 0

@@ -54,7 +54,10 @@ def test_answers_grow_and_end_with_those_of_ask(lm: LanguageModel, every_token: 
     texts = [plain(frame["left_answer"]) for frame in (*growing, end)]
     assert all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False)) and len(set(texts)) > 3
     assert [plain(end[f"{side}_answer"]) for side in ("left", "right")] == [want["flex"].answer, want["causal"].answer]
-    assert lines([end])[0].startswith("Done: 5 rows, longest 6 tokens") and 'data-state="done" role="status"' in end["status"]
+    assert (
+        lines([end])[0].startswith("Done: 5 rows, longest 6 tokens")
+        and 'data-state="done" role="status"' in end["status"]
+    )
     alone = [plain(end[f"alone-{i}"]).removeprefix("alone: ").split(" · differs")[0] for i in range(ROOM + 1)]
     assert alone == [want["per_prompt"].views[i].answer if i is not None else "" for i in (0, None, 1, 2, *[None] * 7)]
     assert set(last) == {"last"} and not any("last" in frame for frame in (first, *growing, end))
@@ -131,7 +134,9 @@ def test_a_prompt_that_was_read_is_decoded_again_without_reading(lm: LanguageMod
     assert not only_decodes(heavier, heavier.compose(lm, Limits()), None)
     held = {name: id(cache) for name, cache in reading.prefill.caches.items()}
     again = frames_of(lm, heavier, reading=reading)
-    assert lines(again)[0].startswith("Running") and len(lines(again)) == 2, "the first token and the end: nothing is cleared"
+    assert lines(again)[0].startswith("Running") and len(lines(again)) == 2, (
+        "the first token and the end: nothing is cleared"
+    )
     assert {name: id(cache) for name, cache in reading.prefill.caches.items()} == held, "nothing was read again"
     want = flexdemo.ask(lm, QUESTION, WORDINGS, weights=(5.0, 1.0, 0.0), max_new_tokens=6)["flex"]
     assert again[-1]["last"].methods["flex"].token_ids == want.token_ids

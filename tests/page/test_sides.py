@@ -20,7 +20,15 @@ from flexdemo.figures.mask import mask_figure
 from flexdemo.masks import STRATEGIES
 from flexdemo.page.picture import NO_CELL, legend_html, picture, seen_by, signature
 from flexdemo.page.sides import (
-    LADDER, alone_changes, answered, answers_changes, draw, figures_html, not_drawn, step_html, title
+    LADDER,
+    alone_changes,
+    answered,
+    answers_changes,
+    draw,
+    figures_html,
+    not_drawn,
+    step_html,
+    title,
 )  # fmt: skip
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs.upclose import caption_html
@@ -108,7 +116,7 @@ def test_the_difference_counts_cells_exactly(lm: LanguageModel, left: str) -> No
     drawn = draw_difference(prompt, schemes)
     assert (np.array(drawn["difference_plot"]["value"].data[0].z) == kinds).all()
     told = caption_html(prompt, schemes)
-    counts = [f'{word}</span> {(kinds == i).sum():,} (' for i, word in enumerate(("kept", "removed", "added"), 1)]
+    counts = [f"{word}</span> {(kinds == i).sum():,} (" for i, word in enumerate(("kept", "removed", "added"), 1)]
     assert all(each in told for each in counts) and f"of {n * n:,} cells" in told
     assert f"Density {mine.mean():.4f}" in told and f"Density {theirs.mean():.4f}" in told
 

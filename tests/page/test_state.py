@@ -164,5 +164,7 @@ def test_a_side_stands_for_a_scheme(side: str) -> None:
     assert side_parts(side) == (strategy, positions, weights == "weights")
     state = PageState(question="q", mask="isolated", positions="right_aligned", left=side)
     set_on_page = Scheme("isolated", "right_aligned")
-    assert state.schemes[0] == (set_on_page if strategy == "form" else Scheme(strategy, positions, weights == "weights"))
+    assert state.schemes[0] == (
+        set_on_page if strategy == "form" else Scheme(strategy, positions, weights == "weights")
+    )
     assert state.schemes[1] == Scheme("causal", "sequential", False)

@@ -19,15 +19,16 @@ from visitor import Built, Visitor
 
 import flexdemo
 from flexdemo.answers.result import Candidate
+from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
-from flexdemo.engine.loading import offered
 from flexdemo.page.run import LastRun, explained
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import candidates, gave, head, methods, upclose
 from flexdemo.page.tabs.candidates import candidates_html
 from flexdemo.page.tabs.gave import chosen_mass
 from flexdemo.page.tabs.methods import methods_html
+from flexdemo.page.tools import FILES
 from flexdemo.request import Limits
 
 NASTY = "<script>alert(1)</script> <b>bold</b> &lt;"
@@ -37,7 +38,9 @@ NAMES = ("P1", "P3", "P4", "P5")
 
 def ran(lm: LanguageModel, *paraphrases: str, methods: tuple[str, ...] = METHODS, **changes: Any) -> LastRun:
     """A run that is to be looked at, with the page's names."""
-    state = PageState(**{"question": "Who?", "paraphrases": paraphrases, "methods": methods, "max_new_tokens": 6} | changes)
+    state = PageState(
+        **{"question": "Who?", "paraphrases": paraphrases, "methods": methods, "max_new_tokens": 6} | changes
+    )
     result = flexdemo.ask(lm, state.asked(candidates=5))
     return LastRun(state, replace(result, prompt=state.named(result.prompt)))
 
@@ -185,7 +188,9 @@ def test_a_head_that_is_not_there_is_refused(lm: LanguageModel, layer: Any, numb
 
 
 def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(lm: LanguageModel, prepared: Any) -> None:
-    rows = np.array(head.attention_plot(lm, ran(lm, "Name it.", methods=("flex",)), 1, 2).data[0].customdata, dtype=object)
+    rows = np.array(
+        head.attention_plot(lm, ran(lm, "Name it.", methods=("flex",)), 1, 2).data[0].customdata, dtype=object
+    )
     assert rows.size and head.fill(None, ran(lm))["head_plot"]["visible"] is False
     big = prepared("llama", "sdpa", max_position_embeddings=4096)
     long = ran(big, *["many words and more " * 60] * 2, methods=("flex",), max_new_tokens=1)
@@ -198,7 +203,11 @@ def test_text_is_escaped_everywhere(lm: LanguageModel) -> None:
     nasty.candidates = ((Candidate(1, NASTY, 0.5),),)
     alone = answered("per_prompt", NASTY, (1,), (0.0,), (NASTY, NASTY))
     run = last(nasty, alone, question=NASTY)
-    pieces = [candidates_html(run), methods.fill(None, run)["methods_table"], candidates.fill(None, run)["candidates_note"]]
+    pieces = [
+        candidates_html(run),
+        methods.fill(None, run)["methods_table"],
+        candidates.fill(None, run)["candidates_note"],
+    ]
     pieces += [head.fill(None, run)["head_note"], gave.fill(offered(lm), run)["gave_note"]]
     for piece in pieces:
         assert "<script" not in piece and "<b>bold" not in piece and "&lt;script&gt;" in piece
@@ -214,7 +223,7 @@ def page(lm: LanguageModel) -> Built:
 
 def saved(visitor: Visitor, kind: str) -> tuple[str, bytes]:
     """Name and bytes of what a button of the tab hands out."""
-    visitor.do("save", nth=list(upclose.FILES).index(kind))
+    visitor.do("save", nth=len(FILES) + list(upclose.FILES).index(kind))
     name, data = re.search(r'download="(.*?)" href="data:[^"]*?base64,(.*?)"', visitor.values["mask_files"]).groups()
     return name, base64.b64decode(data)
 
@@ -236,7 +245,7 @@ def test_the_masks_are_handed_out_as_they_are_on_the_page(page: Built, lm: Langu
     name, data = saved(visitor, "csv")
     lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
     assert name == "mask.csv" and (np.array([line[1:] for line in lines[1:]]) == np.where(left, "1", "0")).all()
-    visitor.do("save", question=" ")
+    visitor.do("save", nth=-1, question=" ")
     assert visitor.values["mask_files"] == "", "the redraw says why"
 
 

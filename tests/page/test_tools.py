@@ -1,38 +1,43 @@
-"""Files and checks of a result on the page, against the engine and against a result that was tampered with."""
+"""Files, links and checks of a result on the page, against the engine and against a result that was tampered with."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import struct
 import zlib
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
+from visitor import Built, Visitor
 
 import flexdemo
+from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
-from flexdemo.page.entered import Form
-from flexdemo.page.tabs.told import LastRun, finish
-from flexdemo.page.tools import FILES, badge_html, prover
+from flexdemo.page import tools
+from flexdemo.page.link import from_query
+from flexdemo.page.run import LastRun, explained
+from flexdemo.page.state import PageState
+from flexdemo.page.tools import FILES, proof_html, prover
 from flexdemo.request import Limits
-
-ROWS = Limits().paraphrases
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 
 
 @pytest.fixture(scope="module")
 def last(lm: LanguageModel) -> LastRun:
-    rows = ("Name it.", "", "Which city?", *[""] * (ROWS - 3))
     methods = ("flex", "origin", "per_prompt", "causal")
-    form = Form(NASTY, rows, (1.0,) * (ROWS + 1), "segment", "aligned", methods, 4, 0.0, 1.0, 0, "")
-    return finish(lm, form, flexdemo.ask(lm, form.request()))
+    state = PageState(question=NASTY, paraphrases=("Name it.", "", "Which?"), methods=methods, max_new_tokens=4)
+    result = flexdemo.ask(lm, state.asked(candidates=5))
+    return explained(offered(lm), Limits(), LastRun(state, replace(result, prompt=state.named(result.prompt))))
 
 
 def made(kind: str, last: LastRun) -> bytes:
@@ -78,18 +83,85 @@ def test_the_report_has_the_question_as_its_title_and_says_what_was_recorded(las
     assert "(recorded 2026-01-31)</title>" in page and "torch 0.0.recorded" in page
 
 
-def test_a_badge_says_by_word_and_sign_whether_it_holds(lm: LanguageModel, last: LastRun) -> None:
-    check = prover(lm)
-    good = badge_html(check(last))
+def test_a_proof_says_by_word_and_sign_whether_it_holds(lm: LanguageModel, last: LastRun) -> None:
+    check = prover(offered(lm))
+    good = proof_html(check(last))
     assert "✓ Proved" in good and "Not proved" not in good and "tolerance 0.001" in good
-    fused = last.result["flex"]
+    fused = last.methods["flex"]
     wrong = tuple(logprob + 0.5 for logprob in fused.logprobs)
     view = replace(fused.views[0], logprobs=wrong)
-    changed = [replace(fused, logprobs=wrong, views=(view,)), *last.result.results[1:]]
-    bad = badge_html(check(replace(last, result=replace(last.result, results=tuple(changed)))))
+    changed = (replace(fused, logprobs=wrong, views=(view,)), *last.result.results[1:])
+    bad = proof_html(check(replace(last, result=replace(last.result, results=changed))))
     assert "✕ Not proved" in bad and "✓" not in bad and "flex: a log-probability differs by 0.5" in bad
-
-
-def test_what_cannot_be_checked_is_an_input_error(lm: LanguageModel, last: LastRun) -> None:
     with pytest.raises(InputError, match="the answer is of other"):
-        prover(lm)(replace(last, result=replace(last.result, model="other")))
+        check(replace(last, result=replace(last.result, model="other")))
+
+
+# On the page
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm)
+
+
+@pytest.fixture
+def visitor(page: Built, last: LastRun) -> Visitor:
+    visitor = page.visitor()
+    visitor.values["last"] = last
+    visitor.do("conclude")
+    return visitor
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_saved_where_only_its_visitor_finds_it(visitor: Visitor, last: LastRun, kind: str) -> None:
+    paths = []
+    for _ in range(2):
+        visitor.do("save", nth=list(FILES).index(kind))
+        paths.append(Path(visitor.values["file"]))
+    (one, two), want = paths, made(kind, last)
+    assert one.parent != two.parent and len(one.parent.name) == 64 and one.name == two.name
+    assert one.name.endswith(FILES[kind][1]) and not set(one.name) & set("<>/ ")
+    assert one.read_bytes() == want and visitor.values["message"] == ""
+    visitor.do("save", nth=list(FILES).index(kind), last=None)
+    assert visitor.values["file"] is None and "nothing to save yet: press Run" in visitor.values["message"]
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only")])
+def test_a_full_disk_loses_nothing(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, code: int, words: str, last: LastRun
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(tools, "save_secretly", full)
+    visitor.do("save")
+    said = visitor.values["message"]
+    assert visitor.values["file"] is None and words in said and "the result is still here" in said
+    monkeypatch.undo()
+    visitor.do("save")
+    assert visitor.values["message"] == "" and visitor.values["last"] is last and visitor.values["file"]
+
+
+def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None:
+    assert visitor.values["check"] == "prove" and visitor.values["proof"] == ""
+    visitor.do("check")
+    assert visitor.values["check"] == "proved ✓" and "✓ Proved" in visitor.values["proof"]
+    visitor.do("conclude")
+    assert visitor.values["check"] == "prove" and visitor.values["proof"] == "", "of an answer before"
+    visitor.do("check", last=replace(last, result=replace(last.result, model="<b>other")))
+    assert "Cannot be checked: the answer is of &lt;b&gt;other" in visitor.values["message"]
+    visitor.do("check", last=None)
+    assert "nothing to check yet" in visitor.values["message"]
+
+
+def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
+    visitor.do("link", question=NASTY, mask="anchor", right="segment.aligned.raw", used=0)
+    state = PageState.of(visitor.values)
+    assert from_query(visitor.values["query"]) == state and state.question == NASTY and visitor.visible["link"]
+    for typed, said in (
+        ({"seed": None}, "No link: Seed is empty"),
+        ({"question": "\ud800", "seed": 0}, "No link: question: "),
+    ):
+        visitor.do("link", **typed)
+        assert visitor.values["query"] == "" and said in visitor.values["message"] and not visitor.visible["link"]
