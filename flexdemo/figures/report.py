@@ -49,7 +49,7 @@ pre.json { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 40rem; ov
 
 
 def mask_csv(prompt: SegmentedPrompt, cells: np.ndarray) -> str:
-    """A mask over a prompt as CSV: 1 = visible, a row for each query token, a column for each key token, labels on both sides.
+    """A mask as CSV: 1 = visible, a row for each query token, a column for each key token, labels on both sides.
 
     A label is the token's index, its segment and its text. It begins with a digit, so that no spreadsheet takes a text
     such as `=1+1` for a formula.

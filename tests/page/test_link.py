@@ -1,4 +1,4 @@
-"""A link holds the page's state: exact round trips, old links too; what is malformed is told by its parameter's name."""
+"""A link holds the page's state: exact round trips, old links too; what is malformed is told by its name."""
 
 from __future__ import annotations
 

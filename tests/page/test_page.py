@@ -1,4 +1,4 @@
-"""The page that is built: what can be found on it, what examples, recordings and links fill in, nothing from outside."""
+"""The page that is built: what is on it, what examples, recordings and links fill in, nothing from outside."""
 
 from __future__ import annotations
 

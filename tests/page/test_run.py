@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,10 +25,10 @@ from flexdemo.page.state import PageState
 from flexdemo.request import Limits
 from flexdemo.serve.log import Entry
 
-ROOM = 10
+ROOM, LIMITS = 10, Limits()
 
 
-def frames_of(lm: LanguageModel, state: PageState, limits: Limits = Limits(), **options: Any) -> list[dict[str, Any]]:
+def frames_of(lm: LanguageModel, state: PageState, limits: Limits = LIMITS, **options: Any) -> list[dict[str, Any]]:
     return list(answers(offered(lm), limits, state, **options))
 
 
@@ -52,7 +53,7 @@ def test_answers_grow_and_end_with_those_of_ask(lm: LanguageModel, every_token: 
     want = flexdemo.ask(lm, QUESTION, WORDINGS, methods=state.methods, max_new_tokens=6)
     assert first["status"] == '<span data-state="running">Reading the prompt</span>' and first["left_answer"] == ""
     texts = [plain(frame["left_answer"]) for frame in (*growing, end)]
-    assert all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False)) and len(set(texts)) > 3
+    assert all(b.startswith(a) for a, b in pairwise(texts)) and len(set(texts)) > 3
     assert [plain(end[f"{side}_answer"]) for side in ("left", "right")] == [want["flex"].answer, want["causal"].answer]
     assert (
         lines([end])[0].startswith("Done: 5 rows, longest 6 tokens")
@@ -205,7 +206,7 @@ def test_stop_says_so_at_once_and_nothing_where_nothing_runs(lm: LanguageModel) 
 
 def test_weights_by_confidence_are_told_once_they_are_known(lm: LanguageModel, every_token: None) -> None:
     state = STATE.but(weights_from="confidence", samples=3, sample_temperature=2.0, paraphrases=("", *WORDINGS))
-    first, sampling, *_, end, last = frames_of(lm, state)
+    _cleared, sampling, *_, end, last = frames_of(lm, state)
     assert lines([sampling])[0].startswith("Sampling each wording for its weight") and "share-0" not in sampling
     want = flexdemo.ask(
         lm, QUESTION, WORDINGS, weights="confidence", samples=3, sample_temperature=2.0, max_new_tokens=6

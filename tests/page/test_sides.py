@@ -6,6 +6,7 @@ import html
 import json
 import re
 from dataclasses import asdict, replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ from flexdemo.request import Limits
 
 WORDINGS = ("Name it.", "Which city is Peru's capital?")
 NASTY = "<script>alert(1)</script> <b>bold</b> ${1+1} &lt; </s>"
+STANDARD = {"mask": "causal", "positions": "sequential", "weights": "raw"}
 STATE = PageState(question=QUESTION, paraphrases=WORDINGS, max_new_tokens=6, methods=("flex", "per_prompt", "causal"))
 
 
@@ -172,7 +174,7 @@ def test_a_step_tells_what_changed_by_the_double_loop(lm: LanguageModel) -> None
         "causal.sequential.raw", "segment.sequential.raw", "segment.aligned.raw", "form.aligned.weights"
     ]  # fmt: skip
     assert step_html(prompt, STATE.but(left=steps[0])).startswith("Standard attention: ")
-    for before, now in zip(steps, steps[1:], strict=False):
+    for before, now in pairwise(steps):
         old, new = (seen(prompt, STATE.scheme(each)) for each in (before, now))
         told = [f"{(a & ~b).sum():,} cells {word}" for a, b, word in ((old, new, "close"), (new, old, "open"))]
         said = step_html(prompt, STATE.but(left=now))
@@ -192,14 +194,13 @@ def plain(piece: str) -> str:
 @pytest.mark.parametrize(
     ("sides", "wanted"),
     [
-        (("form.aligned.weights", "causal.sequential.raw"), ({}, {"mask": "causal", "positions": "sequential", "weights": "raw"})),
-        (("isolated.sequential.raw", "form.aligned.weights"), ({"mask": "isolated", "positions": "sequential", "weights": "raw"}, {})),
+        (("form.aligned.weights", "causal.sequential.raw"), ({}, STANDARD)),
+        (("causal.sequential.raw", "form.aligned.weights"), (STANDARD, {})),
         (("anchor.aligned.weights", "anchor.aligned.weights"), ({"mask": "anchor"}, {"mask": "anchor"})),
     ],
-)  # fmt: skip
+)
 def test_a_side_shows_the_answer_of_its_scheme(lm: LanguageModel, sides: tuple, wanted: tuple) -> None:
     state = STATE.but(left=sides[0], right=sides[1], weights=(1.0, 2.0, 0.5))
-    result = flexdemo.ask(lm, QUESTION, WORDINGS, methods=["flex"], max_new_tokens=6, weights=state.weights)
     *_, result = flexdemo.stream(lm, state.asked(methods=("flex",), mass=False), schemes=[
         scheme for scheme, side in zip(state.schemes, sides, strict=True) if not side.startswith("form")
     ])  # fmt: skip
