@@ -22,9 +22,8 @@ from test_faults import STATE, page_run, stop
 
 import app
 import flexdemo
-from flexdemo.engine.loading import load_model
+from flexdemo.engine.loading import load_model, offered
 from flexdemo.engine.model import LanguageModel
-from flexdemo.engine.loading import offered
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError
 from flexdemo.page import run as ui_work
