@@ -16,7 +16,8 @@ from flexdemo.cli.main import make_parser
 from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
 from flexdemo.page.endpoints import generate_endpoint
-from flexdemo.page.link import PageState, from_query, to_query
+from flexdemo.page.link import from_query, to_query
+from flexdemo.page.state import PageState
 from flexdemo.prompt import POSITIONS
 from flexdemo.request import Limits, Request, SettingError, face_of, parameters_of, range_of
 

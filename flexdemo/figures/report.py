@@ -22,7 +22,7 @@ from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
 from ..errors import InputError
 from ..masks import Mask
-from ..plan import mask_array, mask_rows
+from ..plan import mask_rows
 from ..prompt import SegmentedPrompt
 from ..request import FIELDS
 from .answer import effect_figure, mass_figure
@@ -48,8 +48,8 @@ pre.json { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 40rem; ov
 """
 
 
-def mask_csv(prompt: SegmentedPrompt, strategy: str) -> str:
-    """The mask as CSV: 1 = visible, a row for each query token, a column for each key token, labels on both sides.
+def mask_csv(prompt: SegmentedPrompt, cells: np.ndarray) -> str:
+    """A mask as CSV: 1 = visible, a row for each query token, a column for each key token, labels on both sides.
 
     A label is the token's index, its segment and its text. It begins with a digit, so that no spreadsheet takes a text
     such as `=1+1` for a formula.
@@ -61,8 +61,7 @@ def mask_csv(prompt: SegmentedPrompt, strategy: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["query, key", *labels])
-    rows = mask_rows(mask_array(prompt, strategy))
-    writer.writerows([label, *row] for label, row in zip(labels, rows, strict=True))
+    writer.writerows([label, *row] for label, row in zip(labels, mask_rows(cells), strict=True))
     return out.getvalue()
 
 

@@ -15,8 +15,9 @@ from ..answers.methods import resolve_methods
 from ..answers.recording import Recorded
 from ..engine.loading import Models
 from ..engine.model import LanguageModel
-from ..engine.reading import Readings
+from ..engine.reading import Reading, Readings
 from ..errors import InputError
+from ..serve.log import Entry, note
 from ..serve.profiles import Profile
 from ..serve.zerogpu import Gpu
 from . import examples as shown_examples
@@ -76,7 +77,8 @@ class Events:
         lm = self.models.of(state.model)
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "") | {"last": None, "message": ""}
         changes |= dict.fromkeys((f"{side}_mask" for side in SIDES), None)
-        changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "status": status_html("ready", "Ready: press Run")}
+        changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "facts": model_html(lm)}
+        changes["status"] = status_html("ready", "Ready: press Run")
         changes |= self.redrawn(state, ("", ""))
         last = shown_examples.recorded_of(self.recordings, example, state) if example else None
         if last is not None:
@@ -168,7 +170,10 @@ class Events:
         return {"left": values["ladder"]} if values["ladder"] in LADDER else {}
 
     def tick(self, values: Values, visit: Visit) -> Changes:
-        count = len(PageState.of(values).wordings)
+        try:
+            count = len(PageState.of(values).wordings)
+        except InputError:  # the redraw says why
+            return {}
         return {"methods": [method.name for method in resolve_methods(["all"], count)]}
 
     def choose(self, values: Values, visit: Visit) -> Changes:
@@ -255,11 +260,22 @@ class Events:
         if not gpu.forks:
             return lambda state, reading: run.answers(self.models, self.limits, state, reading)
 
-        def answers(state: PageState) -> Iterator[Changes]:
-            yield from run.answers(self.models, self.limits, state)
+        def answers(state: PageState) -> Iterator[tuple[Changes, str, dict[str, Any]]]:
+            entry = Entry("run")  # what is noted in a worker stays there, so it crosses beside the changes
+            with entry.current():
+                for changes in run.answers(self.models, self.limits, state):
+                    yield changes, entry.outcome, entry.facts
+                yield {}, entry.outcome, entry.facts
 
         remote = gpu.wrap(answers, run.seconds_of)
-        return lambda state, reading: remote(state)
+
+        def answered(state: PageState, reading: Reading) -> Iterator[Changes]:
+            for changes, outcome, facts in remote(state):
+                note(outcome=outcome, **facts)
+                if changes:
+                    yield changes
+
+        return answered
 
     def forget(self, request: gr.Request) -> None:
         self.readings.forget(request.session_hash or "")

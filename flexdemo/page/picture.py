@@ -25,7 +25,7 @@ NO_CELL = 255  # a pair of segments that has no cell in this order
 
 def signature(prompt: SegmentedPrompt, scheme: Scheme) -> str:
     """The same for the same tokens and rules: tells whether an answer belongs to a picture."""
-    hidden = tuple(weight == 0 for weight in prompt.weights) if scheme.weighted else ()
+    hidden = tuple(scheme.weighted and weight == 0 for weight in prompt.weights)
     names = tuple(segment.name for segment in prompt.segments)
     told = repr((prompt.token_ids, names, scheme.strategy, hidden))
     return hashlib.blake2s(told.encode(), digest_size=8).hexdigest()

@@ -280,7 +280,8 @@ def budget_of(lm: LanguageModel, limits: Limits, state: PageState, tokens: int |
         texts = [text for _, text in state.wordings]
         try:
             check_request(limits, texts[0], texts[1:], prefix=state.prefix)
-            tokens = len(build_prompt(lm.tokenizer, texts[0], texts[1:], prefix=state.prefix).token_ids)
+            told = {"prefix": state.prefix, "template": state.template}
+            tokens = len(build_prompt(lm.tokenizer, texts[0], texts[1:], **told).token_ids)
         except InputError:
             tokens = None  # why is told elsewhere, by the redraw
     return budget_html(tokens, state.max_new_tokens, token_limit(lm, limits)) + unseen_html(state)

@@ -212,7 +212,7 @@ def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
                     )  # fmt: skip
                 answer = gr.HTML(start[f"{side}_answer"], elem_id=CARDS[side], elem_classes="answer")
                 figures = gr.HTML(start[f"{side}_figures"], elem_id=f"{side}-figures", elem_classes="figures")
-                mask = plot(PLOTS[side], start[f"{side}_mask"])
+                mask = plot(PLOTS[side], start[f"{side}_mask"], visible=True)  # also where it cannot be drawn yet
             made = {"title": heading, "answer": answer, "figures": figures, "mask": mask}
             widgets.update({f"{side}_{name}": widget for name, widget in made.items()})
             widgets[side] = menu

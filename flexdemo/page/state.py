@@ -85,7 +85,7 @@ class PageState(Request):
             **{f"weight-{i}": weight for i, weight in enumerate(weights)},
             "used": count,
             **{name: getattr(self, name) for name in SETTINGS},
-            "methods": list(self.methods),
+            "methods": [method.name for method in resolve_methods(self.methods, len(self.wordings))],
         }
 
     @property

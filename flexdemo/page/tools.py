@@ -60,7 +60,8 @@ def json_file(last: LastRun) -> bytes:
 
 def csv_file(last: LastRun) -> bytes:
     # The mark of UTF-8 tells spreadsheets how to read it.
-    return export.mask_csv(last.result.prompt, last.result.mask["strategy"]).encode("utf-8-sig")
+    cells = mask_array(last.result.prompt, last.result.mask["strategy"])
+    return export.mask_csv(last.result.prompt, cells).encode("utf-8-sig")
 
 
 def png_file(last: LastRun) -> bytes:

@@ -88,9 +88,9 @@ def chip(name: str) -> str:
 
 
 def plot(name: str, figure: Any = None, **options: Any) -> gr.Plot:
-    """A figure's place; it takes no room while there is none."""
+    """A figure's place; it takes no room while there is none, unless it is said to be visible."""
     shown = {"show_label": False, "container": False, "elem_classes": ["figure"], "visible": figure is not None}
-    return gr.Plot(figure, elem_id=name, **shown, **options)
+    return gr.Plot(figure, elem_id=name, **{**shown, **options})
 
 
 def shown(figure: Any) -> Any:

@@ -68,8 +68,8 @@ class Guard:
                     work = fn(*args, **options)
                     try:
                         yield from _steps(work, entry)
-                    except GeneratorExit:
-                        entry.outcome = "gone"
+                    except GeneratorExit:  # Stop closes the work of a visitor who is still there
+                        entry.outcome = "gone" if entry.reason() else "stopped"
                         raise
                     finally:
                         with entry.current():

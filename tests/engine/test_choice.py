@@ -15,7 +15,8 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from hosting import QUESTION, Served, Slow, served
-from test_ui_share import FORM, opened
+from test_state import FULL
+from visitor import Built
 
 import app
 import flexdemo
@@ -25,10 +26,10 @@ from flexdemo.engine.reading import Readings, prefill
 from flexdemo.errors import InputError
 from flexdemo.figures.report import snippet
 from flexdemo.page.link import from_query, to_query
-from flexdemo.page.share import open_link, state_of
+from flexdemo.page.run import LastRun
+from flexdemo.page.tools import prover
 from flexdemo.plan import Encoding
 from flexdemo.prompt import build_prompt
-from flexdemo.request import Limits
 
 OTHERS = ["Name it.", "Which city is Peru's capital?"]
 
@@ -163,14 +164,16 @@ def test_the_page_offers_the_names_and_the_door_takes_no_other(page: Served) -> 
         refused = page.outcome(event, page.data(event, model=name))
         assert not refused["success"] and "not in the list of choices" in refused["output"]["error"]
     told = page.outcome(event, page.data(event, model=["small"]))  # gradio lets a list of choices through
-    assert "there is no model" in json.dumps(told)
+    assert "model must be a text, not [&#x27;small&#x27;]" in json.dumps(told).casefold()
 
 
 def test_runs_of_one_visitor_with_another_model_each_time(page: Served, both: Models) -> None:
     """The same session, the same prompt token for token: each model's own answer, as from a session of its own."""
     session = "alternating"
     for name in ("small", "large", "small", "large"):
-        said = shown(page, session, model=name)
+        shown(page, session, model=name)
+        concluded = page.index("conclude")
+        said = json.dumps(page.outcome(concluded, page.data(concluded), session))
         assert f"load_model('there/{name}'" in said, "the program that repeats it names the model"
         event = page.event("save-json")
         saved = page.outcome(event, page.data(event), session)["output"]["data"][0]
@@ -195,40 +198,23 @@ def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
 
 
 def test_a_program_and_a_proof_are_of_the_model_that_answered(both: Models) -> None:
-    from flexdemo.page.tabs.told import LastRun
-    from flexdemo.page.tools import prover
-
     check = prover(both)
     for _, lm in (*both.named, *both.named):
         result = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=4)
         assert f"load_model({lm.name!r}" in snippet(result)
-        assert check(LastRun(FORM, result, None)).ok
+        assert check(LastRun(FULL, result)).ok
 
 
 # Links
 
 
 def test_a_link_carries_the_name(both: Models) -> None:
-    query = to_query(state_of(replace(FORM, model="large"), 3))
+    query = to_query(FULL)
     assert "model=large" in query and from_query(query).model == "large"
-    values, alert = opened(both, query, both.choices)
-    assert alert == "" and values is not None and values["model"] == "large"
-    values, alert = opened(both, to_query(state_of(FORM, 3)), both.choices)
-    assert alert == "" and values is not None and values["model"] == "small", "without a name the default"
-
-
-@pytest.mark.parametrize(
-    ("models", "said"),
-    [
-        (("small", "large"), "model in the link is 'huge', which is not offered here: choose from small, large"),
-        ((), "model in the link is 'huge', which is not offered here: one model is offered here"),
-    ],
-)
-def test_a_link_to_what_is_not_offered_says_so(models: tuple[str, ...], said: str) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
-        open_link("q=Hi&model=huge", Limits(), models)
-    with pytest.raises(InputError, match=re.escape("model in the link: '../x' is no name of a model")):
-        open_link("q=Hi&model=../x", Limits(), models)
+    for asked, shown in ((query, "large"), (to_query(FULL.but(model="")), "small")):  # without a name the default
+        visitor = Built(both).visitor()
+        visitor.do("opened", query=asked)
+        assert visitor.values["model"] == shown and f"there/{shown}" in visitor.values["facts"]
 
 
 def test_with_one_model_nothing_is_to_be_chosen(lm: LanguageModel) -> None:
@@ -236,7 +222,7 @@ def test_with_one_model_nothing_is_to_be_chosen(lm: LanguageModel) -> None:
         (widget,) = [each for each in page.widgets.values() if each["props"].get("elem_id") == "model"]
         assert not widget["props"]["visible"]
         assert "Done" in shown(page, page.session())
-    assert "model" not in to_query(state_of(FORM, 3))
+    assert "model" not in to_query(FULL.but(model=""))
 
 
 # As it is started

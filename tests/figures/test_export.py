@@ -29,6 +29,7 @@ from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.figures.report import file_name, mask_csv, report_html, result_json, snippet
+from flexdemo.plan import mask_array
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Request
 
@@ -65,7 +66,7 @@ def explanation(lm: LanguageModel, result: Result) -> Explanation:
 @pytest.mark.parametrize("strategy", oracle.STRATEGIES)
 def test_csv_is_the_mask_with_a_label_for_each_token(tokenizer: Any, strategy: str) -> None:
     prompt = build_prompt(tokenizer, A, [B, C])
-    header, *rows = csv.reader(io.StringIO(mask_csv(prompt, strategy)), strict=True)
+    header, *rows = csv.reader(io.StringIO(mask_csv(prompt, mask_array(prompt, strategy))), strict=True)
     cells = oracle.mask(strategy, oracle.prompt_tokens([vars(segment) for segment in prompt.segments]))
     assert [[int(cell) for cell in row[1:]] for row in rows] == [[int(cell) for cell in row] for row in cells]
     assert [row[0] for row in rows] == header[1:]
@@ -79,7 +80,7 @@ def test_csv_is_the_mask_with_a_label_for_each_token(tokenizer: Any, strategy: s
 def test_no_cell_of_the_csv_is_a_formula(tokenizer: Any, text: str) -> None:
     prompt = build_prompt(tokenizer, f"=cmd|'/C calc'!A0 {text}", [f"@{text}", f"-{text}", f"\t+{text}"])
     assert any(FORMULA.match(token) for token in prompt.tokens), "the tokens alone would be formulas"
-    rows = list(csv.reader(io.StringIO(mask_csv(prompt, "segment")), strict=True))
+    rows = list(csv.reader(io.StringIO(mask_csv(prompt, mask_array(prompt, "segment"))), strict=True))
     assert {len(row) for row in rows} == {len(prompt.tokens) + 1} and len(rows) == len(prompt.tokens) + 1
     assert not [cell for row in rows for cell in row if FORMULA.match(cell)]
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e\u2028]", "".join(rows[0])), "control characters are shown"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hosting import HUGE, QUESTION, SPACE, Served, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Served, Site, generating, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 from flexdemo.engine.model import LanguageModel
@@ -52,11 +52,11 @@ def test_values_of_the_wrong_kind_end_in_one_line(local: Served) -> None:
                 said = done["output"].get("error") or ""
                 assert done["success"] or (said and "\n" not in said and len(said) < 400), (kind, value, said)
                 refused += not done["success"]
-    assert tried >= {"textbox", "slider", "number", "dropdown", "checkboxgroup", "dataset"} and refused > 20
+    assert tried >= {"textbox", "slider", "number", "dropdown", "checkboxgroup", "radio"} and refused > 20
 
 
 def test_too_few_values_end_in_one_line(local: Served) -> None:
-    event = local.event("mask-show", "change")
+    event = local.index("redraw")
     done = local.outcome(event, local.data(event)[:-1])
     assert not done["success"] and "\n" not in done["output"]["error"]
 
@@ -64,7 +64,7 @@ def test_too_few_values_end_in_one_line(local: Served) -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS[:3])
 def test_every_argument_of_an_endpoint_refuses_values_of_the_wrong_kind(local: Site, endpoint: str) -> None:
     make = {
-        "generate": ui_api.generate_endpoint,
+        "generate": generating,
         "mask": ui_api.mask_endpoint,
         "paraphrase": ui_api.paraphrase_endpoint,
     }
@@ -81,7 +81,7 @@ def test_every_argument_of_an_endpoint_refuses_values_of_the_wrong_kind(local: S
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "sample_temperature", "ape_temperature", "ape_scale"])
 def test_numbers_that_fit_in_no_float_are_refused(name: str) -> None:
-    function = ui_api.generate_endpoint(SimpleNamespace(name="none"), Limits())
+    function = generating(SimpleNamespace(name="none"), Limits())
     for value in (HUGE, -HUGE):
         with pytest.raises(InputError, match=f"^{name} must be .*, not a number of more than 40 digits"):
             function(QUESTION, **{name: value})
@@ -136,7 +136,7 @@ def test_events_that_there_are_not(space: Site, index: Any) -> None:
 
 @pytest.mark.parametrize("event_data", [None, {}, {"row": "x", "lines": 5}, {"row": 0, "lines": [1, {}]}, [1], "x", 5])
 def test_a_paste_that_no_browser_makes_changes_nothing(space: Site, event_data: Any) -> None:
-    event = space.event("paste", "select")
+    event = space.event("edits", "select")
     done = space.outcome(event, space.data(event), event_data=event_data)
     assert done["success"] and "Traceback" not in json.dumps(done["output"])
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_seen_is_read_shown_and_told(bundled: LanguageModel, char
 
 
 def test_the_page_tells_what_cannot_be_seen(space: Site) -> None:
-    event = space.event("mask-show", "change")
+    event = space.index("redraw")
     done = space.outcome(event, space.data(event, question="Who\u202e wrote Hamlet?"))
-    assert "The question holds U+202E RIGHT-TO-LEFT OVERRIDE. The model reads them" in json.dumps(done["output"])
+    assert "P1 holds U+202E RIGHT-TO-LEFT OVERRIDE. The model reads them" in json.dumps(done["output"])
     assert unseen("Città 東京 مرحبا?\n\tline") == ""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import threading
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import models
@@ -24,19 +20,17 @@ from flexdemo.answers.explain import NEEDED, explain
 from flexdemo.answers.result import Result
 from flexdemo.cli import commands
 from flexdemo.cli import main as cli
-from flexdemo.engine.loading import Models
+from flexdemo.engine.loading import Models, offered
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError, OutOfMemory, within_memory
 from flexdemo.page import run as ui_work
-from flexdemo.page import tools as ui_export
-from flexdemo.page.entered import Form
-from flexdemo.page.run import Run
+from flexdemo.page.state import PageState
 from flexdemo.request import Limits
+from flexdemo.serve.internals import running
 from flexdemo.serve.log import Interrupted
 
 ROWS = Limits().paraphrases
-
 SECRET = "xyzzy-plugh"
 
 
@@ -64,18 +58,19 @@ def ask(client: Client, **options: Any) -> list[int]:
     return client.predict(**options, api_name="/generate")["results"][0]["token_ids"]
 
 
-def form(**changes: Any) -> Form:
-    given: dict[str, Any] = {
-        "strategy": "segment", "positions": "aligned", "methods": ("flex",), "max_new_tokens": 8, "temperature": 0.0,
-        "top_p": 1.0, "seed": 0, "prefix": "",
-    }  # fmt: skip
-    return Form(QUESTION, ("Name it.", *[""] * (ROWS - 1)), (1.0,) * (ROWS + 1), **{**given, **changes})
+STATE = PageState(question=QUESTION, paraphrases=("Name it.",), max_new_tokens=8)
 
 
 def page_run(page: Served, **changes: Any) -> list[Any]:
     """Values of the page's Run as a browser sends them, with some of them changed by element id."""
-    inputs = page.demo.fns[page.index("run")].inputs
-    return [changes.get(str(each.elem_id).replace("-", "_"), getattr(each, "value", None)) for each in inputs]
+    return page.data(page.index("run"), **changes)
+
+
+def stop(page: Served, session: str) -> None:
+    """What the Stop button does: it ends the session's run."""
+    (event,) = [each for each in running(page.demo) if each.session_hash == session]
+    body = {"session_hash": session, "fn_index": page.index("run"), "event_id": event._id}
+    assert page.post("cancel", body).status_code == 200
 
 
 # Out of memory
@@ -95,27 +90,26 @@ def test_a_request_that_does_not_fit_says_what_would_and_the_next_one_works(
 def test_memory_that_a_failed_request_held_is_given_back(own_lm: LanguageModel, slow: Slow) -> None:
     """The KV cache that the page keeps for a visitor goes too: a torch tensor of its own must be collected."""
     reading, held = Reading(), []
-    list(ui_work.answers(own_lm, Limits(), form(), Run(threading.Event()), reading=reading))
+    list(ui_work.answers(offered(own_lm), Limits(), STATE, reading))
     assert reading.prefill is not None
     tensor = next(iter(reading.prefill.caches.values()))
     held.append(weakref.ref(tensor))
     del tensor
     slow.break_at(2, lambda: torch.OutOfMemoryError("CUDA out of memory"))
-    *_, last = ui_work.answers(own_lm, Limits(), form(), Run(threading.Event()), reading=reading)
-    assert last.line == "Not run" and "does not fit in memory (2 wordings" in last.message
+    *_, last = ui_work.answers(offered(own_lm), Limits(), STATE, reading)
+    assert "Not run" in last["status"] and "does not fit in memory (2 wordings" in last["message"]
     assert reading.prefill is None and held[0]() is None
 
 
-@pytest.mark.parametrize("work", [ui_work.answers, ui_work.ladder])
 def test_the_graphs_of_every_model_make_room(
-    own_lm: LanguageModel, lm: LanguageModel, slow: Slow, monkeypatch: pytest.MonkeyPatch, work: Any
+    own_lm: LanguageModel, lm: LanguageModel, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share the GPU's memory: those of a model that did not run hold as much as those of the one that did."""
     cleared: list[str] = []
     for name, each in (("own", own_lm), ("other", lm)):
         monkeypatch.setattr(each.graphs, "clear", lambda name=name: cleared.append(name))
     slow.break_at(2, lambda: torch.OutOfMemoryError("CUDA out of memory"))
-    list(work(Models((("other", lm), ("own", own_lm))), Limits(), form(model="own"), Run(threading.Event())))
+    list(ui_work.answers(Models((("other", lm), ("own", own_lm))), Limits(), STATE.but(model="own")))
     assert sorted(cleared) == ["other", "own"]
 
 
@@ -176,14 +170,13 @@ def test_an_unexpected_error_is_one_line_with_an_id_that_is_in_the_log(
 
 
 def test_an_error_in_a_redraw_is_told_and_logged_too(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flexdemo.page import parts as ui_parts
+    from flexdemo.page import events
 
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError(SECRET)
 
-    monkeypatch.setattr(ui_parts, "draw", broken)
-    inputs = page.demo.fns[page.index("redraw")].inputs
-    page.join(page.index("redraw"), [getattr(each, "value", None) for each in inputs], "redraw")
+    monkeypatch.setattr(events, "draw", broken)
+    page.join(page.index("redraw"), page.data(page.index("redraw")), "redraw")
     answer = page.listen("redraw").read().decode()
     assert "something went wrong on the server" in answer and SECRET not in answer
     assert any(each["endpoint"] == "redraw" and each["error"] == "KeyError" for each in page.told)
@@ -259,35 +252,12 @@ def test_stop_in_one_tab_leaves_the_other_alone(page: Served, slow: Slow) -> Non
     page.join(page.index("run"), page_run(page, max_new_tokens=8, question="Who wrote Hamlet?"), "tab-2")
     streams = [page.listen("tab-1"), page.listen("tab-2")]
     until(lambda: slow.passes > passes + 6)
-    page.join(page.index("stop"), [], "tab-1")
+    stop(page, "tab-1")
     first, second = (stream.read().decode() for stream in streams)
     told = [(each["outcome"], each["prompt_tokens"]) for each in page.told[already:] if each["endpoint"] == "run"]
     assert [outcome for outcome, _ in told] == ["stopped", "ok"] and told[0][1] != told[1][1]
-    assert "Hamlet" not in first and "Hamlet" in second
+    assert "Done: " not in first and "Done: " in second
     assert '"msg":"estimation"' in second.replace(" ", ""), "the tab that waits is not told its place in the queue"
-
-
-# Exports
-
-
-@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only")])
-def test_a_full_disk_loses_nothing(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, code: int, words: str, page: Served
-) -> None:
-    result = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=3)
-    last = ui_export.LastRun(form(), result, None)
-
-    def full(*_: Any) -> str:
-        raise OSError(code, os.strerror(code))
-
-    buttons = {i: str(each.elem_id) for i, each in page.demo.blocks.items() if each.elem_id == "save-json"}
-    save = next(fn.fn for fn in page.demo.fns.values() if any(target in buttons for target, _ in fn.targets))
-    monkeypatch.setattr(ui_export, "save_secretly", full)
-    path, said = save(last)
-    assert path is None and words in said and "the result is still here" in said
-    monkeypatch.undo()
-    path, said = save(last)
-    assert said == "" and json.loads(Path(path).read_text())["results"][0]["answer"] == result["flex"].answer
 
 
 def test_input_errors_stay_as_they_are(own_lm: LanguageModel) -> None:
@@ -301,7 +271,7 @@ def test_a_stopped_run_is_counted_as_stopped(page: Served, slow: Slow) -> None:
     page.join(page.index("run"), page_run(page, max_new_tokens=200), "stopper")
     stream = page.listen("stopper")
     until(lambda: slow.passes > passes + 6)
-    page.join(page.index("stop"), [], "stopper")
+    stop(page, "stopper")
     stream.read()
     line = json.loads(until(lambda: page.lines[already:])[0])
     assert line["outcome"] == "stopped" and 0 < line["new_tokens"] < 150
@@ -312,8 +282,7 @@ def test_the_last_result_of_a_run_is_what_the_log_counts(page: Served, own_lm: L
     page.join(page.index("run"), page_run(page, methods=["flex"], max_new_tokens=5), "counted")
     page.listen("counted").read()
     line = json.loads(until(lambda: page.lines[already:])[0])
-    first = page.demo.fns[page.index("run")].inputs
-    given = {str(each.elem_id): getattr(each, "value", None) for each in first}
+    given = {page.name(widget): page.widgets[widget]["props"].get("value") for widget in page.widgets}
     others = [given[f"paraphrase-{i}"] for i in range(1, ROWS + 1) if given[f"paraphrase-{i}"]]
     want: Result = flexdemo.ask(own_lm, given["question"], others, max_new_tokens=5)
     assert line["methods"] == ["flex"] and line["prompt_tokens"] == len(want.prompt.token_ids)

@@ -14,7 +14,7 @@ import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
 
-from flexdemo.page.rows import detail
+from flexdemo.page.widgets import Visit
 from flexdemo.serve import internals
 
 PACKAGE = Path(internals.__file__).resolve().parents[1]
@@ -131,8 +131,8 @@ def test_a_reading_of_values_can_be_wrapped() -> None:
 @pytest.mark.parametrize("told", [None, 7, "row", [], {}, {"row": None}], ids=str)
 def test_a_detail_that_was_not_told_is_none(told: Any) -> None:
     """gradio's public way to them, whatever a browser sends."""
-    assert detail(gr.EventData(None, told), "row") is None
-    assert detail(gr.EventData(None, {"row": 3}), "row") == 3
+    assert Visit("", "", gr.EventData(None, told)).told("row") is None
+    assert Visit("", "", gr.EventData(None, {"row": 3})).told("row") == 3
 
 
 def test_nothing_else_takes_anything_from_inside() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hosting import HUGE, QUESTION, SPACE, Site, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Site, generating, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 import flexdemo
@@ -21,7 +20,6 @@ from flexdemo.answers import ask as asking
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import endpoints as ui_api
-from flexdemo.page import run as ui_work
 from flexdemo.request import Limits
 from flexdemo.serve.profiles import DEFAULT, PROFILES, table
 
@@ -100,7 +98,7 @@ def test_paraphrase_holds_the_limits(space_client: Client) -> None:
 
 def test_methods_are_counted() -> None:
     with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
-        generate = ui_api.generate_endpoint(SimpleNamespace(name="none"), Limits(methods=2))
+        generate = generating(SimpleNamespace(name="none"), Limits(methods=2))
         generate(QUESTION, methods=["flex", "avg", "max"])
 
 
@@ -111,16 +109,12 @@ def test_methods_are_counted() -> None:
         ({"prefix": "x" * 1001}, "The prefix is too long"),
         ({"seed": 10**14}, "Seed must be from 0 to 4294967295"),
         ({"seed": None}, "Seed is empty: give a number"),
-        ({"question": "a\0b"}, "The question contains a NUL character"),
+        ({"question": "a\0b"}, "Question: the text holds a NUL"),
         ({"question": None}, "The question is empty"),
     ],
 )
-@pytest.mark.parametrize("button", ["run", "ladder-run"])
-def test_the_page_holds_the_limits_whatever_the_browser_sends(
-    space: Site, button: str, changes: dict, said: str
-) -> None:
-    event = next((e for e in space.events if space.events[e]["api_name"] == "ladder"), None)
-    event = space.event("run") if button == "run" else event
+def test_the_page_holds_the_limits_whatever_the_browser_sends(space: Site, changes: dict, said: str) -> None:
+    event = space.event("run")
     done = space.outcome(event, space.data(event, **changes))
     assert done["success"] and said in json.dumps(done["output"]["data"] + done["generating"])
     assert 'role=\\"alert\\"' in json.dumps(done["output"]["data"] + done["generating"])
@@ -167,35 +161,20 @@ def test_samples_end_with_the_time_too(lm: LanguageModel, monkeypatch: pytest.Mo
     assert len(seen) == 1 and not seen[0].done and seen[0].results == ()
 
 
-def test_the_page_keeps_what_was_answered_and_says_why_it_stopped(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    methods = ("flex", "causal")
-    form = ui_work.Form(QUESTION, ("Name it.",), (1.0, 1.0), "segment", "aligned", methods, 12, 0.0, 1.0, 0, "")
-    limits = Limits(seconds=3.0)
-    whole = flexdemo.ask(lm, QUESTION, ["Name it."], methods=("flex", "causal"), max_new_tokens=12)
-    monkeypatch.setattr(Limits, "until", lambda self: self.seconds)
-    clock(monkeypatch, asking)
-    *_, end = ui_work.answers(lm, limits, form, ui_work.Run(threading.Event()))
-    assert "Stopped after 3 seconds, the most that a request may take here" in end.message
-    assert "longest 2 tokens" in end.line and end.last is None and "<b>2</b> tokens" in end.cards[0]
-    assert len(whole["flex"].token_ids) > 2
-
-
 def test_an_endpoint_tells_that_its_time_was_up(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = ui_api.generate_endpoint(lm, Limits(seconds=0.0))
+    endpoint = generating(lm, Limits(seconds=0.0))
     told = endpoint(QUESTION, ["Name it."], max_new_tokens=12, explain=True)
     assert told["stopped"].startswith("stopped after 0 seconds") and "explain" not in told
     assert [len(each["token_ids"]) for each in told["results"]] == [0, 0]
     json.dumps(told, allow_nan=False)
     with pytest.raises(InputError, match="stopped after 0 seconds"):
         ui_api.paraphrase_endpoint(lm, Limits(seconds=0.0))(QUESTION)
-    assert "stopped" not in ui_api.generate_endpoint(lm, Limits())(QUESTION, max_new_tokens=1)
+    assert "stopped" not in generating(lm, Limits())(QUESTION, max_new_tokens=1)
 
 
 def test_an_explanation_that_has_no_time_left_is_left_out(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Limits, "until", lambda self: 10.0)
     monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=asking.time.perf_counter))
-    told = ui_api.generate_endpoint(lm, Limits(seconds=10.0))(QUESTION, ["Name it."], max_new_tokens=5, explain=True)
+    told = generating(lm, Limits(seconds=10.0))(QUESTION, ["Name it."], max_new_tokens=5, explain=True)
     assert "explain" not in told and "stopped after 10 seconds" in told["stopped"]
     assert all(each["stopped_by"] for each in told["results"])

@@ -28,7 +28,7 @@ def test_one_visitor_cannot_fill_the_queue(space: Site, monkeypatch: pytest.Monk
         assert gate.wait(60)
         raise InputError("the gate is open")
 
-    monkeypatch.setattr(ui_api, "ask", wait)
+    monkeypatch.setattr(ui_api, "stream", wait)
     try:
         asked = [space.post("call/v2/generate", {"question": QUESTION}, "198.51.100.1, 203.0.113.7") for _ in range(4)]
         assert [each.status_code for each in asked] == [200, 200, 200, 422]
@@ -120,18 +120,3 @@ def test_sessions_in_memory_are_bounded(bundled: LanguageModel, tmp_path: Path) 
         event = site.event("run")
         codes = [site.join(event, site.data(event), visitor="1.1.1.1").status_code for _ in range(7)]
         assert codes[-1] == 429 and len(site.demo.app.state_holder.session_data) <= 3
-
-
-def test_a_side_that_was_changed_before_run_clears_no_answer_behind_it(local: Served) -> None:
-    """The change of a side may be told after the run that was begun with it."""
-    session, run, changed = local.session(), local.index("run"), local.index("changed")
-    asked = local.data(run, left_mask="late_fusion")
-    answered = local.outcome(run, asked, session)
-    assert answered["success"]
-    for data, clears in ((asked, False), (local.data(run), True)):
-        told = local.outcome(changed, data, session)
-        assert told["success"]
-        bodies = told["output"]["data"][-2:]
-        assert [isinstance(body, str) and "press Run to see it" in body for body in bodies] == [clears] * 2
-    other = local.outcome(changed, asked, local.session())["output"]["data"][-1]
-    assert "press Run to see it" in other, "another visitor has not run it"

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,20 +18,24 @@ import torch
 from forking import Forking, WorkerError
 from gradio_client import Client
 from hosting import QUESTION, Served, Slow, served, until
-from test_faults import form, page_run
+from test_faults import STATE, page_run, stop
 
 import app
 import flexdemo
-from flexdemo.engine.loading import load_model
+from flexdemo.engine.loading import load_model, offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError
 from flexdemo.page import run as ui_work
-from flexdemo.page.pair import PAIR
-from flexdemo.page.run import Remote, Run
+from flexdemo.page.events import Events
+from flexdemo.page.state import PageState
+from flexdemo.page.tabs.head import attention_plot
+from flexdemo.page.tools import prover
 from flexdemo.request import Limits
 from flexdemo.serve import zerogpu
 from flexdemo.serve.guard import WORKER_TITLE
+from flexdemo.serve.log import Entry
+from flexdemo.serve.profiles import DEFAULT
 from flexdemo.serve.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options, place
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here, nor on a Space's Windows")
@@ -135,9 +138,8 @@ def test_other_errors_are_told_by_their_class(gpu: Gpu) -> None:
 
 
 def test_what_is_asked_for_grows_with_the_request_within_bounds(gpu: Gpu, forking: Forking, lm: LanguageModel) -> None:
-    remote = Remote(lm, Limits(), gpu)
     for length in (1, 40, 256):
-        work = remote.answers(form(max_new_tokens=length), PAIR)
+        work = remote(lm, gpu)(STATE.but(max_new_tokens=length), Reading())
         next(work)
         work.close()
     short, middle, long = forking.asked[-3:]
@@ -154,54 +156,45 @@ def test_the_worker_has_its_own_memory(gpu: Gpu) -> None:
 # The page's work
 
 
+def remote(lm: LanguageModel, gpu: Gpu) -> Any:
+    """How a page comes to its answers there."""
+    return Events(offered(lm), DEFAULT, (), ())._answers(gpu)
+
+
+def here(lm: LanguageModel, state: PageState) -> list[dict[str, Any]]:
+    return list(ui_work.answers(offered(lm), Limits(), state))
+
+
 def test_an_answer_made_in_a_worker_is_the_answer(lm: LanguageModel, gpu: Gpu) -> None:
-    given = form(methods=METHODS)
-    here = list(ui_work.answers(lm, Limits(), given, Run(threading.Event())))
-    run = Run(threading.Event())
-    there = list(ui_work.answers(lm, Limits(), given, run, remote=Remote(lm, Limits(), gpu).answers))
+    state, reading, entry = STATE.but(methods=METHODS), Reading(), Entry("run")
+    with entry.current():
+        first, *_, end, last = remote(lm, gpu)(state, reading)
+    *_, shown, want = here(lm, state)
+    assert "Reading the prompt" in first["status"] and end["left_answer"] == shown["left_answer"]
     for name in METHODS:
-        assert there[-1].last.result[name].token_ids == here[-1].last.result[name].token_ids
-    assert there[-1].last.explanation.to_dict().keys() == here[-1].last.explanation.to_dict().keys()
-    assert run.last is not None and run.last.done, "what was answered must be known here, for the line of Stop"
-    assert there[0].line == "Reading the prompt"
+        assert last["last"].methods[name].token_ids == want["last"].methods[name].token_ids
+    assert entry.facts["methods"] == list(METHODS) and entry.facts["new_tokens"] > 0
+    assert reading.prefill is None, "nothing is kept of a prompt, so sliders wait for Run"
+    assert "press Run to see other weights" in zerogpu.NOTICE
 
 
-def test_stop_ends_the_worker_and_says_what_there_was(lm: LanguageModel, gpu: Gpu) -> None:
+def test_closing_the_work_ends_the_worker(lm: LanguageModel, gpu: Gpu) -> None:
     slow = Slow(lm, seconds=0.02)
     try:
-        runs = ui_work.Runs()
-        run = runs.start("me")
-        remote = Remote(lm, Limits(), gpu)
-        work = ui_work.answers(lm, Limits(), form(max_new_tokens=200), run, remote=remote.answers)
+        work = remote(lm, gpu)(STATE.but(max_new_tokens=200), Reading())
         for _ in range(4):
             next(work)
-        assert run.last is not None and not run.last.done
-        assert "Stopped" in (runs.stop("me") or "")
-        assert list(work) == []  # and the stand-in has seen its worker end
+        work.close()  # and the stand-in has seen its worker end
     finally:
         slow.remove()
 
 
-def test_a_ladder_climbs_in_a_worker(lm: LanguageModel, gpu: Gpu) -> None:
-    given = form(max_new_tokens=4)
-    here = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event())))
-    remote = Remote(lm, Limits(), gpu)
-    there = list(ui_work.ladder(lm, Limits(), given, Run(threading.Event()), remote=remote.ladder))
-    assert there[-1][0] == here[-1][0] and there[-1][1].startswith("Ladder done")
-
-
 def test_bad_input_is_told_as_ever(lm: LanguageModel, gpu: Gpu) -> None:
-    remote = Remote(lm, Limits(), gpu)
-    (frame,) = ui_work.answers(lm, Limits(), form(max_new_tokens=999), Run(threading.Event()), remote=remote.answers)
-    assert frame.line == "Not run" and "too long" in frame.message
-
-
-def test_nothing_is_kept_of_a_prompt_so_sliders_wait_for_run(lm: LanguageModel, gpu: Gpu) -> None:
-    reading = Reading()
-    remote = Remote(lm, Limits(), gpu)
-    list(ui_work.answers(lm, Limits(), form(), Run(threading.Event()), reading=reading, remote=remote.answers))
-    assert reading.prefill is None and not ui_work.has_read(lm, Limits(), form(), reading)
-    assert "press Run to see other weights" in zerogpu.NOTICE
+    entry = Entry("run")
+    with entry.current():
+        (frame,) = remote(lm, gpu)(STATE.but(max_new_tokens=999), Reading())
+    assert entry.outcome == "refused", "as the log is to have it"
+    assert "Not run" in frame["status"] and "too long" in frame["message"]
 
 
 # The page
@@ -241,7 +234,7 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
         for raw in stream:
             if b"process_generating" in raw:
                 break
-        page.join(page.index("stop"), [], "stopper")
+        stop(page, "stopper")
         stream.read()
         line = json.loads(until(lambda: page.lines[already:])[0])
         assert line["outcome"] == "stopped" and line["seconds"] < 4
@@ -250,15 +243,12 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
 
 
 def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
-    from flexdemo.page.tabs.told import attention_plot
-    from flexdemo.page.tools import prover
-
-    *_, frame = ui_work.answers(lm, Limits(), form(methods=METHODS), Run(threading.Event()))
+    last = here(lm, STATE.but(methods=METHODS))[-1]["last"]
     plot = gpu.wrap(lambda last, layer, head: attention_plot(lm, last, layer, head), lambda *_: 1)
-    crossed, made = (each.to_dict() for each in (plot(frame.last, 0, 0), attention_plot(lm, frame.last, 0, 0)))
+    crossed, made = (each.to_dict() for each in (plot(last, 0, 0), attention_plot(lm, last, 0, 0)))
     assert crossed["data"] == made["data"]
     assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
-    assert gpu.wrap(prover(lm), lambda last: 1)(frame.last).ok
+    assert gpu.wrap(prover(offered(lm)), lambda last: 1)(last).ok
 
 
 # Devices

@@ -20,6 +20,8 @@ from gradio_client import Client
 from flexdemo.engine.loading import Models, offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page import page as ui
+from flexdemo.page.endpoints import generate_endpoint
+from flexdemo.request import Limits
 from flexdemo.serve.guard import Gate, Guard
 from flexdemo.serve.health import State, routes
 from flexdemo.serve.log import Ledger
@@ -194,6 +196,12 @@ class Slow:
 
     def remove(self) -> None:
         self._hook.remove()
+
+
+def generating(lm: LanguageModel, limits: Limits) -> Callable[..., dict[str, Any]]:
+    """What `/generate` answers in the end."""
+    endpoint = generate_endpoint(lm, limits)
+    return lambda *args, **options: list(endpoint(*args, **options))[-1]
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -74,7 +74,7 @@ def _difference(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> byte
 
 def _csv(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> bytes:
     # The mark of UTF-8 tells spreadsheets how to read it.
-    return mask_csv(prompt, schemes[0].strategy).encode("utf-8-sig")
+    return mask_csv(prompt, seen_by(prompt, schemes[0]).cells()).encode("utf-8-sig")
 
 
 FILES: dict[str, tuple[str, str, str, Any]] = {

@@ -1,31 +1,33 @@
-"""A link holds the page's state: exact round trips, and what is malformed is an InputError that names the parameter."""
+"""A link holds the page's state: exact round trips, old links too; what is malformed is told by its name."""
 
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import random
+import re
 import tracemalloc
 import zlib
 from urllib.parse import parse_qs, urlencode
 
 import pytest
 from starlette.datastructures import QueryParams
+from test_state import FULL, SIDES
 
 from flexdemo.answers.methods import METHODS
 from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
-from flexdemo.page.link import LONGEST, READABLE, UNPACKED, PageState, from_query, side_parts, side_text, to_query
+from flexdemo.page.link import LONGEST, READABLE, UNPACKED, from_query, open_link, to_query
+from flexdemo.page.state import SLIDERS, PageState, slider_of
 from flexdemo.prompt import POSITIONS
+from flexdemo.request import Limits
+from flexdemo.serve.profiles import PROFILES
 
 # What breaks encodings: separators of queries, escapes, spaces, direction marks, astral and combining characters.
 PIECES = (
     *"&=+%#?;,/\\'\"<>\n\r\t abcXYZ019", "%41", "%zz", "&amp;", "\x01", "\x7f", "é", "日本", "\u2028", "\u202e", "😀",
     "e\u0301", "\ufeff", "\uffff", "z=", "&q=", "<script>",
 )  # fmt: skip
-
-SIDES = [".".join(each) for each in itertools.product(["form", *STRATEGIES], POSITIONS, ["weights", "raw"])]
 
 
 def packed(told: object) -> str:
@@ -72,7 +74,6 @@ def random_state(rng: random.Random, longest: int = 40) -> PageState:
         "ape_scale": ape(),
         "left": rng.choice(SIDES),
         "right": rng.choice(SIDES),
-        "show": rng.choice(["right", "difference"]),
     }
     kept = {name: value for name, value in choices.items() if rng.random() < 0.6}
     if len(kept.get("weights", ())) != 1 + len(kept.get("paraphrases", ())):
@@ -122,9 +123,6 @@ def test_a_link_without_our_parameters_is_an_empty_page() -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_sides_come_back_exactly(side: str) -> None:
-    assert side_text(*side_parts(side)) == side
-    strategy, positions, weighted = side_parts(side)
-    assert (strategy, positions) == tuple(side.split(".")[:2]) and weighted == side.endswith(".weights")
     assert from_query(to_query(PageState(question="q", left=side, right=side))) == PageState(
         question="q", left=side, right=side
     )
@@ -174,7 +172,6 @@ def test_sides_come_back_exactly(side: str) -> None:
         ("q=a&right=segment.aligned.1", "right in the link.*no mask, positions and weights or raw"),
         ("q=a&right=segment", "right in the link.*no mask, positions"),
         ("q=a&right=", "right in the link.*no mask, positions"),
-        ("q=a&show=both", "show in the link must be left, right or difference, not 'both'"),
         ("z=&q=a", "z in the link.*q cannot stand beside"),
         ("z=", "z in the link"),
         ("z=a b", "z in the link"),
@@ -283,3 +280,76 @@ def test_a_mapping_of_single_texts_holds_one_of_each() -> None:
     assert from_query(urlencode({"q": "a b", "p": ["c", "d"]}, doseq=True)) == PageState(
         question="a b", paraphrases=("c", "d")
     )
+
+
+# What a host opens
+
+OLD = PageState(
+    question="Who?", paraphrases=("one", "<b>"), weights=(1, 2, 0.5), mask="anchor", methods=("flex", "vote"), seed=7,
+    left="late_fusion.right_aligned.raw", right="form.aligned.weights",
+)  # fmt: skip
+OLD_LINKS = {
+    "q=Who%3F&p=one&p=%3Cb%3E&methods=flex%2Cvote&mask=anchor&w=1%2C2%2C0.5&seed=7&left=late_fusion.right_aligned.raw"
+    "&right=form.aligned.weights&show=difference": "",
+    "z=eNrtlUEKwjAQRa9SZh2CCiKIKHgJFyIlbSZNMM1oEm1BvLtOwL0HyO79lzDb94I7bM9wsnSAi4AbDwoIAnbdns2I2ZJO7I3HWTwpY_EqXVmq0FuK"
+    "bCaeS7ESC7kutyIaN7M8YtNFh0Y2lSpVqlSp0v_ENUmImluy4eHRZB5eZWzNIzkKMrrB5lZ5NwTUMqqJPxZZ2kVxlL_HCVmnctZS6ZZ2xmDE0H_j9v4A"
+    "eKo2Rg": "Be brief. " * 160,
+}
+
+
+@pytest.mark.parametrize("query", OLD_LINKS, ids=["readable", "packed"])
+def test_a_link_of_the_page_before_this_one_opens(query: str) -> None:
+    """It told which mask was drawn, which this page has no setting for."""
+    assert open_link(query, Limits()) == OLD.but(prefix=OLD_LINKS[query])
+
+
+def test_a_link_tells_what_the_page_holds() -> None:
+    assert parse_qs(to_query(FULL), keep_blank_values=True) == {
+        "q": [FULL.question], "p": ["<b>one</b>", "", "three"], "w": ["1,2,0,0.5"], "weights": ["confidence"],
+        "mask": ["anchor"], "positions": ["sequential"], "methods": ["flex,vote"], "max_new_tokens": ["9"],
+        "temperature": ["0.35"], "top_p": ["0.9"], "seed": ["77"], "prefix": ["Be brief.\n"], "samples": ["4"],
+        "sample_temperature": ["0.8"], "ape_temperature": ["0.9"], "ape_scale": ["1.1"], "template": ["plain"],
+        "left": ["late_fusion.right_aligned.raw"], "model": ["large"], "right": ["form.aligned.weights"],
+    }  # fmt: skip
+    assert "right" not in to_query(PageState(question="q", right="causal.sequential.raw"))
+
+
+@pytest.mark.parametrize("query", ["", "__theme=dark", "view=api&utm_source=x", "q="])
+def test_an_address_without_a_state_opens_nothing(query: str) -> None:
+    assert open_link(query, Limits()) is None
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_numbers_that_a_slider_cannot_show_are_refused(name: str) -> None:
+    high = slider_of(name, Limits())[1]
+    state = PageState(question="a", **{name: high})
+    assert open_link(to_query(state), Limits()) == state
+    with pytest.raises(InputError, match=rf"{name} in the link (is|must be)|too long|too many"):
+        open_link(f"q=a&{name}={high + 1}", Limits())
+    with pytest.raises(InputError, match="w in the link has 11: the page takes weights up to 10"):
+        open_link("q=a&w=11", Limits())
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_link_opens_with_as_many_paraphrases_as_the_profile_has(name: str) -> None:
+    limits = PROFILES[name].limits
+    most = limits.paraphrases
+    weights = [*(1 + i / 10 for i in range(most)), 0.5]
+    state = PageState(question="q", paraphrases=[f"Wording {i}" for i in range(most)], weights=weights)
+    assert open_link(to_query(state), limits) == state == PageState.of(state.values(most))
+    state = state.but(paraphrases=(*state.paraphrases, "one more"), weights=None)
+    with pytest.raises(InputError, match=f"{most + 1} paraphrases are too many: give at most {most}"):
+        open_link(to_query(state), limits)
+
+
+def test_a_link_names_a_model_that_is_offered() -> None:
+    assert open_link("q=Hi&model=large", Limits(), ("small", "large")).model == "large"
+    assert open_link("q=Hi", Limits(), ("small", "large")).model == "small", "without a name the first"
+    assert open_link("q=Hi", Limits()).model == ""
+    for models, said in ((("small", "large"), "choose from small, large"), ((), "one model is offered here")):
+        with pytest.raises(
+            InputError, match=re.escape(f"model in the link is 'huge', which is not offered here: {said}")
+        ):
+            open_link("q=Hi&model=huge", Limits(), models)
+        with pytest.raises(InputError, match=re.escape("model in the link: '../x' is no name of a model")):
+            open_link("q=Hi&model=../x", Limits(), models)

@@ -1,0 +1,222 @@
+"""The page that is built: what is on it, what examples, recordings and links fill in, nothing from outside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_sides import NASTY, plain
+from visitor import Built, Visitor
+
+import flexdemo
+from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import explain
+from flexdemo.answers.methods import METHODS
+from flexdemo.answers.recording import MOST_BYTES, Recorded, load_recorded
+from flexdemo.engine.model import LanguageModel
+from flexdemo.page.events import model_html
+from flexdemo.page.examples import FIRST, line, recorded_of, state_of, try_html
+from flexdemo.page.page import ASSETS, launch_options
+from flexdemo.page.run import belongs_html
+from flexdemo.page.state import PageState
+from flexdemo.page.tabs.head import attention_plot
+
+EXAMPLES = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
+PUBLIC = {"generate", "mask", "paraphrase", "methods"}
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm, examples=EXAMPLES)
+
+
+@pytest.fixture
+def visitor(page: Built) -> Visitor:
+    return page.visitor()
+
+
+def test_contract_of_element_ids(page: Built) -> None:
+    ids = [block.elem_id for block in page.demo.blocks.values() if block.elem_id]
+    assert len(ids) == len(set(ids))
+    wanted = {f"paraphrase-{i}" for i in range(1, 11)} | {f"weight-{i}" for i in range(11)}
+    wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "answer-flex", "answer-causal"}
+    wanted |= {"mask-plot", "mask-plot-right", "token-view", "status", "strategy", "positions", "max-new-tokens"}
+    wanted |= {"check", "copy-link", "save-json", "save-csv", "save-png", "save-report", "ladder", "budget", "results"}
+    assert wanted <= set(ids)
+
+
+def test_only_the_endpoints_are_public(page: Built) -> None:
+    assert {fn.api_name for fn in page.demo.fns.values() if fn.api_visibility == "public"} == PUBLIC
+
+
+def test_what_is_opened_first_is_drawn(visitor: Visitor, lm: LanguageModel) -> None:
+    first = EXAMPLES[0]
+    assert visitor.values["question"] == first["question"] and visitor.values["used"] == len(first["paraphrases"])
+    meta = json.loads(visitor.values["left_mask"]["plot"])["layout"]["meta"]
+    assert meta["length"] == len(PageState.of(visitor.values).compose(lm, flexdemo.request.Limits()).token_ids)
+    assert "Ready" in visitor.values["status"] and visitor.values["ladder"] == "form.aligned.weights"
+
+
+@pytest.mark.parametrize("examples", [[], [{"question": "Q?", "paraphrases": ["x"] * 50, "note": "<i>"}]])
+def test_page_builds_with_and_without_examples(lm: LanguageModel, examples: list) -> None:
+    assert Built(lm, examples=examples).visitor().values["used"] in (2, 10)
+
+
+def test_an_example_too_long_to_draw_leaves_room_for_masks(prepared: Any) -> None:
+    small = prepared("llama", "sdpa", max_position_embeddings=64)
+    visitor = Built(small, examples=[{"question": "many words " * 40, "paraphrases": []}]).visitor()
+    assert visitor.values["left_mask"] is None and visitor.page.widgets["left_mask"].visible is True
+    visitor.do("redraw", question="Who?", max_new_tokens=3)
+    assert visitor.values["left_mask"] is not None and visitor.values["message"] == ""
+
+
+def test_a_page_that_cannot_be_drawn_keeps_what_was_drawn_and_says_why(visitor: Visitor) -> None:
+    before = visitor.values["left_mask"]
+    for typed, said in (
+        ({"question": NASTY * 60}, "The question is too long"), ({"mask": f"segment{NASTY}"}, "unknown mask strategy"),
+        ({"question": "a\0"}, "NUL"), ({"weight-0": None}, "The weight of P1 is empty"),
+    ):  # fmt: skip
+        visitor.do("redraw", **typed)
+        assert visitor.values["left_mask"] is before
+        assert said.casefold() in visitor.values["message"].casefold() and "<script" not in visitor.values["message"]
+
+
+def test_what_is_loaded_is_told(lm: LanguageModel, bundled: LanguageModel) -> None:
+    said = plain(model_html(lm))
+    assert said == f"model {lm.name} cpu · {lm.backend} · float32" and "--model smollm2" in model_html(bundled)
+    assert "<script" not in model_html(replace(lm, name=NASTY))
+
+
+def test_nothing_is_fetched_for_the_looks() -> None:
+    options = launch_options()
+    style = (ASSETS / "style.css").read_text(encoding="utf-8")
+    assert "url(" not in style and "@import" not in style and "http" not in style
+    assert not any("http" in sheet for sheet in options["theme"]._stylesheets)
+
+
+# Examples
+
+
+def test_examples_are_links_and_their_texts_are_data() -> None:
+    many = [{"question": f"Q{i}?", "paraphrases": [], "title": NASTY, "note": f'"{NASTY}'} for i in range(6)]
+    said = try_html(many)
+    assert "<script" not in said and said.count("data-example=") == 6
+    assert said.split("<details>")[0].count("data-example=") == FIRST and "<details>" not in try_html(many[:FIRST])
+
+
+@pytest.mark.parametrize("index", range(len(EXAMPLES)))
+def test_an_example_fills_in_the_page(visitor: Visitor, index: int) -> None:
+    facts = visitor.values["facts"] = visitor.page.widgets["facts"].value
+    visitor.do("choose", {"index": index}, mask="anchor", **{"weight-0": 3})
+    example = EXAMPLES[index]
+    assert PageState.of(visitor.values) == state_of(example, 10)
+    assert [visitor.visible[f"row-{i}"] for i in (1, 9)] == [len(example["paraphrases"]) >= i for i in (1, 9)]
+    assert plain(visitor.values["note"]) == example.get("note", "") and visitor.values["facts"] == facts
+
+
+@pytest.mark.parametrize("told", [None, {}, {"index": 99}, {"index": -1}, {"index": "0"}, {"index": [0]}, 5, "x"])
+def test_an_example_that_there_is_not_changes_nothing(visitor: Visitor, told: Any) -> None:
+    assert visitor.do("choose", told) == [{}]
+
+
+# Links
+
+
+def test_a_link_fills_in_the_page(visitor: Visitor) -> None:
+    query = "q=Who%3F&p=one&p=%3Cb%3E&w=1%2C2%2C0&mask=anchor&methods=all&left=isolated.aligned.raw&max_new_tokens=3"
+    visitor.do("opened", query=query, note="of the example")
+    shown = visitor.values
+    assert [shown[f"paraphrase-{i}"] for i in range(1, 4)] == ["one", "<b>", ""] and shown["used"] == 2
+    assert (shown["weight-1"], shown["weight-2"], shown["left"], shown["note"]) == (2, 0, "isolated.aligned.raw", "")
+    assert shown["methods"] == list(METHODS), "the boxes of the page have no box for all"
+    assert "isolated · aligned · raw" in shown["step"] and visitor.visible["row-3"] is False
+    visitor.do("run")
+    assert "Done" in shown["status"]
+
+
+def test_an_address_without_a_state_fills_nothing_and_a_broken_link_is_told(visitor: Visitor) -> None:
+    for query in ("", "__theme=dark", "view=api&utm_source=x"):
+        assert visitor.do("opened", query=query) == [{}]
+    (changes,) = visitor.do("opened", query="q=a&mask=%3Cscript%3E")
+    assert set(changes) == {"link_message"} and 'role="alert"' in changes["link_message"]
+    assert "&lt;script&gt;" in changes["link_message"] and "<script" not in changes["link_message"]
+
+
+# Recordings
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[Recorded]:
+    return load_recorded(ASSETS / "recorded.json")
+
+
+def recorded(recordings: list[Recorded], example: dict) -> Any:
+    return recorded_of(recordings, example, state_of(example, 10))
+
+
+def test_every_example_is_recorded_and_the_file_is_small(recordings: list[Recorded]) -> None:
+    found = [recorded(recordings, example) for example in EXAMPLES]
+    assert [each.result.request.question for each in found if each] == [each["question"] for each in EXAMPLES]
+    assert (ASSETS / "recorded.json").stat().st_size <= MOST_BYTES
+
+
+@pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=lambda i: EXAMPLES[i]["question"][:30])
+def test_a_recording_is_what_the_bundled_model_answers_now(
+    recordings: list[Recorded], bundled: LanguageModel, index: int
+) -> None:
+    """If it is not, record again: python -m flexdemo record --output assets/recorded.json"""
+    example = EXAMPLES[index]
+    last = recorded(recordings, example)
+    assert last is not None and last.recorded.note == example["note"]
+    now = ask(bundled, example["question"], example["paraphrases"], methods=("all",), candidates=5)
+    assert last.result.prompt == now.prompt and last.result.model == now.model
+    assert list(last.methods) == list(METHODS)
+    for then, today in zip(last.result.results, now.results, strict=True):
+        assert (then.answer, then.token_ids) == (today.answer, today.token_ids), then.method
+        assert then.logprobs == pytest.approx(today.logprobs, abs=1e-3)
+        assert [view.token_ids for view in then.views] == [view.token_ids for view in today.views]
+    explained = explain(bundled, now)
+    assert np.allclose(last.explanation.attribution.mass, explained.attribution.mass, atol=1e-3)
+    effects = [effect.effect for effect in explained.attribution.effects]
+    assert [effect.effect for effect in last.explanation.attribution.effects] == pytest.approx(effects, abs=1e-2)
+
+
+def test_a_recording_belongs_to_an_example_with_the_same_wordings_only(recordings: list[Recorded]) -> None:
+    first = EXAMPLES[0]
+    assert recorded(recordings, {**first, "paraphrases": first["paraphrases"][:-1]}) is None
+    assert recorded(recordings, {**first, "question": first["question"] + " "}) is None
+    assert recorded([], first) is None
+
+
+def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], lm: LanguageModel) -> None:
+    dated = [replace(each, date="2026-01-31") for each in recordings]
+    visitor = Built(lm, examples=EXAMPLES, recordings=dated).visitor()
+    shown, want = visitor.values, recorded(dated, EXAMPLES[0])
+    assert plain(shown["left_answer"]) == want.methods["flex"].answer
+    assert plain(shown["right_answer"]) == want.methods["causal"].answer
+    assert all('<span class="recorded">recorded</span>' in shown[f"{side}_figures"] for side in ("left", "right"))
+    alone = [plain(shown[f"alone-{i}"]) for i in range(1 + len(EXAMPLES[0]["paraphrases"]))]
+    told = [view.answer for view in want.methods["per_prompt"].views]
+    assert all(said.startswith(f"alone: {answer}") for said, answer in zip(alone, told, strict=True))
+    assert f"Recorded 2026-01-31 with tinyqa, float32: press Run to ask {lm.name}" in plain(shown["status"])
+    assert plain(belongs_html(shown["last"])).startswith("Recorded 2026-01-31: ")
+    visitor.do("conclude")
+    assert visitor.visible["gave_plot"] and "load_model" in shown["program"]
+    visitor.do("select", nth=3)
+    visitor.do("attention", head_layer=0, head_head=0)
+    assert "recorded with tinyqa in float32, and the loaded model is" in shown["head_message"]
+    visitor.do("choose", {"index": 1})
+    assert shown["last"].state.question == EXAMPLES[1]["question"] and "recorded" in shown["left_figures"]
+    visitor.do("run", max_new_tokens=2)
+    assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
+
+
+def test_a_recording_of_this_model_says_that_run_computes_it(
+    recordings: list[Recorded], bundled: LanguageModel
+) -> None:
+    last = recorded(recordings, EXAMPLES[2])
+    assert line(last, bundled) == f"Recorded {last.recorded.date}: press Run to compute it now"
+    assert attention_plot(bundled, last, 0, 0).data

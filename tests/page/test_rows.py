@@ -1,0 +1,187 @@
+"""Wording rows: what is done with them, what they weigh, how much room they take, and texts as data."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_state import QUESTION, TOO_LONG
+from visitor import Built, Visitor
+
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError, OutOfTime
+from flexdemo.page import rows as page_rows
+from flexdemo.page.rows import Rows, budget_of, shares_of, unseen_html
+from flexdemo.page.state import PageState
+from flexdemo.prompt import build_prompt
+from flexdemo.request import Limits
+from flexdemo.serve.profiles import DEFAULT
+
+NASTY = "<script>alert(1)</script> <b>bold</b> \u202e \x01"
+FULL = Rows(("x",) * 10, (1,) * 11, 10)
+
+
+def test_rows_are_read_from_the_widgets_and_come_back() -> None:
+    rows = Rows(("a", "b"), (1, 2, 3), 4)
+    told = rows.values()
+    assert Rows.of({**told, "paraphrase-3": "left over", "weight-4": 7}, 4) == rows
+    assert [told[f"row-{i}"]["visible"] for i in range(1, 5)] == [True, True, False, False]
+    assert (told["paraphrase-3"], told["weight-3"]) == ("", 1), "a row that comes back is blank"
+    assert Rows.of_texts("abcdef", 4).texts == ("a", "b", "c", "d")
+
+
+def test_rows_are_added_removed_and_moved_with_their_weights() -> None:
+    rows = Rows(("a", "b", "c"), (1, 2, 3, 4), 10)
+    assert rows.added("d") == Rows(("a", "b", "c", "d"), (1, 2, 3, 4, 1.0), 10) and FULL.added("y") == FULL
+    assert rows.removed(0) == Rows(("b", "c"), (1, 3, 4), 10)
+    assert rows.moved(2, -1) == Rows(("a", "c", "b"), (1, 2, 4, 3), 10)
+    assert rows.moved(0, 1) == Rows(("b", "a", "c"), (1, 3, 2, 4), 10)
+    assert rows.moved(0, -1) == rows.moved(2, 1) == rows.moved(5, -1) == rows
+
+
+def test_pasted_lines_push_rows_down_and_what_has_no_room_is_counted() -> None:
+    rows = Rows(("a", "", "c"), (1, 2, 3, 4), 10)
+    assert rows.pasted(0, ["x", "y"]) == (Rows(("x", "y", "", "c"), (1, 2, 1.0, 3, 4), 10), 0)
+    many = [f"l{i}" for i in range(8)]
+    fitted, left_out = rows.pasted(2, many)  # 9 lines and the blank row are 10
+    assert fitted.texts == ("a", "", *many) and left_out == 0
+    fitted, left_out = rows.pasted(2, [*many, "l8"])  # now the blank row gives way
+    assert fitted.texts == ("a", *many, "l8") and left_out == 0 and fitted.weights == (1, 2, 4, *[1.0] * 8)
+    fitted, left_out = rows.pasted(2, [*many, "l8", "l9", "l10"])
+    assert fitted.texts == ("a", *many, "l8") and left_out == 2
+
+
+def writes(monkeypatch: pytest.MonkeyPatch, *texts: str) -> Callable[..., None]:
+    monkeypatch.setattr(page_rows, "paraphrase", lambda lm, question, n, **options: list(texts))
+    return lambda: None
+
+
+def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes(monkeypatch, "Mine", "w1", "w2", "w3", "w4", "w5")
+    rows = Rows(("mine", ""), (1, 2, 3), 10).written(lm, Limits(), QUESTION, 0)
+    assert rows.texts == ("mine", "w1", "w2", "w3", "w4") and rows.weights == (1, 2, 3, 1.0, 1.0, 1.0)
+    assert Rows(("a", ""), (1, 2, 3), 3).written(lm, Limits(), QUESTION, 0).texts == ("a", "Mine", "w1")
+    for full in (FULL, Rows(("a", "b", "c", "d"), (1,) * 5, 3)):  # or more than there is room for
+        with pytest.raises(InputError, match=f"there is room for {full.room} paraphrases: remove one first"):
+            full.written(lm, Limits(), QUESTION, 0)
+    writes(monkeypatch)
+    with pytest.raises(InputError, match="wrote nothing new: write a paraphrase yourself"):
+        rows.written(lm, Limits(), QUESTION, 0)
+    with pytest.raises(OutOfTime, match="stopped after 0 seconds"):
+        rows.written(lm, Limits(seconds=0.0), QUESTION, 0)
+
+
+# On the page
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm, profile=replace(DEFAULT, limits=Limits(paraphrases=3)))
+
+
+@pytest.fixture
+def visitor(page: Built) -> Visitor:
+    visitor = page.visitor()
+    visitor.do("edit", {"row": 0, "lines": ["one", "two"]}, **Rows.of_texts(["a"], 3).values())
+    return visitor
+
+
+def texts(visitor: Visitor) -> tuple[str, ...]:
+    return Rows.of(visitor.values, 3).texts
+
+
+def test_add_ends_at_the_limit_of_the_profile_and_says_so(visitor: Visitor) -> None:
+    assert texts(visitor) == ("one", "two") and visitor.visible["row-3"] is False
+    for said in ("", "There is room for 3 paraphrases: remove one first"):
+        visitor.do("add")
+        assert texts(visitor) == ("one", "two", "") and said in visitor.values["rows_message"]
+    assert visitor.visible["row-3"] is True
+
+
+@pytest.mark.parametrize(
+    ("told", "after"),
+    [
+        ({"row": 0, "act": "down"}, ("two", "one")),
+        ({"row": 1, "act": "up"}, ("two", "one")),
+        ({"row": 0, "act": "remove"}, ("two",)),
+        ({"row": 1, "lines": ["x", "y"]}, ("one", "x", "y")),
+        *[(told, ("one", "two")) for told in (
+            None, {}, [1], "x", 5, {"row": 2, "act": "remove"}, {"row": -1, "act": "remove"}, {"row": "0", "act": "up"},
+            {"row": 0}, {"row": 0, "act": "drop"}, {"row": 0, "lines": []}, {"row": 0, "lines": [1, {}]},
+            {"row": 0, "lines": 5},
+        )],
+    ],
+)  # fmt: skip
+def test_a_row_s_buttons_and_a_paste_do_what_they_say_and_nothing_else(
+    visitor: Visitor, told: Any, after: tuple[str, ...]
+) -> None:
+    visitor.do("edit", told)
+    assert texts(visitor) == after and visitor.values["used"] == len(after)
+
+
+def test_a_paste_without_room_says_what_was_left_out(visitor: Visitor) -> None:
+    visitor.do("edit", {"row": 1, "lines": ["1", "2", "3", "4"]})
+    assert texts(visitor) == ("one", "1", "2")
+    assert "2 of 4 pasted lines were left out: there is room for 3 paraphrases" in visitor.values["rows_message"]
+
+
+def test_write_and_equal_weights(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes(monkeypatch, "w1", "w2")
+    visitor.do("write", **{"weight-1": 5, "seed": None})
+    assert texts(visitor) == ("one", "two", "w1") and visitor.values["weight-1"] == 5
+    visitor.do("write")
+    assert texts(visitor) == ("one", "two", "w1") and "remove one first" in visitor.values["rows_message"]
+    visitor.do("equal")
+    assert [visitor.values[f"weight-{i}"] for i in range(4)] == [1] * 4
+
+
+@pytest.mark.parametrize("seed", [2**70, -1])
+def test_a_seed_that_no_sampler_takes_is_told(visitor: Visitor, seed: int) -> None:
+    visitor.do("write", seed=seed)
+    assert "Seed must be from 0 to 4294967295" in visitor.values["rows_message"]
+
+
+# What is said of them
+
+
+def test_a_prompt_s_tokens_are_counted_also_when_too_long(lm: LanguageModel, prepared: Any) -> None:
+    state = PageState(question=QUESTION, paraphrases=TOO_LONG, max_new_tokens=7)
+    count = len(build_prompt(lm.tokenizer, QUESTION, TOO_LONG).token_ids)
+    said = budget_of(lm, Limits(), state)
+    assert f"<b>{count:,}</b> prompt tokens + up to 7, of 1,024" in said and f"{count + 7 - 1024:,} too many" in said
+    assert "<b>20</b> prompt tokens + up to 7, of 1,024</span>" in budget_of(lm, Limits(), state, 20)
+    assert "– of 1,024 tokens" in budget_of(lm, Limits(), state.but(question=""))
+    chat = prepared("llama", "sdpa", chat=True)
+    for template in ("plain", "chat"):
+        count = len(build_prompt(chat.tokenizer, QUESTION, TOO_LONG, template=template).token_ids)
+        assert f"<b>{count:,}</b>" in budget_of(chat, Limits(), state.but(template=template)), "as the run packs it"
+
+
+def test_a_share_is_told_where_it_is_known() -> None:
+    def told(weights: Any, *texts: str) -> list[str]:
+        shares = shares_of(PageState(question="q", paraphrases=texts), weights, 4)
+        return [re.sub("<.*?>", "", shares[f"share-{i}"]).removesuffix("↑↓✕") for i in range(5)]
+
+    assert told((1 / 3,) * 3, "a", " ", "b") == ["1/3", "1/3", "", "1/3", ""]
+    assert told((0.5, 0.125, 0.375), "a", "", "b") == ["0.500", "0.125", "", "0.375", ""]
+    assert told(None, "a") == ["by confidence", "by confidence", "", "", ""]
+    rows = shares_of(PageState(question="q"), (1.0,), 4)
+    assert "data-act" not in rows["share-0"], "the question stays"
+    assert re.findall('data-act="(.*?)" aria-label="(.*?)"', rows["share-2"]) == [
+        ("up", "Move paraphrase 2 up"), ("down", "Move paraphrase 2 down"), ("remove", "Remove paraphrase 2")
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_seen_is_told_and_escaped() -> None:
+    state = PageState(question=NASTY, paraphrases=("plain", "a\u200bb"), prefix="\ufeff")
+    said = unseen_html(state)
+    assert (
+        "P1 holds U+202E RIGHT-TO-LEFT OVERRIDE" in said and "P3 holds U+200B" in said and "prefix holds U+FEFF" in said
+    )
+    assert "<script" not in said and "\u202e" not in said and "\x01" not in said
+    assert unseen_html(PageState(question="Città 東京 مرحبا?\n\tline")) == ""
+    assert html.unescape(said).count("P2") == 0

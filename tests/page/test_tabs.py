@@ -1,0 +1,257 @@
+"""What the tabs say, against values computed by hand."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import math
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_sides import seen
+from visitor import Built, Visitor
+
+import flexdemo
+from flexdemo.answers.result import Candidate
+from flexdemo.engine.loading import offered
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page.run import LastRun, explained
+from flexdemo.page.state import PageState
+from flexdemo.page.tabs import candidates, gave, head, methods, upclose
+from flexdemo.page.tabs.candidates import candidates_html
+from flexdemo.page.tabs.gave import chosen_mass
+from flexdemo.page.tabs.methods import methods_html
+from flexdemo.page.tools import FILES
+from flexdemo.request import Limits
+
+NASTY = "<script>alert(1)</script> <b>bold</b> &lt;"
+METHODS = ("flex", "origin", "per_prompt", "causal")
+NAMES = ("P1", "P3", "P4", "P5")
+
+
+def ran(lm: LanguageModel, *paraphrases: str, methods: tuple[str, ...] = METHODS, **changes: Any) -> LastRun:
+    """A run that is to be looked at, with the page's names."""
+    state = PageState(
+        **{"question": "Who?", "paraphrases": paraphrases, "methods": methods, "max_new_tokens": 6} | changes
+    )
+    result = flexdemo.ask(lm, state.asked(candidates=5))
+    return LastRun(state, replace(result, prompt=state.named(result.prompt)))
+
+
+def answered(
+    method: str, answer: str, ids: tuple[int, ...], logprobs: tuple[float, ...], alone: tuple[str, ...]
+) -> Any:
+    """A method's result by hand: token k is called `tk`, has probability 0.5, and 9 comes next with 0.25."""
+    steps = tuple((Candidate(i, f" t{i}", 0.5), Candidate(9, " t9", 0.25)) for i in ids)
+    mask = {"strategy": "causal" if method == "causal" else "segment", "positions": "aligned"}
+    views = tuple(SimpleNamespace(name=f"P{i + 1}", answer=text) for i, text in enumerate(alone or (answer,)))
+    tokens = tuple(f" t{i}" for i in ids)
+    return SimpleNamespace(
+        method=method, answer=answer, token_ids=ids, tokens=tokens, logprobs=logprobs, mask=mask, views=views,
+        candidates=steps,
+    )  # fmt: skip
+
+
+def last(*results: Any, question: str = "Who?", explanation: Any = None) -> LastRun:
+    count = max((len(each.views) for each in results if each.method == "per_prompt"), default=2)
+    named = [SimpleNamespace(name=name) for name in NAMES[:count]]
+    segments = [range(3), range(4), range(5), range(2)]
+    prompt = SimpleNamespace(segments=segments, paraphrases=named, suffix_start=12, tokens_seen=lambda _: (3, 4, 5, 2))
+    result = SimpleNamespace(results=results, prompt=prompt, ape=SimpleNamespace(is_plain=True), mask=FUSED.mask)
+    return LastRun(PageState(question=question, paraphrases=("", "whose")), result, explanation)  # type: ignore[arg-type]
+
+
+def cells(table: str) -> list[list[str]]:
+    lines = re.findall(r"<tr>(.*?)</tr>", table)
+    return [[html.unescape(re.sub("<.*?>", "", c)).strip() for c in re.findall(r"<t[hd].*?</t[hd]>", x)] for x in lines]
+
+
+FUSED = answered("flex", "Monet", (1, 2, 3), (-0.3, -0.6, 0.0), ())
+ALONE = answered(
+    "per_prompt", "Monet", (1, 2, 3), (-0.1, -0.1, -0.1), ("Monet", "the monet!", "Debussy", "I don't know")
+)
+CAUSAL = answered("causal", "Debussy", (1, 5), (math.log(0.5), math.log(0.125)), ())
+
+
+def test_methods_are_compared_by_hand_computed_numbers() -> None:
+    table = methods_html(last(FUSED, ALONE, CAUSAL))
+    head, *lines = cells(table)
+    assert head[:4] == ["Method", "Answer", "Tokens", "Mean log-prob."]
+    assert lines == [
+        ["Fused (flex)", "Monet", "3", "-0.300", "0.50", "12", "1", "segment, aligned"],
+        ["Each paraphrase alone: P1", "Monet", "3", "-0.100", "0.50", "12", "4", "segment, aligned"],
+        ["Standard attention", "Debussy", "2", "-1.386", "0.25", "12", "1", "causal, aligned"],
+    ]
+    # Shares 1/2, 1/4, 1/4 have an entropy of 1.5 bits.
+    assert "4 wordings alone, 3 distinct answers, entropy 1.50 bits" in table
+    one = methods_html(last(FUSED, answered("per_prompt", "Monet", (1,), (0.0,), ("Monet",))))
+    assert "1 wording alone, 1 distinct answer, entropy 0.00 bits" in one
+
+
+def test_wordings_that_agree_keep_the_names_of_the_page() -> None:
+    two = answered("per_prompt", "x", (1,), (0.0,), ("Debussy", "Monet"))
+    table = methods_html(last(FUSED, two))
+    assert re.findall(r'class="chip is-(P\d)"', table) == ["P3"] and "(1 of 2)" in table
+
+
+def test_without_the_wordings_alone_agreement_is_unknown() -> None:
+    table = methods_html(last(FUSED, CAUSAL))
+    assert [line[4] for line in cells(table)[1:]] == ["–", "–"]
+    assert "choose <b>Each paraphrase alone</b>" in table
+
+
+def test_candidates_mark_steps_and_methods_that_part_ways() -> None:
+    table = candidates_html(last(FUSED, ALONE, CAUSAL))
+    bodies = [cells(body) for body in re.findall(r"<tbody.*?</tbody>", table)]
+    assert [body[0][0] for body in bodies] == ["1", "2 ≠", "3 ≠"]
+    assert bodies[0][0][1:4] == ["Fused (flex)", "✓ ·t1 0.500", "·t9 0.250"]
+    assert [line[0] for line in bodies[1][1:]] == ["Each paraphrase alone: P1", "Standard attention ≠"]
+    assert bodies[2][2] == ["Standard attention", "has ended"]
+
+
+def test_a_sampled_token_outside_the_five_is_named() -> None:
+    rare = answered("flex", "x", (1,), (0.0,), ())
+    rare.token_ids, rare.tokens = (7,), (" <b>",)
+    (_, line) = cells(candidates_html(last(rare)))
+    assert line[1] == "Fused (flex) chose ·<b>" and not any("✓" in cell for cell in line)
+
+
+def test_long_answers_are_told_from_a_step_on() -> None:
+    long = last(answered("flex", "x", tuple(range(100)), (0.0,) * 100, ()))
+    steps = [line[0] for line in cells(candidates_html(long, 40))[1:]]
+    assert steps == [str(i) for i in range(40, 64)]
+    assert candidates.fill(None, long)["candidates_step"]["maximum"] == 77, "from which the last 24 are shown"
+
+
+def test_tiny_probabilities_are_not_called_zero() -> None:
+    small = answered("flex", "x", (1,), (0.0,), ())
+    small.candidates = ((Candidate(1, "a", 0.9996), Candidate(2, "b", 1e-5), Candidate(3, "c", 0.0)),)
+    assert cells(candidates_html(last(small)))[1][2:5] == ["✓ a 1.000", "b < 0.001", "c 0.000"]
+
+
+def test_mass_of_a_layer_a_head_and_a_token_of_the_segment() -> None:
+    mass = np.zeros((2, 2, 2, 4))
+    mass[:, 0] = [0.6, 0.4, 0.0, 0.0]
+    mass[:, 1] = [0.0, 0.0, 0.2, 0.8]
+    mass[0, 1, 1] = [1.0, 0.0, 0.0, 0.0]
+    run = last(FUSED, explanation=SimpleNamespace(attribution=SimpleNamespace(mass=mass)))
+    assert np.allclose(chosen_mass(run), [[0.55, 0.2, 0.05, 0.2], [0.3, 0.2, 0.1, 0.4]])
+    assert np.allclose(chosen_mass(run, layer=0), [[0.6, 0.4, 0, 0]] * 2)
+    assert np.allclose(chosen_mass(run, layer=1, head=1)[0], [1, 0, 0, 0])
+    # Segments of 3, 4, 5 and 2 tokens; the second answer token also sees the first one.
+    want = [[0.0, 0.0, 0.1 / 5, 0.4 / 2], [0.0, 0.0, 0.2 / 5, 0.8 / 3]]
+    assert np.allclose(chosen_mass(run, layer=1, per_token=True), [[0.5 / 3, 0, want[0][2], want[0][3]], want[1]])
+
+
+def test_a_run_is_explained_with_the_page_s_names(lm: LanguageModel) -> None:
+    run = explained(offered(lm), Limits(), ran(lm, "", f"Name it. {NASTY}"))
+    assert gave.segment_names(run) == ("prefix", "P1", "P3", "suffix + answer")
+    assert run.explanation is not None and {e.hidden for e in run.explanation.attribution.effects} == {"P1", "P3"}
+    assert explained(offered(lm), Limits(), run) is run, "once"
+    assert np.allclose(chosen_mass(run, per_token=True), run.explanation.attribution.mass_per_token, atol=1e-6)
+    shown = gave.fill(offered(lm), run)
+    assert shown["gave_plot"]["visible"] and NASTY not in shown["gave_plot"]["value"].to_json().replace("\\u003c", "<")
+    said, effects = shown["gave_note"], {e.hidden: e.effect for e in run.explanation.attribution.effects}
+    for name, share in zip(gave.segment_names(run), chosen_mass(run).mean(axis=0), strict=True):
+        assert f"{name} {share:.3f}" in said
+    assert all(f"{name} {round(effect, 3) + 0.0:+.3f}" in said for name, effect in effects.items())
+    layers, heads = ([value for _, value in shown[f"mass_{what}"]["choices"]] for what in ("layer", "head"))
+    assert (layers, heads) == ([-1, 0, 1, 2], [-1, 0, 1, 2, 3]) and shown["gave_choices"]["visible"]
+
+
+def test_a_run_that_cannot_be_explained_says_what_to_choose(lm: LanguageModel) -> None:
+    run = explained(offered(lm), Limits(), ran(lm, "Name it.", methods=("flex", "causal")))
+    shown = gave.fill(offered(lm), run)
+    assert run.explanation is None and not shown["gave_plot"]["visible"] and not shown["gave_choices"]["visible"]
+    assert "choose <b>Fused (flex)</b> and <b>Each paraphrase alone</b>" in shown["gave_note"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "number", "said"),
+    [(None, 0, "the number of the layer is missing"), (0, 99, "no head 99"), (-1, 0, "no layer -1"), (0, 0.5, "head")],
+)
+def test_a_head_that_is_not_there_is_refused(lm: LanguageModel, layer: Any, number: Any, said: str) -> None:
+    run = ran(lm, "Name it.", methods=("flex",))
+    with pytest.raises(InputError, match=said):
+        head.attention_plot(lm, run, layer, number)
+    with pytest.raises(InputError, match="nothing has run yet"):
+        head.attention_plot(lm, None, 0, 0)
+    with pytest.raises(InputError, match="was recorded with other"):
+        head.attention_plot(lm, replace(run, result=replace(run.result, model="other")), 0, 0)
+
+
+def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(lm: LanguageModel, prepared: Any) -> None:
+    rows = np.array(
+        head.attention_plot(lm, ran(lm, "Name it.", methods=("flex",)), 1, 2).data[0].customdata, dtype=object
+    )
+    assert rows.size and head.fill(None, ran(lm))["head_plot"]["visible"] is False
+    big = prepared("llama", "sdpa", max_position_embeddings=4096)
+    long = ran(big, *["many words and more " * 60] * 2, methods=("flex",), max_new_tokens=1)
+    with pytest.raises(InputError, match="at most 512 tokens"):
+        head.attention_plot(big, long, 0, 0)
+
+
+def test_text_is_escaped_everywhere(lm: LanguageModel) -> None:
+    nasty = answered("flex", NASTY, (1,), (0.0,), (NASTY,))
+    nasty.candidates = ((Candidate(1, NASTY, 0.5),),)
+    alone = answered("per_prompt", NASTY, (1,), (0.0,), (NASTY, NASTY))
+    run = last(nasty, alone, question=NASTY)
+    pieces = [
+        candidates_html(run),
+        methods.fill(None, run)["methods_table"],
+        candidates.fill(None, run)["candidates_note"],
+    ]
+    pieces += [head.fill(None, run)["head_note"], gave.fill(offered(lm), run)["gave_note"]]
+    for piece in pieces:
+        assert "<script" not in piece and "<b>bold" not in piece and "&lt;script&gt;" in piece
+
+
+# The mask up close
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm)
+
+
+def saved(visitor: Visitor, kind: str) -> tuple[str, bytes]:
+    """Name and bytes of what a button of the tab hands out."""
+    visitor.do("save", nth=len(FILES) + list(upclose.FILES).index(kind))
+    name, data = re.search(r'download="(.*?)" href="data:[^"]*?base64,(.*?)"', visitor.values["mask_files"]).groups()
+    return name, base64.b64decode(data)
+
+
+def test_the_masks_are_handed_out_as_they_are_on_the_page(page: Built, lm: LanguageModel) -> None:
+    image = pytest.importorskip("PIL.Image")
+    visitor = page.visitor()
+    visitor.values |= {"mask": "anchor", "right": "isolated.aligned.raw", "weight-1": 0}
+    state = PageState.of(visitor.values)
+    left, right = (seen(state.compose(lm, Limits()), scheme) for scheme in state.schemes)
+
+    def pixels(kind: str) -> Any:
+        return np.array(image.open(io.BytesIO(saved(visitor, kind)[1])).convert("RGB"))
+
+    assert ((pixels("png") != 255).any(axis=2) == left).all()
+    kept, removed, added = ([0x8A, 0x93, 0xA0], [0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2])
+    for place, colour in ((left & right, kept), (right & ~left, removed), (left & ~right, added)):
+        assert place.any() and (pixels("difference")[place] == colour).all()
+    name, data = saved(visitor, "csv")
+    lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
+    assert name == "mask.csv" and (np.array([line[1:] for line in lines[1:]]) == np.where(left, "1", "0")).all()
+    visitor.do("save", nth=-1, question=" ")
+    assert visitor.values["mask_files"] == "", "the redraw says why"
+
+
+def test_the_difference_is_drawn_when_the_tab_is_open(page: Built) -> None:
+    visitor = page.visitor()
+    assert visitor.do("if_open") == [{}]
+    visitor.do("if_open", tab=upclose.NAME)
+    assert visitor.visible["difference_plot"] and "From right to left" in visitor.values["difference_caption"]
+    assert visitor.do("difference", question=" ") == [{}]

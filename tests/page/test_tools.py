@@ -1,0 +1,167 @@
+"""Files, links and checks of a result on the page, against the engine and against a result that was tampered with."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import struct
+import zlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from visitor import Built, Visitor
+
+import flexdemo
+from flexdemo.engine.loading import offered
+from flexdemo.engine.model import LanguageModel
+from flexdemo.errors import InputError
+from flexdemo.page import tools
+from flexdemo.page.link import from_query
+from flexdemo.page.run import LastRun, explained
+from flexdemo.page.state import PageState
+from flexdemo.page.tools import FILES, proof_html, prover
+from flexdemo.request import Limits
+
+NASTY = "<script>alert(1)</script> </title> ../x"
+
+
+@pytest.fixture(scope="module")
+def last(lm: LanguageModel) -> LastRun:
+    methods = ("flex", "origin", "per_prompt", "causal")
+    state = PageState(question=NASTY, paraphrases=("Name it.", "", "Which?"), methods=methods, max_new_tokens=4)
+    result = flexdemo.ask(lm, state.asked(candidates=5))
+    return explained(offered(lm), Limits(), LastRun(state, replace(result, prompt=state.named(result.prompt))))
+
+
+def made(kind: str, last: LastRun) -> bytes:
+    return FILES[kind][2](last)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """The palette's indices of a PNG without interlacing, filters or several data chunks."""
+    place, chunks = 8, {}
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        chunks[png[place + 4 : place + 8]] = png[place + 8 : place + 8 + length]
+        place += 12 + length
+    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
+    return np.frombuffer(zlib.decompress(chunks[b"IDAT"]), dtype=np.uint8).reshape(height, width + 1)[:, 1:]
+
+
+def test_csv_and_png_show_the_mask_that_ran(last: LastRun) -> None:
+    prompt = last.result.prompt
+    wanted = np.array(
+        oracle.mask("segment", oracle.prompt_tokens([asdict(each) for each in prompt.segments])), dtype=bool
+    )
+    lines = list(csv.reader(io.StringIO(made("csv", last).decode("utf-8-sig"))))
+    assert (np.array([line[1:] for line in lines[1:]]) == np.where(wanted, "1", "0")).all()
+    assert " P4 " in lines[0][prompt.segments[3].start + 1], "named as on the page: row 2 is blank"
+    size, image = len(wanted), pixels(made("png", last))
+    scale = len(image) // size
+    assert len(image) == scale * size <= 1024 < (scale + 1) * size
+    assert ((image[::scale, ::scale] > 0) == wanted).all()
+
+
+def test_json_is_that_of_the_command_line_with_the_explanation(last: LastRun) -> None:
+    told = json.loads(made("json", last))
+    assert told["results"] == json.loads(json.dumps(last.result.to_dict()))["results"]
+    assert set(told["explain"]) >= {"attention_mass", "agreement", "candidates"}
+
+
+def test_the_report_has_the_question_as_its_title_and_says_what_was_recorded(last: LastRun, lm: LanguageModel) -> None:
+    page = made("report", last).decode()
+    assert "<title>flexdemo: &lt;script&gt;alert(1)&lt;/script&gt; &lt;/title&gt; ../x</title>" in page
+    recorded: Any = type("R", (), {"date": "2026-01-31", "versions": {"torch": "0.0.recorded"}})()
+    page = made("report", replace(last, recorded=recorded)).decode()
+    assert "(recorded 2026-01-31)</title>" in page and "torch 0.0.recorded" in page
+
+
+def test_a_proof_says_by_word_and_sign_whether_it_holds(lm: LanguageModel, last: LastRun) -> None:
+    check = prover(offered(lm))
+    good = proof_html(check(last))
+    assert "✓ Proved" in good and "Not proved" not in good and "tolerance 0.001" in good
+    fused = last.methods["flex"]
+    wrong = tuple(logprob + 0.5 for logprob in fused.logprobs)
+    view = replace(fused.views[0], logprobs=wrong)
+    changed = (replace(fused, logprobs=wrong, views=(view,)), *last.result.results[1:])
+    bad = proof_html(check(replace(last, result=replace(last.result, results=changed))))
+    assert "✕ Not proved" in bad and "✓" not in bad and "flex: a log-probability differs by 0.5" in bad
+    with pytest.raises(InputError, match="the answer is of other"):
+        check(replace(last, result=replace(last.result, model="other")))
+
+
+# On the page
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm)
+
+
+@pytest.fixture
+def visitor(page: Built, last: LastRun) -> Visitor:
+    visitor = page.visitor()
+    visitor.values["last"] = last
+    visitor.do("conclude")
+    return visitor
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_saved_where_only_its_visitor_finds_it(visitor: Visitor, last: LastRun, kind: str) -> None:
+    paths = []
+    for _ in range(2):
+        visitor.do("save", nth=list(FILES).index(kind))
+        paths.append(Path(visitor.values["file"]))
+    (one, two), want = paths, made(kind, last)
+    assert one.parent != two.parent and len(one.parent.name) == 64 and one.name == two.name
+    assert one.name.endswith(FILES[kind][1]) and not set(one.name) & set("<>/ ")
+    assert one.read_bytes() == want and visitor.values["message"] == ""
+    visitor.do("save", nth=list(FILES).index(kind), last=None)
+    assert visitor.values["file"] is None and "nothing to save yet: press Run" in visitor.values["message"]
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only")])
+def test_a_full_disk_loses_nothing(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, code: int, words: str, last: LastRun
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(tools, "save_secretly", full)
+    visitor.do("save")
+    said = visitor.values["message"]
+    assert visitor.values["file"] is None and words in said and "the result is still here" in said
+    monkeypatch.undo()
+    visitor.do("save")
+    assert visitor.values["message"] == "" and visitor.values["last"] is last and visitor.values["file"]
+
+
+def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None:
+    assert visitor.values["check"] == "prove" and visitor.values["proof"] == ""
+    visitor.do("check")
+    assert visitor.values["check"] == "proved ✓" and "✓ Proved" in visitor.values["proof"]
+    visitor.do("conclude")
+    assert visitor.values["check"] == "prove" and visitor.values["proof"] == "", "of an answer before"
+    visitor.do("check", last=replace(last, result=replace(last.result, model="<b>other")))
+    assert "Cannot be checked: the answer is of &lt;b&gt;other" in visitor.values["message"]
+    visitor.do("check", last=None)
+    assert "nothing to check yet" in visitor.values["message"]
+
+
+def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
+    visitor.do("link", question=NASTY, mask="anchor", right="segment.aligned.raw", used=0)
+    state = PageState.of(visitor.values)
+    assert from_query(visitor.values["query"]) == state and state.question == NASTY and visitor.visible["link"]
+    for typed, said in (
+        ({"seed": None}, "No link: Seed is empty"),
+        ({"question": "\ud800", "seed": 0}, "No link: question: "),
+    ):
+        visitor.do("link", **typed)
+        assert visitor.values["query"] == "" and said in visitor.values["message"] and not visitor.visible["link"]
