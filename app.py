@@ -100,7 +100,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.engine.model import suit_threads
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
-    from flexdemo.page.run import START_METHODS
+    from flexdemo.page.state import START_METHODS
     from flexdemo.serve.guard import Gate, Guard
     from flexdemo.serve.health import ServerLog, State, read_account, routes
     from flexdemo.serve.internals import tell_tools_in_json

@@ -281,15 +281,26 @@
     };
     together(() => graphs().map(({ gd }) => {
       const meta = metaOf(gd);
-      gd.overview ??= { data: { z: gd.data[0].z, colorscale: gd.data[0].colorscale, zmin: gd.data[0].zmin, zmax: gd.data[0].zmax } };
+      const [{ z, colorscale, zmin, zmax }] = gd.data;
+      gd.overview ??= { z, colorscale, zmin, zmax };
       meta.part = { rows: around(rows, meta), columns: around(columns, meta) };
       return draw(gd, meta);
     })).then(show);
   }
-  function overview() {
-    const parts = graphs().filter(({ gd }) => metaOf(gd).part);
-    together(() => parts.map(({ gd }) => {
-      const meta = metaOf(gd), { z, colorscale, zmin, zmax } = gd.overview.data;
+  // A double click shows all of both masks again. Plotly tells two clicks where the figure is drawn anew between them,
+  // with the band of what the first one picked.
+  function clicked(gd, event) {
+    const now = performance.now(), twice = now - (gd.clicked ?? -Infinity) < 400;
+    gd.clicked = now;
+    if (twice) return whole();
+    pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y);
+    show();
+  }
+  function whole() {
+    together(() => graphs().map(({ gd }) => {
+      const meta = metaOf(gd);
+      if (!meta.part) return window.Plotly.relayout(gd, layout(gd, meta));
+      const { z, colorscale, zmin, zmax } = gd.overview;
       delete meta.part;
       return window.Plotly.update(gd, { z: [z], colorscale: [colorscale], zmin: [zmin], zmax: [zmax], xgap: 0, ygap: 0 }, layout(gd, meta));
     })).then(show);
@@ -386,11 +397,11 @@
     for (const { gd } of graphs()) {
       if (gd.linked || !gd.on) continue;
       gd.linked = true;
-      gd.on('plotly_click', (event) => { pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y); show(); });
+      gd.on('plotly_click', (event) => clicked(gd, event));
+      gd.on('plotly_doubleclick', () => setTimeout(whole, 0)); // after Plotly's own
       gd.on('plotly_hover', (event) => hover(gd, event));
       gd.on('plotly_unhover', () => { tip?.remove(); cross(gd, null); });
       gd.on('plotly_relayout', (change) => zoomed(gd, change));
-      gd.on('plotly_doubleclick', overview);
       gd.on('plotly_autosize', () => label(gd));
       tip?.remove();
       label(gd);

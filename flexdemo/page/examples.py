@@ -9,7 +9,7 @@ from typing import Any
 
 from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
-from .run import START_METHODS, LastRun, frame, status_html
+from .run import LastRun, frame, status_html
 from .state import PageState
 from .widgets import Changes
 
@@ -29,7 +29,7 @@ element.addEventListener('click', (event) => {
 def state_of(example: Mapping[str, Any], room: int, model: str = "") -> PageState:
     """The page that an example fills in; as many of its paraphrases as there is room for."""
     texts = example["paraphrases"][:room]
-    return PageState(question=example["question"], paraphrases=texts, methods=START_METHODS, model=model)
+    return PageState(question=example["question"], paraphrases=texts, model=model)
 
 
 def try_html(examples: Sequence[Mapping[str, Any]]) -> str:

@@ -29,7 +29,6 @@ from .sides import SIDES, alone_changes, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
 from .widgets import Changes, alert_html
 
-START_METHODS = ("flex", "per_prompt", "causal")
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ..answers.methods import check_names, resolve_methods
 from ..engine.loading import NAME
@@ -19,11 +19,13 @@ from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..plan import Encoding, Scheme, check_encoding
 from ..prompt import SegmentedPrompt, build_prompt
-from ..request import Face, Limits, Request, face_of, shortened
+from ..request import FIELDS as REQUEST
+from ..request import Face, Limits, Request, Texts, face_of, shortened
 
 FORM = "form"  # in place of a side's strategy: the mask and positions that are set for the fused answer
 WEIGHTED = ("weights", "raw")
 FUSED, STANDARD = "form.aligned.weights", "causal.sequential.raw"
+START_METHODS = ("flex", "per_prompt", "causal")
 HEAVIEST = 10  # of a weight's slider
 
 
@@ -35,6 +37,9 @@ class PageState(Request):
     of the names that a host offers, "" its default. What exists can be in a link.
     """
 
+    methods: Annotated[Texts, face_of(REQUEST["methods"])] = Field(
+        START_METHODS, description=REQUEST["methods"].description
+    )
     weights_from: Annotated[Literal["mine", "confidence"], Face("weights", "Weights")] = "mine"
     left: Annotated[str, Face("left", "Left side")] = FUSED
     right: Annotated[str, Face("right", "Right side")] = STANDARD
