@@ -24,7 +24,7 @@ from . import results, rows, run, tools
 from .form import GROUPS, group_changes
 from .link import open_link
 from .run import LastRun, status_html
-from .sides import LADDER, SIDES, draw, not_drawn
+from .sides import LADDER, SIDES, answer_html, draw, not_drawn
 from .state import SETTINGS, PageState
 from .tabs import TABS, gave, upclose
 from .widgets import DRAWING, PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
@@ -75,7 +75,8 @@ class Events:
         """A page as it is before a run: its masks, and a recording of the example if there is one."""
         lm = self.models.of(state.model)
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "") | {"last": None, "message": ""}
-        changes |= dict.fromkeys((f"{side}_mask" for side in SIDES), None)
+        for side in SIDES:
+            changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
         changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "status": status_html("ready", "Ready: press Run")}
         changes |= self.redrawn(state, ("", ""))
         last = shown_examples.recorded_of(self.recordings, example, state) if example else None
@@ -161,7 +162,7 @@ class Events:
         """What Stop says at once; nothing if nothing runs."""
         if 'data-state="running"' not in (values["status"] or ""):
             return {}
-        told = {f"{side}_figures": "stopped" for side in SIDES if not values[f"{side}_answer"]}
+        told = {f"{side}_figures": "stopped" for side in SIDES if values[f"{side}_answer"] == answer_html(side)}
         return {"status": status_html("done", "Stopped"), **told}
 
     def climb(self, values: Values, visit: Visit) -> Changes:
