@@ -23,12 +23,12 @@ PARAPHRASES = (
     "HELLO, I HAVE A QUESTION: MADAGASCAR HAS WHAT KIND OF MONEYY? IT'S FOR SCHOOL, THANKS!",
 )
 METHODS = ("flex", "per_prompt", "causal")
-STOPPED = "() => document.querySelector('#status').textContent === 'Stopped'"
+STOPPED = "() => document.querySelector('#status').textContent.trim() === 'Stopped'"
 # Notes every text of the status, so that a step that is passed quickly is seen too.
 STEPS = """() => {
     const status = document.querySelector('#status');
     window.steps = [];
-    new MutationObserver(() => window.steps.push(status.textContent)).observe(status, {childList: true, subtree: true});
+    new MutationObserver(() => window.steps.push(status.textContent.trim())).observe(status, {childList: true, subtree: true});
 }"""
 PASTE = """(box, text) => {
     const clipboardData = new DataTransfer();
@@ -61,11 +61,11 @@ def test_run_shows_the_engine_s_answers(visitors: Visitors, bundled_url: str, bu
     for i, view in enumerate(alone.views):
         differs = view.answer != fused.answer
         note = " · differs from the fused answer" if differs else ""
-        assert visit.said(f"alone-{i}") == f"alone: {view.answer}{note}"
+        assert visit.text(f"alone-{i}") == f"alone: {view.answer}{note}"
         assert page.locator(f"#alone-{i} .differs").count() == differs
     assert {view.answer for view in alone.views} > {fused.answer}, "one wording alone is answered otherwise"
     for side, told in (("left", fused), ("right", causal)):
-        line = visit.said(f"{side}-figures")
+        line = visit.text(f"{side}-figures")
         assert line.startswith(f"{len(told.token_ids)} tokens · first after ")
         assert line.endswith(f"{told.mask['density']:.0%} visible")
     steps = page.evaluate("() => window.steps")
@@ -134,7 +134,7 @@ def test_ctrl_enter_runs_and_escape_stops_before_the_first_token(visitors: Visit
     page = visit.page
     page.locator("#question textarea").focus()
     page.keyboard.press("Control+Enter")
-    visit.until("() => document.querySelector('#status').textContent === 'Reading the prompt'")
+    visit.until("() => document.querySelector('#status').textContent.trim() === 'Reading the prompt'")
     page.keyboard.press("Escape")
     visit.until(STOPPED)
     visit.settle()
@@ -172,10 +172,12 @@ def test_two_visitors_see_only_their_own_and_the_place_in_the_queue(visitors: Vi
     expect(second.page.locator("#queue")).not_to_contain_text("queue")
     assert len(second.plot("mask-plot", "layout.meta.answer")) == 3
     tokens = first.page.locator("#answer-tokens .token").count()
-    assert tokens > 3 and "first" in first.said("token-view") and "second" not in first.said("token-view")
-    assert "Who is second?" in second.said("gave-note") and "Who is first?" not in second.page.content()
+    assert tokens > 3 and "first" in first.text("token-view") and "second" not in first.text("token-view")
+    assert "Who is second?" in second.text("gave-note") and "Who is first?" not in second.page.content()
     first.open("Candidates")
-    assert "After a run" in first.text("candidates-note"), "what was stopped is no last run, and the other's is not theirs"
+    assert "After a run" in first.text("candidates-note"), (
+        "what was stopped is no last run, and the other's is not theirs"
+    )
     for visit in (first, second):
         clean(visit)
 
@@ -213,7 +215,9 @@ def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> N
         visit.settle()
     assert len(visit.wordings()) == 10 and visit.text("rows-message") == ""
     page.locator("#add-paraphrase").click()
-    expect(page.locator("#rows-message [role=alert]")).to_have_text("There is room for 10 paraphrases: remove one first")
+    expect(page.locator("#rows-message [role=alert]")).to_have_text(
+        "There is room for 10 paraphrases: remove one first"
+    )
     assert visit.wordings()[0] == "first"
     page.locator("#equal-weights").click()
     visit.settle()
@@ -242,7 +246,11 @@ def test_typing_redraws_and_what_is_wrong_is_told_once(visit: Visit) -> None:
     page.locator("#paraphrase-1 textarea").press_sequentially(" And then some more words of it")
     visit.settle()
     assert visit.plot("mask-plot", "layout.meta.length") > tokens and visit.text("budget") != budget
-    assert len(visit.cells()) == visit.plot("mask-plot", "layout.meta.length") == page.locator("#token-view .token").count()
+    assert (
+        len(visit.cells())
+        == visit.plot("mask-plot", "layout.meta.length")
+        == page.locator("#token-view .token").count()
+    )
 
     texts, alert = visit.wordings(), page.locator("[role=alert]").filter(visible=True)
     visit.unfold("masking")
@@ -296,7 +304,7 @@ def test_a_weight_decodes_again_without_reading_and_0_hides(
     page.evaluate("() => { window.before = -1; }")
     move("End")
     assert visit.text("status") == "Ready: press Run", "before any run a weight runs nothing"
-    assert visit.said("share-1").startswith("0.714")
+    assert visit.text("share-1").startswith("0.714")
     visit.run()
     whole = asked(bundled, visit, weights=(1, 10, 1, 1, 1))
     assert visit.text("answer-flex") == whole["flex"].answer
@@ -307,7 +315,7 @@ def test_a_weight_decodes_again_without_reading_and_0_hides(
     assert steps and "Reading the prompt" not in steps and steps[-1].startswith("Done")
     assert visit.text("answer-flex") == asked(bundled, visit, weights=(1, 0, 1, 1, 1))["flex"].answer
     assert visit.text("answer-causal") == whole["causal"].answer
-    assert visit.said("share-1").startswith("0.000") and visit.said("share-2").startswith("0.250")
+    assert visit.text("share-1").startswith("0.000") and visit.text("share-2").startswith("0.250")
     names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
     starts = [start for _, start, _ in visit.plot("mask-plot", "layout.meta.segments")]
     hidden = slice(starts[names.index("P2")], starts[names.index("P3")])

@@ -60,7 +60,7 @@ def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
     wordings = [EXAMPLES[0]["question"], *EXAMPLES[0]["paraphrases"]]
     assert [visit.value("question"), *visit.wordings()] == wordings
     for i in range(len(wordings)):
-        assert visit.said(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
+        assert visit.text(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
     assert visit.text("example-note") == EXAMPLES[0]["note"]
     visit.run()
     assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
