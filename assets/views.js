@@ -290,7 +290,7 @@
   // A double click shows all of both masks again. Plotly tells two clicks where the figure is drawn anew between them,
   // with the band of what the first one picked.
   function clicked(gd, event) {
-    const now = performance.now(), twice = now - (gd.clicked ?? -Infinity) < 400;
+    const now = event.event.timeStamp, twice = now - (gd.clicked ?? -Infinity) < 500; // when the visitor clicked
     gd.clicked = now;
     if (twice) return whole();
     pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y);

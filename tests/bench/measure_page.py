@@ -1,12 +1,11 @@
 """How long a newcomer waits: from `python app.py` to the page, and to the first answer. Run it; it is no test.
 
-python tests/bench/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--anew] [--alone] [--json]
+python tests/bench/measure_page.py [--rounds 5] [--against OTHER_CHECKOUT] [--alone] [--json]
 
 Each round starts the server anew and opens its address in a new Chromium profile, already running, as soon as something
-listens there. With --against two checkouts take turns, so that what else the machine does meets both. A checkout keeps
-its page between its starts, as it does for a user: one start that is not counted leaves it; with --anew every start is
-the first; with --alone a program asks instead of a browser. All times are seconds since the server's start; below them,
-the CPU time of both sides until the answer, and what the server says of its own stages.
+listens there. With --against two checkouts take turns, so that what else the machine does meets both; with --alone a
+program asks instead of a browser. All times are seconds since the server's start; below them, the CPU time of both
+sides until the answer.
 """
 
 from __future__ import annotations
@@ -14,16 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,39 +44,38 @@ WATCH = """() => {
     const look = () => {
         if (document.querySelector('#masthead h1')) note('page painted', performance.now());
         const run = document.querySelector('#run');
-        if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status-run')) {
+        if (run && !run.disabled && !seen['run enabled'] && document.querySelector('#status')) {
             note('run enabled', performance.now());
             run.click();
         }
         const text = (name) => document.querySelector(name)?.textContent ?? '';
-        if (seen['run enabled'] && !text('#status-run').includes('Recorded')
+        if (seen['run enabled'] && !text('#status').includes('Recorded')
             && text('#answer-flex') + text('#answer-causal')) note('first token', performance.now());
-        if (text('#status-run').includes('Done')) note('answer', performance.now());
+        if (text('#status').includes('Done')) note('answer', performance.now());
         if (!seen['answer']) requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
 }"""
 
 
-def visit(browser: Any | None, root: Path, cache: Path, *, threads: str | None = None) -> dict[str, float]:
-    """Seconds from the start of the server in `root` to each of EVENTS, the CPU time until then, and what it told of
-    its stages, as "stage: ..."; pages are kept in `cache`. Without a browser only the last event, of an endpoint."""
+def visit(browser: Any | None, root: Path, *, threads: str | None = None) -> dict[str, float]:
+    """Seconds from the start of the server in `root` to each of EVENTS, and the CPU time until then. Without a browser
+    only the last event, of an endpoint."""
     port = browser_support.free_port()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "FLEXDEMO_CACHE": str(cache)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     environment |= {"OMP_NUM_THREADS": threads} if threads else {}
     command = [sys.executable, str(root / "app.py"), "--port", str(port)]
     url = f"http://127.0.0.1:{port}/"
     began = time.time()
-    log = cache.with_suffix(".log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=output)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=root, env=environment, **quiet)
     try:
         while not listens(port):
             if process.poll() is not None:
                 raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
             time.sleep(0.01)
         seen = {"answer": asked_at(url)} if browser is None else seen_at(browser, url)
-        told = cpu_seconds(process.pid) | stages(log.read_text(encoding="utf-8"))
+        told = cpu_seconds(process.pid)
         return {name: at - began if name in EVENTS else at for name, at in seen.items()} | told
     finally:
         process.kill()
@@ -132,33 +127,20 @@ def cpu_seconds(process: int) -> dict[str, float]:
     return {"server CPU": sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")}
 
 
-def stages(log: str) -> dict[str, float]:
-    """Seconds by stage of a server's start, from the line of its log that tells them; empty if it has none."""
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    told = next((line["seconds"] for line in lines if line["event"] == "started"), {})
-    return {f"stage: {name}": seconds for name, seconds in told.items()}
-
-
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def measure(
-    roots: list[Path], rounds: int, *, threads: str | None = None, anew: bool = False, alone: bool = False
+    roots: list[Path], rounds: int, *, threads: str | None = None, alone: bool = False
 ) -> dict[str, dict[str, float]]:
     """Medians over the rounds for each checkout."""
     times: dict[Path, list[dict[str, float]]] = {root: [] for root in roots}
-    visitor = nullcontext() if alone else chromium()
-    with visitor as browser, tempfile.TemporaryDirectory(prefix="flexdemo-measure-") as folder:
-        caches = {root: Path(folder) / str(i) for i, root in enumerate(roots)}
-        for root in () if anew else roots:
-            visit(browser, root, caches[root], threads=threads)
+    with nullcontext() if alone else browser_support.chromium() as browser:
         for i in range(rounds):
             for root in roots[:: 1 if i % 2 else -1]:  # nobody is always first
-                if anew:
-                    shutil.rmtree(caches[root], ignore_errors=True)
-                times[root].append(visit(browser, root, caches[root], threads=threads))
+                times[root].append(visit(browser, root, threads=threads))
                 told = ", ".join(f"{name} {at:.2f}" for name, at in times[root][-1].items() if name in EVENTS)
                 print(f"{root.name}: {told}", file=sys.stderr, flush=True)
     return {
@@ -167,29 +149,16 @@ def measure(
     }
 
 
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser that runs already."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        executable = browser_support.find_chromium(playwright)
-        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
-        yield browser
-        browser.close()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="starts of each server (default: 5)")
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     parser.add_argument("--threads", help="OMP_NUM_THREADS of the server (default: as it is)")
-    parser.add_argument("--anew", action="store_true", help="every start is the first: no page is kept before it")
     parser.add_argument("--alone", action="store_true", help="no browser: time an endpoint's first answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     roots = [browser_support.ROOT, *([args.against.resolve()] if args.against else [])]
-    medians = measure(roots, args.rounds, threads=args.threads, anew=args.anew, alone=args.alone)
+    medians = measure(roots, args.rounds, threads=args.threads, alone=args.alone)
     if args.json:
         print(json.dumps(medians))
         return

@@ -9,31 +9,22 @@ from typing import Any
 
 import browser_support
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 LIMIT = 300_000  # bytes a picture may have
-SHOTS = {"light": (1400, "light"), "dark": (1400, "dark"), "phone": (390, "light")}
-TABS = {  # the page's right side with a tab open, as NAME.png
-    "tab-mass": "Attention mass",
-    "tab-effect": "Leave-one-out",
-    "tab-candidates": "Candidates",
-    "tab-methods": "Methods",
-    "tab-attention": "Attention of a head",
-}
-TABS_EXAMPLE = "currency do i ask bank if i travel madagascar?"  # wordings and methods part ways there
-EXAMPLE = "Who painted Water Lilies?"  # one wording alone goes wrong there, the fused answer is right
+SHOTS = {"light": (1440, "light"), "dark": (1440, "dark"), "phone": (390, "light")}
+TABS = {"tab-gave": "What each wording gave", "tab-candidates": "Candidates", "tab-methods": "All methods"}
 
 
-def answered(browser: Any, url: str, example: str, button: str, width: int, scheme: str) -> Any:
-    """A page on which an example has run."""
+def answered(browser: Any, url: str, button: str, width: int, scheme: str) -> Any:
+    """A page on which the example that it opens with has run."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.goto(url)
-    page.locator("#mask-plot .nsewdrag").wait_for()
-    page.locator("#examples button", has_text=example).click()
-    expect(page.locator("#question textarea")).to_have_value(example)
-    page.wait_for_timeout(500)  # the mask is redrawn
+    page.locator("#mask-plot-right .nsewdrag").wait_for()
+    if button == "#compare-all":
+        page.get_by_role("tab", name=TABS["tab-methods"], exact=True).click()
     page.locator(button).click()
-    expect(page.locator("#status-run .prose")).to_contain_text("Done", timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("Done", timeout=60_000)
     settle(page)
     return page
 
@@ -42,25 +33,22 @@ def settle(page: Any) -> None:
     """Until the last redraw and transitions are over, with nothing focused or hovered."""
     page.evaluate("() => document.activeElement.blur()")
     page.mouse.move(1, 1)
-    page.wait_for_timeout(800)
+    page.wait_for_timeout(2_000)
 
 
 def take(browser: Any, url: str, path: Path, width: int, scheme: str) -> None:
-    """One picture of the whole page after a run."""
-    page = answered(browser, url, EXAMPLE, "#run", width, scheme)
-    page.screenshot(path=path, full_page=True)
+    """One picture of the first screen after a run, of a phone the whole page."""
+    page = answered(browser, url, "#run", width, scheme)
+    page.screenshot(path=path, full_page=width < 700)
     page.close()
     shrink(path)
 
 
 def take_tabs(browser: Any, url: str, folder: Path) -> None:
     """One picture of each tab after all methods have run."""
-    page = answered(browser, url, TABS_EXAMPLE, "#compare-all", 1400, "light")
+    page = answered(browser, url, "#compare-all", 1440, "light")
     for name, tab in TABS.items():
         page.get_by_role("tab", name=tab, exact=True).click()
-        if name == "tab-attention":
-            page.locator("#attention-show").click()
-            page.locator("#attention-plot .nsewdrag").wait_for()
         settle(page)
         path = folder / f"{name}.png"
         page.locator("#tabs").screenshot(path=path)
@@ -99,12 +87,7 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     options = ["--model", args.model] if args.model else []
-    with sync_playwright() as playwright:
-        executable = browser_support.find_chromium(playwright)
-        if executable is None:
-            print("error: no Chromium is installed", file=sys.stderr)
-            return 2
-        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+    with browser_support.chromium() as browser:
         if args.growth:
             take_chart(browser, args.growth, args.out / "growth.png")
         else:
@@ -112,7 +95,6 @@ def main() -> int:
                 for name, (width, scheme) in SHOTS.items():
                     take(browser, url, args.out / f"{name}.png", width, scheme)
                 take_tabs(browser, url, args.out)
-        browser.close()
     return 0
 
 
