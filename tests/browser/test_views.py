@@ -18,6 +18,7 @@ from flexdemo.prompt import SegmentedPrompt, build_prompt
 
 pytestmark = pytest.mark.browser
 
+ROWS = "count => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === count"
 STEPS = ("standard", "+ segment mask", "+ aligned positions", "+ weights 1/N = fused")
 # How long the page's own thread computes for something, until the next picture is out: load of the machine aside.
 BUSY = """async (act) => {
