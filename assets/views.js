@@ -334,11 +334,12 @@
 
   // A row for each answer token
 
-  let live = null, waiting = 0, drawn = 0;
+  let live = null, waiting = 0, drawn = 0, cost = 0;
   function readLive() {
     const text = find('#live [data-live]')?.dataset.live;
     live = text ? JSON.parse(text) : null;
-    waiting ||= setTimeout(() => { waiting = 0; grow(); }, Math.max(0, drawn + REDRAW_MS - performance.now()));
+    // A page that draws slowly keeps time for its Stop button.
+    waiting ||= setTimeout(() => { waiting = 0; grow(); }, Math.max(0, drawn + Math.max(REDRAW_MS, 3 * cost) - performance.now()));
   }
   function grow() {
     drawn = performance.now();
@@ -346,7 +347,7 @@
       const meta = metaOf(gd), mine = live?.[side];
       gd.closest('.side')?.classList.toggle('stale', Boolean(mine) && mine.signature !== meta.signature);
       if (!mine || mine.signature !== meta.signature) continue;
-      if (meta.block === 1 && meta.length > LIVE_TOKENS && !mine.done) continue;
+      if (meta.block === 1 && meta.length + mine.tokens.length > LIVE_TOKENS && !mine.done) continue;
       if (meta.answer?.length === mine.tokens.length && meta.answer.every((text, i) => text === mine.tokens[i])) continue;
       const before = total(meta), [left, right] = gd.layout.xaxis.range;
       meta.answer = mine.tokens;
@@ -354,6 +355,7 @@
       together(() => [draw(gd, meta)]);
     }
     show();
+    cost = performance.now() - drawn;
   }
 
   // Labels of the axes, as the program sets them, for the size that the figure has here.

@@ -28,12 +28,11 @@ import models
 from browser_visit import (  # noqa: F401 (fixtures)
     browser,
     bundled_url,
-    choice_url,
     chromium,
     pages,
-    random_folder,
+    slow_folder,
     slow_url,
-    space_url,
+    visit,
     visitors,
 )
 

@@ -5,7 +5,8 @@ A handler takes and returns values by the names of their widgets, see `widgets`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -19,13 +20,13 @@ from ..engine.reading import Reading, Readings
 from ..errors import InputError
 from ..serve.log import Entry, note
 from ..serve.profiles import Profile
-from ..serve.zerogpu import Gpu
+from ..serve.zerogpu import Gpu, answer_seconds
 from . import examples as shown_examples
 from . import results, rows, run, tools
 from .form import GROUPS, group_changes
 from .link import open_link
 from .run import LastRun, status_html
-from .sides import LADDER, SIDES, draw, not_drawn
+from .sides import LADDER, SIDES, answer_html, draw, not_drawn
 from .state import SETTINGS, PageState
 from .tabs import TABS, gave, upclose
 from .widgets import DRAWING, PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
@@ -51,10 +52,12 @@ class Events:
     """What happens on a page. Holds what all visitors share, and of each what his last run has read."""
 
     def __init__(
-        self, models: Models, profile: Profile, examples: Sequence[dict], recordings: Sequence[Recorded]
+        self, models: Models, profile: Profile, examples: Sequence[dict], recordings: Sequence[Recorded], gpu: Gpu
     ) -> None:
-        self.models, self.profile, self.limits = models, profile, profile.limits
+        self.models, self.profile, self.limits, self.gpu = models, profile, profile.limits, gpu
         self.examples, self.recordings = examples, recordings
+        self.answers = self._answers()
+        self.explained = gpu.wrap(partial(run.explained, models, self.limits), lambda last: answer_seconds(32))
         self.room, self.readings = profile.limits.paraphrases, Readings()
         numbers = range(self.room + 1)
         self.rows = rows.read(self.room)
@@ -76,7 +79,8 @@ class Events:
         """A page as it is before a run: its masks, and a recording of the example if there is one."""
         lm = self.models.of(state.model)
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "") | {"last": None, "message": ""}
-        changes |= dict.fromkeys((f"{side}_mask" for side in SIDES), None)
+        for side in SIDES:
+            changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
         changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "facts": model_html(lm)}
         changes["status"] = status_html("ready", "Ready: press Run")
         changes |= self.redrawn(state, ("", ""))
@@ -111,7 +115,7 @@ class Events:
             return {}
         changes: Changes = {}
         if tab == gave.NAME:
-            last = run.explained(self.models, self.limits, last)
+            last = self.explained(last)
             changes["last"] = last
         (open_tab,) = (each for each in TABS if tab == each.NAME)
         return changes | open_tab.fill(self.models, last)
@@ -132,7 +136,7 @@ class Events:
         except InputError as error:
             yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
             return
-        yield from self.answered(state, self.readings.of(visit.session, state.model))
+        yield from self.answers(state, self.readings.of(visit.session, state.model))
 
     def rerun(self, values: Values, visit: Visit) -> Iterator[Changes]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
@@ -163,7 +167,7 @@ class Events:
         """What Stop says at once; nothing if nothing runs."""
         if 'data-state="running"' not in (values["status"] or ""):
             return {}
-        told = {f"{side}_figures": "stopped" for side in SIDES if not values[f"{side}_answer"]}
+        told = {f"{side}_figures": "stopped" for side in SIDES if values[f"{side}_answer"] == answer_html(side)}
         return {"status": status_html("done", "Stopped"), **told}
 
     def climb(self, values: Values, visit: Visit) -> Changes:
@@ -193,9 +197,8 @@ class Events:
             return {"link_message": alert_html(said)}
         return {} if state is None else self.loaded(state) | {"note": ""}
 
-    def wire(self, widgets: Widgets, demo: gr.Blocks, gpu: Gpu) -> None:
+    def wire(self, widgets: Widgets, demo: gr.Blocks) -> None:
         """Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
-        self.answered = self._answers(gpu)
         on = widgets.on
         changing = [widgets[name].change for name in [*self.state, "used"] if hasattr(widgets[name], "change")]
         redraw = {"reads": [*self.state, "drawn"], "changes": [*self.drawing], "trigger_mode": "always_last"}
@@ -212,7 +215,7 @@ class Events:
         again = {**asked, "trigger_mode": "always_last"}
         events += [on(each, self.run, **again) for each in (climbed, ticked)]
         events.append(on([widgets[side].input for side in SIDES], self.run, **again))
-        equalled = rows.wire_rows(widgets, self.models, self.limits, gpu)
+        equalled = rows.wire_rows(widgets, self.models, self.limits, self.gpu)
         sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
         concluding = {"reads": ["last", "tab"], "changes": self.finished, **RUNNING}
@@ -229,10 +232,10 @@ class Events:
         gr.on(quiet, None, None, widgets["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was
         gr.on([widgets["run"].click], None, None, widgets["link_message"], js="() => ''", **PRIVATE)
 
-        tools.wire_tools(widgets, self.models, self.state, gpu, disk_bytes=self.profile.disk_bytes)
+        tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
         difference = upclose.wire_masks(widgets, self.models, self.limits, self.state)
         for tab in TABS:
-            tab.wire(widgets, self.models, gpu)
+            tab.wire(widgets, self.models, self.gpu)
             self._wire_tab(widgets, tab)
         masks = {"reads": self.state, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
 
@@ -255,10 +258,10 @@ class Events:
             widgets[f"tab-{tab.NAME}"].select, select, reads=["last"], changes=list(dict.fromkeys(changes)), **queue
         )
 
-    def _answers(self, gpu: Gpu) -> Any:
+    def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""
-        if not gpu.forks:
-            return lambda state, reading: run.answers(self.models, self.limits, state, reading)
+        if not self.gpu.forks:
+            return partial(run.answers, self.models, self.limits)
 
         def answers(state: PageState) -> Iterator[tuple[Changes, str, dict[str, Any]]]:
             entry = Entry("run")  # what is noted in a worker stays there, so it crosses beside the changes
@@ -267,7 +270,7 @@ class Events:
                     yield changes, entry.outcome, entry.facts
                 yield {}, entry.outcome, entry.facts
 
-        remote = gpu.wrap(answers, run.seconds_of)
+        remote = self.gpu.wrap(answers, run.seconds_of)
 
         def answered(state: PageState, reading: Reading) -> Iterator[Changes]:
             for changes, outcome, facts in remote(state):

@@ -77,7 +77,7 @@ def build_demo(
     limits, models = profile.limits, offered(lm)
     examples = list(examples) or [shown_examples.FALLBACK]
     start = shown_examples.state_of(examples[0], limits.paraphrases, models.choices[0] if models.choices else "")
-    events = Events(models, profile, examples, recordings)
+    events = Events(models, profile, examples, recordings, gpu)
     opening = events.opening(start, examples[0])
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
@@ -97,7 +97,7 @@ def build_demo(
                             tab.build(widgets, models)
                 if profile.uploads:
                     results.build_opened(widgets)
-        events.wire(widgets, demo, gpu)
+        events.wire(widgets, demo)
         add_endpoints(models, limits, gpu)
     return demo
 

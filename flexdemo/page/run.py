@@ -25,7 +25,7 @@ from ..request import Limits
 from ..serve.log import Interrupted, checkpoint, note, within_noted_memory
 from ..serve.zerogpu import answer_seconds
 from .rows import shares_of
-from .sides import SIDES, alone_changes, answers_changes
+from .sides import SIDES, alone_changes, answer_html, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
 from .widgets import Changes, alert_html
 
@@ -109,7 +109,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
 
 
 def _cleared(room: int) -> Changes:
-    answers = {f"{side}_{part}": "" for side in SIDES for part in ("answer", "figures")}
+    answers = {f"{side}_figures": "" for side in SIDES} | {f"{side}_answer": answer_html(side) for side in SIDES}
     alone = {f"alone-{i}": "" for i in range(room + 1)}
     return {**answers, **alone, "status": status_html("running", "Reading the prompt"), "message": ""}
 

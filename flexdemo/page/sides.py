@@ -71,6 +71,11 @@ def answered(result: Result, state: PageState, side: str) -> MethodResult | None
     return given.get(name) or (given.get("causal") if getattr(state, side) == STANDARD else None)
 
 
+def answer_html(side: str, marked: str = "") -> str:
+    """An element whose text content is the answer and nothing else."""
+    return f'<span id="{CARDS[side]}">{marked}</span>'
+
+
 def figures_html(answer: MethodResult, first_token: float, *, tail: str = "") -> str:
     """One line on an answer: tokens, time to the first, rate, density of its mask."""
     count = len(answer.token_ids)
@@ -96,11 +101,11 @@ def answers_changes(state: PageState, result: Result, *, tail: str = "") -> Chan
     changes: Changes = {}
     for side, mine, other in (("left", left, right), ("right", right, left)):
         if mine is None:
-            changes |= {f"{side}_answer": "", f"{side}_figures": "press Run to see it"}
+            changes |= {f"{side}_answer": answer_html(side), f"{side}_figures": "press Run to see it"}
             continue
         differs = differing(mine.token_ids, other.token_ids) if other else [False] * len(mine.tokens)
         marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
-        changes[f"{side}_answer"] = f"<span>{marked}</span>" if marked else ""
+        changes[f"{side}_answer"] = answer_html(side, marked)
         changes[f"{side}_figures"] = figures_html(mine, first, tail=tail)
         live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
     return changes | {"live": live_html(live)}
@@ -210,7 +215,7 @@ def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
                         choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
                         container=False, min_width=150, allow_custom_value=True,
                     )  # fmt: skip
-                answer = gr.HTML(start[f"{side}_answer"], elem_id=CARDS[side], elem_classes="answer")
+                answer = gr.HTML(start[f"{side}_answer"], elem_id=f"{side}-answer", elem_classes="answer")
                 figures = gr.HTML(start[f"{side}_figures"], elem_id=f"{side}-figures", elem_classes="figures")
                 mask = plot(PLOTS[side], start[f"{side}_mask"], visible=True)  # also where it cannot be drawn yet
             made = {"title": heading, "answer": answer, "figures": figures, "mask": mask}

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import browser_support
 import models
+import numpy as np
 import pytest
 import torch
 
@@ -21,12 +23,47 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
-PATIENCE = 30_000  # ms; a machine with other work is slow, and only a test that fails waits so long
+PATIENCE = 60_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
-TRACE = "document.querySelector('#mask-plot .js-plotly-plot')._fullData[0]"
-STATUS = "(document.querySelector('#status-run .prose')?.textContent ?? '')"
-ROW_COUNT = "count => document.querySelectorAll('[id^=paraphrase-]').length === count"
-Z = f"() => [...{TRACE}.z].map(row => [...row].join('')).join()"
+CALM_MS = 150  # nothing is asked or awaited for so long: what follows an answer is asked at once
+PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
+# Counts what the page has asked the program and waits for, so that no test has to guess how long that takes.
+WATCH = """(() => {
+    const real = window.fetch, open = new Set(), over = new Set();
+    const asked = window.asked = {runs: 0, posting: 0, since: performance.now()};
+    asked.calm = (ms) => !open.size && !asked.posting && performance.now() - asked.since > ms;
+    const tell = () => { asked.since = performance.now(); };
+    const end = (id) => { over.add(id); open.delete(id); tell(); };
+    async function read(body) {
+        const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+        let text = '';
+        for (let part; !(part = await reader.read()).done;) {
+            const lines = (text + part.value).split('\\n');
+            text = lines.pop();
+            for (const line of lines) if (line.includes('"process_completed"')) end(JSON.parse(line.slice(5)).event_id);
+        }
+    }
+    window.fetch = async (input, options) => {
+        const path = String(input?.url ?? input), posts = options?.method === 'POST';
+        if (path.includes('/cancel')) end(JSON.parse(options.body).event_id);
+        asked.posting += posts;
+        if (path.includes('/queue/join')) asked.runs += 1;
+        try {
+            const answer = await real(input, options);
+            if (path.includes('/queue/data')) read(answer.clone().body).catch(() => {});
+            if (path.includes('/queue/join') && answer.ok) {
+                const {event_id} = await answer.clone().json();
+                if (!over.has(event_id)) open.add(event_id);
+            }
+            return answer;
+        } finally {
+            asked.posting -= posts;
+            tell();
+        }
+    };
+})();"""
+DRAWN = """() => ['#mask-plot', '#mask-plot-right'].every(name =>
+    document.querySelector(`${name} .js-plotly-plot`)?.linked && document.querySelector(`${name} .nsewdrag`))"""
 
 
 @pytest.fixture(scope="session")
@@ -67,19 +104,12 @@ def visitors(pages: Visitors) -> Iterator[Visitors]:
     pages.take_back()
 
 
-@pytest.fixture(scope="session")
-def slow_url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server over a random model that answers at length and slowly: for streaming, stopping and long prompts."""
-    folder = tmp_path_factory.mktemp("model")
-    model, tokenizer = models.random_model(num_hidden_layers=12, max_position_embeddings=4096), models.tokenizer()
-    with torch.no_grad():
-        for i in range(len(tokenizer)):  # only plain text: no end tokens, no ends of lines, no halves of characters
-            if not re.fullmatch("[!-~]+", tokenizer.decode([i])) or i in tokenizer.all_special_ids:
-                model.lm_head.weight[i] = 0
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    with browser_support.serve("--model", str(folder)) as url:
-        yield url
+@pytest.fixture
+def visit(visitors: Visitors, bundled_url: str) -> Iterator[Visit]:
+    """The page as a newcomer sees it; at the end it has complained of nothing and asked nobody else."""
+    made = visitors(bundled_url)
+    yield made
+    clean(made)
 
 
 @pytest.fixture(scope="session")
@@ -91,25 +121,23 @@ def bundled_url(chromium: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with more layers and fewer heads than the bundled one, and another tokenizer."""
-    folder = tmp_path_factory.mktemp("choice") / "random"
-    models.random_model("llama", num_hidden_layers=9).save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
+def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that answers at length and slowly, and reads long prompts: for streaming and stopping."""
+    folder = tmp_path_factory.mktemp("model") / "slow"
+    model, tokenizer = models.random_model(num_hidden_layers=12, max_position_embeddings=8192), models.tokenizer()
+    with torch.no_grad():
+        for i in range(len(tokenizer)):  # only plain text: no end tokens, no ends of lines, no halves of characters
+            if not re.fullmatch("[!-~]+", tokenizer.decode([i])) or i in tokenizer.all_special_ids:
+                model.lm_head.weight[i] = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def choice_url(chromium: str, random_folder: Path) -> Iterator[str]:
-    """A server that offers two models, the bundled one first."""
-    with browser_support.serve("--models", f"facts=bundled,random={random_folder}") as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def space_url(chromium: str) -> Iterator[str]:
-    """A server with the limits of a public host."""
-    with browser_support.serve("--profile", "space") as url:
+def slow_url(chromium: str, slow_folder: Path) -> Iterator[str]:
+    """A server for a group, with many rows and long prompts, over the slow model, and the bundled one to choose."""
+    with browser_support.serve("--profile", "lab", "--models", f"slow={slow_folder},facts=bundled") as url:
         yield url
 
 
@@ -130,21 +158,25 @@ class Visitors:
         self,
         url: str,
         *,
-        width: int = 1400,
+        width: int = 1440,
         height: int = 900,
         scheme: str = "light",
         motion: str = "no-preference",
         permissions: tuple[str, ...] = (),
+        **state: Any,
     ) -> Visit:
-        """A page that shows `url`, drawn and ready."""
-        page = self._idle.pop() if self._idle else self.browser.new_context().new_page()
+        """A page that shows `url`, drawn and ready; `state` are parameters of a link, see `page.link`."""
+        if not self._idle:
+            self._idle.append(self.browser.new_context().new_page())
+            self._idle[0].add_init_script(WATCH)
+        page = self._idle.pop()
         page.context.grant_permissions(list(permissions))
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme, reduced_motion=motion)
         page.mouse.move(0, 0)
         visit = Visit(page, url)
         self._out.append(visit)
-        visit.open_page()
+        visit.open_page(f"{url}?{urlencode(state, doseq=True)}" if state else url)
         return visit
 
     def take_back(self) -> None:
@@ -177,72 +209,91 @@ class Visit:
         for event, listener in self._listeners.items():
             self.page.on(event, listener)
 
-    def open_page(self) -> None:
-        self.page.goto(self.url)
-        self.page.locator("#mask-plot .nsewdrag").wait_for()
+    def open_page(self, url: str) -> None:
+        self.page.goto(url)
+        self.drawn()
+
+    def drawn(self) -> None:
+        """Until the program has answered all that the page asked it so far, and both masks are there."""
         self.settle()
+        self.until(DRAWN)
 
     def settle(self) -> None:
-        """Until the program has answered all that the page asked it so far.
-
-        Handlers of the first change events must be through before a test counts redraws or runs.
-        """
-        self.page.wait_for_timeout(300)
+        self.until("(ms) => window.asked.calm(ms)", CALM_MS)
 
     def forget(self) -> None:
         for event, listener in self._listeners.items():
             self.page.remove_listener(event, listener)
 
+    def until(self, condition: str, value: Any = None) -> None:
+        """Wait until a function of the page is true of `value`; looks at each frame, `expect` only now and then."""
+        self.page.wait_for_function(condition, arg=value, timeout=PATIENCE)
+
+    def text(self, name: str) -> str:
+        """The text of an element; only that of an answer is kept to the letter."""
+        text = self.page.locator(f"#{name}").text_content() or ""
+        return text if name.startswith("answer-") else " ".join(text.split())
+
+    def value(self, name: str) -> str:
+        return self.page.locator(f"#{name} :is(textarea, input)").first.input_value()
+
     def fill(self, name: str, text: str) -> None:
+        """Type into a text box; the masks have been drawn again then."""
         self.page.locator(f"#{name} textarea").fill(text)
+        self.settle()
 
     def number(self, name: str, value: float) -> None:
         box = self.page.locator(f"#{name} input[type=number]")
         box.fill(str(value))
         box.press("Tab")
+        self.settle()
 
-    def more(self) -> None:
-        """Open the settings that are folded away; they are drawn only then."""
-        self.page.locator("#more button").first.click()
-        self.page.locator("#ape-scale input[type=number]").wait_for()
-        self.page.wait_for_timeout(300)  # what is typed before they are all there is lost
+    def unfold(self, name: str) -> None:
+        """Open a folded group of settings, which is drawn only then."""
+        self.page.locator(f"#{name} > button").click()
+        self.settle()
 
-    def rows(self, texts: list[str]) -> None:
-        """Exactly these paraphrases, whatever the first example had."""
-        rows = self.page.locator("[id^=paraphrase-]")
-        while (count := rows.count()) != len(texts):
-            self.page.locator(f"#remove-{count}" if count > len(texts) else "#add-paraphrase").click()
-            self.until(ROW_COUNT, count - 1 if count > len(texts) else count + 1)
-        for i, text in enumerate(texts, start=1):
-            self.fill(f"paraphrase-{i}", text)
+    def choose(self, name: str, option: str) -> None:
+        """One option of a dropdown; the list is gone then, so that no other can be taken for it."""
+        self.page.locator(f"#{name} input").click()
+        self.page.get_by_role("option", name=option, exact=True).click()
+        self.page.get_by_role("option").first.wait_for(state="detached")
+        self.settle()
 
-    def until(self, condition: str, value: Any, *, seconds: float = 30) -> None:
-        """Wait until a function of the page is true of `value`; looks at each frame, `expect` only now and then."""
-        self.page.wait_for_function(condition, arg=value, timeout=1000 * seconds)
+    def example(self, question: str) -> None:
+        """Fill in one of the examples; with its recording, if there is one."""
+        self.page.locator("#examples button", has_text=question).evaluate("each => each.click()")
+        self.until("question => document.querySelector('#question textarea').value === question", question)
+        self.drawn()
 
-    def text(self, name: str) -> str:
-        return self.page.locator(f"#{name}").text_content() or ""
+    def wordings(self) -> list[str]:
+        """The paraphrases in the rows that are there."""
+        return [box.input_value() for box in self.page.locator("[id^=paraphrase-] textarea").filter(visible=True).all()]
 
-    def cells(self) -> str:
-        return self.page.evaluate(Z)
+    def weights(self) -> list[str]:
+        return [
+            box.input_value()
+            for box in self.page.locator(".weight input[type=number]").all()
+            if box.locator("xpath=ancestor::*[contains(@class, 'wording-row')]").is_visible()
+        ]
 
-    def run(self) -> None:
-        before = self.page.locator("#status-run .prose").text_content() or ""
-        self.page.locator("#run").click()
-        self.until(f"before => {STATUS} !== before", before)  # it tells times: two runs that say the same are no worry
+    def run(self, button: str = "run") -> None:
+        """Press Run and wait for the answer, and for the tabs and tools after it."""
+        self.page.locator(f"#{button}").click()
         self.done()
 
     def done(self) -> None:
-        self.until(f"word => {STATUS}.includes(word)", "Done", seconds=60)
+        self.settle()
+        assert self.text("status").startswith("Done"), self.text("status")
 
-    def example(self, question: str) -> None:
-        """Fill in one of the examples."""
-        self.page.locator("#examples button", has_text=question).click()
-        self.until("question => document.querySelector('#question textarea').value === question", question)
-        self.page.wait_for_timeout(300)
+    def running(self) -> None:
+        """Until some of the answer is there, of a run that is not over."""
+        self.until("""() => document.querySelector('#status [data-state=running]')?.textContent.startsWith('Running')
+            && document.querySelector('#answer-flex').textContent.trim()""")
 
     def open(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab, exact=True).click()
+        self.settle()
 
     def plot(self, name: str, what: str) -> Any:
         """A value inside the figure `name`, once it is drawn: `what` is a path from its element, such as `data`.
@@ -255,13 +306,37 @@ class Visit:
         }}"""
         return json.loads(self.page.wait_for_function(script).json_value())
 
+    def cells(self, side: str = "left") -> np.ndarray:
+        """What a mask shows as visible, a row for each query."""
+        return np.array(self.plot(PLOTS[side], "_fullData[0].z.map(row => Array.from(row))")) > 0
 
-def choose(visit: Visit, name: str, option: str) -> None:
-    """One option of a dropdown; the list is gone then, so that no other can be taken for it."""
-    options = visit.page.get_by_role("option")
-    visit.page.locator(f"#{name} input").click()
-    visit.page.get_by_role("option", name=option, exact=True).click()
-    options.first.wait_for(state="detached")
+    def point(self, side: str, query: float, key: float) -> tuple[float, float]:
+        """Where a cell of a mask, in the figure's own cells, is on the screen."""
+        area = self.page.locator(f"#{PLOTS[side]} .nsewdrag")
+        area.scroll_into_view_if_needed()
+        box = area.bounding_box()
+        (x0, x1), (y0, y1) = self.plot(PLOTS[side], "layout.xaxis.range"), self.plot(PLOTS[side], "layout.yaxis.range")
+        return box["x"] + box["width"] * (key - x0) / (x1 - x0), box["y"] + box["height"] * (query - y0) / (y1 - y0)
+
+    def drag(self, side: str, first: tuple[float, float], last: tuple[float, float]) -> None:
+        """With the mouse from one cell of a mask to another."""
+        mouse = self.page.mouse
+        (start, end) = (self.point(side, *cell) for cell in (first, last))
+        mouse.move(*start)
+        mouse.down()
+        mouse.move(*end, steps=5)
+        mouse.up()
+
+
+def boxes(visit: Visit, names: Sequence[str]) -> dict[str, Any]:
+    """Where elements are on the page: left, top, right, bottom."""
+    script = """names => names.map(name => document.getElementById(name).getBoundingClientRect())
+        .map(box => [box.left + scrollX, box.top + scrollY, box.right + scrollX, box.bottom + scrollY])"""
+    return dict(zip(names, visit.page.evaluate(script, list(names)), strict=True))
+
+
+def fits_sideways(visit: Visit) -> bool:
+    return visit.page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def clean(visit: Visit) -> None:

@@ -1,0 +1,191 @@
+"""The page for everybody, in a real Chromium: texts as text, axe-core's rules, dark mode, keyboard, calm, help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser_visit import Visit, Visitors, clean, fits_sideways
+from playwright.sync_api import Dialog
+
+from flexdemo.page.terms import TERMS
+
+axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python, which brings axe-core, is missing")
+pytestmark = pytest.mark.browser
+
+AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+CALL = "alert(1);document.title='hacked';fetch('http://192.0.2.1/')"
+MARKUP = (
+    f'<script>{CALL}</script><img src=x onerror="{CALL}"><svg onload="{CALL}"></svg>'
+    f'<a href="javascript:{CALL}">link</a> ${{1+1}} {{{{7*7}}}} "\'>&lt;b&gt;'
+)
+RTL = "מהי בירת פרו? עיר הבירה <b>x</b>"
+# A control that can be seen and used; of a radio group one is a stop of the Tab key, the others are reached by arrows.
+CONTROLS = """() => [...document.querySelectorAll('.gradio-container :is(a[href], button, input, textarea, summary)')]
+    .filter(e => e.checkVisibility({visibilityProperty: true}) && e.offsetWidth > 2 && !e.disabled && e.tabIndex >= 0)
+    .filter(e => !(e.type === 'radio' && !e.checked) && !e.closest('footer'))"""
+# Notes each stop of the focus: [its number, whether an outline is seen, what it is].
+WATCH_FOCUS = """() => {
+    window.stops = [];
+    let count = 0;
+    document.addEventListener('focusin', ({target: e}) => {
+        if (!e.dataset.stop) e.dataset.stop = String(count += 1);
+        const outlined = [e, e.parentElement, e.closest('.block')].filter(Boolean).map(each => getComputedStyle(each))
+            .some(style => style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2);
+        window.stops.push([e.dataset.stop, outlined, e.outerHTML.slice(0, 120)]);
+    }, true);
+}"""
+TABS = ("Candidates", "All methods", "A head", "The mask up close", "What each wording gave")
+
+
+def findings(visit: Visit, within: str = "html") -> list[str]:
+    """What axe-core finds on the page, or in a part of it, as it is now; serious and critical only."""
+    if not visit.page.evaluate("() => 'axe' in window"):
+        visit.page.evaluate(AXE)
+    visit.until("() => document.getAnimations().every(each => each.playState !== 'running')")
+    script = "(within) => axe.run(within, {resultTypes: ['violations']})"
+    found = visit.page.evaluate(script, within)
+    assert len(found["passes"]) > (20 if within == "html" else 5), "axe-core looked at the page"
+    return [
+        f"{each['id']} ({each['impact']}): {node['target']} {node['html'][:120]}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+def open_all(visit: Visit) -> None:
+    """Everything that opens on demand, opened."""
+    for name in ("masking", "methods-group", "answering", "weighing", "tools", "results"):
+        visit.page.locator(f"#{name} > button").click()
+    visit.page.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    visit.settle()
+
+
+def test_texts_are_text_everywhere(visit: Visit) -> None:
+    page, dialogs = visit.page, []
+
+    def dismiss(dialog: Dialog) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
+    visit.fill("question", MARKUP)
+    visit.fill("paraphrase-1", RTL)
+    visit.fill("paraphrase-2", f"=1+1 {MARKUP}")
+    visit.run()
+    page.locator("#token-view .token").nth(40).click()
+    page.mouse.move(*visit.point("left", 30, 8))
+    page.locator(".hovertext").wait_for()
+    visit.unfold("tools")
+    for tab in TABS:
+        visit.open(tab)
+    for name in ("gave-note", "repeat"):
+        assert "onerror" in visit.text(name)
+    assert "<script>alert(1)" in "".join(visit.text("token-view").split())
+    for name in ("paraphrase-1 textarea", "token-view"):
+        assert "בירת" in (page.locator(f"#{name}").input_value() if "textarea" in name else visit.text(name))
+    made = "img[src='x'], svg[onload], a[href^='javascript'], [onerror], #page script"
+    assert page.locator(made).count() == 0 and page.title() == "flexdemo" and dialogs == []
+    assert fits_sideways(visit)
+    page.remove_listener("dialog", dismiss)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_axe_finds_nothing_serious(visitors: Visitors, bundled_url: str, width: int, scheme: str) -> None:
+    visit = visitors(bundled_url, width=width, height=900, scheme=scheme)
+    page = visit.page
+    colours = page.evaluate("() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(colours[:3]) < 80) == (scheme == "dark")
+    papers = [visit.plot(name, "_fullLayout.paper_bgcolor") for name in ("mask-plot", "mask-plot-right", "gave-plot")]
+    assert all(each.endswith(", 0)") for each in papers), "no white box on a dark page"
+    assert findings(visit) == []
+    visit.run()
+    open_all(visit)
+    page.locator("#token-view .token").nth(5).click()
+    page.locator("#check").click()
+    visit.settle()
+    assert findings(visit) == []
+    for tab in TABS:
+        visit.open(tab)
+        if tab == "A head":
+            page.locator("#attention-show").click()
+            visit.settle()
+        assert findings(visit, "#tabs") == [], tab
+    visit.fill("question", "")
+    page.locator("#message [role=alert]").wait_for()
+    assert findings(visit) == []
+    page.evaluate("() => document.querySelector('#stop').replaceWith(document.createElement('input'))")
+    assert any(each.startswith("label (critical)") for each in findings(visit)), "it sees a fault"
+    clean(visit)
+
+
+def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, scheme="dark")
+    visit.run()
+    open_all(visit)
+    page = visit.page
+    count = page.evaluate(f"() => ({CONTROLS})().length")
+    assert count > 60
+    page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    page.evaluate(WATCH_FOCUS)
+    stops: list[Any] = []
+    for i in range(2 * count):
+        page.keyboard.press("Tab")
+        if i % 20 == 19:
+            stops = page.evaluate("() => window.stops")
+            if len({stop for stop, *_ in stops}) < len(stops):  # once round
+                break
+    hidden = [html for _, outlined, html in stops if not outlined]
+    left = page.evaluate(f"() => ({CONTROLS})().filter(e => !e.dataset.stop).map(e => e.outerHTML.slice(0, 160))")
+    assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
+
+
+def test_reduced_motion_is_respected(visitors: Visitors, slow_url: str) -> None:
+    """Of all that moves while a page runs and is pointed at, in ms; motion that nobody asked to be spared is there."""
+    watch = """() => {
+        window.longest = 0;
+        const look = () => {
+            for (const each of document.getAnimations()) {
+                const {iterations, duration} = each.effect.getComputedTiming();
+                window.longest = Math.max(window.longest, iterations * duration);
+            }
+            requestAnimationFrame(look);
+        };
+        look();
+    }"""
+    moving: dict[str, float] = {}
+    for motion in ("reduce", "no-preference"):
+        visit = visitors(slow_url, motion=motion, q="Who?", p=["Name it."], max_new_tokens=20)
+        visit.page.evaluate(watch)
+        visit.page.locator("#run").click()
+        for name in ("add-paraphrase", "equal-weights", "copy-link", "run"):
+            visit.page.locator(f"#{name}").hover()
+            visit.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        visit.done()
+        moving[motion] = visit.page.evaluate("() => window.longest ?? Infinity")
+    assert moving["reduce"] <= 1 < moving["no-preference"]
+
+
+def test_terms_open_by_keyboard_and_fetch_nothing(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url)
+    page = visit.page
+    for name in ("masking", "weighing", "tools"):
+        visit.unfold(name)
+    for summary in page.locator(".term summary").all():
+        if summary.is_visible():
+            summary.focus()
+            page.keyboard.press("Enter")
+    told: dict[str, Any] = page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.term[open]')].map(each =>
+            [each.querySelector('summary').textContent, [each.querySelector('p').textContent,
+                each.querySelector('a').href, each.querySelector('a').rel]]))"""
+    )
+    assert set(told) == set(TERMS)
+    for text, url, rel in told.values():
+        assert len(text) > 40 and url.startswith("https://") and "noopener" in rel
+    page.locator("#program summary").first.click()
+    shown = visit.text("program")
+    assert bundled_url.rstrip("/") in shown and "7860" not in shown and 'api_name="/generate"' in shown, "this server"
+    clean(visit)

@@ -1,0 +1,335 @@
+"""Asking in a real Chromium: answers as the engine gives them, streams, Stop, rows, weights, what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from browser_visit import NASTY, Visit, Visitors, clean
+from playwright.sync_api import expect
+
+import flexdemo
+from flexdemo.answers.result import Result
+from flexdemo.engine.model import LanguageModel
+
+pytestmark = pytest.mark.browser
+
+QUESTION = "currency do i ask bank if i travel madagascar?"  # fused and standard attention part ways there
+PARAPHRASES = (
+    "when you buy something in madagascar, what currency is it paid in",
+    "What do shops in Madagascar accept as money?",
+    "taxi drivers in madagascar want to be paid in which currency? please tell me.",
+    "HELLO, I HAVE A QUESTION: MADAGASCAR HAS WHAT KIND OF MONEYY? IT'S FOR SCHOOL, THANKS!",
+)
+METHODS = ("flex", "per_prompt", "causal")
+STOPPED = "() => document.querySelector('#status').textContent.trim() === 'Stopped'"
+# Notes every text of the status, so that a step that is passed quickly is seen too.
+STEPS = """() => {
+    window.steps = [];
+    new MutationObserver(() => {
+        const text = document.querySelector('#status')?.textContent.trim();
+        if (text && text !== window.steps.at(-1)) window.steps.push(text);
+    }).observe(document.querySelector('#masthead'), {childList: true, subtree: true, characterData: true});
+}"""
+ESCAPE_WHEN_READING = """() => new MutationObserver((_, observer) => {
+    if (document.querySelector('#status')?.textContent.trim() !== 'Reading the prompt') return;
+    observer.disconnect();
+    document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true, cancelable: true}));
+}).observe(document.querySelector('#masthead'), {childList: true, subtree: true, characterData: true})"""
+PASTE = """(box, text) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData('text/plain', text);
+    box.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true, cancelable: true}));
+}"""
+
+
+def asked(lm: LanguageModel, visit: Visit, **settings: Any) -> Result:
+    """What the engine answers to the page's wordings."""
+    return flexdemo.ask(lm, visit.value("question"), visit.wordings(), **{"methods": METHODS, **settings})
+
+
+def madagascar(visitors: Visitors, url: str, **more: Any) -> Visit:
+    return visitors(url, q=QUESTION, p=PARAPHRASES, **more)
+
+
+def test_run_shows_the_engine_s_answers(visitors: Visitors, bundled_url: str, bundled: LanguageModel) -> None:
+    visit = madagascar(visitors, bundled_url)
+    page = visit.page
+    assert visit.text("answer-flex") == "" and visit.text("status") == "Ready: press Run"
+    page.evaluate(STEPS)
+    visit.run()
+    result = asked(bundled, visit)
+    fused, causal, alone = (result[method] for method in METHODS[:1] + METHODS[2:] + METHODS[1:2])
+    assert visit.text("answer-flex") == fused.answer and visit.text("answer-causal") == causal.answer
+    assert fused.answer != causal.answer, "the example is one where they part ways"
+    marked = "".join(page.locator("#answer-flex mark").all_text_contents())
+    assert marked and marked in fused.answer and marked not in causal.answer
+    for i, view in enumerate(alone.views):
+        differs = view.answer != fused.answer
+        note = " · differs from the fused answer" if differs else ""
+        assert visit.text(f"alone-{i}") == f"alone: {view.answer}{note}"
+        assert page.locator(f"#alone-{i} .differs").count() == differs
+    assert {view.answer for view in alone.views} > {fused.answer}, "one wording alone is answered otherwise"
+    for side, told in (("left", fused), ("right", causal)):
+        line = visit.text(f"{side}-figures")
+        assert line.startswith(f"{len(told.token_ids)} tokens · first after ")
+        assert line.endswith(f"{told.mask['density']:.0%} visible")
+    steps = page.evaluate("() => window.steps")
+    assert "Reading the prompt" in steps and steps[-1] == visit.text("status")
+    assert re.fullmatch(r"Done: 7 rows, longest \d+ tokens, \d+\.\d\d s", steps[-1])
+    assert page.locator("#status [role=status]").count() == 1, "only the end is announced"
+    clean(visit)
+
+
+# Streams and stopping
+
+
+def test_answers_and_rows_grow_while_they_stream(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=64)
+    visit.page.evaluate(
+        """() => {
+            window.lengths = [];
+            window.rows = new Set();
+            const plots = [...document.querySelectorAll('.side .js-plotly-plot')];
+            window.plots = plots;
+            const look = () => {
+                window.lengths.push(document.querySelector('#answer-flex').textContent.length);
+                window.rows.add(plots.map(gd => gd._fullData[0].z.length).join());
+            };
+            new MutationObserver(look).observe(document.querySelector('#side-left'), {childList: true, subtree: true});
+        }"""
+    )
+    length = visit.plot("mask-plot", "layout.meta.length")
+    visit.run()
+    lengths = visit.page.evaluate("() => window.lengths")
+    assert lengths == sorted(lengths) and len({each for each in lengths if each}) >= 3, "the answer came in pieces"
+    visit.until("n => window.plots.every(gd => gd._fullData[0].z.length === n)", length + 64)
+    assert visit.page.evaluate("() => window.plots.every(gd => gd.isConnected)"), "no new figure"
+    rows = visit.page.evaluate("() => [...window.rows]")
+    assert len(rows) >= 3, "rows came while the answer did"
+    assert visit.page.locator("#answer-tokens .token").count() == 64
+    for side in ("left", "right"):
+        cells = visit.cells(side)
+        assert cells[length:, :].tolist() == [[k <= q for k in range(length + 64)] for q in range(length, length + 64)]
+    clean(visit)
+
+
+def test_stop_really_stops_and_says_so(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=1024)
+    page = visit.page
+    for i in range(3):  # a picture that was on its way to the page must not take the place of what Stop said
+        page.locator("#run").click()
+        visit.running()
+        page.locator("#stop").click()
+        visit.until(STOPPED)
+        visit.settle()
+        assert visit.text("status") == "Stopped", i
+        text = visit.text("answer-flex")
+        assert text and len(visit.plot("mask-plot", "layout.meta.answer")) < 1024
+    page.evaluate("() => { document.querySelector('#question textarea').focus(); }")
+    visit.unfold("answering")
+    visit.number("max-new-tokens", 2)
+    visit.run()  # the model is free
+    assert visit.text("answer-flex") != text and visit.text("status").startswith("Done")
+    clean(visit)
+
+
+def test_ctrl_enter_runs_and_escape_stops_before_the_first_token(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url, q="What is it?", p=["word " * 900], max_new_tokens=1024)
+    page = visit.page
+    page.locator("#question textarea").focus()
+    page.evaluate(ESCAPE_WHEN_READING)  # reading takes much longer than this page takes to see it
+    page.keyboard.press("Control+Enter")
+    visit.until(STOPPED)
+    visit.settle()
+    assert visit.text("status") == "Stopped" and visit.text("answer-flex") == ""
+    assert visit.text("left-figures") == visit.text("right-figures") == "stopped"
+    for name, keys in (("run", "Control+Enter"), ("stop", "Escape")):
+        expect(page.locator(f"#{name}")).to_have_attribute("aria-keyshortcuts", keys)
+
+    # Escape of an open list closes that and stops nothing.
+    visit.fill("paraphrase-1", "Name it.")
+    page.locator("#question textarea").press("Control+Enter")
+    visit.running()
+    page.locator("#left-scheme input").click()
+    options = page.get_by_role("option")
+    expect(options.first).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(options).to_have_count(0)
+    assert visit.text("status").startswith("Running")
+    page.keyboard.press("Escape")
+    visit.until(STOPPED)
+    clean(visit)
+
+
+def test_two_visitors_see_only_their_own_and_the_place_in_the_queue(visitors: Visitors, slow_url: str) -> None:
+    first = visitors(slow_url, q="Who is first?", p=["Say it."], max_new_tokens=1024)
+    second = visitors(slow_url, q="Who is second?", p=["Tell it."], max_new_tokens=3)
+    first.page.locator("#run").click()
+    first.running()
+    second.page.locator("#run").click()
+    expect(second.page.locator("#queue")).to_contain_text(re.compile(r"queue: 1/1"))
+    assert second.text("answer-flex") == ""
+    first.page.locator("#stop").click()
+    first.until(STOPPED)
+    second.done()
+    expect(second.page.locator("#queue")).not_to_contain_text("queue")
+    assert len(second.plot("mask-plot", "layout.meta.answer")) == 3
+    tokens = first.page.locator("#answer-tokens .token").count()
+    assert tokens > 3 and "first" in first.text("token-view") and "second" not in first.text("token-view")
+    assert "Who is second?" in second.text("gave-note") and "Who is first?" not in second.page.content()
+    first.open("Candidates")
+    assert "After a run" in first.text("candidates-note"), (
+        "what was stopped is no last run, and the other's is not theirs"
+    )
+    for visit in (first, second):
+        clean(visit)
+
+
+# Rows
+
+
+def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> None:
+    page = visit.page
+    assert visit.wordings() and (count := len(visit.wordings())) < 8
+    visit.fill("paraphrase-1", "first")
+    visit.number("weight-1", 3)
+    visit.fill("paraphrase-2", "one |two")
+    box = page.locator("#paraphrase-2 textarea")
+    box.evaluate("box => { box.focus(); box.setSelectionRange(4, 5); }")
+    box.evaluate(PASTE, f"A\n\n{NASTY}\nC ")
+    visit.settle()
+    assert visit.wordings()[:4] == ["first", "one A", NASTY, "C two"] and len(visit.wordings()) == count + 2
+    row = page.locator(".wording-row")
+    row.nth(1).hover()
+    row.nth(1).get_by_role("button", name="Move paraphrase 1 down").click()
+    visit.settle()
+    assert visit.wordings()[:3] == ["one A", "first", NASTY] and visit.weights()[:4] == ["1", "1", "3", "1"]
+    row.nth(2).get_by_role("button", name="Move paraphrase 2 up").click()
+    visit.settle()
+    assert visit.wordings()[:2] == ["first", "one A"] and visit.weights()[:3] == ["1", "3", "1"]
+    row.nth(2).get_by_role("button", name="Remove paraphrase 2").click()
+    visit.settle()
+    assert visit.wordings()[:2] == ["first", NASTY] and visit.weights()[:3] == ["1", "3", "1"]
+    names = page.locator("#token-legend .chip").all_text_contents()
+    assert names == ["prefix", *(f"P{i + 1}" for i in range(len(visit.wordings()) + 1)), "suffix"]
+
+    for _ in range(10 - len(visit.wordings())):
+        page.locator("#add-paraphrase").click()
+        visit.settle()
+    assert len(visit.wordings()) == 10 and visit.text("rows-message") == ""
+    page.locator("#add-paraphrase").click()
+    expect(page.locator("#rows-message [role=alert]")).to_have_text(
+        "There is room for 10 paraphrases: remove one first"
+    )
+    assert visit.wordings()[0] == "first"
+    page.locator("#equal-weights").click()
+    visit.settle()
+    assert set(visit.weights()) == {"1"}
+    visit.run()
+    assert visit.page.title() == "flexdemo"
+
+
+def test_the_model_writes_wordings_and_what_is_there_stays(visit: Visit) -> None:
+    before = visit.wordings()
+    visit.fill("paraphrase-1", "my own words")
+    visit.page.locator("#write-paraphrases").click()
+    visit.settle()
+    after = visit.wordings()
+    assert after[: len(before)] == ["my own words", *before[1:]] and len(after) > len(before)
+    assert len({text.casefold() for text in after}) == len(after)
+
+
+# What is typed
+
+
+def test_typing_redraws_and_what_is_wrong_is_told_once(visit: Visit) -> None:
+    page, tokens = visit.page, visit.plot("mask-plot", "layout.meta.length")
+    budget = visit.text("budget")
+    page.locator("#paraphrase-1 textarea").press("End")
+    page.locator("#paraphrase-1 textarea").press_sequentially(" And then some more words of it")
+    visit.settle()
+    assert visit.plot("mask-plot", "layout.meta.length") > tokens and visit.text("budget") != budget
+    assert (
+        len(visit.cells())
+        == visit.plot("mask-plot", "layout.meta.length")
+        == page.locator("#token-view .token").count()
+    )
+
+    texts, alert = visit.wordings(), page.locator("[role=alert]").filter(visible=True)
+    visit.unfold("masking")
+    strategy = page.locator("#strategy input")
+
+    def mask(text: str) -> None:
+        strategy.fill(text)
+        strategy.press("Enter")
+        visit.settle()
+
+    drawn = visit.cells()
+    for wrong, said in (("segment+P9>P1", "names P9, which is not there"), ("sideways", "Unknown mask strategy")):
+        mask(wrong)
+        expect(alert).to_have_count(1)
+        expect(alert).to_contain_text(said)
+        assert (visit.cells() == drawn).all() and visit.wordings() == texts
+        page.locator("#run").click()
+        visit.settle()
+        expect(alert).to_have_count(1)
+    mask("segment+P2>P1")
+    expect(alert).to_have_count(0)
+    assert (visit.cells() != drawn).any()
+
+    visit.fill("question", "x" * 100_000)
+    expect(alert).to_have_count(1)
+    expect(alert).to_have_text("The question is too long: it has 100,000 characters, the limit is 2,000; shorten it")
+    assert visit.wordings() == texts and len(visit.value("question")) == 100_000
+    visit.fill("question", "")
+    expect(alert).to_have_count(1)
+    visit.fill("question", "Who\u202e wrote\u200b Hamlet?")
+    expect(alert).to_have_count(0)
+    expect(page.locator("#budget")).to_contain_text("U+202E RIGHT-TO-LEFT OVERRIDE, U+200B ZERO WIDTH SPACE")
+    visit.run()
+
+
+# Weights
+
+
+def test_a_weight_decodes_again_without_reading_and_0_hides(
+    visitors: Visitors, bundled_url: str, bundled: LanguageModel
+) -> None:
+    visit = madagascar(visitors, bundled_url)
+    page = visit.page
+    slider = page.locator("#weight-1 input[type=range]")
+
+    def move(key: str) -> None:
+        slider.focus()
+        slider.press(key)
+        visit.until("() => window.asked.runs > window.before && window.asked.calm(500)")
+
+    page.evaluate("() => { window.before = -1; }")
+    move("End")
+    assert visit.text("status") == "Ready: press Run", "before any run a weight runs nothing"
+    assert visit.text("share-1").startswith("0.714")
+    visit.run()
+    whole = asked(bundled, visit, weights=(1, 10, 1, 1, 1))
+    assert visit.text("answer-flex") == whole["flex"].answer
+
+    page.evaluate(STEPS)
+    move("Home")
+    steps = page.evaluate("() => window.steps")
+    assert "Reading the prompt" not in steps and steps[-1].startswith("Done")
+    assert visit.text("answer-flex") == asked(bundled, visit, weights=(1, 0, 1, 1, 1))["flex"].answer
+    assert visit.text("answer-causal") == whole["causal"].answer
+    assert visit.text("share-1").startswith("0.000") and visit.text("share-2").startswith("0.250")
+    names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
+    starts = [start for _, start, _ in visit.plot("mask-plot", "layout.meta.segments")]
+    hidden = slice(starts[names.index("P2")], starts[names.index("P3")])
+    cells = visit.cells()
+    assert not cells[starts[names.index("suffix")] :, hidden].any() and cells[hidden, hidden].any()
+    assert visit.cells("right")[starts[names.index("suffix")] :, hidden].all(), "standard attention knows no weights"
+
+    visit.fill("question", f"{QUESTION} please")
+    before = page.evaluate("() => window.steps.length")
+    move("End")
+    assert page.evaluate("() => window.steps.length") == before, "another prompt waits for Run"
+    clean(visit)

@@ -1,0 +1,94 @@
+"""What a newcomer sees, in a real Chromium: two answers, each over its own mask, on one screen; examples; links."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from browser_support import ROOT
+from browser_visit import Visit, Visitors, boxes, fits_sideways
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+EXAMPLES = json.loads((ROOT / "assets" / "examples.json").read_text(encoding="utf-8"))
+RECORDED = json.loads((ROOT / "assets" / "recorded.json").read_text(encoding="utf-8"))
+FIRST_SCREEN = ("run", "answer-flex", "answer-causal", "mask-plot", "mask-plot-right", "token-view")
+
+
+def recorded(i: int) -> dict[str, str]:
+    """The answer of each recorded view of an example: methods of one view by their name, wordings by theirs."""
+    return {view["name"]: view["answer"] for view in RECORDED["examples"][i]["views"]}
+
+
+def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
+    for name, (_, top, _, bottom) in boxes(visit, FIRST_SCREEN).items():
+        assert 0 <= top < bottom <= 900, name
+    assert fits_sideways(visit)
+    assert visit.page.locator("#mask-plot .nsewdrag").bounding_box()["height"] >= 250
+
+    visit.page.set_viewport_size({"width": 1280, "height": 720})
+    visit.until("() => document.querySelector('#mask-plot .svg-container').offsetWidth < 600")
+    seen = boxes(visit, FIRST_SCREEN)
+    assert max(seen[name][3] for name in ("run", "answer-flex", "answer-causal")) <= 720
+    for name in ("mask-plot", "mask-plot-right"):
+        _, top, _, bottom = seen[name]
+        assert (720 - top) / (bottom - top) > 0.75, "most of the mask"
+    assert fits_sideways(visit)
+
+
+def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, width=390, height=844)
+    order = ("question", "run", "answer-flex", "mask-plot", "answer-causal", "mask-plot-right", "token-view")
+    placed = boxes(visit, order)
+    tops = [placed[name][1] for name in order]
+    assert tops == sorted(tops)
+    assert all(left >= 0 and right <= 390 for left, _, right, _ in placed.values())
+    assert placed["run"][3] <= 844, "Run is seen without scrolling"
+    assert fits_sideways(visit)
+    for tab in visit.page.get_by_role("tab").all_text_contents():
+        visit.open(tab)
+        assert fits_sideways(visit), tab
+
+
+def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
+    answers = recorded(0)
+    assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
+    assert visit.text("status") == f"Recorded {RECORDED['date']}: press Run to compute it now"
+    for side in ("left", "right"):
+        assert visit.text(f"{side}-figures").endswith("recorded")
+    wordings = [EXAMPLES[0]["question"], *EXAMPLES[0]["paraphrases"]]
+    assert [visit.value("question"), *visit.wordings()] == wordings
+    for i in range(len(wordings)):
+        assert visit.text(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
+    assert visit.text("example-note") == EXAMPLES[0]["note"]
+    visit.run()
+    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
+
+
+def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
+    last = len(EXAMPLES) - 1
+    first_four = visit.page.locator("#examples button").filter(visible=True)
+    assert first_four.count() == 4
+    for i in (1, last):
+        example, answers = EXAMPLES[i], recorded(i)
+        visit.example(example["question"])
+        assert visit.wordings() == example["paraphrases"] and visit.text("example-note") == example["note"]
+        assert visit.text("status").startswith("Recorded")
+        assert (visit.text("answer-flex"), visit.text("answer-causal")) == (answers["flex"], answers["causal"])
+        asked = visit.plot("mask-plot", "layout.meta")
+        assert len(asked["segments"]) - 1 == visit.page.locator("#token-legend button").count() + sum(
+            name.startswith("S") for name, *_ in asked["segments"]
+        )
+    visit.unfold("masking")
+    visit.choose("positions", "Sequential")
+    assert visit.text("example-note") == "", "it tells of the example as it was"
+
+
+def test_a_recording_of_another_model_says_so(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url)
+    assert visit.text("status").startswith(f"Recorded {RECORDED['date']} with tinyqa, float32: press Run to ask ")
+    visit.page.locator("#check").click()
+    expect(visit.page.locator("#message [role=alert]")).to_contain_text("Cannot be checked: the answer is of tinyqa")
+    visit.run()
+    assert "recorded" not in visit.text("left-figures")

@@ -1,0 +1,297 @@
+"""Tabs and tools in a real Chromium: each tab the engine's numbers of the last run; link, files, program, proof."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser_visit import NASTY, Visit, Visitors, clean
+from playwright.sync_api import expect
+from test_asking import METHODS, PARAPHRASES, QUESTION, asked
+
+from flexdemo.answers import methods as known
+from flexdemo.answers.explain import explain
+from flexdemo.answers.head import attention_map
+from flexdemo.data.table import Row, write_table
+from flexdemo.engine.model import LanguageModel
+from flexdemo.masks import Mask
+
+pytestmark = pytest.mark.browser
+
+TABS = ("What each wording gave", "Candidates", "All methods", "A head", "The mask up close")
+
+
+def row_of(record: str, method: str, prediction: str, right: bool, **changes: Any) -> Row:
+    made = Row(
+        id=record, question=f"Question {record}?", paraphrases=("first wording", NASTY), answers=("Lima",),
+        method=method, view=method, prediction=prediction, generation=f" {prediction}", tokens=2, exact_match=right,
+        contains=right, token_f1=float(right), lemma_match=None, lemma_match_both=None, agreement=None,
+        prompt_tokens=30, rows=1, seconds=0.01,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def download(visit: Visit, button: str) -> tuple[str, bytes]:
+    with visit.page.expect_download() as waiting:
+        visit.page.locator(f"#{button}").click()
+    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+
+def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
+    visitors: Visitors, bundled_url: str, bundled: LanguageModel
+) -> None:
+    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
+    page = visit.page
+    assert page.get_by_role("tab").all_text_contents() == list(TABS)
+    for tab in TABS[:-1]:
+        visit.open(tab)
+        expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("After a run:")
+    visit.run()
+    result = asked(bundled, visit)
+    attribution = explain(bundled, result).attribution
+
+    assert "After a run" in visit.text("gave-note"), "a tab does its work when it is opened"
+    visit.open(TABS[0])
+    assert f"Last run: {QUESTION} 5 wordings, Segment, aligned" in visit.text("gave-note")
+    bars = visit.plot("gave-plot", "_fullData.map(bar => [bar.orientation, Array.from(bar.x), Array.from(bar.y)])")
+    shares = np.array([y for orientation, _, y in bars if orientation != "h"], dtype=float)
+    assert np.allclose(shares, attribution.mean_mass.T, atol=1e-3)
+    effects = [x for orientation, x, _ in bars if orientation == "h"]
+    drawn = np.sort(np.concatenate([np.array(each, dtype=float) for each in effects]))
+    assert np.allclose(drawn, np.sort([each.effect for each in attribution.effects]), atol=1e-3)
+    visit.choose("mass-layer", "2")
+    visit.choose("mass-head", "3")
+    bars = visit.plot("gave-plot", "_fullData.filter(bar => bar.orientation !== 'h').map(bar => Array.from(bar.y))")
+    assert np.allclose(bars, attribution.mass[:, 2, 3].T, atol=1e-3)
+
+    visit.open(TABS[1])
+    fused, causal = result["flex"], result["causal"]
+    bodies = page.locator("#candidates tbody")
+    assert bodies.count() == max(len(each.token_ids) for each in result.results)
+    parts = [i for i, pair in enumerate(zip(fused.token_ids, causal.token_ids, strict=False)) if pair[0] != pair[1]]
+    assert parts and "≠" in (bodies.nth(parts[0]).locator(".step").text_content() or "")
+    cells = bodies.nth(parts[0]).locator("tr").first.locator("td").all_text_contents()
+    for text, candidate in zip(cells, fused.candidates[parts[0]], strict=True):
+        assert candidate.token.replace(" ", "·") in text
+        assert abs(float(re.search(r"[\d.]+$", text).group()) - candidate.probability) < 0.002
+    assert cells[0].startswith("✓")
+
+    visit.open(TABS[3])
+    visit.number("attention-layer", 1)
+    visit.number("attention-head", 2)
+    page.locator("#attention-show").click()
+    visit.settle()
+    (got,) = visit.plot("attention-plot", "_fullData.map(t => t.z.map(row => Array.from(row)))")
+    assert np.allclose(np.square(got), attention_map(bundled, result, 1, 2), atol=2e-3)
+    visit.number("attention-layer", 99)
+    page.locator("#attention-show").click()
+    expect(page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 0 to 5 of tinyqa")
+    clean(visit)
+
+
+def test_all_methods_run_by_one_click(visitors: Visitors, bundled_url: str, bundled: LanguageModel) -> None:
+    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
+    visit.open(TABS[2])
+    visit.run("compare-all")
+    result = asked(bundled, visit, methods=("all",))
+    lines = visit.page.locator("#methods-table tbody tr")
+    assert lines.count() == len(result.results) == len(known.METHODS)
+    alone = [view.answer for view in result["per_prompt"].views]
+    for line, told in zip(lines.all(), result.results, strict=True):
+        label, answer, tokens, mean, agreement, cost, rows, encoding = line.locator("th, td").all_text_contents()
+        assert label.startswith(known.METHODS[told.method].label)
+        assert (answer, int(tokens), int(rows)) == (told.answer, len(told.token_ids), len(told.views))
+        assert abs(float(mean) - np.mean(told.logprobs)) < 0.002
+        assert float(agreement) == pytest.approx(alone.count(told.answer) / len(alone))
+        assert int(cost) == result.prompt.suffix_start
+        assert encoding == f"{told.mask['strategy']}, {told.mask['positions']}"
+    assert f"{len(known.METHODS)} chosen" in visit.text("methods-group")
+    clean(visit)
+
+
+def test_the_mask_up_close_counts_and_saves_what_is_on_the_page(visit: Visit) -> None:
+    page = visit.page
+    meta = visit.plot("mask-plot", "layout.meta")
+    visit.open(TABS[4])
+    length, cells, right = meta["length"], visit.cells(), visit.cells("right")
+    cells, right = cells[:length, :length], right[:length, :length]
+    told = {"kept": cells & right, "removed": ~cells & right, "added": cells & ~right}
+    said = visit.text("difference-caption")
+    for word, kind in told.items():
+        assert f"{word} {kind.sum():,} ({kind.mean():.4f})" in said
+    assert f"Density {cells.mean():.4f}" in said and f"Density {right.mean():.4f}" in said
+    (drawn,) = visit.plot("difference-plot", "_fullData.map(t => t.z.map(row => Array.from(row)))")
+    assert (np.array(drawn) == np.select(list(told.values()), [1, 2, 3], 0)).all()
+    name, data = download(visit, "mask-csv")
+    lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
+    assert name == "mask.csv" and [line[1:] for line in lines[1:]] == cells.astype(int).astype(str).tolist()
+    for kind in ("png", "difference"):
+        name, data = download(visit, f"mask-{kind}")
+        assert name.endswith(".png") and data.startswith(b"\x89PNG")
+    visit.choose("left-scheme", "anchor · aligned · weights")
+    expect(page.locator("#difference-caption")).to_contain_text("Left: anchor · aligned · weights")
+
+
+# Links
+
+
+def test_a_link_opens_the_same_page_again(visitors: Visitors, bundled_url: str) -> None:
+    permissions = ("clipboard-read", "clipboard-write")
+    visit = visitors(bundled_url, permissions=permissions)
+    page = visit.page
+    visit.fill("question", f"{NASTY} Who?")
+    visit.fill("paraphrase-2", "שלום עולם")
+    visit.number("weight-1", 0.5)
+    visit.unfold("masking")
+    visit.choose("strategy", "Anchor")
+    visit.choose("left-scheme", "bidirectional · right aligned · raw")
+    visit.done()
+    page.locator("#copy-link").click()
+    expect(page.locator("#link-said")).to_contain_text("Link copied")
+    link = page.evaluate("() => navigator.clipboard.readText()")
+    assert link == page.locator("#link textarea").input_value() and link.startswith(f"{bundled_url}?")
+    texts, weights, answer = visit.wordings(), visit.weights(), visit.text("answer-flex")
+    clean(visit)
+
+    again = visitors(link)
+    assert (again.value("question"), again.wordings(), again.weights()) == (f"{NASTY} Who?", texts, weights)
+    assert again.value("left-scheme") == "bidirectional · right aligned · raw" and again.text("example-note") == ""
+    assert "anchor" in again.text("masking") and again.text("answer-flex") == ""
+    again.run()
+    assert again.text("answer-flex") == answer and again.page.title() == "flexdemo"
+
+
+def test_a_broken_link_says_so_and_the_page_works(visitors: Visitors, slow_url: str) -> None:
+    visit = visitors(slow_url, q="Who?", model="gpt2")
+    said = "model in the link is 'gpt2', which is not offered here: choose from slow, facts"
+    expect(visit.page.locator("#link-message [role=alert]")).to_contain_text(said)
+    assert visit.value("question") != "Who?" and visit.page.locator("[role=alert]").filter(visible=True).count() == 1
+
+
+# Files, program, proof
+
+
+def test_the_last_run_is_proved_saved_and_repeated(visitors: Visitors, bundled_url: str, tmp_path: Path) -> None:
+    visit = visitors(bundled_url, q=f"{NASTY} ../../etc/passwd", p=["Name it."], max_new_tokens=5)
+    page = visit.page
+    expect(page.locator("#check")).to_be_disabled()
+    visit.run()
+    page.locator("#check").click()
+    expect(page.locator("#check")).to_have_text("proved ✓")
+    assert visit.text("proof").startswith("✓ Proved")
+    answer = visit.text("answer-flex")
+    visit.unfold("tools")
+
+    name, data = download(visit, "save-json")
+    told = json.loads(data)
+    assert re.fullmatch(r"flexdemo-[a-z0-9-]+\.json", name)
+    assert {each["method"]: each["answer"] for each in told["results"]}["flex"] == answer
+    length = len(told["prompt"]["token_ids"])
+    name, data = download(visit, "save-csv")
+    lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
+    prompt = visit.cells()[:length, :length].astype(int).astype(str).tolist()
+    assert name.endswith("-mask.csv") and [line[1:] for line in lines[1:]] == prompt
+    name, data = download(visit, "save-png")
+    assert name.endswith("-mask.png") and data.startswith(b"\x89PNG")
+    name, data = download(visit, "save-report")
+    (tmp_path / "report.html").write_bytes(data)
+    report = page.context.new_page()
+    outside: list[str] = []
+    report.on("request", lambda request: outside.append(request.url))
+    report.goto((tmp_path / "report.html").as_uri())
+    report.locator("#mask .nsewdrag").wait_for()
+    assert answer in report.locator("body").inner_text() and outside == [(tmp_path / "report.html").as_uri()]
+    assert report.title().startswith("flexdemo: <b>x</b> <script>")
+    report.close()
+
+    program = "\n".join(page.locator("#repeat .cm-line").all_text_contents())
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(program, "program", "exec"), {"__name__": "program"})
+    assert f"flex: {answer}" in said.getvalue()
+
+    # The next run is another, of which nothing is proved.
+    visit.fill("question", "Name it?")
+    visit.run()
+    expect(page.locator("#check")).to_have_text("prove")
+    assert visit.text("proof") == "" and download(visit, "save-json")[0] == "flexdemo-name-it.json"
+    clean(visit)
+
+
+def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, tmp_path: Path) -> None:
+    path = tmp_path / "my results.csv"
+    rows = [
+        row_of("1", "flex", "Lima", True), row_of("1", "causal", "Lima", True),
+        row_of("2", "flex", "Lima", True), row_of("2", "causal", NASTY, False),
+        row_of("3", "flex", "Quito", False, paraphrases=()), row_of("3", "causal", "Quito", False, paraphrases=()),
+    ]  # fmt: skip
+    write_table(rows, path)
+    page = visit.page
+    visit.unfold("results")
+    page.locator("#results-file input[type=file]").set_input_files(path)
+    table = page.locator("#results-summary table")
+    expect(table).to_be_visible()
+    visit.settle()
+    lines = [line.split("\t") for line in table.inner_text().splitlines()]
+    assert [line[0] for line in lines] == ["Method", "flex", "causal"]
+    assert lines[1][2].startswith("0.667 [") and lines[2][2].startswith("0.333 ["), "2 of 3 and 1 of 3 are right"
+    assert visit.plot("accuracy-plot", "_fullData[0].x") == pytest.approx([2 / 3, 1 / 3])
+    listed = page.locator("#results-records tbody tr")
+    expect(listed).to_have_count(1)
+    said = listed.locator("td.wording").last.inner_text()
+    assert "✓ Lima flex" in said and f"✕ {NASTY} causal" in said
+    before = visit.text("status")
+    page.get_by_role("button", name="Fill in record 2").click()
+    visit.until("() => document.activeElement.id === 'run'")
+    visit.settle()
+    assert visit.value("question") == "Question 2?" and visit.wordings() == ["first wording", NASTY]
+    assert set(visit.weights()) == {"1"}
+    expect(page.locator("#example-note")).to_contain_text("Record 2 of my results.csv, right: Lima")
+    assert visit.text("status") == before, "nothing runs by itself"
+    page.keyboard.press("Enter")
+    visit.done()
+    assert page.title() == "flexdemo"
+
+
+# Several models, many rows
+
+
+def test_another_model_is_chosen_and_20_rows_are_asked(
+    visitors: Visitors, slow_url: str, bundled: LanguageModel
+) -> None:
+    visit = visitors(slow_url)
+    page = visit.page
+    assert visit.value("model") == "slow"
+    tokens = page.locator("#token-view .token").count()
+    visit.choose("model", "facts")
+    expect(page.locator("#facts")).to_contain_text("tinyqa")
+    assert page.locator("#token-view .token").count() != tokens, "another tokenizer"
+    for _ in range(20 - len(visit.wordings())):
+        page.locator("#add-paraphrase").click()
+        visit.settle()
+    visit.settle()
+    assert len(visit.wordings()) == 20
+    for i in range(5, 21):
+        page.locator(f"#paraphrase-{i} textarea").fill(f"What is the capital of Peru, asked {i} times?")
+    visit.settle()
+    visit.run()
+    result = asked(bundled, visit, methods=METHODS)
+    assert visit.text("answer-flex") == result["flex"].answer
+    assert [visit.text(f"alone-{i}").split(" · ")[0] for i in range(21)] == [
+        f"alone: {' '.join(view.answer.split())}" for view in result["per_prompt"].views
+    ]
+    names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
+    assert "P21" in names and page.locator("#mask-plot .nsewdrag").bounding_box()["height"] > 150
+    mask = Mask.over("segment", result.prompt.segments, answers=len(result["flex"].token_ids))
+    assert (visit.cells() == mask.cells()).all()
+    visit.unfold("tools")
+    expect(page.locator("#repeat")).to_contain_text("flexdemo.load_model(")
+    clean(visit)

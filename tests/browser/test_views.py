@@ -1,0 +1,250 @@
+"""Ladder, side menus, the two masks and the tokens as one view, long prompts, checked against the engine's masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from browser_visit import PLOTS, Visit, Visitors, clean
+from playwright.sync_api import expect
+from test_asking import PARAPHRASES, QUESTION
+
+import flexdemo
+from flexdemo.engine.model import LanguageModel
+from flexdemo.masks import Mask
+from flexdemo.plan import LADDER, STANDARD, Scheme
+from flexdemo.prompt import SegmentedPrompt, build_prompt
+
+pytestmark = pytest.mark.browser
+
+ROWS = "count => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === count"
+STEPS = ("standard", "+ segment mask", "+ aligned positions", "+ weights 1/N = fused")
+# How long the page's own thread computes for something, until the next picture is out: load of the machine aside.
+BUSY = """async (act) => {
+    const next = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+    const start = performance.now();
+    eval(act)();
+    await next();
+    return performance.now() - start;
+}"""
+
+
+def prompt_of(lm: LanguageModel, visit: Visit, **settings: Any) -> SegmentedPrompt:
+    return build_prompt(lm.tokenizer, visit.value("question"), visit.wordings(), **settings)
+
+
+def mask_of(prompt: SegmentedPrompt, scheme: Scheme, answers: int = 0) -> Mask:
+    made = Mask.over(scheme.strategy, prompt.segments, answers=answers)
+    return made.weighted() if scheme.weighted else made
+
+
+def words(visit: Visit) -> list[str]:
+    return visit.page.locator("#link-words p").all_text_contents()
+
+
+def test_each_step_of_the_ladder_shows_its_answer_over_its_mask(
+    visitors: Visitors, bundled_url: str, bundled: LanguageModel
+) -> None:
+    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
+    page, prompt = visit.page, prompt_of(bundled, visit)
+    result = flexdemo.ask(bundled, QUESTION, PARAPHRASES, methods=("flex",), schemes=LADDER)
+    answers = {each.method: each for each in result.answered}
+    before = None
+    for name, scheme in zip(STEPS, LADDER, strict=True):
+        page.locator("#ladder label", has_text=name).click()
+        visit.until("name => document.querySelector('#ladder label.selected')?.textContent.trim() === name", name)
+        visit.done()
+        told = answers[scheme.name] if scheme != LADDER[-1] else result["flex"]
+        assert visit.text("answer-flex") == told.answer, name
+        seen, count = mask_of(prompt, scheme, len(told.token_ids)), len(told.token_ids)
+        visit.until(
+            "n => document.querySelector('#mask-plot .js-plotly-plot')._fullData[0].z.length === n", seen.tokens
+        )
+        assert (visit.cells() == seen.cells()).all() and count, name
+        now = mask_of(prompt, scheme)
+        if before is not None:
+            moved = now.difference(before)
+            told = [
+                f"{moved[kind]:,} cells {w}" for kind, w in (("removed", "close"), ("added", "open")) if moved[kind]
+            ]
+            assert (", ".join(told) or "the same cells are visible") in visit.text("step")
+        before = now
+    assert visit.value("left-scheme") == "as set: mask, positions, weights"
+
+    visit.choose("right-scheme", "late_fusion · sequential · raw")
+    visit.done()
+    scheme = Scheme("late_fusion", "sequential", weighted=False)
+    (right,) = flexdemo.ask(bundled, QUESTION, PARAPHRASES, methods=("flex",), schemes=(scheme,)).sides
+    assert visit.text("answer-causal") == right.answer and visit.text("right-title") == "Late fusion"
+    assert (visit.cells("right") == mask_of(prompt, scheme, len(right.token_ids)).cells()).all()
+    clean(visit)
+
+
+def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
+    visit: Visit, bundled: LanguageModel
+) -> None:
+    page, prompt = visit.page, prompt_of(bundled, visit)
+    count = len(visit.plot("mask-plot", "layout.meta.answer"))
+    schemes = (LADDER[-1], STANDARD)
+    masks = [mask_of(prompt, scheme, count) for scheme in schemes]
+    places = np.arange(masks[0].tokens)
+    owners = [segment.name for segment in masks[0].segments for _ in range(segment.end - segment.start)]
+    shape = "(layout.shapes ?? []).filter(each => each.name === 'pick').length"
+
+    token = masks[0].segments[3].start + 2
+    page.locator("#token-view .token").nth(token).click()
+    for line, mask, side in zip(words(visit), masks, PLOTS, strict=True):
+        assert visit.plot(PLOTS[side], shape) == 2
+        seen = mask.cells()
+        assert (
+            line.startswith(f"{side.title()}: query {token} ") and f"sees {seen[token].sum()} of {mask.tokens}:" in line
+        )
+        assert f"is seen by {seen[:, token].sum()}:" in line
+        own = [why for why in mask.told(np.array([token]), places)[0] if why.startswith("visible")]
+        for why in set(own):
+            assert f"({why.removeprefix('visible: ')})" in line
+    assert page.locator("#token-view .token.picked").count() == 1
+    lit = page.locator("#token-view .token").evaluate_all("all => all.map(each => each.classList.contains('seen'))")
+    assert lit == masks[0].cells()[token, : len(lit)].tolist()
+
+    page.locator("#token-legend button", has_text="P2").click()
+    expect(page.locator("#token-legend [aria-pressed=true]")).to_have_text("P2")
+    for line, mask in zip(words(visit), masks, strict=True):
+        at = [segment.name for segment in mask.segments].index("P2")
+        sees = {owners[k] for q in places for k in places if owners[q] == "P2" and mask.cells()[q, k]}
+        by = {owners[q] for q in places for k in places if owners[k] == "P2" and mask.cells()[q, k]}
+        head, tail = line.split("; is seen by ")
+        assert f"P2, tokens {mask.segments[at].start} to {mask.segments[at].end - 1}, sees " in head
+        assert {name for name in set(owners) if f"{name} (" in head} == sees
+        assert {name for name in set(owners) if f"{name} (" in tail} == by
+    page.locator("#link-clear").click()
+    assert words(visit) == [] and visit.plot("mask-plot", shape) == 0
+
+    for side, query, key in (("right", token + 1, 3), ("left", token, 3), ("left", masks[0].tokens - 1, token)):
+        page.mouse.click(*visit.point(side, query, key))
+        visit.until("text => document.querySelector('#link-words p')?.textContent.startsWith(text)", f"Query {query} ")
+        head, *lines = words(visit)
+        assert f"key {key} " in head
+        for line, mask, each in zip(lines, masks, PLOTS, strict=True):
+            assert line.startswith(f"{each.title()}: {mask.told(np.array([query]), np.array([key]))[0, 0]}; ")
+            assert visit.plot(PLOTS[each], shape) == 2
+
+    # By the keyboard, and kept when the masks are drawn again.
+    page.locator("#link-token").fill("5")
+    assert words(visit)[0].startswith("Left: query 5 ")
+    visit.fill("question", f"{visit.value('question')} please")
+    visit.until("() => document.querySelector('#token-view .token.picked')")
+    assert words(visit)[0].startswith("Left: query 5 ")
+    page.locator("#link-token").fill("99999")
+    expect(page.locator("#link-words")).to_contain_text("There is no token 99999")
+
+
+def test_zoom_hover_and_outline_go_over_both_masks(visit: Visit, bundled: LanguageModel) -> None:
+    page, prompt = visit.page, prompt_of(bundled, visit)
+    count = len(visit.plot("mask-plot", "layout.meta.answer"))
+    left, right = (mask_of(prompt, scheme, count) for scheme in (LADDER[-1], STANDARD))
+    page.mouse.move(*visit.point("left", 30, 7))
+    ring = page.locator("#mask-plot-right .ring")
+    ring.wait_for()
+    box = ring.bounding_box()
+    x, y = visit.point("right", 30, 7)
+    assert abs(box["x"] + box["width"] / 2 - x) < 3 and abs(box["y"] + box["height"] / 2 - y) < 3
+    lines = page.locator(".hovertext[role=tooltip]").inner_text().splitlines()
+    assert lines[0].startswith("query 30 ") and lines[1].split()[:2] == ["key", "7"]
+    cell = (np.array([30]), np.array([7]))
+    assert lines[2:] == [f"left: {left.told(*cell)[0, 0]}", f"right: {right.told(*cell)[0, 0]}"]
+    page.mouse.move(2, 2)
+    expect(ring).to_have_count(0)
+
+    visit.drag("right", (9, 9), (25, 25))
+    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(name => {
+        const {range} = document.querySelector(`${name} .js-plotly-plot`).layout.xaxis;
+        return range[1] - range[0] < 30;
+    })""")
+    for axis in ("xaxis", "yaxis"):
+        ranges = [visit.plot(PLOTS[side], f"layout.{axis}.range") for side in PLOTS]
+        assert ranges[0] == pytest.approx(ranges[1]) and sorted(ranges[0]) == pytest.approx([9, 25], abs=1.5)
+    page.mouse.dblclick(*visit.point("left", 15, 15))
+    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(name => {
+        const {range} = document.querySelector(`${name} .js-plotly-plot`).layout.xaxis;
+        return range[1] - range[0] > 50;
+    })""")
+
+    page.locator("#link-outline").check()
+    only = "(layout.shapes ?? []).filter(each => each.name === 'only').length"
+    pairs = (right.visible & ~left.visible)[..., 0]
+    lengths = np.array([segment.end - segment.start for segment in left.segments])
+    assert visit.plot("mask-plot-right", only) == (pairs & np.outer(lengths, lengths).astype(bool)).sum() > 0
+    assert visit.plot("mask-plot", only) == 0, "standard attention sees all that the other sees"
+    page.locator("#link-outline").uncheck()
+    assert visit.plot("mask-plot-right", only) == 0
+
+
+def test_answers_of_an_earlier_prompt_are_marked(visit: Visit) -> None:
+    stale = visit.page.locator(".side.stale")
+    assert stale.count() == 0
+    rows = len(visit.cells())
+    visit.fill("question", f"{visit.value('question')} please")
+    expect(stale).to_have_count(2)
+    assert "of an earlier prompt" in visit.page.locator("#left-figures .prose").evaluate(
+        "each => getComputedStyle(each, '::after').content"
+    )
+    length = visit.plot("mask-plot", "layout.meta.length")
+    assert len(visit.cells()) == length != rows, "no rows of an answer that belongs to another prompt"
+    visit.run()
+    expect(stale).to_have_count(0)
+    assert len(visit.cells()) > length
+
+
+@pytest.mark.parametrize("tokens", [2000, 4096])
+def test_a_long_prompt_has_an_overview_and_exact_parts(visitors: Visitors, slow_url: str, tokens: int) -> None:
+    import models
+
+    tokenizer, rows = models.tokenizer(), 4
+    per_row = tokens // rows
+    text = "word " * 2000
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    texts = [f"{i} " + tokenizer.decode(ids[: per_row - 9]).strip() for i in range(rows)]
+    visit = visitors(slow_url, width=1440, height=900)
+    page = visit.page
+    page.locator("#paraphrase-1 textarea").wait_for()
+    before = visit.wordings()
+    visit.fill("question", texts[0])
+    for i in range(1, len(before) + 1):
+        visit.fill(f"paraphrase-{i}", texts[i] if i < rows else "")
+    prompt = build_prompt(tokenizer, texts[0], texts[1:])
+    length = len(prompt.token_ids)
+    assert tokens * 0.95 <= length <= tokens
+    assert visit.plot("mask-plot", "layout.meta.length") == length
+    block = visit.plot("mask-plot", "layout.meta.block")
+    assert block > 1 and len(visit.cells()) == -(-length // block)
+    masks = [mask_of(prompt, scheme) for scheme in (LADDER[-1], STANDARD)]
+    cells = [mask.cells() for mask in masks]
+    means = np.array(visit.plot("mask-plot", "_fullData[0].z.map(row => Array.from(row))"))
+    whole = length // block * block
+    blocks = cells[0][:whole, :whole].reshape(whole // block, block, whole // block, block).mean(axis=(1, 3))
+    assert np.allclose(means[: len(blocks), : len(blocks)], blocks, atol=0.01)
+
+    token = masks[0].segments[2].start + 5
+    busy = page.evaluate(BUSY, f"() => document.querySelectorAll('#token-view .token')[{token}].click()")
+    assert (
+        words(visit)[0].startswith(f"Left: query {token} ") and f"sees {cells[0][token].sum()} of " in words(visit)[0]
+    )
+    assert f"sees {cells[1][token].sum()} of " in words(visit)[1]
+    assert busy < 5000, "ms; a second on a machine without other work"
+
+    first, last = length // block // 2, length // block // 2 + 200 // block
+    visit.drag("left", (first, first), (last, last))
+    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(
+        name => document.querySelector(`${name} .js-plotly-plot`).layout.meta.part)""")
+    for side, exact in zip(PLOTS, cells, strict=True):
+        part = visit.plot(PLOTS[side], "layout.meta.part")
+        (top, bottom), (left, right) = part["rows"], part["columns"]
+        assert top <= first * block + block and last * block - block <= bottom and bottom - top <= 512
+        assert (visit.cells(side) == exact[top:bottom, left:right]).all()
+    page.mouse.dblclick(*visit.point("left", 20, 20))
+    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(
+        name => !document.querySelector(`${name} .js-plotly-plot`).layout.meta.part)""")
+    assert len(visit.cells()) == len(visit.cells("right")) == -(-length // block)
+    clean(visit)
