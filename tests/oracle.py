@@ -6,6 +6,7 @@ attention and a dense additive mask, recomputed from scratch for every token, wi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def prompt_tokens(segments: Sequence[Mapping[str, Any]], answers: int = 0) -> li
     return tokens + [Token("answer")] * answers
 
 
+@functools.cache
 def pairs_of(text: str) -> tuple[str, list[tuple[str, str, str]]]:
     """A mask of one's own, such as `segment+P2>P1-suffix>P3`, as its strategy and (+ or -, query, key) of each pair."""
     strategy, *rest = text.replace("+", " +").replace("-", " -").split()
@@ -92,21 +94,21 @@ def sees_by_strategy(strategy: str, tokens: Sequence[Token], q: int, k: int) -> 
     return key.paraphrase == query.paraphrase or (strategy == "anchor" and key.paraphrase == 1)
 
 
-def mask(strategy: str, tokens: Sequence[Token]) -> list[list[bool]]:
+@functools.lru_cache(maxsize=64)
+def _mask(strategy: str, tokens: tuple[Token, ...]) -> list[list[bool]]:
     return [[sees(strategy, tokens, q, k) for k in range(len(tokens))] for q in range(len(tokens))]
+
+
+def mask(strategy: str, tokens: Sequence[Token]) -> list[list[bool]]:
+    return _mask(strategy, tuple(tokens))
 
 
 def bias(strategy: str, tokens: Sequence[Token], weights: Sequence[float]) -> torch.Tensor:
     """The dense additive mask (1, 1, n, n): -inf where hidden, log w for a paraphrase under a fusing query."""
-    n = len(tokens)
-    out = torch.zeros(n, n)
-    for q in range(n):
-        for k in range(n):
-            weight = weights[tokens[k].paraphrase - 1] if tokens[k].role == "paraphrase" else 1.0
-            if not sees(strategy, tokens, q, k) or (fuses(strategy, tokens[q]) and weight == 0):
-                out[q, k] = -math.inf
-            elif fuses(strategy, tokens[q]):
-                out[q, k] = math.log(weight)
+    felt = [weights[token.paraphrase - 1] if token.role == "paraphrase" else 1.0 for token in tokens]
+    out = torch.zeros(len(tokens), len(tokens))
+    out[torch.tensor([fuses(strategy, token) for token in tokens])] = torch.tensor([float(w) for w in felt]).log()
+    out[~torch.tensor(mask(strategy, tokens))] = -math.inf
     return out[None, None]
 
 
@@ -156,15 +158,15 @@ def decode(
 ) -> Decoded:
     """Greedy decoding by a plain eager model, the whole sequence recomputed for every token."""
     ids, chosen, logprobs, told = list(token_ids), [], [], []
+    whole = bias(strategy, prompt_tokens(segments, answers=max(0, new_tokens - 1)), weights)  # a later token hides none
     told_of = [
         i for i, segment in enumerate(segments) if segment["role"] != "separator"
     ]  # it counts with the one before
     for t in range(new_tokens):
-        tokens = prompt_tokens(segments, answers=t)
         out = model(
             input_ids=torch.tensor([ids]),
             position_ids=torch.tensor([positions(segments, scheme, suffix_position=suffix_position, answers=t)]),
-            attention_mask=bias(strategy, tokens, weights),
+            attention_mask=whole[:, :, : len(ids), : len(ids)],
             use_cache=False,
             output_attentions=masses,
         )
@@ -285,6 +287,9 @@ def decode_ape(model: Any, result: Mapping[str, Any], temperature: float, scale:
     """Greedy tokens of the fused view under APE, by a plain model that runs `ape_eager_attention`, uncached."""
     prompt, facts, view = result["prompt"], result["mask"], result["results"][0]["views"][0]
     ids, chosen, logprobs = list(prompt["token_ids"]), [], []
+    whole = bias(
+        facts["strategy"], prompt_tokens(prompt["segments"], answers=new_tokens - 1), [1.0] * len(view["weights"])
+    )
     for t in range(new_tokens):
         tokens = prompt_tokens(prompt["segments"], answers=t)
         fusing = torch.tensor([fuses(facts["strategy"], token) for token in tokens])
@@ -295,7 +300,7 @@ def decode_ape(model: Any, result: Mapping[str, Any], temperature: float, scale:
         out = model(
             input_ids=torch.tensor([ids]),
             position_ids=torch.tensor([places]),
-            attention_mask=bias(facts["strategy"], tokens, [1.0] * len(view["weights"])),
+            attention_mask=whole[:, :, : len(ids), : len(ids)],
             use_cache=False,
             ape=(temperature, scale, felt, context, fusing),
         )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import browser_support
 import pytest
+from hosting import Site
 from load import Met, load, mark, requests_of
 
 
 @pytest.fixture(scope="module")
-def met() -> Met:
-    with browser_support.serve() as url:
-        return load(url, clients=6, seconds=120, most=4)
+def met(local: Site) -> Met:
+    return load(f"{local.url}/", clients=4, seconds=300, most=2)
 
 
 def test_all_are_answered_as_if_they_were_alone(met: Met) -> None:
-    assert met.is_clean and len(met.seconds) == 6 * 4, "\n".join(met.lines())
+    assert met.is_clean and len(met.seconds) == 4 * 2, "\n".join(met.lines())
 
 
 def test_who_waits_is_told_a_place_in_the_queue(met: Met) -> None:
-    assert 1 <= met.deepest <= 6
+    assert 1 <= met.deepest <= 4
 
 
 def test_a_leak_or_a_wrong_answer_would_be_seen() -> None:

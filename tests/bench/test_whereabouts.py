@@ -24,7 +24,7 @@ def test_our_functions_are_named_with_what_they_call(lm: LanguageModel) -> None:
 
     packages, functions = profile(work)
     names = {each.name: each.share for each in functions}
-    assert 0.5 < names["ask.stream"] <= names["ask.ask"] <= 1.01, names  # two clocks
+    assert 0.5 < names["ask.stream"] <= names["ask.ask"] < 1.5, names  # two clocks, which part on a busy machine
     assert {"torch", "torch operators", "transformers", "flexdemo"} & {each.name for each in packages}
 
 

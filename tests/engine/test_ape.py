@@ -37,10 +37,14 @@ def ape_model() -> Any:
     return model
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
-@pytest.mark.parametrize("strategy", ["segment", "anchor", "late_fusion", "causal", "bidirectional", *oracle.OWN_MASKS])
+STRATEGIES = ("segment", "anchor", "late_fusion", "causal", "bidirectional", *oracle.OWN_MASKS)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backend"), [*((each, "sdpa") for each in STRATEGIES), ("late_fusion", "flex-eager")]
+)
 def test_flex_with_temperature_and_scale_is_the_oracles(
-    prepared: Callable[..., LanguageModel], ape_model: Any, backend: str, strategy: str
+    prepared: Callable[..., LanguageModel], ape_model: Any, strategy: str, backend: str
 ) -> None:
     ours = prepared("llama", backend)
     options = {"mask": strategy, "weights": [1, 3, 2], "max_new_tokens": 6}
@@ -121,7 +125,7 @@ def test_impossible_numbers_are_refused(lm: LanguageModel, bad: float) -> None:
         ask(lm, A, OTHERS, ape_scale=bad)
 
 
-@pytest.mark.parametrize("values", [(0.01, 0.01), (0.01, 100), (100, 0.01), (100, 100)])
+@pytest.mark.parametrize("values", [(0.01, 100), (100, 0.01)])
 def test_both_ends_of_the_range_are_finite_and_the_same_on_every_backend(
     prepared: Callable[..., LanguageModel], values: tuple[float, float]
 ) -> None:

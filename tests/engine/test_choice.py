@@ -228,15 +228,22 @@ def test_with_one_model_nothing_is_to_be_chosen(lm: LanguageModel) -> None:
 # As it is started
 
 
-def test_app_starts_with_several(tmp_path: Path) -> None:
-    folder, log = tmp_path / "random", tmp_path / "log"
+def test_app_starts_with_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "random"
     models.random_model("llama").save_pretrained(folder)
     models.tokenizer().save_pretrained(folder)
-    with browser_support.serve("--models", f"facts=bundled,random={folder}", log=log) as url:
-        client = Client(url, verbose=False)
+    monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
+    args = app.make_parser().parse_args(["--models", f"facts=bundled,random={folder}"])
+    demo, _, _ = app.start(args, "127.0.0.1", browser_support.free_port())
+    try:
+        client = Client(demo.local_url, verbose=False)
         assert client.predict(api_name="/methods")["models"] == ["facts", "random"]
         asked = {"question": QUESTION, "api_name": "/generate"}
         assert client.predict(**asked)["results"][0]["answer"] == "Lima"
         assert client.predict(**asked, model="random")["model"] == str(folder)
-    said = log.read_text(encoding="utf-8")
+    finally:
+        demo.close(verbose=False)
+    said = capsys.readouterr().err
     assert "model facts: tinyqa, 0.03 GB of weights in float32 on cpu" in said and "model random: " in said

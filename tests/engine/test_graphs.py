@@ -56,13 +56,14 @@ def test_requests_over_kept_memory_are_those_over_their_own(
     """Different questions in turns: what one left behind would show in the next."""
     ours, capture = replaying(lm)
     asked = {"methods": ("all",), "max_new_tokens": 5, "candidates": 3, **options}
+    questions = ((QUESTION, OTHERS), ("Who wrote Faust?", OTHERS[::-1]), (QUESTION, OTHERS[1:] * 2))
+    theirs = [ask(lm, *question, **asked) for question in questions]
+    if "ape_scale" not in options:
+        for name, (view, reference) in oracle.decode_views(plain, theirs[1].to_dict()).items():
+            assert list(view["token_ids"]) == reference.token_ids, name
     for _ in range(3):
-        for question, others in ((QUESTION, OTHERS), ("Who wrote Faust?", OTHERS[::-1]), (QUESTION, OTHERS[1:] * 2)):
-            mine = ask(ours, question, others, **asked)
-            same(mine, ask(lm, question, others, **asked))
-            if "ape_scale" not in options:
-                for name, (view, reference) in oracle.decode_views(plain, mine.to_dict()).items():
-                    assert list(view["token_ids"]) == reference.token_ids, name
+        for question, expected in zip(questions, theirs, strict=True):
+            same(ask(ours, *question, **asked), expected)
     assert capture.replayed > 3 * capture.captured > 0
 
 

@@ -59,8 +59,8 @@ def alone(data: Path, kind: str, output: Path) -> list[dict[str, Any]]:
 
 
 @needs_gloo
-@pytest.mark.parametrize("kind", ["llama", "qwen2_moe"])
-def test_half_a_model_each_writes_what_one_process_writes(data: Path, kind: str, tmp_path: Path) -> None:
+def test_half_a_model_each_writes_what_one_process_writes(data: Path, tmp_path: Path) -> None:
+    kind = "qwen2_moe"  # with a llama, the next test
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     want = alone(data, kind, one)
     said = finished(run(*evaluated(data, kind, two, "--tensor-parallel"), launcher=TWO))

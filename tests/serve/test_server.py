@@ -212,14 +212,6 @@ def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-def test_sigterm_ends_an_idle_server_at_once() -> None:
-    with process() as (running, _):
-        code, _, log = stopped(running)
-    assert code == 0 and [each["event"] for each in log] == ["started", "stopping", "stopped"]
-    assert log[-1]["unfinished"] == 0
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 def test_sigterm_lets_a_running_answer_end() -> None:
     with process("--grace", "30", code=SLOW) as (running, url):
         client = Client(url, verbose=False)

@@ -283,7 +283,10 @@ sys.exit(app.main(["--port", "0"]))
 
 @pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed (pip install spaces)")
 def test_a_space_on_the_cpu_answers(tmp_path: Any) -> None:
-    """As a Space starts it: python app.py as __main__, the address in the environment, the Space's own variables."""
+    """As a Space starts it: python app.py as __main__, the address in the environment, the Space's own variables.
+
+    Idle it waits for nobody when it is told to stop.
+    """
     port = browser_support.free_port()
     env = {**os.environ, "SYSTEM": "spaces", "SPACE_ID": "some/space", "SPACE_HOST": "some-space.hf.space",
            "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1",
@@ -297,8 +300,11 @@ def test_a_space_on_the_cpu_answers(tmp_path: Any) -> None:
         assert answered["results"][0]["answer"] == "Lima"
     finally:
         running.terminate()
-        out, _ = running.communicate(timeout=30)
+        out, _ = running.communicate(timeout=120)
     assert "Traceback" not in out and running.returncode == 0, out
+    log = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert [each["event"] for each in log] == ["started", "request", "stopping", "stopped"], out
+    assert (log[-2]["running"], log[-1]["unfinished"]) == (0, 0)
 
 
 def test_an_error_that_ended_the_worker_is_told_with_an_id(
