@@ -174,13 +174,13 @@ def run_record(args: argparse.Namespace) -> None:
     check_output(args.output, (".json",))
     examples = _examples(args.examples or EXAMPLES)
     from ..answers.ask import ask
-    from ..answers.recording import check_date, dumps, record
+    from ..answers.recording import check_date, record
 
     date = args.date or datetime.date.today().isoformat()
     check_date(date)
     lm = _load(args)
     ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
-    text = dumps(record(lm, examples, date=date))
+    text = record(lm, examples, date=date)
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"wrote {args.output}: {len(examples)} examples, {len(text.encode()):,} bytes")
 
