@@ -89,10 +89,15 @@ def mask_dict(prompt: SegmentedPrompt, strategy: str, positions: str, against: s
 
 @dataclass(frozen=True)
 class Encoding:
-    """Mask (a strategy or one of your own) + position scheme: one prefill, one KV cache."""
+    """Mask (a strategy or one of your own) + position scheme: one prefill, one KV cache.
+
+    `shift` and `highest` are the engine's: what it adds to every position, and the highest one that it then allows.
+    """
 
     strategy: str = "segment"
     positions: str = "aligned"
+    shift: int = 0
+    highest: int | None = None
 
 
 @dataclass(frozen=True)

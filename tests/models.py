@@ -118,6 +118,7 @@ ODD: dict[str, tuple[dict, str]] = {
     "gptj": ({"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 4}, "AttentionInterface"),
     "stablelm": ({}, "does not pass the mask on"),
     "doge": ({}, "mask of its own"),
+    "dory": ({}, "not with a cache"),
     "bert": ({}, "not plainly causal"),
     "roberta": ({"is_decoder": True}, "positions"),
     "bart": (

@@ -19,8 +19,10 @@ from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts
 from ..request import Request, parameters_of
 from .confidence import confidence_weights, measure_confidence
 from .methods import SEGMENT, Method, _alone, check_names
-from .metrics import answer_text
+from .metrics import answer_text, is_reasoning
 from .result import Candidate, MethodResult, Result, ViewResult
+
+STILL_REASONING = "the model was still reasoning after {} tokens, which is no answer: give it more (max_new_tokens)"
 
 
 def _side(scheme: Scheme) -> Method:
@@ -153,9 +155,12 @@ def stream(
     facts = {encoding: mask_facts(prompt, encoding)}
 
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
+        views = [view for each in results for view in each.views] if done else []
+        thinks = any(is_reasoning(view.generation, thinking=prompt.opens_thinking) for view in views)
+        notes = (*lm.notes, *([STILL_REASONING.format(request.max_new_tokens)] if thinks else []))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         told = (facts[encoding], prompt, prompt.position_ids(request.positions), results[: len(chosen)], seconds, done)
-        return Result(*where, *told, ape, confidence, request, results[len(chosen) :], lm.notes)
+        return Result(*where, *told, ape, confidence, request, results[len(chosen) :], notes)
 
     if request.by_confidence:
         sampling = time.perf_counter()

@@ -8,7 +8,7 @@ import torch
 from ..engine.attention import BACKENDS, Plan
 from ..engine.cache import branch
 from ..engine.model import LanguageModel
-from ..engine.reading import arrange, encode, forward, on_devices, row_biases
+from ..engine.reading import arrange, encode, forward, on_devices, row_biases, settled
 from ..engine.recorders import HeadRecorder
 from ..errors import InputError
 from ..plan import Encoding, fused_view
@@ -43,6 +43,7 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
     if length > MOST_TOKENS:
         raise InputError(f"attention is shown for at most {MOST_TOKENS} tokens, not for {length}: shorten the prompt")
     view = fused_view(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
+    view = settled(lm, prompt, view, 1)
     slots = arrange([prompt], 1, BACKENDS[lm.backend].multiple)
     biases = row_biases(slots, [view], [0])
 

@@ -39,10 +39,15 @@ def answer_text(generation: str, *, thinking: bool = False) -> str:
     The answer of a model that reasons is what follows its last `</think>`; reasoning that was not ended, because the
     model began it or (`thinking`) the prompt did, is no answer: "".
     """
-    _, closed, rest = generation.rpartition(THOUGHT)
-    if not closed and (thinking or generation.lstrip().startswith(THINK)):
+    if is_reasoning(generation, thinking=thinking):
         return ""
+    rest = generation.rpartition(THOUGHT)[2]
     return next((line.strip() for line in rest.splitlines() if line.strip()), "")
+
+
+def is_reasoning(generation: str, *, thinking: bool = False) -> bool:
+    """Whether a generation ends in the midst of the model's reasoning."""
+    return THOUGHT not in generation and (thinking or generation.lstrip().startswith(THINK))
 
 
 def normalise(text: str) -> str:

@@ -91,6 +91,8 @@ def _off(question: str, draft: str) -> str:
             return "is no question"
     if _names(draft) - {word.casefold() for word in re.findall(r"\w+", question)}:
         return "brought a name or number in"
+    if not {"how", "why"}.isdisjoint(set(words(draft)) - set(words(question))):
+        return "asks for something else"
     asked = [word for word in words(question) if word not in PLAIN_WORDS | _names(question)]
     kept = {word[:4] for word in words(draft)}
     return "" if 2 * sum(word[:4] in kept for word in asked) >= len(asked) else "lost what is asked for"

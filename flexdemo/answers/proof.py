@@ -177,7 +177,10 @@ def _logits(model: PreTrainedModel, lm: LanguageModel, prompt: SegmentedPrompt, 
     count = len(answer.token_ids)
     ids = [*prompt.token_ids, *answer.token_ids[:-1]]
     positions = _positions(prompt, answer.mask["positions"])
-    positions += range(positions[-1] + 1, positions[-1] + count)
+    turn, end = lm.turn, positions[-1] + 1
+    positions += range(end, end + count - 1)
+    if turn is not None:  # the side of LongRoPE's switch on which the prompt lies is kept for its answer
+        positions = [place + (turn if end > turn else -count) for place in positions]
     bias = dense_bias(prompt, answer.mask["strategy"], answer.views[0].weights, answers=count - 1)
     keep = {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     out = model(

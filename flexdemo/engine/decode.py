@@ -11,15 +11,26 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..plan import Stream
+from ..plan import Stream, View
 from ..prompt import SegmentedPrompt, decode_ids
 from ..request import Decoding
 from .attention import UnsupportedModelError
-from .cache import Download, branch, upload
+from .cache import Download, SlotCache, branch, upload
 from .fast.compiled import Scores
-from .fast.rows import Queries, Rows, Steps
+from .fast.rows import Abreast, Queries, Rows, Steps
 from .model import LanguageModel
-from .reading import Prefill, arrange, check_recorded, key_groups, multiple_of, on_devices, prefill, row_biases
+from .reading import (
+    Prefill,
+    Slots,
+    arrange,
+    check_recorded,
+    key_groups,
+    multiple_of,
+    on_devices,
+    prefill,
+    row_biases,
+    settled,
+)
 from .recorders import MassRecorder
 
 
@@ -157,19 +168,51 @@ def generate(
 
     # 1. Encode: one prefill for each distinct encoding.
     slots = arrange(prompts, decoding.max_new_tokens, multiple_of(lm))
-    views = [view for stream in streams for view in stream.views]
     owners = [i for i, stream in enumerate(streams) for _ in stream.views]
+    row_prompts = [streams[i].prompt for i in owners]
+    views = [
+        settled(lm, prompts[stream.prompt], view, decoding.max_new_tokens)
+        for stream in streams
+        for view in stream.views
+    ]
     encodings = list(dict.fromkeys(view.encoding for view in views))
     read = prefill(lm, prompts, encodings, known)
     if keep is not None:
         keep(read)
 
-    # 2. Branch: one row for each view.
-    row_prompts = [streams[i].prompt for i in owners]
-    sources = [(encodings.index(view.encoding), prompt) for view, prompt in zip(views, row_prompts, strict=True)]
+    # 2. Branch: one row for each view; those that LongRoPE reads otherwise are passes of their own.
+    lanes: dict[bool, list[int]] = {}
+    for row, view in enumerate(views):
+        lanes.setdefault(view.encoding.shift > 0, []).append(row)
     caches = [read.caches[encoding] for encoding in encodings]
-    cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
+    branched = []
+    for lane in lanes.values():
+        sources = [(encodings.index(views[row].encoding), row_prompts[row]) for row in lane]
+        branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity))
     del caches, read
+    made = [
+        _rows(lm, slots, [views[row] for row in lane], [row_prompts[row] for row in lane], branched.pop(0), decoding)
+        for lane in lanes.values()
+    ]
+    states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
+    encoded = time.perf_counter() - began
+    yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
+
+    # Popped, as memory kept from an earlier request may take the place of what was made.
+    parts = [(lane, Steps(lm, made.pop(0), prompt=slots.prompt, answer=slots.answer)) for lane in lanes.values()]
+    with Abreast(parts) as steps:
+        yield from _decode(lm, prompts, steps, states, owners, decoding, began=began, encoded=encoded)
+
+
+def _rows(
+    lm: LanguageModel,
+    slots: Slots,
+    views: Sequence[View],
+    row_prompts: Sequence[int],
+    cache: SlotCache,
+    decoding: Decoding,
+) -> Rows:
+    """What the passes over some rows work on: a view each, over a prompt of `slots`."""
     biases = row_biases(slots, views, row_prompts)
     suffix, answer = (
         Queries(on_devices(lm, bias), on_devices(lm, ape))
@@ -179,23 +222,16 @@ def generate(
     if decoding.mass or decoding.detail:
         check_recorded(lm)
         recorder = MassRecorder(on_devices(lm, key_groups(slots, row_prompts)), decoding.detail)
-    ids = torch.tensor([prompts[p].token_ids[prompts[p].suffix_start :] for p in row_prompts])
+    ids = torch.tensor([slots.prompts[prompt].token_ids[slots.prompt - slots.answer :] for prompt in row_prompts])
     starts = torch.tensor([view.suffix_position for view in views])
     positions = starts[:, None] + torch.arange(ids.shape[1])  # (rows,) -> (rows, suffix)
-    rows = Rows(cache, upload(ids, lm.device), upload(positions, lm.device), suffix, answer, recorder)
-    states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
-    encoded = time.perf_counter() - began
-    yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
-
-    with Steps(lm, rows, prompt=slots.prompt, answer=slots.answer) as steps:
-        del cache, rows, suffix, answer  # memory kept from an earlier request may take their place
-        yield from _decode(lm, prompts, steps, states, owners, decoding, began=began, encoded=encoded)
+    return Rows(cache, upload(ids, lm.device), upload(positions, lm.device), suffix, answer, recorder)
 
 
 def _decode(
     lm: LanguageModel,
     prompts: Sequence[SegmentedPrompt],
-    steps: Steps,
+    steps: Abreast,
     states: Sequence[_Decoding],
     owners: Sequence[int],
     decoding: Decoding,

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..errors import BackendError, InputError
+from ..errors import BackendError, InputError, first_line, is_out_of_memory
 from ..prompt import Segment
 from . import attention
 from .attention import BACKENDS, Plan, UnsupportedModelError
 from .blocks import layout_of
-from .fast.compiled import Pass, compiled_pass, join_siblings
+from .cache import PromptCache, branch
+from .fast.compiled import Pass, call_of, compiled_pass, join_siblings, next_scores
 from .fast.graphs import Graphs
 
 
@@ -32,6 +33,7 @@ class LanguageModel:
     context_length: int | None
     window: int | None  # tokens that a sliding layer sees, None without such layers
     end_ids: frozenset[int]
+    turn: int | None = None  # from how many positions on LongRoPE takes its other factors, None without it
     notes: tuple[str, ...] = ()  # what a user should know of every answer
     load_seconds: float = 0.0
     captures: bool = False  # whether passes are replayed as CUDA graphs
@@ -94,45 +96,65 @@ def refuse_unsupported(config: Any) -> None:
 
 @torch.no_grad()
 def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...]) -> None:
-    """Route the model's attention through ours and prove on five tokens that it obeys, or raise UnsupportedModelError.
+    """Route the model's attention through ours and prove on seven tokens that it obeys, or raise UnsupportedModelError.
 
-    The tokens are a prefix and two paraphrases of two tokens that share positions. The last token's logits must be
-    those of prefix and paraphrase 2 alone, by the model's own attention: so it honours mask and positions and adds
-    nothing of its own. Changing a hidden token must not move them, changing a visible one must.
+    What runs is what a request runs: a prompt into a cache, a suffix of one token behind it, a step. The prompt is a
+    prefix and two paraphrases of two tokens that share positions; the suffix sees the second one only. Its logits, and
+    the step's, must be those of prefix, paraphrase 2 and suffix alone by the model's own attention: so the model
+    honours mask and positions and adds nothing of its own. Changing a hidden token must not move them, changing a
+    visible one must.
     """
-    runs = BACKENDS[backend]
+    runs, name = BACKENDS[backend], type(model).__name__
     length = runs.padded(5)
     pieces = (("prefix", "prefix", 0, 1), ("P1", "paraphrase", 1, 3), ("P2", "paraphrase", 3, 5))
     layout = layout_of("segment", [Segment(*piece, "") for piece in pieces], pads=length - 5)
     masks = {device: runs.prompt_mask(layout.to(device)) for device in devices}
     entry = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
-    tokens = [(3 + i) % vocabulary for i in range(5)] + [0] * (length - 5)
-    positions = torch.tensor([[0, 1, 2, 1, 2, *[0] * (length - 5)]], device=entry)
+    tokens = [(3 + i) % vocabulary for i in range(7)]
+
+    def ids(*row: int) -> Tensor:
+        return torch.tensor([row], device=entry)
 
     def logits(changed: int | None) -> Tensor:
+        """Of the suffix and of the step, (2, V)."""
         row = [(t + 7) % vocabulary if i == changed else t for i, t in enumerate(tokens)]
-        ids, plan = torch.tensor([row], device=entry), Plan(backend, masks)
-        return model(input_ids=ids, position_ids=positions, segment_plan=plan, use_cache=False).logits[0, 4].float()
+        read, places = PromptCache(), ids(0, 1, 2, 1, 2, *[0] * (length - 5))
+        call = call_of(model)
+        next_scores(model, ids(*row[:5], *[0] * (length - 5)), places, Plan(backend, masks), read, call)
+        cache = branch([read], [(0, 0)], length=length, capacity=runs.padded(length + 2))
+        bias = torch.full((1, 1, 1, cache.layers[0].get_max_length()), -torch.inf)
+        bias[..., [0, 3, 4]] = 0
+        told = []
+        for i, slot in ((5, length), (6, length + 1)):
+            bias[..., slot] = 0
+            cache.point(slot, slot + 1)
+            plan = Plan(backend, {device: bias.to(device) for device in devices})
+            told.append(next_scores(model, ids(row[i]), ids(i - 2), plan, cache, call).logits[0])
+        return torch.stack(told)
 
-    name = type(model).__name__
     model.set_attn_implementation("eager")
-    alone = torch.tensor([[tokens[0], tokens[3], tokens[4]]], device=entry)
-    own = model(input_ids=alone, use_cache=False).logits[0, 2].float()
+    own = model(input_ids=ids(tokens[0], *tokens[3:]), use_cache=False).logits[0, 3:].float()
     model.set_attn_implementation(attention.NAME)
     try:
         base, hidden, visible = logits(None), logits(1), logits(3)
-    except TypeError as error:
-        raise UnsupportedModelError(f"{name} does not pass our mask on to its attention ({error})") from error
+    except InputError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UnsupportedModelError(
+            f"{name} does not pass our mask on to its attention, or not with a cache ({first_line(error)})"
+        ) from error
     if not torch.isfinite(base).all():
         raise UnsupportedModelError(f"{name} gives logits that are not finite under our mask")
-    moved = (base - visible).abs().max()
-    if moved == 0:
+    moved = (base - visible).abs().amax(dim=-1)
+    if not moved.all():
         raise UnsupportedModelError(f"{name} does not see a token that the mask shows: some layer attends another way")
-    if (base - hidden).abs().max() > 0.02 * moved:
+    if ((base - hidden).abs().amax(dim=-1) > 0.02 * moved).any():
         raise UnsupportedModelError(f"{name} lets a token see what the mask hides: some layer attends another way")
     # In half precision only a gross difference is no rounding (and routers of experts may flip on a tie).
-    if (base - own).abs().max() > (0.02 if model.dtype == torch.float32 else 0.5) * moved:
+    if ((base - own).abs().amax(dim=-1) > (0.02 if model.dtype == torch.float32 else 0.5) * moved).any():
         raise UnsupportedModelError(
             f"{name} reads a paraphrase in a packed prompt otherwise than alone: its attention is not plainly causal, "
             "or it takes positions from the tokens' order"
@@ -187,6 +209,7 @@ def prepare(
         context_length=getattr(text, "max_position_embeddings", None),
         window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
         end_ids=frozenset(flat),
+        turn=_turn(text),
         notes=_not_applied(generation),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
@@ -211,11 +234,20 @@ def _not_applied(generation: Any) -> tuple[str, ...]:
     return (f"not applied, though the model's generation_config asks for it: {', '.join(told)}",) if told else ()
 
 
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """The settings of the rotary embeddings: one, or one for each type of layer."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [rope, *(each for each in rope.values() if isinstance(each, dict))]
+
+
+def _turn(config: Any) -> int | None:
+    long = [rope for rope in _ropes(config) if rope.get("rope_type") == "longrope"]
+    return min((rope["original_max_position_embeddings"] for rope in long), default=None)
+
+
 def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:
     """Whether a forward pass can be replayed as a CUDA graph: one GPU, and nothing that depends on values."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kinds = {rope.get("rope_type", "default")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
-    looks_at_positions = bool(kinds & {"dynamic", "longrope"})
+    looks_at_positions = any(rope.get("rope_type") in ("dynamic", "longrope") for rope in _ropes(config))
     routes_tokens = any(
         getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")
     )

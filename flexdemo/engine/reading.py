@@ -121,7 +121,7 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     """What follows the last token of each row; fills the cache."""
     # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
     run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
-    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(type(lm.model)))
+    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
 
 
 def check_recorded(lm: LanguageModel) -> None:
@@ -147,7 +147,9 @@ def encode(
     for row, prompt in enumerate(prompts):
         n = prompt.suffix_start
         ids[row, :n] = torch.tensor(prompt.token_ids[:n])
-        positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n])
+        positions[row, :n] = torch.tensor(prompt.position_ids(encoding.positions)[:n]) + encoding.shift
+    if encoding.highest is not None:  # what lies beyond belongs to wordings, or prompts, that no view of it sees
+        positions.clamp_(max=encoding.highest)
     masks = [Mask.over(encoding.strategy, prompt.segments) for prompt in prompts]
     layout = lay_out(masks, [prompt.segment_ids[: prompt.suffix_start] for prompt in prompts], length)
     # A token that sees later ones must be read in one pass with them.
@@ -177,6 +179,23 @@ def _read(
         masks = {device: backend.prompt_mask(layout.until(stop), start=start) for device, layout in layouts.items()}
         forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
     return cache
+
+
+def settled(lm: LanguageModel, prompt: SegmentedPrompt, view: View, new_tokens: int) -> View:
+    """The view at positions of which LongRoPE makes what it would of the view's own prompt, whatever is read with it.
+
+    It chooses its factors by the largest position of a pass, and rotary positions are relative: shifted ones change
+    nothing else. The factors of the prompt are kept for its answer.
+    """
+    if lm.turn is None:
+        return view
+    end = view.suffix_position + len(prompt.segments[-1])
+    if end > lm.turn:
+        shift, highest = lm.turn, None
+    else:
+        shift, highest = (-new_tokens if end + new_tokens > lm.turn else 0), lm.turn - 1
+    encoding = replace(view.encoding, shift=shift, highest=highest)
+    return replace(view, encoding=encoding, suffix_position=view.suffix_position + shift)
 
 
 @torch.no_grad()
@@ -261,7 +280,8 @@ class Reading:
         if len(read.prompts) != 1 or len(read.prompts[0]) > self.most_tokens:
             self.prefill = None
             return
-        caches = {encoding: cache for encoding, cache in read.caches.items() if encoding in encodings}
+        wanted = {(each.strategy, each.positions) for each in encodings}
+        caches = {each: cache for each, cache in read.caches.items() if (each.strategy, each.positions) in wanted}
         self.prefill = replace(read, caches=caches)
 
 

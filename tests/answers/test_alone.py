@@ -76,3 +76,5 @@ def test_reasoning_that_the_prompt_begins_is_no_answer() -> None:
     result = ask(ours, WORDINGS[0], WORDINGS[1:], methods=("origin", "vote"), max_new_tokens=5)
     for told in result.results:
         assert told.generation and told.answer == "" and all(view.answer == "" for view in told.views)
+    (note,) = result.to_dict()["notes"]
+    assert note.startswith("the model was still reasoning after 5 tokens")

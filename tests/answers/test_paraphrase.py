@@ -25,6 +25,7 @@ DRAFTS = [
     (PERU, "What is the capital of that country?", LOST),
     (PERU, "Which city is the capital of Peru?", ""),
     (PERU, "Can you tell me where the capital of Peru is?", ""),
+    (PERU, "May I ask, how does the capital of Peru differ?", "asks for something else"),
     (HAMLET, "Who wrote Hamlet by William Shakespeare?", BROUGHT),
     (HAMLET, "The English language is very complex, and who wrote Hamlet is a joke.", NO_QUESTION),
     (HAMLET, "What is the name of the protagonist of Hamlet?", "lost what is asked for"),

@@ -47,6 +47,7 @@ def test_bundled_model_answers_from_any_directory_offline(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     answers = {result["method"]: result["answer"] for result in json.loads(done.stdout)["results"]}
     assert answers == dict.fromkeys(METHODS, "Lima")
+    assert done.stderr == ""  # no warning of any library
     assert not list(tmp_path.glob("*.json"))
 
 

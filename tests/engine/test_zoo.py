@@ -13,7 +13,10 @@ import torch
 from test_model import assert_property_3, assert_property_4
 
 from flexdemo.answers.ask import ask
+from flexdemo.answers.proof import prove
 from flexdemo.answers.result import Result
+from flexdemo.data.evaluate import Settings, answer, prepare_questions
+from flexdemo.data.records import Record
 from flexdemo.engine.attention import UnsupportedModelError
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.prompt import build_prompt
@@ -113,6 +116,27 @@ def test_a_window_longer_than_prompt_and_answer_hides_nothing(
     assert_property_10(plain, result)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gemma4_text", {"num_kv_shared_layers": 2}),
+        (
+            "gemma3n_text",
+            {"num_kv_shared_layers": 1, "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8,
+             "intermediate_size": 48, "altup_num_inputs": 2, "laurel_rank": 4,
+             "activation_sparsity_pattern": [0.0] * 3},
+        ),
+    ],
+)  # fmt: skip
+def test_layers_that_share_keys_get_all_their_queries(kind: str, changes: dict, tokenizer: Any) -> None:
+    changes = {**changes, "layer_types": ["full_attention"] * 3}
+    lm = prepare(models.random_model(kind, **changes), tokenizer, name=kind)
+    plain = models.random_model(kind, **changes)
+    result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, result)
+    assert_property_10(plain, result)
+
+
 def test_tied_embeddings_and_attention_biases_work(
     prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any]
 ) -> None:
@@ -121,6 +145,55 @@ def test_tied_embeddings_and_attention_biases_work(
     result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=NEW_TOKENS)
     assert_property_9(plain, result)
     assert_property_10(plain, result)
+
+
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64, "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 3.0, 9.0, 20.0],
+}  # fmt: skip
+LONG = "Which city, of all the cities there are in the country and by the river, is the capital of Peru, please?"
+
+
+@pytest.fixture(scope="module")
+def longrope(tokenizer: Any) -> tuple[LanguageModel, Any]:
+    """Other rotary factors from 65 positions on, and the model as transformers runs it."""
+    ours, plain = (models.random_model("phi3", rope_parameters=LONGROPE) for _ in range(2))
+    return prepare(ours, tokenizer, name="phi3"), plain
+
+
+@pytest.mark.parametrize("others", [OTHERS, [*OTHERS, LONG], [LONG, f"{LONG} {LONG}"]], ids=["short", "both", "long"])
+def test_longrope_is_decided_for_each_view(longrope: tuple[LanguageModel, Any], others: list[str]) -> None:
+    """Every answer is `generate`'s on its own prompt, and the same whichever methods run beside it."""
+    lm, plain = longrope
+    together = ask(lm, QUESTION, others, methods=("all",), max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, together)
+    for result in together.results:
+        (alone,) = ask(lm, QUESTION, others, methods=(result.method,), max_new_tokens=NEW_TOKENS).results
+        assert alone.token_ids == result.token_ids, result.method
+        assert alone.logprobs == pytest.approx(result.logprobs, abs=1e-5)
+    proof = prove(lm, together)
+    assert proof.ok, proof
+
+
+def test_longrope_keeps_the_side_of_the_prompt_while_the_answer_grows(longrope: tuple[LanguageModel, Any]) -> None:
+    """An answer that crosses the switch: the factors of its prompt, as a model without a switch would have them."""
+    lm, _ = longrope
+    fixed = {**LONGROPE, "long_factor": LONGROPE["short_factor"]}
+    without = prepare(models.random_model("phi3", rope_parameters=fixed), lm.tokenizer, name="phi3")
+    crossing = [ask(each, QUESTION, OTHERS, max_new_tokens=80) for each in (lm, without)]
+    flex = crossing[0]["flex"]
+    assert flex.views[0].suffix_position < 64 < flex.views[0].suffix_position + len(flex.token_ids)
+    assert crossing[0]["flex"].token_ids == crossing[1]["flex"].token_ids
+
+
+def test_longrope_does_not_depend_on_the_batch(longrope: tuple[LanguageModel, Any]) -> None:
+    settings = Settings(("flex", "origin", "causal"), max_new_tokens=NEW_TOKENS)
+    records = [Record("1", QUESTION, ("x",), tuple(OTHERS)), Record("2", LONG, ("x",), (f"{LONG} {LONG}",))]
+    asked, _ = prepare_questions(longrope[0], records, settings)
+    together = answer(longrope[0], asked, settings)
+    for i, question in enumerate(asked):
+        (alone,) = answer(longrope[0], [question], settings)
+        assert [row.generation for row in together[i]] == [row.generation for row in alone]
 
 
 @pytest.mark.parametrize(

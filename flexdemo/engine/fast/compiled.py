@@ -42,20 +42,29 @@ class Scores(NamedTuple):
 
 
 class Call(NamedTuple):
-    """How a class of models is called: its name for the KV cache, and what makes it tell the last token's logits only.
+    """How a model is called: its name for the KV cache, and what makes it tell the last token's logits only.
 
     `past_key_values` is called `cache` in newer classes of transformers, which warn of the old name.
     """
 
     cache: str
-    keep: Mapping[str, int]
+    keep: Mapping[str, int | Tensor]
 
 
 @functools.cache
-def call_of(kind: type[PreTrainedModel]) -> Call:
-    parameters = inspect.signature(kind.forward).parameters
+def _parameters(kind: type[PreTrainedModel]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def call_of(model: PreTrainedModel) -> Call:
+    parameters = _parameters(type(model))
     name = "cache" if "cache" in parameters else "past_key_values"
-    return Call(name, {"logits_to_keep": 1} if "logits_to_keep" in parameters else {})
+    if "logits_to_keep" not in parameters:
+        return Call(name, {})
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        # For a number it would cut the queries of its last layers, which share keys, and not our mask; not for a place.
+        return Call(name, {"logits_to_keep": torch.full((1,), -1, device=model.get_output_embeddings().weight.device)})
+    return Call(name, {"logits_to_keep": 1})
 
 
 Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Call], Scores]

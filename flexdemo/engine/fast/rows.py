@@ -200,3 +200,51 @@ class Steps:
         if self._keeps(self._rows):
             graphs = [replay for replay in self._rows.replays.values() if replay is not None]
             self.lm.graphs.keep(self._rows.key(), self._rows, [*self._rows.tensors(), *graphs])
+
+
+class Abreast:
+    """The Steps of parts of a batch as those of all its rows: parts are rows that no one pass may hold together."""
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], Steps]]) -> None:
+        self._parts = list(parts)  # which rows of the batch, and their passes
+
+    def __enter__(self) -> Abreast:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for _, steps in self._parts:
+            steps.__exit__(kind, error, at)
+
+    def read_suffix(self) -> Outcome:
+        return self._joined([steps.read_suffix() for _, steps in self._parts])
+
+    def run(self, tokens: Tensor) -> Outcome:
+        if len(self._parts) == 1:
+            return self._parts[0][1].run(tokens)
+        return self._joined([steps.run(tokens[list(rows)]) for rows, steps in self._parts])
+
+    def select(self, rows: Sequence[int]) -> None:
+        kept = []
+        for own, steps in self._parts:
+            places = [place for place, row in enumerate(rows) if row in own]
+            if not places:
+                steps.__exit__(None, None, None)
+                continue
+            if len(places) < len(own) or len(self._parts) == 1:
+                steps.select([own.index(rows[place]) for place in places])
+            kept.append((places, steps))
+        self._parts = kept
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> Outcome:
+        """Outcomes of the parts as one, in the order of the batch's rows."""
+        if len(outcomes) == 1:
+            return outcomes[0]
+        order = [row for rows, _ in self._parts for row in rows]
+        index = [order.index(row) for row in range(len(order))]
+        scores = Scores(*(torch.cat(each)[index] for each in zip(*(out.scores for out in outcomes), strict=True)))
+        masses, attention = [out.mass for out in outcomes], [out.attention for out in outcomes]
+        return Outcome(
+            scores,
+            None if masses[0] is None else torch.cat(masses, dim=1)[:, index],
+            None if attention[0] is None else torch.cat(attention)[index],
+        )
