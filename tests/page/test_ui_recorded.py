@@ -65,7 +65,7 @@ def test_a_recording_belongs_to_an_example_with_the_same_wordings_only(recording
 def test_what_is_shown_says_that_it_was_recorded_and_with_what(
     recordings: list[Recorded], bundled: LanguageModel, lm: LanguageModel
 ) -> None:
-    recorded = replace(recordings[2], date="2026-01-31")
+    recorded = replace(recordings[8], date="2026-01-31")
     last = recorded_run(recorded, METHODS_SHOWN)
     flex, causal = cards_html(last)
     assert f">{parts.escape(recorded.result['flex'].answer)}</div>" in flex and "· recorded" in flex
