@@ -41,7 +41,7 @@ from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
-    from hosting import local, space, space_client  # noqa: F401 (fixtures)
+    from hosting import client, local, space, space_client  # noqa: F401 (fixtures)
 
 QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")

@@ -8,13 +8,29 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..prompt import THINK, THOUGHT
 
+# What an answer can be judged by: the name that people give, what it says of an answer.
+SCORES: Mapping[str, str] = MappingProxyType(
+    {
+        "exact": "it equals a right answer, both in their normal form",
+        "contains": "a right answer occurs in it, as whole words",
+        "f1": "words shared with a right answer (SQuAD's F1)",
+        "lemma": "the lemmas of a right answer occur in it, in order (needs simplemma or spaCy)",
+    }
+)
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"  # letters to Unicode, as in Hawai\u02bbi
+_STRESS = "\u0300\u0301"  # all that Cyrillic leaves out: й is another letter than и
+_POINTS = range(10, 36)  # combining classes of Hebrew and Arabic vowel points, which most texts leave out
+# Scripts without spaces between words, or with endings written onto them: a character counts as a word.
+_UNSPACED = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
 def answer_text(generation: str, *, thinking: bool = False) -> str:
@@ -31,9 +47,48 @@ def answer_text(generation: str, *, thinking: bool = False) -> str:
 
 def normalise(text: str) -> str:
     """Lower case without accents, punctuation, articles and extra spaces (SQuAD's rule, https://arxiv.org/abs/1606.05250,
-    with accents dropped as well)."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split())
+    for all scripts). Marks that make another letter stay: those of kana, of Indic and Thai writing."""
+    if text.isascii():
+        return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    spaced = "".join(" " if c in "\u2014\u2015" else c for c in text if unicodedata.category(c) != "Sk")
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", spaced).casefold())
+    kept, script = [], ""
+    for c in folded:
+        category = unicodedata.category(c)
+        if category == "Mn":
+            if not _is_accent(c, script):
+                kept.append(c)
+            continue
+        script = unicodedata.name(c, "").partition(" ")[0]
+        if category[0] != "P" and category not in ("Sc", "Sk", "Sm", "Cf") and c not in _APOSTROPHES:
+            kept.append(c)
+    return " ".join(_ARTICLES.sub(" ", unicodedata.normalize("NFC", "".join(kept))).split())
+
+
+def _is_accent(mark: str, script: str) -> bool:
+    """Whether a combining mark behind a letter of a script may be left out in writing."""
+    return (
+        script in ("LATIN", "GREEK")
+        or (script == "CYRILLIC" and mark in _STRESS)
+        or unicodedata.combining(mark) in _POINTS
+    )
+
+
+def words(text: str) -> list[str]:
+    """Words of a text's normal form; single characters, with their marks, where a script has no spaces."""
+    found: list[str] = []
+    for chunk in normalise(text).split():
+        found.append("")
+        alone = False  # whether the character before is a word
+        for c in chunk:
+            mark = unicodedata.category(c)[0] == "M"
+            single = not mark and unicodedata.name(c, "").startswith(_UNSPACED)
+            if found[-1] and not mark and (single or alone):
+                found.append(c)
+            else:
+                found[-1] += c
+            alone = alone if mark else single
+    return found
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -56,14 +111,14 @@ def majority(answers: Sequence[str]) -> int:
 
 def contains(prediction: str, answers: Sequence[str]) -> bool:
     """Whether a normalised right answer occurs, as whole words, in the normalised prediction."""
-    said = f" {normalise(prediction)} "
-    return any(form and f" {form} " in said for form in map(normalise, answers))
+    said = words(prediction)
+    return any(right and _occurs(right, said) for right in map(words, answers))
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
     """Best F1, over the right answers, of the words shared with the prediction (SQuAD's): from 0 to 1."""
-    said = normalise(prediction).split()
-    return max((_f1(said, normalise(answer).split()) for answer in answers), default=0.0)
+    said = words(prediction)
+    return max((_f1(said, words(answer)) for answer in answers), default=0.0)
 
 
 def _f1(said: list[str], right: list[str]) -> float:

@@ -72,7 +72,7 @@ class Result:
     """Everything one request produced, so far or in the end (`done`). `to_dict` is the JSON of the command line.
 
     `request` is what was asked; the JSON does not repeat it. `sides` are the answers of the schemes that were asked for
-    beside the methods; the JSON names them only if there are some.
+    beside the methods, `notes` what to know of all answers; the JSON names them only if there are some.
     """
 
     model: str
@@ -89,6 +89,7 @@ class Result:
     confidence: Confidence | None = None
     request: Request | None = None
     sides: tuple[MethodResult, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def answered(self) -> tuple[MethodResult, ...]:
@@ -115,6 +116,8 @@ class Result:
             settings["confidence"] = asdict(self.confidence)
         if self.sides:
             settings["sides"] = [asdict(side) for side in self.sides]
+        if self.notes:
+            settings["notes"] = list(self.notes)
         return {
             "model": self.model,
             "device": self.device,

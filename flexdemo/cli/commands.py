@@ -83,6 +83,7 @@ def describe(result: Result) -> str:
     if result.confidence:
         shares = ", ".join(f"P{i} {share:.2f}" for i, share in enumerate(result.confidence.shares, start=1))
         lines.append(f"confidence, share of {result.confidence.samples} samples that agree: {shares}")
+    lines += [f"note: {note}" for note in result.notes]
     seconds, facts = result.seconds, result.mask
     lines.append(
         f"[{result.model} on {result.device}, {result.dtype}, backend {result.backend}; mask {facts['strategy']}, "

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.methods import resolve_methods
+from ..answers.metrics import find_lemmatiser
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
@@ -86,11 +88,18 @@ def run_paraphrase(args: argparse.Namespace) -> None:
     workers = join_workers(cpu=args.device == "cpu")
     try:
         lm = _load(args, workers)
-        _rewrite(lm, records, args.n, args, workers, args.output)
+        dropped: Counter[str] = Counter()
+        _rewrite(lm, records, args.n, args, workers, args.output, dropped)
     finally:
         workers.close()
     if workers.is_first:
-        print(f"wrote {args.output}: {len(records)} records")
+        print(f"wrote {args.output}: {len(records)} records{_told(dropped)}")
+
+
+def _told(dropped: Counter[str]) -> str:
+    """What was dropped while paraphrases were written."""
+    reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common())
+    return f"; drafts dropped: {dropped.total()} ({reasons})" if reasons else ""
 
 
 def _rewrite(
@@ -100,13 +109,18 @@ def _rewrite(
     args: argparse.Namespace,
     workers: Workers,
     output: Path | None,
+    dropped: Counter[str],
 ) -> list[Record]:
-    """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one."""
+    """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one.
+
+    `dropped` counts the drafts of this process that were no paraphrases.
+    """
     from ..data.evaluate import RECORDS, rewrite
     from ..data.workers import work_through
 
     def work(batch: Sequence[int]) -> dict[int, tuple[Record]]:
-        made = rewrite(lm, [records[i] for i in batch], n, seed=args.seed, temperature=args.temperature)
+        options = {"seed": args.seed, "temperature": args.temperature, "dropped": dropped}
+        made = rewrite(lm, [records[i] for i in batch], n, **options)
         return {i: (record,) for i, record in zip(batch, made, strict=True)}
 
     settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
@@ -138,6 +152,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     resolve_methods(args.methods)
     for path in args.report:
         check_output(path, REPORTS)
+    if args.score == "lemma" and find_lemmatiser() is None:
+        raise InputError("--score lemma needs a lemmatiser: pip install simplemma")
     if args.output is None and args.resume:
         raise InputError("--resume goes on with an --output: name it")
     workers = join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)
@@ -156,9 +172,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
                 _check_kept([args.data, args.shots_from], paraphrases_path(args.output))
                 check_run(paraphrases_path(args.output), resume=args.resume, overwrite=args.overwrite, form=RECORDS)
         lm = _load(args, workers)
-        table, facts = _evaluate(lm, records, shots, args, workers)
+        dropped: Counter[str] = Counter()
+        table, facts = _evaluate(lm, records, shots, args, workers, dropped)
         if workers.is_first:
-            _tell(table, facts, args)
+            _tell(table, facts, args, dropped)
     finally:
         workers.close()
 
@@ -179,11 +196,23 @@ def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
 
 
 def _evaluate(
-    lm: LanguageModel, records: list[Record], shots: Shots, args: argparse.Namespace, workers: Workers
+    lm: LanguageModel,
+    records: list[Record],
+    shots: Shots,
+    args: argparse.Namespace,
+    workers: Workers,
+    dropped: Counter[str],
 ) -> tuple[Any, dict[str, Any]]:
     """The results table as a frame, and what ran."""
-    from ..answers.metrics import find_lemmatiser
-    from ..data.evaluate import Settings, answer, paraphrases_path, prepare_questions, settings_dict, shorten
+    from ..data.evaluate import (
+        Settings,
+        answer,
+        paraphrases_path,
+        prepare_questions,
+        settings_dict,
+        shorten,
+        template_of,
+    )
     from ..data.table import read_table, table_frame
     from ..data.workers import work_through
 
@@ -193,7 +222,7 @@ def _evaluate(
         records = [shorten(record, n) for record in records]
     if n and any(not record.paraphrases for record in records):
         kept = None if args.output is None else paraphrases_path(args.output)
-        records = _rewrite(lm, records, n, args, workers, kept)
+        records = _rewrite(lm, records, n, args, workers, kept, dropped)
 
     fewest = min(1 + len(record.paraphrases) for record in records)
     methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
@@ -202,6 +231,7 @@ def _evaluate(
         methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
         shots,
     )  # fmt: skip
+    args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -226,17 +256,20 @@ def _evaluate(
     return (read_table(args.output) if rows is None else table_frame(rows)), facts
 
 
-def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace) -> None:
+def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace, dropped: Counter[str]) -> None:
     """Print the summary, write the reports."""
     from ..data.summary import summarise
 
-    summary = summarise(table, seed=args.seed)
+    summary = summarise(table, score=args.score, seed=args.seed)
     for path in args.report:
         write_file(path, _report_writer(path.suffix.lower(), summary, facts, args.data))
     if args.json:
-        print_json({"settings": facts, **summary.to_dict()})
+        told = {"dropped_paraphrases": dict(dropped)} if dropped else {}
+        print_json({"settings": facts, **summary.to_dict(), **told})
         return
     print(summary.markdown())
+    if dropped:
+        print(f"paraphrases written{_told(dropped)}")
     for path in (*([args.output] if args.output else []), *args.report):
         print(f"wrote {path}")
 

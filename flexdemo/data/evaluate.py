@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,16 +54,26 @@ RECORDS = Form((".jsonl",), Record, write_records)
 
 
 def rewrite(
-    lm: LanguageModel, records: Sequence[Record], n: int, *, seed: int = 0, temperature: float = 0.7
+    lm: LanguageModel,
+    records: Sequence[Record],
+    n: int,
+    *,
+    seed: int = 0,
+    temperature: float = 0.7,
+    dropped: Counter[str] | None = None,
 ) -> list[Record]:
     """Records with up to `n` paraphrases by the model, for those that have none; each has a seed of its own.
 
-    A record's paraphrases depend on its id and the seed, not on the records beside it.
+    A record's paraphrases depend on its id and the seed, not on the records beside it, and give none of its answers;
+    `dropped` counts the drafts that were none, by reason.
     """
     bare = [record for record in records if not record.paraphrases]
     seeds = [zlib.crc32(f"{seed}:{record.id}".encode()) for record in bare]
-    written = paraphrase_all(lm, [record.question for record in bare], n, seeds=seeds, temperature=temperature)
-    made = {record.id: tuple(texts) for record, texts in zip(bare, written, strict=True)}
+    questions, answers = [record.question for record in bare], [record.answers for record in bare]
+    written = paraphrase_all(lm, questions, n, seeds=seeds, answers=answers, temperature=temperature)
+    made = {record.id: tuple(each.kept.values()) for record, each in zip(bare, written, strict=True)}
+    for each in written if dropped is not None else ():
+        dropped.update(each.dropped)
     return [replace(r, paraphrases=made[r.id], weights=None) if r.id in made else r for r in records]
 
 

@@ -187,7 +187,9 @@ def _record(raw: Raw) -> Record:
     if columns.get("question") is None:
         raise InputError("no question")
     question = _text(columns["question"], "the question").strip()
-    answers = _texts(columns.get("answers"), "answer")
+    if columns.get("answers") is None:
+        raise InputError("no answers: give a list of right answers in a column 'answers'")
+    answers = _texts(columns["answers"], "answer")
     if not answers:
         raise InputError("answers is empty: give at least one right answer")
     paraphrases = () if columns.get("paraphrases") is None else _texts(columns["paraphrases"], "paraphrase")

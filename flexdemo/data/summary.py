@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..answers.metrics import majority, normalise
+from ..answers.metrics import SCORES, majority, normalise
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 REFERENCE = "causal"
 EACH = "per_prompt"  # the method whose views are the wordings alone
-SCORES = ("exact_match", "contains", "token_f1", "lemma_match", "lemma_match_both")
+COLUMNS = {"exact": "exact_match", "contains": "contains", "f1": "token_f1", "lemma": "lemma_match"}  # of SCORES
+JUDGED = (*COLUMNS.values(), "lemma_match_both")
 COSTS = ("prompt_tokens", "rows", "seconds")
-
-
+# Fields of Line beside accuracy, their titles and decimals; the first five are those of JUDGED, the last of COSTS.
+MEANS = (
+    *(("exact", "Exact", 3), ("contains", "Contains", 3), ("token_f1", "F1", 3)),
+    *(("lemma", "Lemmas", 3), ("lemma_both", "Lemmas, both ways", 3)),
+    *(("prompt_tokens", "Prompt tokens", 1), ("rows", "Rows a step", 1), ("seconds", "Seconds", 3)),
+)
 LEVEL = 95  # per cent
 CELLS = 4_000_000  # resampled questions held at once
 
@@ -44,13 +49,11 @@ def resample_indices(n: int, resamples: int, *, seed: int) -> Iterator[np.ndarra
 
 def resampled_means(scores: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
     """Mean of each column of `scores` (n, lines) over the questions of each resample, (resamples, lines)."""
-    return np.concatenate([_means(scores, draws) for draws in resample_indices(len(scores), resamples, seed=seed)])
-
-
-def _means(scores: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    n = draws.shape[1]
-    times = np.stack([np.bincount(draw, minlength=n) for draw in draws])  # how often each question was drawn
-    return times @ scores / n
+    n, means = len(scores), []
+    for draws in resample_indices(n, resamples, seed=seed):
+        times = np.stack([np.bincount(draw, minlength=n) for draw in draws])  # how often each question was drawn
+        means.append(times @ scores / n)
+    return np.concatenate(means)
 
 
 def interval(value: float, resampled: np.ndarray) -> Interval:
@@ -63,8 +66,8 @@ def interval(value: float, resampled: np.ndarray) -> Interval:
 class Line:
     """What one method, or one way to pick among single prompts (`derived`), achieved over all questions, and its cost.
 
-    Scores are shares from 0 to 1; `difference` is accuracy minus that of `causal`, None without it. Costs are means
-    for one question: tokens of its prompts, rows of the decode batch at each step, seconds.
+    Scores are shares from 0 to 1, `accuracy` that of the chosen score; `difference` is accuracy minus that of `causal`,
+    None without it. Costs are means for one question: tokens of its prompts, rows of the decode batch, seconds.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Line:
     derived: bool
     questions: int
     accuracy: Interval
+    exact: float
     contains: float
     token_f1: float
     lemma: float | None
@@ -96,6 +100,7 @@ class Summary:
     """All lines of a table, in its order, and what a reader must know about them."""
 
     questions: int
+    score: str
     seed: int
     resamples: int
     lines: tuple[Line, ...]
@@ -127,16 +132,13 @@ class Summary:
         columns: list[tuple[str, list[str]]] = [
             ("Method", [line.name for line in self.lines]),
             ("Questions", [str(line.questions) for line in self.lines]),
-            ("Accuracy", [_interval(line.accuracy) for line in self.lines]),
+            (f"Accuracy ({self.score})", [_interval(line.accuracy) for line in self.lines]),
             (f"Difference to {REFERENCE}", [_interval(line.difference, "+") for line in self.lines]),
-            ("Contains", [f"{line.contains:.3f}" for line in self.lines]),
-            ("F1", [f"{line.token_f1:.3f}" for line in self.lines]),
-            ("Lemmas", ["" if line.lemma is None else f"{line.lemma:.3f}" for line in self.lines]),
-            ("Lemmas, both ways", ["" if line.lemma is None else f"{line.lemma_both:.3f}" for line in self.lines]),
-            ("Prompt tokens", [f"{line.prompt_tokens:.1f}" for line in self.lines]),
-            ("Rows a step", [f"{line.rows:.1f}" for line in self.lines]),
-            ("Seconds", [f"{line.seconds:.3f}" for line in self.lines]),
         ]
+        for field, title, decimals in MEANS:
+            means = [getattr(line, field) for line in self.lines]
+            if field.removeprefix("token_") != self.score:
+                columns.append((title, ["" if mean is None else f"{mean:.{decimals}f}" for mean in means]))
         kept = [(name, cells) for name, cells in columns if any(cells)]
         return [name for name, _ in kept], [list(row) for row in zip(*(cells for _, cells in kept), strict=True)]
 
@@ -153,16 +155,21 @@ class Disagreement:
     right: Mapping[str, bool]
 
 
-def summarise(table: DataFrame, *, seed: int = 0, resamples: int = 10_000) -> Summary:
+def summarise(table: DataFrame, *, score: str = "exact", seed: int = 0, resamples: int = 10_000) -> Summary:
     """What the methods of a results table achieved, with intervals from `resamples` resamples of its questions.
 
-    The table has the columns of table.Row; InputError if a record lacks a row that others have, or has one twice.
+    `score`, one of SCORES, is what is called accuracy. The table has the columns of table.Row; InputError if a record
+    lacks a row that others have, or has one twice.
     """
     if resamples < 1:
         raise InputError(f"the number of resamples must be at least 1, not {resamples}")
+    if score not in SCORES:
+        raise InputError(f"unknown score {score!r}: choose from {', '.join(SCORES)}")
     ids, wordings, blocks = _blocks(table)
-    lines = _scored(blocks, wordings)
-    accuracies = np.stack([scores["exact_match"] for _, _, scores in lines], axis=1)
+    if any(np.isnan(block[COLUMNS[score]][block["there"]]).any() for block in blocks.values()):
+        raise InputError(f"the results were not judged by {score}: that needs simplemma (pip install simplemma)")
+    lines = _scored(blocks, wordings, COLUMNS[score])
+    accuracies = np.stack([scores[COLUMNS[score]] for _, _, scores in lines], axis=1)
     names = [name for name, _, _ in lines]
     against = names.index(REFERENCE) if REFERENCE in names else None
     means = resampled_means(accuracies, resamples=resamples, seed=seed)
@@ -180,10 +187,7 @@ def summarise(table: DataFrame, *, seed: int = 0, resamples: int = 10_000) -> Su
                 name not in blocks,
                 len(ids),
                 interval(accuracies[:, i].mean(), means[:, i]),
-                mean["contains"],
-                mean["token_f1"],
-                mean["lemma_match"],
-                mean["lemma_match_both"],
+                *(mean[key] for key in JUDGED),
                 difference,
                 *(mean[key] for key in COSTS),
             )
@@ -193,15 +197,17 @@ def summarise(table: DataFrame, *, seed: int = 0, resamples: int = 10_000) -> Su
         for count in np.unique(wordings)
         for those in [wordings == count]
     )
-    return Summary(len(ids), seed, resamples, tuple(made), groups, _notes(made, len(ids), resamples, seed))
+    return Summary(
+        len(ids), score, seed, resamples, tuple(made), groups, _notes(made, score, len(ids), resamples, seed)
+    )
 
 
 def _mean(values: np.ndarray) -> float | None:
     """Mean over questions; None where a score is missing, which is so for all of a run or for none."""
-    mean = float(values.mean())
-    return None if np.isnan(mean) else mean
+    return None if np.isnan(mean := float(values.mean())) else mean
 
 
+Scored = list[tuple[str, str, dict[str, np.ndarray]]]  # name, note and scores by question of lines
 Block = dict[str, Any]  # one method's scores by record and view, (n, views), NaN where a record has no such view
 
 
@@ -230,7 +236,7 @@ def _blocks(table: DataFrame) -> tuple[list[str], np.ndarray, dict[str, Block]]:
         block: Block = {"views": views, "there": np.zeros(shape, dtype=bool), "said": np.full(shape, "", dtype=object)}
         block["there"][records, columns] = True
         block["said"][records, columns] = rows["prediction"].to_numpy(dtype=object)
-        for key in (*SCORES, *COSTS):
+        for key in (*JUDGED, *COSTS):
             block[key] = np.full(shape, np.nan)
             block[key][records, columns] = rows[key].astype("Float64").to_numpy(dtype=float, na_value=np.nan)
         lacking = np.flatnonzero(~_complete(block["there"], views, method, wordings))
@@ -248,7 +254,7 @@ def _complete(there: np.ndarray, views: Sequence[str], method: str, wordings: np
     return there.sum(axis=1) == (1 if list(views) == [method] else wordings)
 
 
-def _scored(blocks: Mapping[str, Block], wordings: np.ndarray) -> list[tuple[str, str, dict[str, np.ndarray]]]:
+def _scored(blocks: Mapping[str, Block], wordings: np.ndarray, chosen: str) -> Scored:
     """Name, note and scores by question of every line: the methods, then what single prompts would give."""
     lines = []
     for method, block in blocks.items():
@@ -256,9 +262,9 @@ def _scored(blocks: Mapping[str, Block], wordings: np.ndarray) -> list[tuple[str
             continue
         each = list(block["views"]) != [method]
         note = "mean over its views" if each else ""
-        lines.append((method, note, {key: _over_views(block[key], block["there"]) for key in (*SCORES, *COSTS)}))
+        lines.append((method, note, {key: _over_views(block[key], block["there"]) for key in (*JUDGED, *COSTS)}))
     if EACH in blocks:
-        lines += _single_prompts(blocks[EACH], wordings, with_vote="vote" not in blocks)
+        lines += _single_prompts(blocks[EACH], wordings, chosen, with_vote="vote" not in blocks)
     return lines
 
 
@@ -267,37 +273,31 @@ def _over_views(values: np.ndarray, there: np.ndarray) -> np.ndarray:
     return np.where(there, values, 0).sum(axis=1) / there.sum(axis=1)
 
 
-def _single_prompts(
-    block: Block, wordings: np.ndarray, *, with_vote: bool
-) -> list[tuple[str, str, dict[str, np.ndarray]]]:
+def _single_prompts(block: Block, wordings: np.ndarray, chosen: str, *, with_vote: bool) -> Scored:
     there, views = block["there"], list(block["views"])
-    keys = (*SCORES, *COSTS)
+    keys = (*JUDGED, *COSTS)
     lines = [("mean single prompt", "", {key: _over_views(block[key], there) for key in keys})]
 
     common = int(wordings.min())  # positions that every record has
-    best = int(block["exact_match"][:, :common].mean(axis=0).argmax())
+    best = int(block[chosen][:, :common].mean(axis=0).argmax())
     note = f"{views[best]} is chosen with hindsight, of {common} positions, and stays so in every resample"
     lines.append((f"best single prompt ({views[best]})", note, {key: block[key][:, best] for key in keys}))
 
     summed = {key: np.where(there, block[key], 0).sum(axis=1) for key in COSTS}
-    highest = {key: _highest(block[key], there) for key in SCORES}
+    highest = {key: np.where(there, block[key], -np.inf).max(axis=1) for key in JUDGED}
     lines.append(("any of N right", "oracle: right if any single prompt is", highest | summed))
     if with_vote:
         elected = [majority(list(said[:count])) for said, count in zip(block["said"], wordings, strict=True)]
-        chosen = {key: block[key][np.arange(len(elected)), elected] for key in SCORES}
-        lines.append(("vote", "the most frequent answer of the single prompts", chosen | summed))
+        voted = {key: block[key][np.arange(len(elected)), elected] for key in JUDGED}
+        lines.append(("vote", "the most frequent answer of the single prompts", voted | summed))
     return lines
 
 
-def _highest(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Largest of each row's cells that are there; NaN if one of those is missing."""
-    return np.where(there, values, -np.inf).max(axis=1)
-
-
-def _notes(lines: Sequence[Line], questions: int, resamples: int, seed: int) -> tuple[str, ...]:
+def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, seed: int) -> tuple[str, ...]:
     notes = [
-        f"Accuracy is exact match of normalised answers over {questions} questions; brackets hold {LEVEL} % percentile "
-        f"intervals of a bootstrap over questions ({resamples} resamples, seed {seed}), paired for differences."
+        f"Accuracy is the score {score} of an answer ({SCORES[score]}), its mean over {questions} questions; brackets "
+        f"hold {LEVEL} % percentile intervals of a bootstrap over questions ({resamples} resamples, seed {seed}), "
+        "paired for differences."
     ]
     notes += [f"{line.name}: {line.note}." for line in lines if line.note]
     if REFERENCE not in [line.name for line in lines]:

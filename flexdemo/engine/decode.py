@@ -92,6 +92,7 @@ def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus."""
     if temperature == 0:
         return int(logits.argmax())
+    logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
     scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below, never nan
     probabilities, order = torch.softmax(scaled, dim=-1).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities

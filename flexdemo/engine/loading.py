@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import re
 import sys
 import time
@@ -13,38 +14,40 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
-from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from ..errors import InputError, first_line, within_memory
+from ..errors import InputError, within_memory
 from .attention import BACKENDS
-from .model import LanguageModel, prepare, refuse_unsupported
+from .model import LanguageModel, is_old_gpu, prepare, refuse_unsupported
+from .sources import BUNDLED, DAMAGE, ModelError, Source, load_tokenizer, locate, read_config, read_tokenizer, why_not
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+__all__ = ["BUNDLED", "ModelError", "load_model", "load_tokenizer"]
 
-
-DEVICES = ("auto", "cpu", "cuda")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(device: str) -> str:
-    """ "cpu", "cuda" or "cuda:N" for one GPU of several; raises InputError for a device that is not there."""
+    """ "cpu", "cuda", "mps", or "cuda:N" for one GPU of several; InputError for a device that is not there."""
     kind, colon, number = device.partition(":")
     if kind not in DEVICES or (colon and not (kind == "cuda" and number.isdecimal())):
         raise InputError(f"unknown device {device!r}: choose from {', '.join(DEVICES)}")
     available = torch.cuda.is_available()
     if kind == "cuda" and not available:
         raise InputError("no CUDA device is available here: use --device cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError("no Apple GPU is available here: use --device cpu")
     if colon and int(number) >= torch.cuda.device_count():
         raise InputError(f"there is no device {device}: the last one is cuda:{torch.cuda.device_count() - 1}")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """The torch dtype; "auto" is bfloat16 on a GPU and float32 on the CPU."""
+    """The torch dtype; "auto" is float32, on a CUDA GPU bfloat16, or float16 where that has no fast bfloat16."""
     if dtype == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
+        if not device.startswith("cuda"):
+            return torch.float32
+        return torch.float16 if is_old_gpu(torch.device(device)) else torch.bfloat16
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: choose from auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
@@ -60,14 +63,15 @@ def load_model(
     compiled: bool = False,
     processes: int = 1,
 ) -> LanguageModel:
-    """Load a Hub id or local folder; the bundled model without one. Never runs code from the Hub.
+    """Load a folder, a GGUF file, a LoRA adapter, a Hub id or a package's model by name; the bundled model without one.
 
-    device "auto" is the GPU if there is one, over several through accelerate's device map, else the CPU. dtype "auto"
-    is bfloat16 on a GPU and float32 on the CPU. `captures` and `compiled` are those of `prepare`. Each of several
-    `processes` of one run loads its part of every layer. Raises ModelError, UnsupportedModelError or InputError.
+    Never runs code from the Hub. device "auto" is the CUDA GPU if there is one, over several through accelerate's
+    device map, else the CPU. dtype "auto" is that of `resolve_dtype`. `captures` and `compiled` are those of `prepare`.
+    Each of several `processes` of one run loads its part of every layer. Raises ModelError, UnsupportedModelError or
+    InputError.
     """
     began = time.perf_counter()
-    source = str(BUNDLED if path is None else path)
+    source = locate(path)
     place, number = resolve_device(device), torch.cuda.device_count()
     kind = resolve_dtype(dtype, place)
     if backend != "auto" and backend not in BACKENDS:
@@ -79,117 +83,50 @@ def load_model(
     transformers.logging.set_verbosity_error()
     if path is None or not sys.stderr.isatty():  # a bar is for somebody who waits at a terminal for a large model
         transformers.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": kind, "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": kind, **source.options}
     options |= {"device_map": device_map} if processes == 1 else split_options(config, source, processes, place)
+    if source.file:
+        options["config"] = config  # reading it takes seconds
+        if hasattr(transformers, "GgufConfig"):  # weights that stay packed need kernels that the Hub sends
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer = read_tokenizer(source)
-        with within_memory(lambda: source):
-            model, told = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        with within_memory(lambda: source.name), _unseen_bars(source):
+            model, told = AutoModelForCausalLM.from_pretrained(source.place, output_loading_info=True, **options)
+            model = _merged(model, source.adapter) if source.adapter else model
     except InputError:
         raise
     except DAMAGE as error:
-        raise ModelError(why_not(source, error)) from error
+        raise ModelError(why_not(source.name, error)) from error
     finally:
         transformers.logging.set_verbosity(previous)
         if bars:
             transformers.logging.enable_progress_bar()
+    if any(key.startswith(("score.", "classifier.")) for key in told["unexpected_keys"]):
+        raise ModelError(f"{source.name} is a classifier by its weights: flexdemo needs a causal language model")
     lacking = sorted(told["missing_keys"])
     if lacking:  # transformers would go on with random numbers in their place
         raise ModelError(
-            f"cannot load the model {source!r}: its weights files lack {len(lacking)} tensors, such as {lacking[0]}; "
-            "copy or download the folder again"
+            f"cannot load the model {source.name!r}: its weights files lack {len(lacking)} tensors, such as "
+            f"{lacking[0]}; copy or download the folder again"
         )
-    name = "tinyqa" if path is None else str(path)
     spent = time.perf_counter() - began
     options = {"captures": captures if processes == 1 else False, "compiled": compiled}
-    lm = prepare(model, tokenizer, name=name, backend=backend, load_seconds=spent, **options)
+    lm = prepare(model, tokenizer, name=source.name, backend=backend, load_seconds=spent, **options)
     return lm if processes == 1 else replace(lm, processes=processes)
 
 
-BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "tinyqa"
-# What transformers raises for a file that has the form of a model's and says what no model can be.
-ILL_FITTING = (LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
-DAMAGE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError, *ILL_FITTING)
-
-UNHELPFUL = {  # what transformers says: what it means
-    "ignore_mismatched_sizes": "its config.json does not fit its weights; copy the folder again",
-    "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
-}
+def _unseen_bars(source: Source) -> contextlib.AbstractContextManager[Any]:
+    """Where nobody waits at a terminal, no bar of the GGUF reader, which does not ask transformers for its settings."""
+    hides = source.file and not sys.stderr.isatty()
+    return contextlib.redirect_stderr(io.StringIO()) if hides else contextlib.nullcontext()
 
 
-class ModelError(InputError):
-    """A model that cannot be found or loaded."""
+def _merged(model: Any, adapter: str) -> Any:
+    """The model with the weights of an adapter added to its own."""
+    from peft import PeftModel
 
-
-def read_config(source: str) -> Any:
-    looks_local = source.startswith((".", "/", "~")) or Path(source).exists()
-    if looks_local and not (Path(source) / "config.json").is_file():
-        raise ModelError(
-            f"no model at {source}: give a folder that holds config.json, or a Hub id such as Qwen/Qwen3-0.6B"
-        )
-    hub_logging.set_verbosity_error()  # what the Hub says of a failure is in the error, its retries are noise
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except DAMAGE as error:
-        raise ModelError(why_not(source, error)) from error
-
-
-def why_not(source: str, error: BaseException) -> str:
-    """One line: what is wrong with a model that cannot be loaded, and what to do."""
-    causes = [error]
-    while causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    if any(isinstance(each, GatedRepoError) for each in causes):
-        return (
-            f"the model {source!r} is gated: ask for access at https://huggingface.co/{source}, "
-            "then run `hf auth login` or set HF_TOKEN to a token of that account"
-        )
-    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
-    if 401 in statuses or any(isinstance(each, RepositoryNotFoundError) for each in causes):
-        return (
-            f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
-            "or set HF_TOKEN"
-        )
-    if any(isinstance(each, SafetensorError) for each in causes):
-        return (
-            f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
-            "copy or download the folder again"
-        )
-    if isinstance(error, StrictDataclassError):
-        said = " ".join(str(error).split())
-        return f"cannot load the model {source!r}: its config.json says what cannot be ({said}); copy the folder again"
-    if isinstance(error, ILL_FITTING):
-        said = f"{type(error).__name__}: {first_line(error)}"
-        return f"cannot load the model {source!r}: its files do not fit together ({said}); copy the folder again"
-    plain = f"{first_line(error)} (a local folder or a reachable Hub id is needed)"
-    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), plain)
-    return f"cannot load the model {source!r}: {told}"
-
-
-def load_tokenizer(path: str | Path | None = None) -> Any:
-    """The tokenizer of a Hub id or local folder; the bundled model's without one. Raises ModelError."""
-    source = str(BUNDLED if path is None else path)
-    read_config(source)
-    return read_tokenizer(source)
-
-
-def read_tokenizer(source: str) -> Any:
-    """The tokenizer of a model whose configuration was read; ModelError where its files are damaged."""
-    damaged = f"cannot load the tokenizer of {source!r}: tokenizer.json is cut off or damaged"
-    path = Path(source) / "tokenizer.json"
-    if path.is_file():
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ModelError(f"{damaged}; copy the folder again") from error
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except DAMAGE as error:
-        raise ModelError(why_not(source, error)) from error
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library has no narrower class for what it cannot read
-            raise
-        raise ModelError(f"{damaged} ({first_line(error)}); copy the folder again") from error
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
 LAUNCH = "torchrun --standalone --nproc-per-node N -m flexdemo evaluate ... --tensor-parallel"
@@ -201,11 +138,13 @@ def check_processes(world: int) -> None:
         raise InputError(f"--tensor-parallel splits a model over several processes: start them with {LAUNCH}")
 
 
-def split_options(config: Any, name: str, world: int, device: str) -> dict[str, Any]:
+def split_options(config: Any, source: Source, world: int, device: str) -> dict[str, Any]:
     """Arguments of `from_pretrained` that load a model's share of this process; InputError if it cannot be shared."""
     from transformers.distributed import DistributedConfig
 
-    text = config.get_text_config()
+    text, name = config.get_text_config(), source.name
+    if source.file or source.adapter:
+        raise InputError(f"{name}: a GGUF file or an adapter is not split over processes: save it as a whole folder")
     if not getattr(text, "base_model_tp_plan", None):
         raise InputError(f"{name}: transformers has no tensor-parallel plan for {text.model_type} models")
     heads = [getattr(text, part, None) for part in ("num_attention_heads", "num_key_value_heads")]

@@ -32,6 +32,7 @@ class LanguageModel:
     context_length: int | None
     window: int | None  # tokens that a sliding layer sees, None without such layers
     end_ids: frozenset[int]
+    notes: tuple[str, ...] = ()  # what a user should know of every answer
     load_seconds: float = 0.0
     captures: bool = False  # whether passes are replayed as CUDA graphs
     graphs: Graphs = field(default_factory=Graphs, compare=False)
@@ -48,10 +49,15 @@ class LanguageModel:
         return str(self.model.dtype).removeprefix("torch.")
 
 
-def _resolve_backend(backend: str, device: str, softcap: bool) -> str:
+def is_old_gpu(device: torch.device) -> bool:
+    """Whether a GPU is below compute capability 8.0: no fast bfloat16, no compiled FlexAttention of use."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+
+
+def _resolve_backend(backend: str, device: torch.device, softcap: bool) -> str:
     """The backend that will run. On the CPU dense SDPA won every size measured: see `python -m flexdemo bench`."""
     if backend == "auto":
-        if device == "cpu":
+        if device.type != "cuda" or is_old_gpu(device):
             return "flex-eager" if softcap else "sdpa"
         return "flex" if importlib.util.find_spec("triton") else "flex-eager"
     if backend not in BACKENDS:
@@ -61,9 +67,17 @@ def _resolve_backend(backend: str, device: str, softcap: bool) -> str:
     return backend
 
 
+CLASSIFIERS = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel")  # ends of architectures' names
+
+
 def refuse_unsupported(config: Any) -> None:
     """Raise UnsupportedModelError for what the configuration already shows: layers that are not plain attention."""
     text = config.get_text_config()
+    heads = [name for name in getattr(config, "architectures", None) or () if name.endswith(CLASSIFIERS)]
+    if heads:
+        raise UnsupportedModelError(
+            f"{heads[0]} classifies texts and writes none: flexdemo needs a causal language model"
+        )
     if text.is_encoder_decoder:
         raise UnsupportedModelError(
             f"{text.model_type} is an encoder-decoder model; flexdemo needs a causal language model"
@@ -147,7 +161,7 @@ def prepare(
     text = config.get_text_config()
     devices = tuple(dict.fromkeys(p.device for p in model.parameters()))
     softcap = getattr(text, "attn_logit_softcapping", None) is not None
-    chosen = _resolve_backend(backend, devices[0].type, softcap)
+    chosen = _resolve_backend(backend, devices[0], softcap)
     attention.register()
     model.eval()
     can = BACKENDS[chosen].captures and can_capture(text, devices)
@@ -173,11 +187,28 @@ def prepare(
         context_length=getattr(text, "max_position_embeddings", None),
         window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
         end_ids=frozenset(flat),
+        notes=_not_applied(generation),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
         graphs=Graphs.of(torch.cuda.get_device_properties(devices[0]).total_memory, devices[0]) if can else Graphs(),
         compiled=compiled_pass() if compiled else None,
     )
+
+
+# What changes the choice of tokens in transformers' `generate`, and its value where it does not.
+PROCESSORS = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0,
+    "min_new_tokens": None, "bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None,
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None, "guidance_scale": 1.0,
+    "exponential_decay_length_penalty": None, "num_beams": 1,
+}  # fmt: skip
+
+
+def _not_applied(generation: Any) -> tuple[str, ...]:
+    """What a model's generation_config asks for beyond its end tokens, in one line; nothing if it asks for nothing."""
+    asked = {name: getattr(generation, name, None) for name in PROCESSORS}
+    told = [f"{name} {value}" for name, value in asked.items() if value not in (None, PROCESSORS[name], [], {})]
+    return (f"not applied, though the model's generation_config asks for it: {', '.join(told)}",) if told else ()
 
 
 def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:

@@ -1,6 +1,6 @@
 """A summary of results -> plotly charts and one offline HTML page. Knows no models and no tables.
 
-A summary has `lines`, `groups`, `notes`, `cells()` as `data.summary.Summary` has them; nothing else of it is read.
+A summary has `lines`, `groups`, `notes`, `score`, `cells()` as `data.summary.Summary` has them, all that is read.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def accuracy_figure(summary: Any) -> go.Figure:
         hovertemplate="%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
     )
     figure = styled(go.Figure(bars), height=80 + 34 * len(lines))
-    figure.update_xaxes(range=[0, 1], title_text="accuracy (exact match), with 95 % interval")
+    figure.update_xaxes(range=[0, 1], title_text=f"accuracy ({summary.score}), with 95 % interval")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
@@ -96,7 +96,7 @@ def wordings_figure(summary: Any) -> go.Figure:
         )
     figure = styled(figure, height=420)
     figure.update_xaxes(title_text="wordings of a question (1: no paraphrase)", tickvals=counts)
-    return figure.update_yaxes(title_text="accuracy (exact match)", range=[0, 1])
+    return figure.update_yaxes(title_text=f"accuracy ({summary.score})", range=[0, 1])
 
 
 def report_html(summary: Any, *, title: str, facts: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from flexdemo.answers.metrics import (
     majority,
     normalise,
     token_f1,
+    words,
 )
 
 
@@ -75,6 +76,42 @@ def test_exact_match_is_of_normal_forms_and_never_of_nothing() -> None:
     assert not exact_match("Lima city", ["Lima"])
     assert not exact_match("", [""]) and not exact_match("the", ["the"])
     assert not exact_match("Lima", [])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("東京。", "東京", True),
+        ("दिल्ली।", "दिल्ली", True),
+        ("“Lima”", "Lima", True),
+        ("¿Lima?", "Lima", True),
+        ("O’Brien", "O'Brien", True),
+        ("O´Brien", "O`Brien", True),
+        ("Hawaiʻi", "Hawaii", True),
+        ("café", "cafe", True),
+        ("Москва́", "Москва", True),
+        ("مُحَمَّد", "محمد", True),
+        ("Ｌｉｍａ！", "Lima", True),
+        ("1939–1945", "1939-1945", True),
+        ("パパ", "ハハ", False),
+        ("がっこう", "かっこう", False),
+        ("ไม่", "ไม", False),
+        ("й", "и", False),
+        ("पंचतंत्र", "पचतत्र", False),
+    ],
+)
+def test_answers_of_all_scripts_are_compared(one: str, other: str, same: bool) -> None:
+    assert exact_match(one, [other]) is same
+    assert normalise(normalise(one)) == normalise(one)
+
+
+def test_words_of_scripts_without_spaces_are_their_characters() -> None:
+    assert words("ไม่ดี東京 Tower 45です。") == ["ไ", "ม่", "ดี", "東", "京", "tower", "45", "で", "す"]
+    assert words("नई दिल्ली") == ["नई", "दिल्ली"]
+    assert contains("日本の首都は東京です。", ["東京"]) and not contains("京東", ["東京"])
+    assert contains("페루의 수도는 리마입니다.", ["리마"])
+    assert not contains("นี่คือไม่", ["ไม"])
+    assert token_f1("東京都", ["東京"]) == pytest.approx(0.8)  # precision 2/3, recall 1
 
 
 @pytest.mark.parametrize(

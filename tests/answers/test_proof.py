@@ -6,6 +6,7 @@ import ast
 import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 import flexdemo.answers.proof
 from flexdemo.answers.ask import ask
@@ -271,24 +271,33 @@ def test_the_model_is_shared_and_left_as_it_was(lm: LanguageModel, result: Resul
         assert [r.views for r in each.results] == [r.views for r in result.results]
 
 
-def storages() -> dict[int, int]:
-    """Bytes of every tensor's memory that is held anywhere, by its place; a compiler's stand-ins have none."""
-    gc.collect()
-    held = [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and not isinstance(each, FakeTensor)]
-    return {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in held}
+def memory(model: torch.nn.Module) -> set[int]:
+    """Places of every tensor's memory that the modules of a model hold, in whichever attribute."""
+    held = [*model.parameters(), *model.buffers()]
+    held += [each for module in model.modules() for each in vars(module).values() if isinstance(each, torch.Tensor)]
+    return {each.untyped_storage().data_ptr() for each in held}
 
 
-def test_joined_weights_are_not_copied_and_take_no_part() -> None:
+def test_joined_weights_are_not_copied_and_take_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `--compile` joins them: the proof runs plain layers over the same memory, and leaves nothing behind."""
     lm = prepare(models.random_model("qwen2"), models.tokenizer(), name="qwen2", backend="sdpa")
     told = ask(lm, A, [B, C], methods=BOTH, max_new_tokens=4)
     assert join_siblings(lm.model)
-    before = storages()
-    reference = reference_model(lm)
-    assert not set(storages()) - set(before)
-    linear = [module for module in reference.modules() if isinstance(module, torch.nn.Linear)]
-    assert linear and {type(module) for module in linear} == {torch.nn.Linear}
-    assert any(isinstance(module, Sibling) for module in lm.model.modules()), "the model stays as it was"
-    del reference, linear
+    before, modules = memory(lm.model), set(map(id, lm.model.modules()))
+    made: list[weakref.ref] = []
+
+    def watched(lm: LanguageModel) -> Any:
+        reference = reference_model(lm)
+        assert memory(reference) == before
+        linear = [module for module in reference.modules() if isinstance(module, torch.nn.Linear)]
+        assert linear and {type(module) for module in linear} == {torch.nn.Linear}
+        assert not any("group" in vars(module) for module in linear)
+        made.append(weakref.ref(reference))
+        return reference
+
+    monkeypatch.setattr(flexdemo.answers.proof, "reference_model", watched)
     assert prove(lm, told).ok
-    assert set(storages()) <= set(before), "nothing is kept"
+    gc.collect()
+    assert [each() for each in made] == [None], "nothing is kept"
+    assert any(isinstance(module, Sibling) for module in lm.model.modules()), "the model stays as it was"
+    assert (memory(lm.model), set(map(id, lm.model.modules()))) == (before, modules)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import families
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, GgufConfig
 
 from flexdemo.answers.ask import ask
 from flexdemo.data.evaluate import Settings, answer, prepare_questions
@@ -32,18 +34,22 @@ FORMS = (
 ASKED = [[form.format(topic) for form in FORMS] for topic, _ in TOPICS]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def real() -> tuple[Any, Any, LanguageModel]:
-    """Tokenizer, the model as transformers runs it, and flexdemo's."""
+    """Tokenizer, the model as transformers runs it, and a copy of it prepared by flexdemo."""
     folder = families.smollm2_folder()
-    file = next(folder.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    quantization = GgufConfig(dequantize=True)
-    load = AutoModelForCausalLM.from_pretrained
-    plain, ours = (
-        load(folder, gguf_file=file, quantization_config=quantization, dtype=torch.float32).eval() for _ in range(2)
-    )
-    return tokenizer, plain, prepare(ours, tokenizer, name="SmolLM2-135M-Instruct", backend="sdpa")
+    import gguf  # there, or the tests were skipped by now
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):  # transformers reads all of the file for each thing it wants
+            patch.setattr(f"gguf.{name}", functools.cache(getattr(gguf, name)))
+        tokenizer = families.family("smollm2")
+        plain = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=next(folder.glob("*.gguf")).name, quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        ).eval()  # fmt: skip
+    ours = prepare(copy.deepcopy(plain), tokenizer, name="SmolLM2-135M-Instruct", backend="sdpa")
+    return tokenizer, plain, ours
 
 
 def generated(real: tuple[Any, Any, LanguageModel], ids: list[int]) -> tuple[int, ...]:

@@ -22,8 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Medians over the rounds for each checkout."""
     times: dict[Path, list[dict[str, float]]] = {root: [] for root in roots}
-    visitor = nullcontext() if alone else chromium()
+    visitor = nullcontext() if alone else browser_support.chromium()
     with visitor as browser, tempfile.TemporaryDirectory(prefix="flexdemo-measure-") as folder:
         caches = {root: Path(folder) / str(i) for i, root in enumerate(roots)}
         for root in () if anew else roots:
@@ -165,18 +164,6 @@ def measure(
         str(root): {name: statistics.median(each[name] for each in times[root]) for name in times[root][0]}
         for root in roots
     }
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser that runs already."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        executable = browser_support.find_chromium(playwright)
-        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
-        yield browser
-        browser.close()
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import browser_support
 import models
 from browser_visit import Visitors
-from playwright.sync_api import sync_playwright
 
 REPEATS = 5
 PAINTED = """(act) => new Promise((done) => {
@@ -138,12 +137,7 @@ def main() -> int:
     parser.add_argument("--skip-painting", action="store_true")
     parser.add_argument("--skip-answers", action="store_true")
     args = parser.parse_args()
-    with sync_playwright() as playwright:
-        executable = browser_support.find_chromium(playwright)
-        if executable is None:
-            print("error: no Chromium is installed", file=sys.stderr)
-            return 2
-        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+    with browser_support.chromium() as browser:
         if not args.skip_painting:
             with tempfile.TemporaryDirectory() as folder:
                 models.random_model(max_position_embeddings=8192).save_pretrained(Path(folder))
@@ -153,7 +147,6 @@ def main() -> int:
         if not args.skip_answers:
             with browser_support.serve() as url:
                 answering(Visitors(browser), url)
-        browser.close()
     return 0
 
 

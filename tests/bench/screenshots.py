@@ -9,7 +9,7 @@ from typing import Any
 
 import browser_support
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 LIMIT = 300_000  # bytes a picture may have
 SHOTS = {"light": (1400, "light"), "dark": (1400, "dark"), "phone": (390, "light")}
@@ -99,12 +99,7 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     options = ["--model", args.model] if args.model else []
-    with sync_playwright() as playwright:
-        executable = browser_support.find_chromium(playwright)
-        if executable is None:
-            print("error: no Chromium is installed", file=sys.stderr)
-            return 2
-        browser = playwright.chromium.launch(executable_path=executable, args=list(browser_support.ARGUMENTS))
+    with browser_support.chromium() as browser:
         if args.growth:
             take_chart(browser, args.growth, args.out / "growth.png")
         else:
@@ -112,7 +107,6 @@ def main() -> int:
                 for name, (width, scheme) in SHOTS.items():
                     take(browser, url, args.out / f"{name}.png", width, scheme)
                 take_tabs(browser, url, args.out)
-        browser.close()
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -226,27 +226,23 @@ def test_record_says_what_is_wrong_and_writes_nothing(
     assert not path.exists()
 
 
-def piped(*args: str, stdout: Any = subprocess.PIPE, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "flexdemo", *args]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE)
-
-
-def test_a_reader_that_leaves_is_no_error() -> None:
-    with piped("mask", "word " * 400, "--json") as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.read(10) == b'{"rows": ['
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 141
+def test_a_reader_that_leaves_is_no_error(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main(["mask", QUESTION, "--json"]) == 141
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: a disk that is full cannot be had")
-def test_output_on_a_full_disk_is_told_in_one_line() -> None:
-    with piped("mask", "x", "--json", stdout=Path("/dev/full").open("w")) as process:
-        assert process.stderr is not None
-        assert process.stderr.read() == b"error: the output cannot be written: No space left on device\n"
-    assert process.returncode == 2
+def test_output_on_a_full_disk_is_told_in_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main(["mask", "x", "--json"]) == 2
+    assert capsys.readouterr().err == "error: the output cannot be written: No space left on device\n"
 
 
 def test_fewer_paraphrases_than_asked_for_are_told(
@@ -258,13 +254,18 @@ def test_fewer_paraphrases_than_asked_for_are_told(
     assert err.startswith("1 of 3 paraphrases: ")
 
 
-def test_output_that_holds_only_ascii_still_gets_json_and_text() -> None:
-    accented = "é"
-    for form in (["--json"], []):
-        out, err = piped("mask", accented, *form, PYTHONIOENCODING="ascii").communicate(timeout=300)
-        assert err == b"" and out.isascii()
-        if form:
-            assert accented in "".join(json.loads(out)["tokens"])
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_output_that_holds_only_ascii_still_gets_json_and_text(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    """As Python opens it under PYTHONIOENCODING=ascii."""
+    accented, output = "é", io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert cli.main(["mask", accented, *form]) == 0
+    out = output.buffer.getvalue()
+    assert capsys.readouterr().err == "" and out.isascii()
+    if form:
+        assert accented in "".join(json.loads(out)["tokens"])
 
 
 def test_an_interrupt_is_one_word(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

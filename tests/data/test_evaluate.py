@@ -422,3 +422,34 @@ def test_all_leaves_out_what_a_single_wording_does_not_allow(tmp_path: Path, cap
     assert "leave_one_out" not in told["settings"]["methods"] and "flex" in told["settings"]["methods"]
     assert cli.main(["evaluate", str(single), "--paraphrases", "0", "--method", "leave_one_out"]) == 2
     assert "leave_one_out needs at least 2 wordings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chat", "options", "score"),
+    [
+        (True, (), "contains"),
+        (True, ("--template", "plain"), "exact"),
+        (True, ("--score", "f1"), "f1"),
+        (False, (), "exact"),
+        (False, ("--score", "lemma"), "lemma"),
+    ],
+)
+def test_the_score_fits_how_the_model_is_asked(
+    chat: bool, options: Sequence[str], score: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    models.random_model("llama").save_pretrained(tmp_path / "model")
+    models.tokenizer(chat=chat).save_pretrained(tmp_path / "model")
+    data = write_data(tmp_path / "data.jsonl", RECORDS[:1])
+    asked = ["evaluate", str(data), "--model", str(tmp_path / "model"), "--max-new-tokens", "2", *options]
+    assert cli.main(asked) == 0
+    printed = capsys.readouterr().out
+    assert f"| Accuracy ({score}) |" in printed and f"the score {score} of an answer" in printed
+
+
+def test_lemmas_without_a_lemmatiser_are_told_before_the_model_loads(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("flexdemo.cli.evaluate.find_lemmatiser", lambda: None)
+    monkeypatch.setattr("flexdemo.engine.loading.load_model", lambda *given, **options: pytest.fail("it loaded"))
+    assert cli.main(["evaluate", str(data), "--score", "lemma"]) == 2
+    assert capsys.readouterr().err == "error: --score lemma needs a lemmatiser: pip install simplemma\n"

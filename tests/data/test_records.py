@@ -99,7 +99,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "null question": ({"question": None, "answers": ["a"]}, "no question"),
     "blank question": ({"question": " \n", "answers": ["a"]}, "the question is blank"),
     "number as question": ({"question": 5, "answers": ["a"]}, "must be text, not 5"),
-    "no answers": ({"question": "q"}, "answers must be a list"),
+    "no answers": ({"question": "q"}, "no answers: give a list of right answers in a column 'answers'"),
     "text as answers": ({"question": "q", "answers": "Lima"}, "answers must be a list of texts, not 'Lima'"),
     "empty answers": ({"question": "q", "answers": []}, "at least one"),
     "number as answer": ({"question": "q", "answers": ["a", 5]}, "answer 2 must be text, not 5"),

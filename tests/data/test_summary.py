@@ -163,7 +163,36 @@ def test_vote_of_the_table_is_not_counted_again() -> None:
 def test_every_score_has_its_own_column() -> None:
     scores = {"exact_match": False, "contains": True, "token_f1": 0.25, "lemma_match": False, "lemma_match_both": True}
     line = summarise(table_frame([row(0, "flex", False, **scores)]), resamples=5)["flex"]
-    assert (line.accuracy.value, line.contains, line.token_f1, line.lemma, line.lemma_both) == (0, 1, 0.25, 0, 1)
+    means = (line.exact, line.contains, line.token_f1, line.lemma, line.lemma_both)
+    assert (line.accuracy.value, *means) == (0, 0, 1, 0.25, 0, 1)
+
+
+def test_the_chosen_score_is_accuracy_with_its_interval_and_difference() -> None:
+    """Sentences: no exact match, which would be 0 with no interval; `contains` differs between the methods."""
+    rows = [
+        row(i, m, False, contains=i % k == 0, token_f1=0.5) for i in range(30) for k, m in ((2, "flex"), (3, "causal"))
+    ]
+    rows += [row(i, "per_prompt", False, view=f"P{k}", contains=k == 2) for i in range(30) for k in (1, 2)]
+    summary = summarise(table_frame(rows), score="contains", resamples=300)
+    shares = [(i % 2 == 0) - (i % 3 == 0) for i in range(30)]
+    draws = np.random.default_rng(0).integers(0, 30, size=(300, 30)).tolist()
+    found = summary["flex"].difference
+    assert summary["flex"].accuracy.value == 0.5 and summary["flex"].exact == 0
+    assert (found.value, found.low, found.high) == pytest.approx((1 / 6, *slow_interval(shares, draws)))
+    assert summary["best single prompt (P2)"].accuracy.value == 1  # the best one by this score
+    assert summary.groups[0].accuracy["flex"] == 0.5
+    text = summary.markdown()
+    assert "| Accuracy (contains) |" in text and "| Exact |" in text and "| Contains |" not in text
+    assert "the score contains of an answer" in text
+    assert summarise(table_frame(rows), score="f1", resamples=5)["flex"].accuracy.value == 0.5
+
+
+def test_a_score_that_is_none_or_was_not_taken_is_refused() -> None:
+    rows = [row(0, "flex", True, lemma_match=None, lemma_match_both=None)]
+    with pytest.raises(InputError, match="choose from exact, contains, f1, lemma"):
+        summarise(table_frame(rows), score="bleu")
+    with pytest.raises(InputError, match="pip install simplemma"):
+        summarise(table_frame(rows), score="lemma")
 
 
 def test_scores_that_were_not_taken_are_missing_and_the_notes_say_why() -> None:
@@ -215,7 +244,7 @@ def test_order_of_rows_does_not_matter_but_for_the_order_of_lines() -> None:
 def test_markdown_shows_names_as_they_are() -> None:
     rows = [row(i, method, True) for i in range(3) for method in ("a|b<i>`x`", "[x](y)")]
     text = summarise(table_frame(rows), resamples=5).markdown()
-    line = next(line for line in text.splitlines() if "x" in line)
+    line = next(line for line in text.splitlines() if "`x" in line)
     assert line.startswith("| a\\|b&lt;i>\\`x\\` |")
     assert "[x](y)" not in text and "1.000 [1.000, 1.000]" in text
     counts = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}

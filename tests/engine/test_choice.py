@@ -46,11 +46,6 @@ def page(both: Models) -> Iterator[Served]:
         yield page
 
 
-@pytest.fixture(scope="module")
-def client(page: Served) -> Client:
-    return Client(page.url, verbose=False)
-
-
 def want(lm: LanguageModel, **options: object) -> list[list[int]]:
     told = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=8, **options)
     return [list(result.token_ids) for result in told.results]

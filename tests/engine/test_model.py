@@ -190,8 +190,8 @@ def test_bfloat16_on_the_cpu(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu"}, "unknown device 'tpu': choose from auto, cpu, cuda"),
-        ({"dtype": "float8"}, "unknown dtype 'float8': choose from auto, float32, bfloat16"),
+        ({"device": "tpu"}, "unknown device 'tpu': choose from auto, cpu, cuda, mps"),
+        ({"dtype": "float8"}, "unknown dtype 'float8': choose from auto, float32, bfloat16, float16"),
         ({"backend": "magic"}, "unknown backend 'magic': choose from auto, flex, flex-eager, sdpa"),
     ],
 )
@@ -207,7 +207,9 @@ def test_cuda_without_cuda_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model at .*nowhere: give a folder that holds config.json, or a Hub id"):
+    with pytest.raises(
+        ModelError, match=r"no model at .*nowhere: give a folder that holds config.json, a .gguf file, or"
+    ):
         load_model(tmp_path / "nowhere")
 
 

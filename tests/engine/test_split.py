@@ -22,6 +22,7 @@ from flexdemo.data.workers import Workers, in_batches
 from flexdemo.engine.attention import UnsupportedModelError
 from flexdemo.engine.loading import split_options
 from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.sources import Source
 from flexdemo.errors import InputError
 
 TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
@@ -119,7 +120,7 @@ def test_one_process_cannot_share(data: Path, capsys: pytest.CaptureFixture) -> 
 def test_models_that_cannot_be_split_are_refused_by_name(kind: str, world: int, said: str) -> None:
     config = models.random_model(kind).config
     with pytest.raises(InputError, match=f"^the/model: {said}"):
-        split_options(config, "the/model", world, "cpu")
+        split_options(config, Source("the/model", "the/model"), world, "cpu")
 
 
 def test_attention_is_not_told_by_a_process_that_sees_half_of_it(lm: LanguageModel) -> None:

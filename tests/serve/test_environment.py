@@ -71,19 +71,27 @@ def test_our_own_requirements_are_met_here() -> None:
     host.check_requirements(app.ROOT / "requirements.txt")
 
 
-def started(*arguments: str, code: str = "", **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", f"import sys\n{code}\nimport app\nsys.exit(app.main(sys.argv[1:]))", *arguments]
-    port = str(browser_support.free_port())
+def started(*models: str, code: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """A process in which app.py is started with each model in turn, after `code` ran in it."""
+    program = f"""
+import sys
+{code}
+import app
+for model in sys.argv[2:]:
+    print(app.main(["--port", sys.argv[1], "--model", model]), flush=True)
+"""
     return subprocess.run(
-        [*command, "--port", port], cwd=app.ROOT, capture_output=True, encoding="utf-8", timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        [sys.executable, "-c", program, str(browser_support.free_port()), *models], cwd=app.ROOT, capture_output=True,
+        encoding="utf-8", timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
-def one_line(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+def lines(done: subprocess.CompletedProcess, count: int = 1) -> list[str]:
+    """What was said of each model, in one line each."""
+    assert done.returncode == 0 and done.stdout == "2\n" * count, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == count and all(each.startswith("error: ") for each in said), done.stderr
+    return said
 
 
 def test_a_broken_environment_is_told_before_anything_is_imported() -> None:
@@ -100,8 +108,8 @@ def hidden(name):
     return version(name)
 m.version = hidden
 """
-    said = one_line(started(code=hide))
-    assert said == "error: the package gradio is missing; run `pip install -r requirements.txt`\n"
+    (said,) = lines(started("bundled", code=hide))
+    assert said == "error: the package gradio is missing; run `pip install -r requirements.txt`"
 
 
 # Models that cannot be loaded
@@ -184,18 +192,37 @@ def test_a_host_where_no_file_can_be_written_is_told(name: str, monkeypatch: pyt
         host.own_folder()
 
 
-def test_a_cut_shard_stops_the_server_before_it_listens(folder: Path) -> None:
+def test_a_cut_shard_stops_the_server_before_it_listens(folder: Path, capsys: pytest.CaptureFixture) -> None:
     cut(folder)
-    assert "a weights file is cut off or damaged" in one_line(started("--model", str(folder), HF_HUB_OFFLINE="1"))
+    assert app.main(["--port", str(browser_support.free_port()), "--model", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "a weights file is cut off or damaged" in said and said.count("\n") == 1
 
 
 # The Hub: a server of our own that answers as the Hub does
 
 
+HUB = {  # a model there: the status and code of the answer, and what is said of it
+    "some/gated": (
+        401,
+        "GatedRepo",
+        "the model 'some/gated' is gated: ask for access at https://huggingface.co/some/g",
+    ),
+    "some/asked": (403, "GatedRepo", "run `hf auth login` or set HF_TOKEN"),
+    "some/none": (404, "RepoNotFound", "there is no public model 'some/none' on the Hub: check its name"),
+    "some/private": (401, None, "there is no public model 'some/private' on the Hub"),
+    "some/lost": (0, None, "(a local folder or a reachable Hub id is needed)"),  # it hangs up
+}
+
+
 @contextmanager
-def hub(status: int, code: str | None) -> Iterator[str]:
+def hub() -> Iterator[str]:
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            (status, code, _), *_ = (told for name, told in HUB.items() if name in self.path)
+            if not status:
+                self.close_connection = True
+                return
             self.send_response(status)
             if code:
                 self.send_header("X-Error-Code", code)
@@ -215,24 +242,20 @@ def hub(status: int, code: str | None) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "said"),
-    [
-        (401, "GatedRepo", "the model 'some/model' is gated: ask for access at https://huggingface.co/some/model"),
-        (403, "GatedRepo", "run `hf auth login` or set HF_TOKEN"),
-        (404, "RepoNotFound", "there is no public model 'some/model' on the Hub: check its name"),
-        (401, None, "there is no public model 'some/model' on the Hub"),
-    ],
-)
-def test_what_the_hub_refuses_says_what_to_do(tmp_path: Path, status: int, code: str | None, said: str) -> None:
-    with hub(status, code) as endpoint:
-        assert said in one_line(started("--model", "some/model", HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path)))
+def test_what_the_hub_refuses_says_what_to_do(tmp_path: Path) -> None:
+    with hub() as endpoint:
+        told = lines(started(*HUB, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path)), len(HUB))
+    for line, (_, _, said) in zip(told, HUB.values(), strict=True):
+        assert said in line
 
 
-@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
-def test_a_hub_that_cannot_be_reached_says_so(tmp_path: Path, environment: dict[str, str]) -> None:
-    said = one_line(started("--model", "some/model", HF_HOME=str(tmp_path), **environment))
-    assert "cannot load the model 'some/model'" in said and "a local folder or a reachable Hub id is needed" in said
+def test_a_hub_that_may_not_be_asked_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        InputError, match=r"cannot load the model 'some/model': .*a reachable Hub id is needed"
+    ) as raised:
+        load_model("some/model")
+    assert "\n" not in str(raised.value)
 
 
 def test_model_errors_are_input_errors() -> None:

