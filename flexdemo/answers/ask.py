@@ -135,7 +135,7 @@ def stream(
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         told = (facts[encoding], prompt, prompt.position_ids(request.positions), results[: len(chosen)], seconds, done)
-        return Result(*where, *told, ape, confidence, request, results[len(chosen) :], lm.notes)
+        return Result(*where, *told, request, ape, confidence, results[len(chosen) :], lm.notes)
 
     if request.by_confidence:
         sampling = time.perf_counter()

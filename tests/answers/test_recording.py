@@ -196,7 +196,7 @@ def put(tree: Any, path: tuple, change: Callable[[Any, Any], None]) -> Any:
 
 # Free texts and facts for display, in which any value of their type is as good as another; and what has defaults alone.
 LOOSE = ("model", "versions", "mask", "seconds", "ape")
-DEFAULTED = ("weight", "candidates", "confidence", "request", "sides")
+DEFAULTED = ("weight", "candidates", "confidence", "sides", "notes")
 
 
 def another(value: Any) -> Any:
