@@ -160,7 +160,7 @@ def stream(
         notes = (*lm.notes, *([STILL_REASONING.format(request.max_new_tokens)] if thinks else []))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         told = (facts[encoding], prompt, prompt.position_ids(request.positions), results[: len(chosen)], seconds, done)
-        return Result(*where, *told, ape, confidence, request, results[len(chosen) :], notes)
+        return Result(*where, *told, request, ape, confidence, results[len(chosen) :], notes)
 
     if request.by_confidence:
         sampling = time.perf_counter()

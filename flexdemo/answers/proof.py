@@ -85,15 +85,15 @@ def reference_model(lm: LanguageModel) -> PreTrainedModel:
     return model
 
 
-def prove(lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS) -> Proof:
+def prove(lm: LanguageModel, result: Result) -> Proof:
     """Compute the answers of the methods PROVED again, and compare.
 
     Raises InputError for what cannot be proved: an unfinished result or one of another model, APE, a long prompt.
     """
     answers = [answer for answer in result.results if answer.method in PROVED]
-    tolerance = _check(lm, result, answers, max_tokens)
+    tolerance = _check(lm, result, answers)
     model = reference_model(lm)
-    greedy = result.request is not None and result.request.temperature == 0
+    greedy = result.request.temperature == 0
     differences, failures, agree = [], [], True
     for answer in answers:
         wrong = _inconsistencies(lm, result, answer)
@@ -122,9 +122,9 @@ def prove(lm: LanguageModel, result: Result, *, max_tokens: int = MOST_TOKENS) -
     )
 
 
-def _check(lm: LanguageModel, result: Result, answers: Sequence[MethodResult], max_tokens: int) -> float:
+def _check(lm: LanguageModel, result: Result, answers: Sequence[MethodResult]) -> float:
     """The tolerance, or an InputError for what cannot be proved."""
-    if not result.done or result.request is None:
+    if not result.done:
         raise InputError("only a finished answer can be proved: let it run to its end")
     if not answers:
         raise InputError(f"nothing to prove: run one of the methods {', '.join(PROVED)}")
@@ -135,9 +135,9 @@ def _check(lm: LanguageModel, result: Result, answers: Sequence[MethodResult], m
     if not result.ape.is_plain:
         raise InputError("an answer with an APE temperature or scale cannot be proved: set both to 1")
     longest = len(result.prompt.token_ids) + max(len(answer.token_ids) for answer in answers)
-    if longest > max_tokens:
+    if longest > MOST_TOKENS:
         raise InputError(
-            f"prompt and answer have {longest} tokens: at most {max_tokens} can be proved, use a shorter prompt"
+            f"prompt and answer have {longest} tokens: at most {MOST_TOKENS} can be proved, use a shorter prompt"
         )
     if lm.dtype not in TOLERANCES:
         raise InputError(f"no tolerance is known for {lm.dtype}: use one of {', '.join(TOLERANCES)}")

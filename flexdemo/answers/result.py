@@ -85,9 +85,9 @@ class Result:
     results: tuple[MethodResult, ...]
     seconds: Mapping[str, float]
     done: bool
+    request: Request
     ape: Ape = PLAIN
     confidence: Confidence | None = None
-    request: Request | None = None
     sides: tuple[MethodResult, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -22,7 +22,7 @@ from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, alike, build_prompt
 from ..request import PLAIN, Ape, Decoding
 from ..template import Template, make_template
-from .journal import Form
+from .journal import Contents
 from .records import Record, write_records
 from .table import Row
 
@@ -50,7 +50,7 @@ class Question:
     prompt: SegmentedPrompt
 
 
-RECORDS = Form((".jsonl",), Record, write_records)
+RECORDS = Contents((".jsonl",), Record, write_records)
 
 
 def rewrite(

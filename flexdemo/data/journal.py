@@ -17,8 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import InputError
 from .files import check_output, write_file
@@ -26,12 +25,11 @@ from .table import FORMATS, Row, write_table
 
 PACKAGES = ("flexdemo", "torch", "transformers", "numpy", "pandas", "pyarrow", "simplemma", "spacy")
 HINT = "--resume goes on, --overwrite starts again"
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 ABSENT = object()
 
 
 @dataclass(frozen=True)
-class Form:
+class Contents:
     """What a journal holds: instances of a dataclass `kind`, which `write` puts into a file of one of `formats`."""
 
     formats: tuple[str, ...]
@@ -45,7 +43,7 @@ class Form:
         )
 
 
-TABLE = Form(FORMATS, Row, write_table)
+TABLE = Contents(FORMATS, Row, write_table)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def check_run(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    form: Form = TABLE,
+    form: Contents = TABLE,
 ) -> bool:
     """Raise InputError if a run that writes `output` may not start; whether it is there, finished, already.
 
@@ -102,9 +100,9 @@ class Journal:
     there already and nothing is left to do.
     """
 
-    def __init__(self, path: Path, done: frozenset[int], *, handle: int | None, finished: bool) -> None:
-        self.path, self.done, self.finished = path, done, finished
-        self._handle = handle
+    def __init__(self, path: Path, done: frozenset[int], *, file: BinaryIO | None = None) -> None:
+        self.path, self.done, self.finished = path, done, file is None
+        self._file = file
 
     @classmethod
     def open(
@@ -116,7 +114,7 @@ class Journal:
         overwrite: bool = False,
         rank: int = 0,
         world: int = 1,
-        form: Form = TABLE,
+        form: Contents = TABLE,
     ) -> Journal:
         """Begin or go on with the run that writes `output`; InputError where that would mix or lose results.
 
@@ -130,12 +128,12 @@ class Journal:
         path = _partial_path(output, rank)
         if rank > 0:
             if output.exists() and _meta_path(output).exists():
-                return cls(path, _finished_indices(output), handle=None, finished=True)
+                return cls(path, _finished_indices(output))
             if 0 not in _partial_paths(output):
                 raise InputError(f"{output} was not begun: process 0 must open it before the others")
         elif check_run(output, settings, resume=resume, overwrite=overwrite, form=form):
             _remove(_partial_paths(output).values())  # left by a run that ended between its last two steps
-            return cls(path, _finished_indices(output), handle=None, finished=True)
+            return cls(path, _finished_indices(output))
         elif overwrite:
             # The description first: a table without one is never taken for finished.
             _remove([_meta_path(output), output, *_partial_paths(output).values()])
@@ -146,42 +144,39 @@ class Journal:
         done = frozenset(index for partial in partials for index in partial.rows)
         try:
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, FLAGS, 0o666)
-            os.ftruncate(handle, own.size if own else 0)
+            file = path.open("ab", buffering=0)
+            file.truncate(own.size if own else 0)
             if own is None:
-                _write_line(handle, {"settings": settings, "rank": rank, "world": world})
-                _sync_folder(path.absolute().parent)
+                _write_line(file, {"settings": settings, "rank": rank, "world": world})
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-        return cls(path, done, handle=handle, finished=False)
+        return cls(path, done, file=file)
 
     def append(self, indices: Sequence[int], rows_by_index: Mapping[int, Sequence[Any]]) -> None:
         """Write one batch, the rows of the records at `indices`, and return once it is on the disk."""
-        if self._handle is None:
+        if self._file is None:
             raise ValueError("this journal is closed")
         batch = {"indices": list(indices), "rows": [[asdict(row) for row in rows_by_index[i]] for i in indices]}
         try:
-            _write_line(self._handle, batch)
+            _write_line(self._file, batch)
         except OSError as error:
             self.close()
             raise InputError(f"cannot write {self.path}: {error.strerror or error}; --resume goes on") from error
         self.done |= frozenset(indices)
 
     def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
-def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Form = TABLE) -> None:
+def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Contents = TABLE) -> None:
     """Merge all processes' files, in the records' order, into `output`, describe it, and remove them.
 
     For one process, after all have closed their journals. Raises InputError if one of the `total` records lacks its
@@ -205,11 +200,7 @@ def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Form 
     form.write([row for index in range(total) for row in rows[index]], output)
     facts = {"settings": settings, "total": total, "rows": sum(map(len, rows.values())), "versions": versions()}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-
-    def write(scratch: Path) -> None:
-        scratch.write_text(text, encoding="utf-8")
-
-    write_file(meta, write)
+    write_file(meta, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     _remove(_partial_paths(output).values())
 
 
@@ -243,7 +234,7 @@ def _partial_paths(output: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _read_partials(output: Path, settings: Mapping[str, Any], form: Form) -> list[Partial]:
+def _read_partials(output: Path, settings: Mapping[str, Any], form: Contents) -> list[Partial]:
     """Every partial file that has begun, all of these settings."""
     partials = [_read_partial(path, form) for path in _partial_paths(output).values()]
     begun = [partial for partial in partials if partial is not None]
@@ -252,7 +243,7 @@ def _read_partials(output: Path, settings: Mapping[str, Any], form: Form) -> lis
     return begun
 
 
-def _read_partial(path: Path, form: Form) -> Partial | None:
+def _read_partial(path: Path, form: Contents) -> Partial | None:
     """A partial file up to its last whole line; None where even the header is torn."""
     try:
         data = path.read_bytes()
@@ -310,21 +301,11 @@ def _shown(value: Any, other: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _write_line(handle: int, value: Any) -> None:
+def _write_line(file: BinaryIO, value: Any) -> None:
     data = f"{json.dumps(value, allow_nan=False)}\n".encode("ascii")
-    while data:
-        data = data[os.write(handle, data) :]
-    os.fsync(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name survive a power cut, where folders can be synced at all."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    while data:  # a disk that fills takes a part
+        data = data[file.write(data) :]
+    os.fsync(file.fileno())
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError, is_out_of_memory
-from .journal import TABLE, Form, Journal, finish
+from .journal import TABLE, Contents, Journal, finish
 
 Made = Mapping[int, Sequence[Any]]
 Work = Callable[[Sequence[int]], Made]
@@ -79,7 +79,7 @@ def work_through(
     settings: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
-    form: Form = TABLE,
+    form: Contents = TABLE,
     let_go: Callable[[], None] = lambda: None,
 ) -> list[Any] | None:
     """Do `work` on records 0 <= i < total, this process's share of them, a batch at a time.

@@ -5,10 +5,9 @@ A segment is any object with `name`, `role`, `start` and `end`.
 
 from __future__ import annotations
 
+import io
 import re
-import struct
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 # Okabe and Ito's eight, with the yellow darkened so that it reads on white, extended to twelve; hex only, because the
 # plotly.js in gradio draws newer colour notations wrong.
@@ -57,12 +57,7 @@ def segment_colour(name: str, role: str) -> str:
 def visible_text(token: str) -> str:
     """A token with its spaces, line ends and control characters made visible; `∅` for the empty one."""
 
-    def show(char: str) -> str:
-        if char in _SYMBOLS:
-            return _SYMBOLS[char]
-        return seen_text(char)
-
-    return "".join(map(show, token)) or "∅"
+    return "".join(_SYMBOLS.get(char) or seen_text(char) for char in token) or "∅"
 
 
 def seen_text(text: str) -> str:
@@ -153,19 +148,8 @@ def difference_png(mask: np.ndarray, other: np.ndarray) -> bytes:
 
 def indexed_png(z: np.ndarray, colours: Sequence[str]) -> bytes:
     """A PNG of z (H, W), uint8, each value the index of a colour."""
-    palette = b"".join(bytes.fromhex(colour[1:]) for colour in colours)
-    lines = np.concatenate([np.zeros((len(z), 1), dtype=np.uint8), z], axis=1)  # filter 0 before each line
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", z.shape[1], z.shape[0], 8, 3, 0, 0, 0)  # 8 bits, indexed colours
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"PLTE", palette),
-            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
-            chunk(b"IEND", b""),
-        )
-    )
+    image = Image.fromarray(z)
+    image.putpalette(b"".join(bytes.fromhex(colour[1:]) for colour in colours))
+    out = io.BytesIO()
+    image.save(out, "PNG", bits=8)
+    return out.getvalue()

@@ -192,21 +192,20 @@ def mask_figure(
     *,
     strategy: str = "",
     window: Window | None = None,
-    exact_tokens: int = EXACT_TOKENS,
     height: int | None = None,
     words: bool = True,
     why: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> go.Figure:
     """The mask (T, T), True = visible, as a heatmap coloured by the key's segment; `strategy` is the title.
 
-    Cell by cell up to `exact_tokens` tokens, or inside `window`; above that means over blocks of cells, labelled so.
+    Cell by cell up to EXACT_TOKENS tokens, or inside `window`; above that means over blocks of cells, labelled so.
     `why` tells the reasons of the cells of some queries and keys, as `masks.Mask.told` does. Without `words` cells have
     no hover text, which is nearly all of the figure's size: the page makes its own.
     """
     length = len(tokens)
     if mask.shape != (length, length):
         raise ValueError(f"a mask of shape {mask.shape} does not fit {length} tokens")
-    if window is None and length > exact_tokens:
+    if window is None and length > EXACT_TOKENS:
         return _overview(mask, segments, title=strategy, height=height, words=words)
     rows, columns = ranges_of(window, length)
     shown = [segment_colour(s.name, s.role) for s in segments]
@@ -264,7 +263,6 @@ def difference_figure(
     name: str = "this mask",
     against: str = "the other",
     window: Window | None = None,
-    exact_tokens: int = EXACT_TOKENS,
     height: int | None = None,
     words: bool = True,
 ) -> go.Figure:
@@ -277,7 +275,7 @@ def difference_figure(
         raise ValueError(f"masks of shapes {mask.shape} and {other.shape} do not fit {length} tokens")
     shares = difference_densities(mask, other)
     title = f"from {against} to {name}: " + ", ".join(f"{word} {share:.4f}" for word, share in shares.items())
-    if window is None and length > exact_tokens:
+    if window is None and length > EXACT_TOKENS:
         block = block_size(length)
         trace = go.Heatmap(
             z=block_means(mask, block) - block_means(other, block),

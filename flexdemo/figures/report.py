@@ -20,7 +20,6 @@ from ..answers.explain import Explanation
 from ..answers.methods import METHODS
 from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
-from ..errors import InputError
 from ..masks import Mask
 from ..plan import mask_rows
 from ..prompt import SegmentedPrompt
@@ -74,12 +73,8 @@ def result_json(result: Result, explanation: Explanation | None = None) -> str:
 def snippet(result: Result) -> str:
     """A Python program that asks the same of the same model, and prints the answers.
 
-    Arguments that have their default are left out; dtype and backend where "auto" gives the same on that device.
-    Raises InputError for a result that does not hold its request.
-    """
+    Arguments that have their default are left out; dtype and backend where "auto" gives the same on that device."""
     request = result.request
-    if request is None:
-        raise InputError("the result does not hold what was asked: ask again to get a program that repeats it")
     lines = ["import flexdemo", "", f"lm = flexdemo.load_model({_model_arguments(result)})"]
     lines += ["result = flexdemo.ask(", "    lm,", f"    {_literal(request.question)},"]
     if request.paraphrases:
@@ -147,7 +142,7 @@ def report_html(
         *(_explained(explanation) if explanation else []),
         "<h2>What ran</h2>",
         _facts(result, versions() if ran is None else ran),
-        _details("Python program that asks this again", _program(result)),
+        _details("Python program that asks this again", f"<pre>{escape(snippet(result))}</pre>"),
         _details("All data as JSON", f'<pre class="json">{escape(result_json(result, explanation))}</pre>'),
     ]
     return (
@@ -182,16 +177,7 @@ def _details(heading: str, inside: str) -> str:
     return f"<details><summary>{heading}</summary>{inside}</details>"
 
 
-def _program(result: Result) -> str:
-    if result.request is None:
-        return "<p>The result does not hold what was asked, so there is no program.</p>"
-    return f"<pre>{escape(snippet(result))}</pre>"
-
-
-def wordings_of(result: Result) -> list[str]:
-    """The wordings as they were asked; as they stand in the prompt, for a result that does not hold its request."""
-    if result.request is None:
-        return [segment.text.strip() for segment in result.prompt.paraphrases]
+def _asked(result: Result) -> list[str]:
     return [result.request.question, *result.request.paraphrases]
 
 
@@ -199,7 +185,7 @@ def _wordings(result: Result) -> str:
     shares = result.confidence.shares if result.confidence else [None] * len(result.prompt.paraphrases)
     rows = [
         [segment.name, _text(text), _number(segment.weight, ".3f"), str(len(segment)), _number(share, ".2f")]
-        for segment, text, share in zip(result.prompt.paraphrases, wordings_of(result), shares, strict=True)
+        for segment, text, share in zip(result.prompt.paraphrases, _asked(result), shares, strict=True)
     ]
     header = ["Segment", "Text", "Weight", "Tokens", "Confidence"]
     if not result.confidence:
@@ -237,7 +223,7 @@ def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str,
         charts.append(("Attention mass", note, mass_figure(mass, fused.tokens, names, height=420)))
     if explanation and explanation.attribution.effects:
         effects = explanation.attribution.effects
-        texts = dict(zip((segment.name for segment in prompt.paraphrases), wordings_of(result), strict=True))
+        texts = dict(zip((segment.name for segment in prompt.paraphrases), _asked(result), strict=True))
         hidden = [effect.hidden for effect in effects]
         figure = effect_figure(hidden, [effect.effect for effect in effects], [texts[name] for name in hidden])
         note = "How much less likely the fused answer is when one wording is hidden and positions are held. Causal."
@@ -282,6 +268,8 @@ def _likeliest(candidates: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _facts(result: Result, ran: Mapping[str, str]) -> str:
+    asked = result.request
+    kind = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature}, top-p {asked.top_p}"
     facts = {
         "Model": result.model,
         "Device, dtype, backend": f"{result.device}, {result.dtype}, {result.backend}",
@@ -289,10 +277,7 @@ def _facts(result: Result, ran: Mapping[str, str]) -> str:
         "APE": "off" if result.ape.is_plain else f"temperature {result.ape.temperature}, scale {result.ape.scale}",
         "Seconds": ", ".join(f"{name} {value:.3f}" for name, value in result.seconds.items()),
         "Versions": ", ".join(f"{name} {value}" for name, value in ran.items()),
+        "Decoding": f"{kind}, at most {asked.max_new_tokens} tokens, seed {asked.seed}",
     }
-    if result.request is not None:
-        asked = result.request
-        kind = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature}, top-p {asked.top_p}"
-        facts["Decoding"] = f"{kind}, at most {asked.max_new_tokens} tokens, seed {asked.seed}"
     rows = "".join(f'<tr><th scope="row">{name}</th><td>{_text(told)}</td></tr>' for name, told in facts.items())
     return f'<div class="wide"><table class="facts">{rows}</table></div>'

@@ -223,17 +223,20 @@ def test_half_precision_says_that_it_is_coarse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "limit", "message"),
+    ("options", "message"),
     [
-        ({"ape_temperature": 0.5}, {}, "APE.*cannot be proved: set both to 1"),
-        ({}, {"max_tokens": 20}, r"prompt and answer have \d+ tokens: at most 20"),
-        ({"methods": ("vote",)}, {}, "nothing to prove: run one of the methods flex, causal"),
+        ({"ape_temperature": 0.5}, "APE.*cannot be proved: set both to 1"),
+        ({}, r"prompt and answer have \d+ tokens: at most 20"),
+        ({"methods": ("vote",)}, "nothing to prove: run one of the methods flex, causal"),
     ],
 )
-def test_what_cannot_be_proved_is_refused(lm: LanguageModel, options: dict, limit: dict, message: str) -> None:
+def test_what_cannot_be_proved_is_refused(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, options: dict, message: str
+) -> None:
+    monkeypatch.setattr("flexdemo.answers.proof.MOST_TOKENS", 20)
     told = ask(lm, A, [B], max_new_tokens=3, **options)
     with pytest.raises(InputError, match=message):
-        prove(lm, told, **limit)
+        prove(lm, told)
 
 
 def test_results_of_others_and_unfinished_ones_are_refused(lm: LanguageModel, result: Result) -> None:
@@ -241,7 +244,6 @@ def test_results_of_others_and_unfinished_ones_are_refused(lm: LanguageModel, re
         (replace(result, model="other"), "the answer is of other in float32, not of llama"),
         (replace(result, dtype="bfloat16"), "of llama in bfloat16, not of llama in float32"),
         (replace(result, done=False), "only a finished answer"),
-        (replace(result, request=None), "only a finished answer"),
     ):
         with pytest.raises(InputError, match=message):
             prove(lm, spoilt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from flexdemo.answers.explain import CANDIDATES, Explanation, explain
 from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import MOST_BYTES, load_recorded, record
 from flexdemo.answers.result import Result
-from flexdemo.engine.loading import BUNDLED, load_model
+from flexdemo.engine.loading import BUNDLED
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.request import Request
@@ -37,6 +38,8 @@ EXAMPLES = (
     {"question": A, "paraphrases": [B, C], "weights": "confidence", "max_new_tokens": 2},
 )
 DATE = "2026-01-31"
+ASSETS = BUNDLED.parent
+SHIPPED = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
 
 
 def options(example: dict) -> dict:
@@ -141,16 +144,6 @@ def test_a_too_large_recording_keeps_means_over_heads_and_says_so(
         record(lm, EXAMPLES[:1], date=DATE)
 
 
-def test_the_bundled_examples_fit(tmp_path: Path) -> None:
-    """The page's own examples by the bundled model: with every head, below the bound."""
-    examples = json.loads((BUNDLED.parent / "examples.json").read_text(encoding="utf-8"))
-    text = record(load_model(device="cpu"), examples, date=DATE)
-    assert len(text.encode()) < MOST_BYTES == 1_000_000
-    read = load_recorded(written(tmp_path, text))
-    assert [each.result.prompt.paraphrases[0].text for each in read] == [f"Q: {e['question']}\n" for e in examples]
-    assert all(each.explanation.attribution.mass.shape[1:3] == (6, 10) for each in read)
-
-
 def test_numbers_are_short_and_exact() -> None:
     numbers = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32) ** 9
     for values in (numbers, np.array([0.1, 1e-40, -0.0], np.float32), numbers.astype(np.float64) ** 3):
@@ -203,7 +196,7 @@ def put(tree: Any, path: tuple, change: Callable[[Any, Any], None]) -> Any:
 
 # Free texts and facts for display, in which any value of their type is as good as another; and what has defaults alone.
 LOOSE = ("model", "versions", "mask", "seconds", "ape")
-DEFAULTED = ("weight", "candidates", "confidence", "request", "sides")
+DEFAULTED = ("weight", "candidates", "confidence", "sides", "notes")
 
 
 def another(value: Any) -> Any:
@@ -268,7 +261,31 @@ def test_a_recording_with_a_setting_of_a_later_version_is_refused_by_its_name(
     assert "\n" not in str(caught.value)
 
 
-def test_the_recording_that_is_shipped_is_read() -> None:
-    examples = json.loads((BUNDLED.parent / "examples.json").read_text(encoding="utf-8"))
-    read = load_recorded(BUNDLED.parent / "recorded.json")
-    assert [each.result.request.question for each in read] == [each["question"] for each in examples]
+def test_the_recording_that_is_shipped_is_whole_and_small() -> None:
+    read = load_recorded(ASSETS / "recorded.json")
+    assert [each.result.request.question for each in read] == [each["question"] for each in SHIPPED]
+    assert all(each.explanation.attribution.mass.shape[1:3] == (6, 10) for each in read)  # with every head
+    assert (ASSETS / "recorded.json").stat().st_size < MOST_BYTES == 1_000_000
+
+
+def test_the_page_opens_on_an_example_worth_seeing() -> None:
+    """One wording alone is wrong, the fused answer right, standard attention wrong too; and it is small."""
+    result = load_recorded(ASSETS / "recorded.json")[0].result
+    assert [view.answer for view in result["per_prompt"].views] == ["Edvard Munch"] * 3 + ["Edvard Grieg"]
+    assert (result["flex"].answer, result["causal"].answer) == ("Edvard Munch", "Edvard Grieg")
+    assert len(result.prompt.token_ids) < 70
+
+
+@pytest.mark.parametrize("index", range(len(SHIPPED)), ids=lambda i: SHIPPED[i]["title"])
+def test_a_note_tells_what_was_answered(bundled: LanguageModel, index: int) -> None:
+    """Every answer that it quotes was given, and the one after a changed weight is given with that weight."""
+    example, result = SHIPPED[index], load_recorded(ASSETS / "recorded.json")[index].result
+    note, _, changed = example["note"].partition(" With the weight ")
+    given = {view.answer for name in ("per_prompt", "flex", "causal") for view in result[name].views}
+    assert set(re.findall("“(.*?)”", note)) <= given and "\n" not in note
+    if changed:
+        weight, wording, said = re.match(r"([\d.]+) for P(\d) (.*)", changed).groups()
+        weights = [1.0] * (1 + len(example["paraphrases"]))
+        weights[int(wording) - 1] = float(weight)
+        again = ask(bundled, example["question"], example["paraphrases"], weights=weights)["flex"].answer
+        assert again in said or (again == "Pablo Picasso" and "it is right" in said)
