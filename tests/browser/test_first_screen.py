@@ -16,9 +16,12 @@ RECORDED = json.loads((ROOT / "assets" / "recorded.json").read_text(encoding="ut
 FIRST_SCREEN = ("run", "answer-flex", "answer-causal", "mask-plot", "mask-plot-right", "token-view")
 
 
-def recorded(i: int) -> dict[str, str]:
-    """The answer of each recorded view of an example: methods of one view by their name, wordings by theirs."""
-    return {view["name"]: view["answer"] for view in RECORDED["examples"][i]["views"]}
+def recorded(question: str) -> dict[str, str]:
+    """Answers of an example's recording by method, and of its wordings alone by their names."""
+    asked = {each["result"]["request"]["question"]: each["result"]["results"] for each in RECORDED["examples"]}
+    methods = {each["method"]: each for each in asked[question]}
+    alone = {view["name"]: view["answer"] for view in methods["per_prompt"]["views"]}
+    return alone | {name: methods[name]["answer"] for name in ("flex", "causal")}
 
 
 def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
@@ -52,7 +55,7 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
 
 
 def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
-    answers = recorded(0)
+    answers = recorded(EXAMPLES[0]["question"])
     assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
     assert visit.text("status") == f"Recorded {RECORDED['date']}: press Run to compute it now"
     for side in ("left", "right"):
@@ -71,8 +74,8 @@ def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
     first_four = visit.page.locator("#examples button").filter(visible=True)
     assert first_four.count() == 4
     for i in (1, last):
-        example, answers = EXAMPLES[i], recorded(i)
-        visit.example(example["question"])
+        example, answers = EXAMPLES[i], recorded(EXAMPLES[i]["question"])
+        visit.example(i, example["question"])
         assert visit.wordings() == example["paraphrases"] and visit.text("example-note") == example["note"]
         assert visit.text("status").startswith("Recorded")
         assert (visit.text("answer-flex"), visit.text("answer-causal")) == (answers["flex"], answers["causal"])

@@ -55,7 +55,7 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
         visit.open(tab)
         expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("After a run:")
     visit.run()
-    result = asked(bundled, visit)
+    result = asked(bundled, visit, candidates=5)
     attribution = explain(bundled, result).attribution
 
     assert "After a run" in visit.text("gave-note"), "a tab does its work when it is opened"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
 PATIENCE = 60_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
-CALM_MS = 150  # nothing is asked or awaited for so long: what follows an answer is asked at once
+CALM_MS = 250  # nothing is asked or awaited for so long: what follows an answer is asked at once
 PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
 # Counts what the page has asked the program and waits for, so that no test has to guess how long that takes.
 WATCH = """(() => {
@@ -62,6 +62,8 @@ WATCH = """(() => {
         }
     };
 })();"""
+# The status of an earlier run is marked as old; a new one that says the same may leave it where it is.
+OVER = "() => document.querySelector('#status [data-state=done]:not([data-old])') || window.asked.calm(3000)"
 DRAWN = """() => ['#mask-plot', '#mask-plot-right'].every(name =>
     document.querySelector(`${name} .js-plotly-plot`)?.linked && document.querySelector(`${name} .nsewdrag`))"""
 
@@ -219,6 +221,8 @@ class Visit:
         self.until(DRAWN)
 
     def settle(self) -> None:
+        """Until nothing has been asked or awaited for a moment from now on."""
+        self.page.evaluate("() => { window.asked.since = performance.now(); }")
         self.until("(ms) => window.asked.calm(ms)", CALM_MS)
 
     def forget(self) -> None:
@@ -260,9 +264,9 @@ class Visit:
         self.page.get_by_role("option").first.wait_for(state="detached")
         self.settle()
 
-    def example(self, question: str) -> None:
-        """Fill in one of the examples; with its recording, if there is one."""
-        self.page.locator("#examples button", has_text=question).evaluate("each => each.click()")
+    def example(self, i: int, question: str) -> None:
+        """Fill in one of the examples, which asks this, with its recording."""
+        self.page.locator(f"#examples [data-example='{i}']").evaluate("each => each.click()")
         self.until("question => document.querySelector('#question textarea').value === question", question)
         self.drawn()
 
@@ -279,10 +283,13 @@ class Visit:
 
     def run(self, button: str = "run") -> None:
         """Press Run and wait for the answer, and for the tabs and tools after it."""
+        self.page.evaluate("() => { document.querySelector('#status [data-state]').dataset.old = ''; }")
         self.page.locator(f"#{button}").click()
         self.done()
 
     def done(self) -> None:
+        """Until a run is over that has begun, or whose beginning `run` waits for."""
+        self.until(OVER)
         self.settle()
         assert self.text("status").startswith("Done"), self.text("status")
 
