@@ -29,17 +29,14 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "methods": [(method.label, method.name) for method in METHODS.values()],
     "weights_from": [("Mine", "mine"), ("By confidence", "confidence")],
 }
-# Title, settings, terms that explain them, and the folded group's state in few words.
+WEIGHING = ("weights_from", "samples", "sample_temperature", "ape_temperature", "ape_scale")
+ELSEWHERE = ("mask", "positions", "methods", *WEIGHING, "left", "right", "model")
+# Name, title, settings, terms that explain them. What has no other place is a setting of the answer.
 GROUPS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("masking", "Mask and positions", ("mask", "positions"), ("Segment mask", "Aligned positions")),
     ("methods_group", "Methods", ("methods",), ()),
-    ("answering", "Answer", ("max_new_tokens", "temperature", "top_p", "seed", "prefix", "template"), ()),
-    (
-        "weighing",
-        "Weights and attention",
-        ("weights_from", "samples", "sample_temperature", "ape_temperature", "ape_scale"),
-        ("Weights", "Confidence", "APE (attention T and S)"),
-    ),
+    ("answering", "Answer", tuple(name for name in SETTINGS if name not in ELSEWHERE), ()),
+    ("weighing", "Weights and attention", WEIGHING, ("Weights", "Confidence", "APE (attention T and S)")),
 )
 
 

@@ -122,7 +122,8 @@ def frame(state: PageState, result: Result, room: int) -> Changes:
     changes = answers_changes(state, result) | alone_changes(state, result, room)
     if result.done and state.weights_from == "confidence":
         changes |= shares_of(state, result.prompt.weights, room)
-    return changes | {"status": status_html("done" if result.done else "running", progress(result)), "message": ""}
+    notes = "".join(f'<p role="note">{escape(text)}</p>' for text in result.notes) if result.done else ""
+    return changes | {"status": status_html("done" if result.done else "running", progress(result)), "message": notes}
 
 
 def progress(result: Result) -> str:
@@ -131,7 +132,8 @@ def progress(result: Result) -> str:
     rows = len({(view.weights, view.suffix_position, view.logprobs) for view in every})  # methods share some
     tokens = max((len(view.token_ids) for view in every), default=0)
     state = "Done" if result.done else "Running"
-    return f"{state}: {rows} rows, longest {tokens} tokens, {result.seconds['total']:.2f} s"
+    told = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in ((rows, "row"), (tokens, "token"))]
+    return f"{state}: {told[0]}, longest {told[1]}, {result.seconds['total']:.2f} s"
 
 
 def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | None) -> bool:

@@ -130,6 +130,8 @@ class PageState(Request):
         told = {"weights": asked.given_weights, "prefix": asked.prefix, "template": asked.template}
         prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, **told)
         check_room(lm, limits, prompt, asked.max_new_tokens)
+        for scheme in self.schemes:
+            check_encoding(scheme.encoding, prompt)
         return self.named(prompt)
 
     def named(self, prompt: SegmentedPrompt) -> SegmentedPrompt:
