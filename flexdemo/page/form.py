@@ -11,7 +11,7 @@ from ..answers.methods import METHODS
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
 from ..request import Limits
-from .state import FIELDS, LABELS, SLIDERS, PageState, slider_of
+from .state import FIELDS, LABELS, SETTINGS, SLIDERS, PageState, slider_of
 from .terms import terms_html
 from .widgets import Changes, Widgets
 
