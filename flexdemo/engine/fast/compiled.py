@@ -84,8 +84,10 @@ def compiled_pass(backend: str = "inductor") -> Pass:
         chosen = {**common, **options} if backend == "inductor" else dict(common)
         return torch.compile(next_scores, fullgraph=True, backend=backend, options=chosen)
 
-    # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one.
+    # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one. torch
+    # 2.11 cannot join kernels that sum over a size that differs, as a recorder's do over the keys.
     run, run_step = make(), make(coordinate_descent_tuning=True, combo_kernels=True)
+    run_recorded_step = make(coordinate_descent_tuning=True)
 
     def compiled(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, call: Call) -> Scores:
         suit_dynamo()
@@ -101,9 +103,10 @@ def compiled_pass(backend: str = "inductor") -> Pass:
             mark_mask(mask)
         for group in getattr(plan.recorder, "groups", {}).values():
             mark_sizes(group, 0, 1, 2)
+        step = run_step if plan.recorder is None else run_recorded_step
         try:
             with ALONE:  # it may compile
-                return (run_step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, call)
+                return (step if ids.shape[1:] == (1,) else run)(model, ids, positions, plan, cache, call)
         except COMPILER_ERRORS as error:
             reason = first_line(error)
             raise BackendError(
