@@ -304,7 +304,7 @@ def _shown(value: Any, other: Any) -> str:
 def _write_line(file: BinaryIO, value: Any) -> None:
     data = f"{json.dumps(value, allow_nan=False)}\n".encode("ascii")
     while data:  # a disk that fills takes a part
-        data = data[file.write(data) :]
+        data = data[os.write(file.fileno(), data) :]
     os.fsync(file.fileno())
 
 

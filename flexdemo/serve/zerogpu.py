@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -53,12 +54,8 @@ class Gpu:
 
             @wraps(fn)
             def streamed(*args: Any, **options: Any) -> Iterator[Any]:
-                work = steps(*args, **options)
-                try:
-                    for value in work:
-                        yield _taken(value)
-                finally:
-                    work.close()
+                with closing(steps(*args, **options)) as work:
+                    yield from map(_taken, work)
 
             return streamed
         call = lend(_told(fn))
