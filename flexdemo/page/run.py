@@ -171,8 +171,7 @@ def note_result(result: Result | None) -> None:
     made = sum(len(view.token_ids) for answered in result.results for view in answered.views)
     methods = [answered.method for answered in result.results]
     note(methods=methods, prompt_tokens=len(result.prompt.token_ids), new_tokens=made)
-    if result.request is not None:
-        note(question=result.request.question, paraphrases=list(result.request.paraphrases))
+    note(question=result.request.question, paraphrases=list(result.request.paraphrases))
 
 
 def belongs_html(last: LastRun) -> str:
