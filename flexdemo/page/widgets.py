@@ -69,6 +69,7 @@ class Widgets(dict[str, Any]):
             return told(work(*asked(given, request, event)))
 
         def streamed(given: dict, request: gr.Request, event: gr.EventData) -> Any:
+            yield told({})  # a stream that never tells anything would empty its widgets
             for made in work(*asked(given, request, event)):
                 yield told(made)
 

@@ -222,7 +222,7 @@ class Buttons:
         self.session = self.site.session()
 
     def drive(self) -> None:
-        for name in ("run", "run", "ladder-run", "check", "attention-show", "write-paraphrases"):
+        for name in ("run", "run", "check", "attention-show", "write-paraphrases"):
             self.report.step(self.way, f"button {name}", partial(self.press, name))
 
     def press(self, name: str, **changes: Any) -> str:

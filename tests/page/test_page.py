@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,9 @@ def visitor(page: Built) -> Visitor:
 
 
 def test_contract_of_element_ids(page: Built) -> None:
-    ids = [block.elem_id for block in page.demo.blocks.values() if block.elem_id]
+    blocks = page.demo.blocks.values()
+    ids = [block.elem_id for block in blocks if block.elem_id]
+    ids += [found for block in blocks for found in re.findall(r'id="([\w-]+)"', str(getattr(block, "value", "")))]
     assert len(ids) == len(set(ids))
     wanted = {f"paraphrase-{i}" for i in range(1, 11)} | {f"weight-{i}" for i in range(11)}
     wanted |= {"question", "add-paraphrase", "write-paraphrases", "run", "stop", "answer-flex", "answer-causal"}

@@ -221,7 +221,7 @@ def test_a_side_shows_the_answer_of_its_scheme(lm: LanguageModel, sides: tuple, 
 def test_a_side_without_an_answer_says_what_to_do(lm: LanguageModel) -> None:
     *_, result = flexdemo.stream(lm, STATE.asked(methods=("flex",)))
     shown = answers_changes(STATE, result)
-    assert shown["right_answer"] == "" and shown["right_figures"] == "press Run to see it"
+    assert plain(shown["right_answer"]) == "" and shown["right_figures"] == "press Run to see it"
     assert "<mark" not in shown["left_answer"], "nothing to differ from"
     *_, result = flexdemo.stream(lm, STATE.asked(methods=("flex", "causal")))
     assert answered(result, STATE, "right").method == "causal", "the method stands for the scheme"

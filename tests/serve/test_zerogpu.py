@@ -158,7 +158,7 @@ def test_the_worker_has_its_own_memory(gpu: Gpu) -> None:
 
 def remote(lm: LanguageModel, gpu: Gpu) -> Any:
     """How a page comes to its answers there."""
-    return Events(offered(lm), DEFAULT, (), ())._answers(gpu)
+    return Events(offered(lm), DEFAULT, (), (), gpu).answers
 
 
 def here(lm: LanguageModel, state: PageState) -> list[dict[str, Any]]:
