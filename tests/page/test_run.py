@@ -165,7 +165,7 @@ def test_what_was_answered_in_time_is_kept_and_told(
     monkeypatch.setattr(Limits, "until", lambda self: self.seconds)
     monkeypatch.setattr(asking, "time", clock)
     *_, answered, end = frames_of(lm, STATE.but(max_new_tokens=12), Limits(seconds=3.0))
-    assert "<b>1</b> token" in answered["left_figures"] and "longest 1 tokens" in lines([answered])[0]
+    assert "<b>1</b> token" in answered["left_figures"] and "longest 1 token," in lines([answered])[0]
     assert plain(answered["left_answer"])
     assert "Stopped after 3 seconds, the most that a request may take here" in end["message"] and "last" not in end
     assert lines([end]) == ["Stopped"]
