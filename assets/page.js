@@ -68,7 +68,12 @@
   document.addEventListener('blur', (event) => settle(event.target), true);
   document.addEventListener('keydown', (event) => { if (event.key === 'Enter') settle(event.target); }, true);
 
-  // Once the page is there: the address in the programs, the keys' names, what the program warms up.
+  // The programs name this server's address.
+  document.addEventListener('toggle', (event) => {
+    for (const each of event.target.querySelectorAll?.('.address') ?? []) each.textContent = location.origin;
+  }, true);
+
+  // Once the page is there: the keys' names, what the program warms up.
   async function warm() {
     const line = find('#warming p');
     if (!line) return;
@@ -83,7 +88,6 @@
       find(`#${name}`).setAttribute('aria-keyshortcuts', keys);
       find(`#${name}`).title = said;
     }
-    for (const each of document.querySelectorAll('#program .address')) each.textContent = location.origin;
     warm();
   }
   begin();

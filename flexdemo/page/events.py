@@ -112,11 +112,10 @@ class Events:
     def filled(self, last: LastRun | None, tab: str) -> Changes:
         """The tools and the open tab with a run; a tab does its work when it is open."""
         if last is None:
-            return {}
+            return gave.empty() if tab == gave.NAME else {}
         changes: Changes = {}
-        if tab == gave.NAME:
-            last = self.explained(last)
-            changes["last"] = last
+        if tab == gave.NAME and last.explanation is None:
+            last = changes["last"] = self.explained(last)
         (open_tab,) = (each for each in TABS if tab == each.NAME)
         return changes | open_tab.fill(self.models, last)
 
@@ -150,8 +149,6 @@ class Events:
     def conclude(self, values: Values, visit: Visit) -> Changes:
         """The tabs and tools after a run."""
         last = values["last"]
-        if last is None:
-            return {}
         try:
             return tools.ready(last) | self.filled(last, values["tab"])
         except InputError as error:

@@ -28,6 +28,7 @@ from .state import PageState
 from .widgets import PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
 
 PNG_PIXELS = 1024  # that a short prompt's mask is enlarged to, by whole numbers
+FIRST = "# Press Run first"
 COPIED, PRESS = "Link copied", "Press Ctrl+C to copy the selected link"
 # Gets the link's query; shows the whole link, selected, and copies it where the browser allows that.
 COPY = """async (query, shown, said) => {
@@ -121,7 +122,7 @@ def build_tools(widgets: Widgets, last: LastRun | None) -> None:
                 )
         widgets["file"] = gr.DownloadButton(visible=False)
         widgets["program"] = gr.Code(
-            export.snippet(last.result) if last else "# Press Run first", language="python", wrap_lines=True,
+            export.snippet(last.result) if last else FIRST, language="python", wrap_lines=True,
             label="Python program that asks this again", elem_id="repeat", interactive=False,
         )  # fmt: skip
         program_section()
@@ -143,11 +144,11 @@ def build_link_box(widgets: Widgets) -> None:
 CHANGES = ("check", "proof", "program", *(f"save-{kind}" for kind in FILES))
 
 
-def ready(last: LastRun) -> Changes:
-    """The tools once there is a result, of which nothing has been proved."""
-    usable = dict.fromkeys((f"save-{kind}" for kind in FILES), gr.update(interactive=True))
-    check = gr.update(value="prove", interactive=True, variant="secondary")
-    return {**usable, "check": check, "proof": "", "program": export.snippet(last.result)}
+def ready(last: LastRun | None) -> Changes:
+    """The tools for a result, of which nothing has been proved; without one there is nothing to do."""
+    usable = dict.fromkeys((f"save-{kind}" for kind in FILES), gr.update(interactive=last is not None))
+    check = gr.update(value="prove", interactive=last is not None, variant="secondary")
+    return {**usable, "check": check, "proof": "", "program": export.snippet(last.result) if last else FIRST}
 
 
 def wire_tools(

@@ -59,7 +59,9 @@ def open_all(visit: Visit) -> None:
     """Everything that opens on demand, opened."""
     for name in ("masking", "methods-group", "answering", "weighing", "tools", "results"):
         visit.page.locator(f"#{name} > button").click()
-    visit.page.evaluate("() => document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    visit.page.evaluate(
+        "() => document.querySelectorAll('details:not(.pill *)').forEach(each => { each.open = true; })"
+    )
     visit.settle()
 
 
@@ -84,8 +86,7 @@ def test_texts_are_text_everywhere(visit: Visit) -> None:
     for name in ("gave-note", "repeat"):
         assert "onerror" in visit.text(name)
     assert "<script>alert(1)" in "".join(visit.text("token-view").split())
-    for name in ("paraphrase-1 textarea", "token-view"):
-        assert "בירת" in (page.locator(f"#{name}").input_value() if "textarea" in name else visit.text(name))
+    assert "בירת" in page.locator("#paraphrase-1 textarea").input_value()
     made = "img[src='x'], svg[onload], a[href^='javascript'], [onerror], #page script"
     assert page.locator(made).count() == 0 and page.title() == "flexdemo" and dialogs == []
     assert fits_sideways(visit)

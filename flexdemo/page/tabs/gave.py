@@ -50,6 +50,12 @@ def _numbered(count: int) -> list[tuple[str, int]]:
     return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
 
 
+def empty() -> Changes:
+    """The tab before a run."""
+    said = f'<p class="to-come">{BEFORE}</p>'
+    return {"gave_note": said, "gave_plot": shown(None), "gave_choices": gr.update(visible=False)}
+
+
 def fill(models: Models, last: LastRun) -> Changes:
     if last.explanation is None:
         labels = " and ".join(f"<b>{escape(METHODS[name].label)}</b>" for name in NEEDED)
