@@ -161,7 +161,7 @@ class Events:
             return {"tab": name, "gave_note": alert_html(f"Not explained: {error}")}
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
-        """What Stop says at once; nothing if nothing runs."""
+        """What Stop says at once, and again once nothing of the run can come any more; nothing if nothing runs."""
         if 'data-state="running"' not in (values["status"] or ""):
             return {}
         told = {f"{side}_figures": "stopped" for side in SIDES if values[f"{side}_answer"] == answer_html(side)}
@@ -223,6 +223,8 @@ class Events:
 
         page = {"changes": [*self.everything, "note", "link_message"]}
         filled = [on(demo.load, self.opened, **page), on(widgets["try"].select, self.choose, reads=["model"], **page)]
+        for event in events:
+            on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said
         for event in (*events, *filled):
             on(event, self.conclude, **concluding)
         quiet = [widgets[name].input for name in ("edits", *SETTINGS) if name not in ("left", "right")]

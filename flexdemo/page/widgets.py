@@ -69,9 +69,11 @@ class Widgets(dict[str, Any]):
             return told(work(*asked(given, request, event)))
 
         def streamed(given: dict, request: gr.Request, event: gr.EventData) -> Any:
-            yield told({})  # a stream that never tells anything would empty its widgets
+            made: Changes | None = None
             for made in work(*asked(given, request, event)):
                 yield told(made)
+            if made is None:  # gradio would empty all that a generator changes which yields nothing
+                yield told({})
 
         handler = streamed if inspect.isgeneratorfunction(work) else once
         handler.__name__ = work.__name__
