@@ -23,17 +23,17 @@ PARAPHRASES = (
     "HELLO, I HAVE A QUESTION: MADAGASCAR HAS WHAT KIND OF MONEYY? IT'S FOR SCHOOL, THANKS!",
 )
 METHODS = ("flex", "per_prompt", "causal")
-STOPPED = "() => document.querySelector('#status').textContent.trim() === 'Stopped'"
+STOPPED = "() => document.querySelector('#status [data-state]')?.textContent === 'Stopped'"
 # Notes every text of the status, so that a step that is passed quickly is seen too.
 STEPS = """() => {
     window.steps = [];
     new MutationObserver(() => {
-        const text = document.querySelector('#status')?.textContent.trim();
+        const text = document.querySelector('#status [data-state]')?.textContent;
         if (text && text !== window.steps.at(-1)) window.steps.push(text);
     }).observe(document.querySelector('#masthead'), {childList: true, subtree: true, characterData: true});
 }"""
 ESCAPE_WHEN_READING = """() => new MutationObserver((_, observer) => {
-    if (document.querySelector('#status')?.textContent.trim() !== 'Reading the prompt') return;
+    if (document.querySelector('#status [data-state]')?.textContent !== 'Reading the prompt') return;
     observer.disconnect();
     document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true, cancelable: true}));
 }).observe(document.querySelector('#masthead'), {childList: true, subtree: true, characterData: true})"""
@@ -169,7 +169,7 @@ def test_two_visitors_see_only_their_own_and_the_place_in_the_queue(visitors: Vi
     first.page.locator("#run").click()
     first.running()
     second.page.locator("#run").click()
-    expect(second.page.locator("#queue")).to_contain_text(re.compile(r"queue: 1/1"))
+    expect(second.page.locator("#queue")).to_contain_text(re.compile(r"queue: \d+/\d+"))
     assert second.text("answer-flex") == ""
     first.page.locator("#stop").click()
     first.until(STOPPED)

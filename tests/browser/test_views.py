@@ -90,7 +90,7 @@ def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
     masks = [mask_of(prompt, scheme, count) for scheme in schemes]
     places = np.arange(masks[0].tokens)
     owners = [segment.name for segment in masks[0].segments for _ in range(segment.end - segment.start)]
-    shape = "(layout.shapes ?? []).filter(each => each.name === 'pick').length"
+    shape = "layout.shapes.filter(each => each.name === 'pick').length"
 
     token = masks[0].segments[3].start + 2
     page.locator("#token-view .token").nth(token).click()
@@ -172,7 +172,7 @@ def test_zoom_hover_and_outline_go_over_both_masks(visit: Visit, bundled: Langua
     })""")
 
     page.locator("#link-outline").check()
-    only = "(layout.shapes ?? []).filter(each => each.name === 'only').length"
+    only = "layout.shapes.filter(each => each.name === 'only').length"
     pairs = (right.visible & ~left.visible)[..., 0]
     lengths = np.array([segment.end - segment.start for segment in left.segments])
     assert visit.plot("mask-plot-right", only) == (pairs & np.outer(lengths, lengths).astype(bool)).sum() > 0

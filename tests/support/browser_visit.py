@@ -26,6 +26,7 @@ NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt
 PATIENCE = 60_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
 CALM_MS = 250  # nothing is asked or awaited for so long: what follows an answer is asked at once
+LOOK_MS = 50  # how often a page is looked at: at each frame would keep it busy with frames
 PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
 # Counts what the page has asked the program and waits for, so that no test has to guess how long that takes.
 WATCH = """(() => {
@@ -230,12 +231,13 @@ class Visit:
             self.page.remove_listener(event, listener)
 
     def until(self, condition: str, value: Any = None) -> None:
-        """Wait until a function of the page is true of `value`; looks at each frame, `expect` only now and then."""
-        self.page.wait_for_function(condition, arg=value, timeout=PATIENCE)
+        """Wait until a function of the page is true of `value`."""
+        self.page.wait_for_function(condition, arg=value, timeout=PATIENCE, polling=LOOK_MS)
 
     def text(self, name: str) -> str:
         """The text of an element; only that of an answer is kept to the letter."""
-        text = self.page.locator(f"#{name}").text_content() or ""
+        shown = "#status [data-state]" if name == "status" else f"#{name}"  # beside it gradio counts seconds
+        text = self.page.locator(shown).text_content() or ""
         return text if name.startswith("answer-") else " ".join(text.split())
 
     def value(self, name: str) -> str:
