@@ -279,7 +279,7 @@ def test_another_model_is_chosen_and_20_rows_are_asked(
         visit.settle()
     visit.settle()
     assert len(visit.wordings()) == 20
-    for i in range(5, 21):
+    for i in range(1, 21):
         page.locator(f"#paraphrase-{i} textarea").fill(f"What is the capital of Peru, asked {i} times?")
     visit.settle()
     visit.run()

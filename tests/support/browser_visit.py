@@ -325,7 +325,7 @@ class Visit:
         area.scroll_into_view_if_needed()
         box = area.bounding_box()
         (x0, x1), (y0, y1) = self.plot(PLOTS[side], "layout.xaxis.range"), self.plot(PLOTS[side], "layout.yaxis.range")
-        return box["x"] + box["width"] * (key - x0) / (x1 - x0), box["y"] + box["height"] * (query - y0) / (y1 - y0)
+        return box["x"] + box["width"] * (key - x0) / (x1 - x0), box["y"] + box["height"] * (query - y1) / (y0 - y1)
 
     def drag(self, side: str, first: tuple[float, float], last: tuple[float, float]) -> None:
         """With the mouse from one cell of a mask to another."""
