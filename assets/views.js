@@ -290,9 +290,10 @@
   // A double click shows all of both masks again. Plotly tells two clicks where the figure is drawn anew between them,
   // with the band of what the first one picked.
   function clicked(gd, event) {
-    const now = event.event.timeStamp, twice = now - (gd.clicked ?? -Infinity) < 500; // when the visitor clicked
-    gd.clicked = now;
-    if (twice) return whole();
+    const { timeStamp, clientX, clientY } = event.event, before = gd.clicked;
+    gd.clicked = { timeStamp, clientX, clientY };
+    const near = before && Math.hypot(clientX - before.clientX, clientY - before.clientY) < 6;
+    if (near && timeStamp - before.timeStamp < 500) return whole();
     pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y);
     show();
   }

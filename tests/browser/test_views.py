@@ -234,7 +234,7 @@ def test_a_long_prompt_has_an_overview_and_exact_parts(visitors: Visitors, slow_
     assert f"sees {cells[1][token].sum()} of " in words(visit)[1]
     assert busy < 5000, "ms; a second on a machine without other work"
 
-    first, last = length // block // 2, length // block // 2 + 200 // block
+    first, last = length // block // 2, length // block // 2 + 400 // block  # Plotly wants 20 pixels
     visit.drag("left", (first, first), (last, last))
     visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(
         name => document.querySelector(`${name} .js-plotly-plot`).layout.meta.part)""")
