@@ -46,6 +46,15 @@ QUESTION = "What is the capital of Peru?"
 PARAPHRASES = ("Name it.", "Which city is Peru's capital?")
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model and its tokenizer in a folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    models.random_model("llama").save_pretrained(folder)
+    models.tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """`pytest` alone, which runs everything, takes two workers; a file, `-n 0` or `--pdb` stays in one process."""

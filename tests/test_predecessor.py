@@ -32,14 +32,6 @@ SEGMENTS = [Segment(*piece, "") for piece in PIECES]
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    models.random_model("llama").save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
-    return folder
-
-
 # --- output directory of another user: permission denied, after all the work
 
 

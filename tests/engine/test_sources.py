@@ -25,14 +25,6 @@ from flexdemo.errors import InputError
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    models.random_model("llama").save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def lacking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """lacking(package): as if it were not installed."""
