@@ -155,7 +155,7 @@ def read(room: int) -> list[str]:
 def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Changes) -> None:
     """The question and the pool of rows: text, weight, share, and what each wording answers alone."""
     values, count = start.values(limits.paraphrases), len(start.paraphrases)
-    widgets.add(used=gr.State(count))
+    widgets["used"] = gr.State(count)
     for i in range(limits.paraphrases + 1):
         label = f"Paraphrase {i} (P{i + 1})" if i else "Question (P1)"
         name = f"paraphrase-{i}" if i else "question"

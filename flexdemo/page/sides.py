@@ -53,7 +53,7 @@ def title(state: PageState, side: str) -> str:
 def choices() -> list[tuple[str, str]]:
     """What a side may answer with: the fused answer as it is set, and every scheme there is."""
     every = [
-        (f"{strategy} · {positions.replace('_', ' ')} · {weights}", f"{strategy}.{positions}.{weights}")
+        (scheme_label(Scheme(strategy, positions, weights == WEIGHTED[0])), f"{strategy}.{positions}.{weights}")
         for strategy in STRATEGIES
         for positions in POSITIONS
         for weights in WEIGHTED
@@ -164,10 +164,9 @@ def draw(lm: LanguageModel, limits: Limits, state: PageState, drawn: tuple[str, 
     }
 
 
-def not_drawn(lm: LanguageModel, limits: Limits, state: PageState | None, error: InputError) -> Changes:
+def not_drawn(lm: LanguageModel, limits: Limits, state: PageState, error: InputError) -> Changes:
     """What is shown where a page cannot be drawn: why, and how far it is over the limit if that is it."""
-    budget = {"budget": budget_of(lm, limits, state)} if state else {}
-    return {"message": alert_html(str(error)), **budget}
+    return {"message": alert_html(str(error)), "budget": budget_of(lm, limits, state)}
 
 
 # Filled by views.js. It works without the program, so that a highlight costs no round trip.

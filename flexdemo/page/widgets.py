@@ -37,11 +37,6 @@ class Widgets(dict[str, Any]):
     """Widgets by name. A handler gets the values of those it reads, by name, and a Visit; it returns, or yields, the
     values of those that change, by name, and nothing of the others."""
 
-    def add(self, **widgets: Any) -> Any:
-        """Keep widgets under their names; returns the last one."""
-        self.update(widgets)
-        return list(widgets.values())[-1]
-
     def on(
         self,
         triggers: Any,
