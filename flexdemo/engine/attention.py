@@ -32,13 +32,14 @@ class Plan:
 
     `masks` has one entry for each device that holds a layer: a BlockMask, booleans (B, 1, T, T), or an additive bias
     (rows, 1, q, kv) in fp32. `ape` likewise, if some row sharpens its scores. Made once before the forward, so that no
-    layer moves or makes a mask.
+    layer moves or makes a mask. `attend` runs instead of the backend's own, layer by layer in their order.
     """
 
     backend: str
     masks: Mapping[torch.device, BlockMask | Tensor]
     recorder: Recorder | None = None
     ape: Mapping[torch.device, ApeRows] | None = None
+    attend: Attend | None = None
 
 
 def attend_sdpa(
@@ -174,7 +175,8 @@ def segment_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]
     ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
-    attend = _attend_traced(mask, ape) if torch.compiler.is_compiling() else BACKENDS[segment_plan.backend].attend
+    attend = segment_plan.attend or BACKENDS[segment_plan.backend].attend
+    attend = _attend_traced(mask, ape) if torch.compiler.is_compiling() else attend
     out = attend(query, key, value, mask, scale, softcap, ape)
     if segment_plan.recorder is not None:
         segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)

@@ -1,0 +1,154 @@
+"""Where several wordings become one answer: their hidden states layer by layer, and what each would say there.
+
+Descriptive: that states are alike proves no influence. Knows no page and no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers.cache_utils import Cache
+
+from ..engine.attention import Plan, UnsupportedModelError
+from ..engine.fast.compiled import Scores, call_of, next_scores
+from ..engine.forced import feed
+from ..engine.layers import said_from, watched
+from ..engine.model import LanguageModel
+from ..engine.reading import settled
+from ..errors import InputError
+from ..plan import Encoding, View, fused_view
+from ..prompt import SegmentedPrompt, token_texts
+from ..request import Ape
+from .methods import METHODS
+from .result import Result
+
+ROUNDING = {torch.float32: 1e-3}  # of the largest logit; of other dtypes LESS_EXACT
+LESS_EXACT = 0.05
+
+
+@dataclass(frozen=True)
+class Merge:
+    """L layers at the place that says one token of the fused answer; the last of the R rows is the fused one.
+
+    probability (L, R) is that of the fused answer's token were the layer the last one, top (L, R) the likeliest token
+    there and says (L, R) its text. to_fused (L, R - 1) are cosines of each wording's state and the fused one, between
+    (L,) their mean over all pairs of wordings, nan where there is but one. Layers count from 1.
+    """
+
+    names: tuple[str, ...]
+    token_id: int
+    token: str
+    probability: np.ndarray
+    top: np.ndarray
+    says: tuple[tuple[str, ...], ...]
+    to_fused: np.ndarray
+    between: np.ndarray
+
+    @property
+    def layers(self) -> int:
+        return len(self.top)
+
+    @property
+    def agree_from(self) -> int | None:
+        """The first layer from which on every wording would say the fused answer's token; None if they never do."""
+        return self._from((self.top[:, :-1] == self.token_id).all(axis=1))
+
+    def says_it_from(self, row: int) -> int | None:
+        """The first layer from which on one row would say it."""
+        return self._from(self.top[:, row] == self.token_id)
+
+    @staticmethod
+    def _from(holds: np.ndarray) -> int | None:
+        lasting = int(np.logical_and.accumulate(holds[::-1]).sum())
+        return len(holds) - lasting + 1 if lasting else None
+
+
+@torch.no_grad()
+def merging(lm: LanguageModel, result: Result, step: int) -> Merge:
+    """Look at the place in the fused answer of `result` that says its token `step`, counted from 0.
+
+    The prompt is read once more; then the suffix and the answer so far are fed to the fused view and to each wording
+    alone, and the state of the last of these tokens is kept after every layer.
+    """
+    answer = result["flex"]
+    if not 0 <= step < len(answer.token_ids):
+        raise InputError(f"there is no token {step} of the answer: choose from 0 to {len(answer.token_ids) - 1}")
+    prompt, token = result.prompt, answer.token_ids[step]
+    views = _views(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
+    states, logits = _states(lm, prompt, views, answer.token_ids[:step])
+
+    said = said_from(lm.model)
+    told = [said(layer) for layer in states]
+    off = (told[-1] - logits).abs().max()
+    if off > ROUNDING.get(lm.model.dtype, LESS_EXACT) * logits.abs().max():
+        raise UnsupportedModelError(
+            f"{lm.name} makes its answer of more than its last layer's output: what it would say earlier is not known"
+        )
+    shares = np.array([layer.softmax(dim=-1)[:, token].tolist() for layer in told])
+    top = np.array([layer.argmax(dim=-1).tolist() for layer in told])
+    known = sorted({int(each) for each in top.flat})
+    texts = dict(zip(known, token_texts(lm.tokenizer, known), strict=True))
+    to_fused, between = _alike(states)
+    return Merge(
+        tuple(view.name for view in views),
+        token,
+        answer.tokens[step],
+        shares,
+        top,
+        tuple(tuple(texts[int(each)] for each in row) for row in top),
+        to_fused,
+        between,
+    )
+
+
+def _views(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape) -> list[View]:
+    """Each wording alone, then the fused view."""
+    fused = fused_view(prompt, encoding, ape)
+    return [*(view for stream in METHODS["per_prompt"].streams(prompt, fused) for view in stream.views), fused]
+
+
+def _states(
+    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]
+) -> tuple[list[Tensor], Tensor]:
+    """What each layer makes of the last token fed, (rows, width) each, and logits (rows, V)."""
+    shifts = [settled(lm, prompt, view, len(token_ids) + 1).encoding.shift > 0 for view in views]
+    parts, order = [], []
+    for shift in dict.fromkeys(shifts):  # LongRoPE reads these rows otherwise than the others
+        rows = [row for row, other in enumerate(shifts) if other == shift]
+        parts.append(_pass(lm, prompt, [views[row] for row in rows], token_ids))
+        order += rows
+    index = [order.index(row) for row in range(len(order))]
+    *states, logits = (torch.cat(each)[index] for each in zip(*parts, strict=True))
+    return states, logits
+
+
+def _pass(
+    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]
+) -> list[Tensor]:
+    """The layers' states of the last token fed and, last, the logits, on one device."""
+    seen: list[Tensor] = []
+    model, call = watched(lm.model, seen.append), call_of(lm.model)
+
+    def forward(ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
+        seen.clear()
+        return next_scores(model, ids, positions, plan, cache, call)
+
+    logits = feed(lm, prompt, views, token_ids, forward)[0][-1].logits
+    return [*(each.to(logits.device) for each in seen), logits]
+
+
+def _alike(states: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of the wordings' states to the fused one, (L, N), and among themselves, their mean, (L,)."""
+    to_fused, between = [], []
+    for layer in states:
+        unit = normalize(layer.double().cpu(), dim=-1)
+        cosines = (unit @ unit.T).numpy()
+        to_fused.append(cosines[-1, :-1])
+        pairs = cosines[:-1, :-1][np.triu_indices(len(cosines) - 1, 1)]
+        between.append(pairs.mean() if len(pairs) else np.nan)
+    return np.array(to_fused), np.array(between)
