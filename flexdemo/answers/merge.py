@@ -127,9 +127,7 @@ def _states(
     return states, logits
 
 
-def _pass(
-    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]
-) -> list[Tensor]:
+def _pass(lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]) -> list[Tensor]:
     """The layers' states of the last token fed and, last, the logits, on one device."""
     seen: list[Tensor] = []
     model, call = watched(lm.model, seen.append), call_of(lm.model)

@@ -50,7 +50,8 @@ def feed(
 
     biases = row_biases(slots, views, [0] * len(views))
     behind = biases.answer.repeat(1, 1, count, 1)
-    behind[..., slots.answer :] = torch.full((count, count + 1), -torch.inf).triu(1)  # it sees itself and those before it
+    # An answer token sees itself and those before it.
+    behind[..., slots.answer :] = torch.full((count, count + 1), -torch.inf).triu(1)
     suffix = prompt.token_ids[prompt.suffix_start :]
     starts = torch.tensor([view.suffix_position for view in views])[:, None]
     told = []
