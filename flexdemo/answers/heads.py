@@ -61,7 +61,7 @@ class Reads:
 
 
 @dataclass
-class _Deaf:
+class _HiddenFrom:
     """Attention in which some heads of each row see what the last row of the pass sees: one wording less."""
 
     layers: int
@@ -143,9 +143,9 @@ def _logprobs(
         given = {name: cache, "use_cache": True, "segment_plan": plan}
         return lm.model(input_ids=ids, position_ids=positions, **given).logits.float()
 
-    deaf = _Deaf(heads_of(lm)[0], rows)
+    attend = _HiddenFrom(heads_of(lm)[0], rows)
     views = [*[full] * len(rows), without]
-    (suffix, *behind), _ = feed(lm, result.prompt, views, token_ids[:-1], forward, attend=deaf, read=known)
+    (suffix, *behind), _ = feed(lm, result.prompt, views, token_ids[:-1], forward, attend=attend, read=known)
     logits = torch.cat([suffix[:, -1:], *behind], dim=1)  # (rows, T, V)
     chosen = torch.tensor(token_ids, device=logits.device).expand(len(views), -1)[..., None]
     return (logits.gather(2, chosen)[..., 0] - logits.logsumexp(dim=-1)).double().sum(dim=-1).tolist()

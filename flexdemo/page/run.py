@@ -35,12 +35,18 @@ FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button betwee
 @dataclass(frozen=True, eq=False)
 class LastRun:
     """A finished run of a page; `result` has the page's names of wordings. `recorded` is the recording that is shown
-    in place of a run; `explanation` is made when it is looked at."""
+    in place of a run; `explanation` is made when it is looked at, and `head` the layer and head that were."""
 
     state: PageState
     result: Result
     explanation: Explanation | None = None
     recorded: Recorded | None = None
+    head: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for as long as this run's result is shown, whatever is looked at."""
+        return f"{id(self.result)} {self.result.seconds['total']}"
 
     @property
     def methods(self) -> dict[str, MethodResult]:

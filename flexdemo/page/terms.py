@@ -59,6 +59,29 @@ _ALL = (
         "https://arxiv.org/abs/1612.08220",
     ),
     Term(
+        "Hidden from a head",
+        "One head of one layer may not see a wording while it reads the answer; all other heads and layers go on as "
+        "before. What the answer's log-probability loses is that head's effect, of this one change alone: other heads "
+        "may make up for it, so such effects do not add up.",
+        "Are Sixteen Heads Really Better than One? (Michel et al., 2019)",
+        "https://arxiv.org/abs/1905.10650",
+    ),
+    Term(
+        "Logit lens",
+        "The model's last step, its final norm and output head, is applied to what an earlier layer made, as if it "
+        "were the last. It shows what the model would say if it stopped there; early layers were not trained to be "
+        "read like this.",
+        "interpreting GPT: the logit lens (nostalgebraist, 2020)",
+        "https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens",
+    ),
+    Term(
+        "Cosine of hidden states",
+        "A hidden state is the list of numbers that a layer makes of a token; the cosine of two is 1 where they point "
+        "the same way. States of one model share a large part, so cosines near 1 are usual and differences are small.",
+        "How Contextual are Contextualized Word Representations? (Ethayarajh, 2019)",
+        "https://arxiv.org/abs/1909.00512",
+    ),
+    Term(
         "APE (attention T and S)",
         "Texts that were read apart draw another amount of attention than one text would; APE divides their scores"
         " by a temperature T and scales their sum with S to make up for it. T = S = 1 is plain attention.",

@@ -23,14 +23,14 @@ from flexdemo.errors import InputError
 from flexdemo.plan import Encoding
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
-NAME = "deaf_heads"
+NAME = "hidden_from_heads"
 
 
-def deaf_attention(
+def partial_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **options: Any
 ) -> tuple[torch.Tensor, None]:
-    """Plain attention, but for some heads of one layer, which have another mask: deaf = (layer, heads, mask)."""
-    layer, heads, other = options["deaf"]
+    """Plain attention, but for some heads of one layer, which have another mask: hidden = (layer, heads, mask)."""
+    layer, heads, other = options["hidden"]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -44,9 +44,9 @@ def deaf_attention(
 
 
 @pytest.fixture(scope="module")
-def deaf_model() -> Callable[..., Any]:
-    """deaf_model(kind, ...): another copy of `prepared`'s weights, which runs the attention above."""
-    AttentionInterface.register(NAME, deaf_attention)
+def partial_model() -> Callable[..., Any]:
+    """partial_model(kind, ...): another copy of `prepared`'s weights, which runs the attention above."""
+    AttentionInterface.register(NAME, partial_attention)
     AttentionMaskInterface.register(NAME, eager_mask)
 
     def make(kind: str = "llama", **changes: Any) -> Any:
@@ -74,7 +74,7 @@ def logprob(model: Any, result: Result, wording: int, layer: int, heads: Sequenc
         position_ids=torch.tensor([places]),
         attention_mask=full,
         use_cache=False,
-        deaf=(layer, heads, other),
+        hidden=(layer, heads, other),
     )
     rows = out.logits[0, -len(answer) :].double().log_softmax(-1)
     return sum(float(rows[t, token]) for t, token in enumerate(answer))
@@ -97,26 +97,26 @@ def check(model: Any, result: Result, wording: int, found: Reads) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "granite", "gemma2", "gpt2", "opt", "olmo2"])
 def test_a_head_without_a_wording_is_the_oracles(
-    prepared: Callable[..., LanguageModel], deaf_model: Callable[..., Any], kind: str
+    prepared: Callable[..., LanguageModel], partial_model: Callable[..., Any], kind: str
 ) -> None:
     lm = prepared(kind)
     result = ask(lm, A, OTHERS, max_new_tokens=4, weights=[1, 3, 2])
     for wording in (0, 2):
         *_, found = reading_heads(lm, result, wording)
-        check(deaf_model(kind), result, wording, found)
+        check(partial_model(kind), result, wording, found)
         assert max(abs(each.effect) for each in found.strongest) > 1e-2, "there is something to see"
 
 
 @pytest.mark.parametrize("strategy", ["anchor", "late_fusion", "causal", "bidirectional", *oracle.OWN_MASKS])
-def test_every_mask_is_the_oracles(lm: LanguageModel, deaf_model: Callable[..., Any], strategy: str) -> None:
+def test_every_mask_is_the_oracles(lm: LanguageModel, partial_model: Callable[..., Any], strategy: str) -> None:
     weights: Any = "raw" if strategy == "causal" else None
     result = ask(lm, A, OTHERS, max_new_tokens=3, mask=strategy, positions="right_aligned", weights=weights)
     *_, found = reading_heads(lm, result, 1)
-    check(deaf_model(), result, 1, found)
+    check(partial_model(), result, 1, found)
 
 
-def test_the_bundled_model(bundled: LanguageModel, deaf_model: Callable[..., Any]) -> None:
-    deaf_model()  # its attention is registered then
+def test_the_bundled_model(bundled: LanguageModel, partial_model: Callable[..., Any]) -> None:
+    partial_model()  # its attention is registered then
     model = AutoModelForCausalLM.from_pretrained(BUNDLED, attn_implementation=NAME, dtype=torch.float32).eval()
     result = ask(bundled, "Who wrote Hamlet?", ["Name the author of Hamlet.", "hamlet author"])
     *_, found = reading_heads(bundled, result, 1)
@@ -181,12 +181,12 @@ def test_work_comes_in_parts_and_stops_where_it_is_told(lm: LanguageModel) -> No
 
 
 def test_more_layers_than_rows_of_a_pass(
-    prepared: Callable[..., LanguageModel], deaf_model: Callable[..., Any]
+    prepared: Callable[..., LanguageModel], partial_model: Callable[..., Any]
 ) -> None:
     lm = prepared("llama", "sdpa", num_hidden_layers=17)
     result = ask(lm, A, OTHERS, max_new_tokens=2)
     *_, found = reading_heads(lm, result, 0)
-    model = deaf_model(num_hidden_layers=17)
+    model = partial_model(num_hidden_layers=17)
     whole = logprob(model, result, 0, -1, ())
     for layer in (0, 14, 15, 16):
         expected = whole - logprob(model, result, 0, layer, range(4))

@@ -1,5 +1,5 @@
 """The tabs under the two sides, one module each: build(), fill() with the last run, wire(). Knows no layout."""
 
-from . import candidates, gave, head, methods, upclose
+from . import candidates, gave, head, heads, merge, methods, upclose
 
-TABS = (gave, candidates, methods, head, upclose)
+TABS = (gave, candidates, methods, merge, heads, head, upclose)

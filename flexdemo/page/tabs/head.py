@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from ...figures.answer import attention_figure
 from ...serve.log import within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
 from ..run import LastRun, belongs_html
-from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, plot, shown
+from ..widgets import PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html, plot, shown
 
 TITLE, NAME = "A head", "head"
 CHANGES = ("head_note", "head_plot", "head_message")
@@ -23,6 +24,8 @@ SAID = (
     "Choose a layer and a head. The prompt is read once more, as the fused answer read it; each row of the picture "
     "sums to 1. Colours follow the square root of the share."
 )
+
+OPEN = "() => document.querySelector('#tab-head-button')?.click()"
 
 
 def build(widgets: Widgets, models: Models) -> None:
@@ -38,8 +41,9 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def fill(models: Models, last: LastRun) -> Changes:
-    """What was shown belongs to an earlier prompt."""
-    return {"head_note": f"<p>{SAID}</p>{belongs_html(last)}", "head_plot": shown(None), "head_message": ""}
+    """What was shown stays if it belongs to this run."""
+    note = {"head_note": f"<p>{SAID}</p>{belongs_html(last)}"}
+    return note if last.head else {**note, "head_plot": shown(None), "head_message": ""}
 
 
 def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
@@ -51,26 +55,44 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
     drawn = gpu.wrap(draw, lambda *_: answer_seconds(1))
 
     def attention(values: Values, visit: Visit) -> Changes:
+        last, layer, head = (values[name] for name in ("last", "head_layer", "head_head"))
         try:
-            figure = drawn(values["last"], values["head_layer"], values["head_head"])
+            figure = drawn(last, layer, head)
         except InputError as error:
             return {"head_plot": shown(None), "head_message": alert_html(str(error))}
-        return {"head_plot": shown(figure), "head_message": ""}
+        return {"head_plot": shown(figure), "head_message": "", "last": replace(last, head=(layer, head))}
 
+    def pointed(values: Values, visit: Visit) -> Changes:
+        """A head chosen where heads are compared."""
+        numbers = {f"head_{what}": visit.told(what) for what in ("layer", "head")}
+        if not all(isinstance(number, int) for number in numbers.values()):
+            return {}
+        return numbers | attention({**values, **numbers}, visit)
+
+    changes = ["head_plot", "head_message", "last"]
     waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["head_show"]}
     reads = ["last", "head_layer", "head_head"]
-    widgets.on(widgets["head_show"].click, attention, reads=reads, changes=["head_plot", "head_message"], **waiting)
+    widgets.on(widgets["head_show"].click, attention, reads=reads, changes=changes, **waiting)
+    waiting = {**waiting, "show_progress_on": widgets["heads_note"]}
+    changes += ["head_layer", "head_head"]
+    chosen = widgets.on(widgets["heads_list"].select, pointed, reads=["last"], changes=changes, **waiting)
+    chosen.then(None, None, None, js=OPEN, **PRIVATE)
+
+
+def check_same(lm: LanguageModel, last: LastRun | None) -> None:
+    """InputError for a run that the model at hand did not make."""
+    if last is None:
+        raise InputError("nothing has run yet: press Run, then look again")
+    if (last.result.model, last.result.dtype) != (lm.name, lm.dtype):
+        raise InputError(
+            f"what is shown was recorded with {last.result.model} in {last.result.dtype}, and the loaded model is "
+            f"{lm.name} in {lm.dtype}: press Run, then look again"
+        )
 
 
 def attention_plot(lm: LanguageModel, last: LastRun | None, layer: float | None, head: float | None) -> Any:
     """Attention of one layer and head over the last run's prompt; InputError for what cannot be shown."""
-    if last is None:
-        raise InputError("nothing has run yet: press Run, then show its attention")
-    if (last.result.model, last.result.dtype) != (lm.name, lm.dtype):
-        raise InputError(
-            f"what is shown was recorded with {last.result.model} in {last.result.dtype}, and the loaded model is "
-            f"{lm.name} in {lm.dtype}: press Run, then show its attention"
-        )
+    check_same(lm, last)
     for what, number in (("layer", layer), ("head", head)):
         if number is None or number != int(number):
             raise InputError(f"the number of the {what} is missing: give a whole number, 0 or more")

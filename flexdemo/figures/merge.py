@@ -1,0 +1,125 @@
+"""What wordings would say after each layer, and how alike their states are -> one plotly figure. Knows no models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .answer import GRID
+from .cells import plot_text, segment_colour
+from .mask import INK, LINE, base_figure
+
+FUSED = "#8A93A0"  # broad and behind the others, so that they are seen on it
+UPPER, LOWER = [0.46, 1.0], [0.0, 0.36]  # heights of the two panels
+HEIGHT = 460
+MOST_DOTS = 48  # layers: beyond it dots would be a band
+
+
+def merge_figure(
+    probability: np.ndarray,
+    says: Sequence[Sequence[str]],
+    hits: np.ndarray,
+    to_fused: np.ndarray,
+    between: np.ndarray,
+    names: Sequence[str],
+    token: str,
+    *,
+    agree_from: int | None = None,
+    marked_layer: int | None = None,
+    height: int = HEIGHT,
+) -> go.Figure:
+    """Two panels over the layers, counted from 1: the probability of `token`, and cosines of hidden states.
+
+    probability, says and hits (L, N + 1) have a column for each of the N names and the fused one last: what would be
+    said there, and whether that is the token, which a full dot shows. to_fused is (L, N), between (L,). `agree_from` is
+    the layer from which on all would say it, `marked_layer` one where something else begins.
+    """
+    count, rows = probability.shape
+    if len(says) != count or to_fused.shape != (count, rows - 1) or rows - 1 != len(names) or len(between) != count:
+        raise ValueError(
+            f"{len(names)} names, probabilities {probability.shape} and cosines {to_fused.shape} do not fit"
+        )
+    layers = np.arange(1, count + 1)
+    colours = [*(segment_colour(name, "paraphrase") for name in names), FUSED]
+    texts = [[plot_text(text) for text in layer] for layer in says]
+    mode = "lines+markers" if count <= MOST_DOTS else "lines"
+    traces = []
+    for row in (rows - 1, *range(rows - 1)):
+        fused = row == rows - 1
+        name = "fused" if fused else plot_text(names[row])
+        look = {"line": {"color": colours[row], "width": 6 if fused else 2}, "name": name, "legendgroup": name}
+        dots = np.where(hits[:, row], "circle", "circle-open")
+        traces.append(
+            go.Scatter(
+                x=layers,
+                y=probability[:, row],
+                mode=mode,
+                marker={"symbol": dots, "size": 11 if fused else 7, "color": colours[row]},
+                customdata=[layer[row] for layer in texts],
+                hovertemplate=f"{name} %{{y:.3f}}, says <b>%{{customdata}}</b><extra></extra>",
+                **look,
+            )
+        )
+        if not fused:
+            traces.append(
+                go.Scatter(
+                    x=layers,
+                    y=to_fused[:, row],
+                    mode="lines",
+                    yaxis="y2",
+                    showlegend=False,
+                    hovertemplate=f"{name} and fused %{{y:.4f}}<extra></extra>",
+                    **look,
+                )
+            )
+    if not np.isnan(between).all():
+        pairs = {"color": INK, "width": 2, "dash": "dot"}
+        told = "mean of two wordings %{y:.4f}<extra></extra>"
+        traces.append(
+            go.Scatter(
+                x=layers,
+                y=between,
+                mode="lines",
+                yaxis="y2",
+                name="of two wordings (mean)",
+                line=pairs,
+                hovertemplate=told,
+            )
+        )
+    figure = base_figure(traces, height=height)
+    axis = {"zeroline": False, "gridcolor": GRID, "automargin": True}
+    lowest = min(np.nanmin(to_fused, initial=1.0), np.nanmin(between, initial=1.0))
+    figure.update_layout(
+        xaxis={
+            **axis, "title_text": "layers run through", "range": [0.6, count + 0.4], "anchor": "y2", "tick0": 1,
+            "dtick": max(1, -(-count // 16)), "tickformat": "d", "unifiedhovertitle_text": "after layer %{x}",
+        },
+        yaxis={**axis, "title_text": f"probability of {plot_text(token)}", "domain": UPPER, "range": [-0.03, 1.03]},
+        yaxis2={
+            **axis, "title_text": "cosine to fused", "domain": LOWER, "nticks": 5,
+            "range": [lowest - 0.06 * (1.001 - lowest), 1.0],
+        },
+        hovermode="x unified",
+        dragmode=False,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    )  # fmt: skip
+    if agree_from is not None:
+        _mark(figure, agree_from, "all say it from here", "solid", "top")
+    if marked_layer is not None:
+        _mark(figure, marked_layer, "mean of states from here", "dash", "bottom")
+    return figure
+
+
+def _mark(figure: go.Figure, layer: int, text: str, dash: str, side: str) -> None:
+    """A line through both panels before a layer, and what begins there."""
+    count = len(figure.data[0].x)
+    place, right = layer - 0.35, layer > count / 2
+    figure.add_shape(
+        type="line", x0=place, x1=place, yref="paper", y0=0, y1=1, line={"color": LINE, "width": 1.5, "dash": dash}
+    )
+    figure.add_annotation(
+        x=place, yref="y", y=1 if side == "top" else 0, text=text, showarrow=False,
+        xanchor="right" if right else "left", yanchor=side, xshift=-5 if right else 5,
+    )  # fmt: skip

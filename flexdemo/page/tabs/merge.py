@@ -1,0 +1,164 @@
+"""Tab *Where wordings merge*: what each wording would say after each layer, and how alike their states are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ...answers.merge import Merge, merging
+from ...answers.methods import METHODS
+from ...engine.loading import Models
+from ...errors import InputError
+from ...figures.cells import visible_text
+from ...figures.merge import merge_figure
+from ...serve.log import within_noted_memory
+from ...serve.zerogpu import Gpu, answer_seconds
+from ..run import LastRun, belongs_html
+from ..terms import terms_html
+from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown
+from .head import check_same
+
+TITLE, NAME = "Where wordings merge", "merge"
+CHANGES = ("merge_note", "merge_words", "merge_token", "merge_plot", "merge_table", "merge_due")
+BEFORE = "After a run: at which layer the wordings, each asked alone, come to the fused answer."
+SAID = (
+    "Each wording is asked alone, and all of them fused, with the answer so far. Above: how probable the fused "
+    "answer's token would be if the model stopped after that layer and spoke; a full dot is a first choice. Below: "
+    "how alike their hidden states are there; much of it is common to all states, so look at how the lines bend."
+)
+WAITING = "Reading the prompt once more, layer by layer …"
+
+
+def build(widgets: Widgets, models: Models) -> None:
+    widgets["merge_due"] = gr.State("")
+    widgets["merge_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="merge-note")
+    widgets["merge_token"] = gr.Slider(
+        1, 2, 1, step=1, label="Token of the answer", elem_id="merge-token", visible=False, buttons=[], min_width=110
+    )
+    widgets["merge_words"] = gr.HTML("", elem_id="merge-words")
+    widgets["merge_plot"] = plot("merge-plot")
+    widgets["merge_table"] = gr.HTML("", elem_id="merge-table")
+    gr.HTML(terms_html("Logit lens", "Cosine of hidden states"), elem_classes="terms")
+
+
+def fill(models: Models, last: LastRun) -> Changes:
+    """The work begins where it is due, see `wire`: for a run that is not shown yet."""
+    if "flex" in last.methods:
+        return {"merge_due": last.key}
+    said = f"To see this, choose <b>{escape(METHODS['flex'].label)}</b> under Methods, then Run."
+    return {**_cleared(f'<p class="to-come">{said}</p>{belongs_html(last)}'), "merge_due": ""}
+
+
+def _cleared(note: str) -> Changes:
+    hidden = gr.update(visible=False)
+    return {"merge_note": note, "merge_words": "", "merge_token": hidden, "merge_plot": shown(None), "merge_table": ""}
+
+
+def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+    def look(last: LastRun, step: int) -> Merge:
+        with within_noted_memory(give_up=models.let_go):
+            lm = models.that_made(last.result.model)
+            check_same(lm, last)
+            return merging(lm, last.result, step)
+
+    looked = gpu.wrap(look, lambda *_: answer_seconds(2))
+
+    def merged(values: Values, visit: Visit) -> Iterator[Changes]:
+        last = values["last"]
+        if last is None or not values["merge_due"]:
+            return
+        yield _cleared(f"<p>{WAITING}</p>")
+        try:
+            found = looked(last, 0)
+        except InputError as error:
+            yield {"merge_note": f"{alert_html(str(error))}{belongs_html(last)}"}
+            return
+        count = len(last.methods["flex"].token_ids)
+        label = f"Token of the answer, 1 to {count}"
+        slider = gr.update(value=1, maximum=max(2, count), visible=count > 1, label=label)
+        yield {"merge_note": f"<p>{SAID}</p>{belongs_html(last)}", "merge_token": slider, **told(last, found, 0)}
+
+    def token(values: Values, visit: Visit) -> Changes:
+        last, step = values["last"], int(values["merge_token"] or 1) - 1
+        if last is None:
+            return {}
+        try:
+            return told(last, looked(last, step), step)
+        except InputError as error:
+            return {"merge_words": alert_html(str(error)), "merge_plot": shown(None), "merge_table": ""}
+
+    waiting = {**RUNNING, "show_progress": "minimal", "trigger_mode": "always_last"}
+    on_note, on_words = ({**waiting, "show_progress_on": widgets[f"merge_{part}"]} for part in ("note", "words"))
+    widgets.on(widgets["merge_due"].change, merged, reads=["last", "merge_due"], changes=CHANGES[:-1], **on_note)
+    changes = ["merge_words", "merge_plot", "merge_table"]
+    widgets.on(widgets["merge_token"].input, token, reads=["last", "merge_token"], changes=changes, **on_words)
+
+
+def told(last: LastRun, found: Merge, step: int) -> Changes:
+    """One token of the answer in words, as a picture, and as a table."""
+    return {
+        "merge_words": words_html(last, found, step),
+        "merge_plot": shown(picture(found)),
+        "merge_table": table_html(found),
+    }
+
+
+def picture(found: Merge) -> Any:
+    hits = found.top == found.token_id
+    cosines = (found.to_fused, found.between)
+    agree = found.agree_from
+    return merge_figure(found.probability, found.says, hits, *cosines, found.names[:-1], found.token, agree_from=agree)
+
+
+def words_html(last: LastRun, found: Merge, step: int) -> str:
+    """At which layer the wordings agree on the token, or who never comes to it."""
+    names, depth = found.names[:-1], found.layers
+    tokens = [visible_text(token) for token in last.methods["flex"].tokens]
+    shown_tokens = " ".join(
+        f"<b><mark>{escape(text)}</mark></b>" if i == step else escape(text) for i, text in enumerate(tokens)
+    )
+    token = f"<code>{escape(tokens[step])}</code>"
+    every = "The wording" if len(names) == 1 else "Both wordings" if len(names) == 2 else f"All {len(names)} wordings"
+    if found.agree_from == 1:
+        agreed = f"{every} would say {token} after every layer."
+    elif found.agree_from == depth:
+        agreed = f"{every} would say {token}, but only after the last layer, {depth}."
+    elif found.agree_from is not None:
+        agreed = f"{every} would say {token} from layer {found.agree_from} of {depth} on."
+    else:
+        others = [row for row in range(len(names)) if found.says_it_from(row) is None]
+        each = [f"{chip(names[row])} <code>{escape(visible_text(found.says[-1][row]))}</code>" for row in others]
+        agreed = f"The wordings never all come to {token}. After the last layer they still say something else: "
+        agreed += f"{', '.join(each)}."
+    fused = found.says_it_from(len(names))
+    joined = "does not put it first" if fused is None else f"says it from layer {fused} on"
+    alike = ""
+    if len(names) > 1:
+        alike = (
+            f" Mean cosine of two wordings' states: {found.between[0]:.3f} after layer 1, "
+            f"{found.between[-1]:.3f} after layer {depth}."
+        )
+    return f'<p class="said">Answer: {shown_tokens}</p><p><b>{agreed}</b> The fused view {joined}.{alike}</p>'
+
+
+def table_html(found: Merge) -> str:
+    """What each would say after each layer, folded."""
+    head = "".join(f'<th scope="col">{layer}</th>' for layer in range(1, found.layers + 1))
+    lines = []
+    for row, name in enumerate(found.names):
+        label = chip(name) if row < len(found.names) - 1 else "fused"
+        cells = []
+        for layer in range(found.layers):
+            text = f"<code>{escape(visible_text(found.says[layer][row]))}</code>"
+            hit = found.top[layer, row] == found.token_id
+            cells.append(f"<td>{f'<b>✓ {text}</b>' if hit else text}</td>")
+        lines.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
+    table = (
+        f'<table class="facts"><thead><tr><th scope="col">Layer</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+    box = f'<div class="scroll" tabindex="0">{table}</div>'
+    return f"<details><summary>What each would say after each layer</summary>{box}</details>"
