@@ -54,11 +54,12 @@ def heads_figure(
         },
     )  # fmt: skip
     figure = base_figure(trace, height=max(LEAST, MARGIN + ROW * layers))
-    axis = {"showgrid": False, "zeroline": False, "automargin": True, "tickformat": "d"}
-    downwards = {"range": [layers - 0.5, -0.5], "dtick": max(1, -(-layers // 16)), "tick0": 0}
+    axis = {"showgrid": False, "zeroline": False, "tickformat": "d", "tick0": 0}
+    across, down = (max(1, -(-count // 16)) for count in (heads, layers))
     figure.update_layout(
-        xaxis={**axis, "title_text": "head", "domain": LEFT, "dtick": max(1, -(-heads // 16)), "tick0": 0},
-        yaxis={**axis, "title_text": "layer", **downwards},
+        xaxis={**axis, "title_text": "head", "domain": LEFT, "dtick": across},
+        yaxis={**axis, "title_text": "layer", "range": [layers - 0.5, -0.5], "dtick": down},
+        margin={"l": 52, "r": 8, "t": 60, "b": 46},
         dragmode=False,
         showlegend=False,
     )
@@ -85,7 +86,7 @@ def _add_layers(figure: go.Figure, by_layer: Sequence[float], without: float | N
     figure.update_layout(
         xaxis2={
             "domain": RIGHT, "anchor": "y", "range": [low - room, high + room], "zeroline": True, "zerolinecolor": LINE,
-            "showgrid": False, "title_text": "log-prob. lost, hidden from a whole layer", "nticks": 5, "automargin": True,
+            "showgrid": False, "title_text": "log-prob. lost, hidden from a whole layer", "nticks": 5,
             "exponentformat": "none",
         },
         bargap=0.25,
@@ -95,5 +96,6 @@ def _add_layers(figure: go.Figure, by_layer: Sequence[float], without: float | N
         figure.add_shape(type="line", xref="x2", yref="paper", x0=without, x1=without, y0=0, y1=1, line=line)
         figure.add_annotation(
             xref="x2", yref="paper", x=without, y=1, yanchor="bottom", showarrow=False,
-            xanchor="left" if without < (low + high) / 2 else "right", text=f"leave-one-out {without:+.3f}",
+            xanchor="left" if without < (low + high) / 2 else "right",
+            text=f"leave-one-out {round(without, 3) + 0.0:+.3f}",
         )  # fmt: skip

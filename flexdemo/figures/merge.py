@@ -83,7 +83,7 @@ def merge_figure(
                 y=between,
                 mode="lines",
                 yaxis="y2",
-                name="of two wordings (mean)",
+                name="of two wordings",
                 line=pairs,
                 hovertemplate=told,
             )

@@ -116,11 +116,9 @@ def picture(found: Merge) -> Any:
 def words_html(last: LastRun, found: Merge, step: int) -> str:
     """At which layer the wordings agree on the token, or who never comes to it."""
     names, depth = found.names[:-1], found.layers
-    tokens = [visible_text(token) for token in last.methods["flex"].tokens]
-    shown_tokens = " ".join(
-        f"<b><mark>{escape(text)}</mark></b>" if i == step else escape(text) for i, text in enumerate(tokens)
-    )
-    token = f"<code>{escape(tokens[step])}</code>"
+    tokens = [escape(visible_text(token)) for token in last.methods["flex"].tokens]
+    token = f"<code>{tokens[step]}</code>"
+    tokens[step] = f'<mark class="differs"><b>{tokens[step]}</b></mark>'
     every = "The wording" if len(names) == 1 else "Both wordings" if len(names) == 2 else f"All {len(names)} wordings"
     if found.agree_from == 1:
         agreed = f"{every} would say {token} after every layer."
@@ -141,7 +139,7 @@ def words_html(last: LastRun, found: Merge, step: int) -> str:
             f" Mean cosine of two wordings' states: {found.between[0]:.3f} after layer 1, "
             f"{found.between[-1]:.3f} after layer {depth}."
         )
-    return f'<p class="said">Answer: {shown_tokens}</p><p><b>{agreed}</b> The fused view {joined}.{alike}</p>'
+    return f'<p class="said">Answer: {" ".join(tokens)}</p><p><b>{agreed}</b> The fused view {joined}.{alike}</p>'
 
 
 def table_html(found: Merge) -> str:
