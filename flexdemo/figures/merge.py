@@ -14,6 +14,9 @@ from .mask import INK, LINE, base_figure
 FUSED = "#8A93A0"  # broad and behind the others, so that they are seen on it
 UPPER, LOWER = [0.46, 1.0], [0.0, 0.36]  # heights of the two panels
 HEIGHT = 460
+DECADES = -6  # probabilities below 10 to this power are drawn there
+MARKS = {1: "1", 0.1: "0.1", 0.01: "0.01", 1e-3: "0.001", 1e-4: "10<sup>-4</sup>", 1e-5: "10<sup>-5</sup>",
+         1e-6: "10<sup>-6</sup> or less"}  # fmt: skip
 MOST_DOTS = 48  # layers: beyond it dots would be a band
 
 
@@ -54,11 +57,11 @@ def merge_figure(
         traces.append(
             go.Scatter(
                 x=layers,
-                y=probability[:, row],
+                y=np.maximum(probability[:, row], 10.0**DECADES),
                 mode=mode,
                 marker={"symbol": dots, "size": 11 if fused else 7, "color": colours[row]},
                 customdata=[layer[row] for layer in texts],
-                hovertemplate=f"{name} %{{y:.3f}}, says <b>%{{customdata}}</b><extra></extra>",
+                hovertemplate=f"{name} %{{y:.2g}}, says <b>%{{customdata}}</b><extra></extra>",
                 **look,
             )
         )
@@ -96,7 +99,10 @@ def merge_figure(
             **axis, "title_text": "layers run through", "range": [0.6, count + 0.4], "anchor": "y2", "tick0": 1,
             "dtick": max(1, -(-count // 16)), "tickformat": "d", "unifiedhovertitle_text": "after layer %{x}",
         },
-        yaxis={**axis, "title_text": f"probability of {plot_text(token)}", "domain": UPPER, "range": [-0.03, 1.03]},
+        yaxis={
+            **axis, "title_text": f"probability of {plot_text(token)}", "domain": UPPER, "type": "log",
+            "range": [DECADES - 0.2, 0.15], "tickvals": [*MARKS], "ticktext": [*MARKS.values()],
+        },
         yaxis2={
             **axis, "title_text": "cosine to fused", "domain": LOWER, "nticks": 5,
             "range": [lowest - 0.06 * (1.001 - lowest), 1.0],
@@ -120,6 +126,6 @@ def _mark(figure: go.Figure, layer: int, text: str, dash: str, side: str) -> Non
         type="line", x0=place, x1=place, yref="paper", y0=0, y1=1, line={"color": LINE, "width": 1.5, "dash": dash}
     )
     figure.add_annotation(
-        x=place, yref="y", y=1 if side == "top" else 0, text=text, showarrow=False,
+        x=place, yref="paper", y=1 if side == "top" else UPPER[0], text=text, showarrow=False,
         xanchor="right" if right else "left", yanchor=side, xshift=-5 if right else 5,
     )  # fmt: skip
