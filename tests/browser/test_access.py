@@ -36,7 +36,10 @@ WATCH_FOCUS = """() => {
         window.stops.push([e.dataset.stop, outlined, e.outerHTML.slice(0, 120)]);
     }, true);
 }"""
-TABS = ("Candidates", "All methods", "A head", "The mask up close", "What each wording gave")
+TABS = (
+    "Candidates", "All methods", "Where wordings merge", "Heads that read wordings", "A head", "The mask up close",
+    "What each wording gave",
+)  # fmt: skip
 
 
 def findings(visit: Visit, within: str = "html") -> list[str]:

@@ -26,7 +26,10 @@ from flexdemo.masks import Mask
 
 pytestmark = pytest.mark.browser
 
-TABS = ("What each wording gave", "Candidates", "All methods", "A head", "The mask up close")
+TABS = (
+    "What each wording gave", "Candidates", "All methods", "Where wordings merge", "Heads that read wordings", "A head",
+    "The mask up close",
+)  # fmt: skip
 
 
 def row_of(record: str, method: str, prediction: str, right: bool, **changes: Any) -> Row:
@@ -84,7 +87,7 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
         assert abs(float(re.search(r"[\d.]+$", text).group()) - candidate.probability) < 0.002
     assert cells[0].startswith("✓")
 
-    visit.open(TABS[3])
+    visit.open(TABS[5])
     visit.number("attention-layer", 1)
     visit.number("attention-head", 2)
     page.locator("#attention-show").click()
@@ -120,7 +123,7 @@ def test_all_methods_run_by_one_click(visitors: Visitors, bundled_url: str, bund
 def test_the_mask_up_close_counts_and_saves_what_is_on_the_page(visit: Visit) -> None:
     page = visit.page
     meta = visit.plot("mask-plot", "layout.meta")
-    visit.open(TABS[4])
+    visit.open(TABS[6])
     length, cells, right = meta["length"], visit.cells(), visit.cells("right")
     cells, right = cells[:length, :length], right[:length, :length]
     told = {"kept": cells & right, "removed": ~cells & right, "added": cells & ~right}

@@ -22,6 +22,7 @@ from flexdemo.engine.reading import Reading
 from flexdemo.page import run
 from flexdemo.page.run import answers, belongs_html, has_read, only_decodes, progress
 from flexdemo.page.state import PageState
+from flexdemo.page.tabs import TABS
 from flexdemo.request import Limits
 from flexdemo.serve.log import Entry
 
@@ -257,7 +258,7 @@ def test_a_tab_does_its_work_when_it_is_opened(visitor: Visitor, monkeypatch: py
     monkeypatch.setattr(run, "explain", lambda *given, **more: explained.append(1) or real(*given, **more))
     (nothing,) = visitor.do("conclude")
     assert not nothing["check"]["interactive"] and "last" not in nothing, "nothing has run"
-    tabs = ("gave", "candidates", "methods-tab", "head", "upclose")
+    tabs = [tab.NAME for tab in TABS]
     visitor.do("select", nth=tabs.index("candidates"))
     visitor.do("run", max_new_tokens=3)
     visitor.do("conclude")

@@ -1,0 +1,210 @@
+"""What *Where wordings merge* and *Heads that read wordings* say, and how they and *A head* do their work."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_tabs import NASTY, ran
+from visitor import Built, Visitor
+
+from flexdemo.answers.heads import HeadEffect, Reads, reading_heads
+from flexdemo.answers.merge import Merge, merging
+from flexdemo.engine.model import LanguageModel
+from flexdemo.page.run import LastRun
+from flexdemo.page.tabs import TABS, head, heads, merge
+
+PLACES = {tab.NAME: place for place, tab in enumerate(TABS)}
+ASKED = {"question": "Who?", "used": 2, "paraphrase-1": "", "paraphrase-2": "Name it.", "max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm)
+
+
+@pytest.fixture
+def visitor(page: Built) -> Visitor:
+    """One who has run P1 and P3, with a blank row between them."""
+    made = page.visitor()
+    made.do("run", **ASKED)
+    return made
+
+
+def opened(visitor: Visitor, name: str) -> list[dict[str, Any]]:
+    """A tab is opened: what it changes, and what is done because of that."""
+    due = f"{name}_due"
+    before = visitor.values[due]
+    frames = visitor.do("select", nth=PLACES[name])
+    return frames + (visitor.do("merged" if name == "merge" else "begun") if visitor.values[due] != before else [])
+
+
+def text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub("<.*?>", "", markup)).split())
+
+
+def by_hand(*tops: list[int], names: tuple[str, ...] = ("P1", "P3")) -> Merge:
+    """A Merge in which 7 is the answer's token."""
+    top = np.array(tops)
+    says = tuple(tuple(" x" if token == 7 else f"t{token}" for token in layer) for layer in tops)
+    to_fused, between = np.full((len(top), len(names)), 0.5), np.linspace(0.9, 0.8, len(top))
+    return Merge((*names, "flex"), 7, " x", np.full(top.shape, 0.5), top, says, to_fused, between)
+
+
+# Where wordings merge
+
+
+def test_merging_is_shown_when_the_tab_is_opened_and_once(visitor: Visitor, lm: LanguageModel) -> None:
+    assert visitor.values["merge_plot"] is None, "a tab does its work when it is opened"
+    _, waits, done = opened(visitor, "merge")
+    assert merge.WAITING in waits["merge_note"] and not waits["merge_plot"]["visible"]
+    last = visitor.values["last"]
+    found = merging(lm, last.result, 0)
+    assert found.names == ("P1", "P3", "flex")
+    shown = [trace for trace in visitor.values["merge_plot"].data if trace.yaxis is None]
+    assert [trace.name for trace in shown] == ["fused", "P1", "P3"]
+    assert np.allclose(shown[0].y, np.maximum(found.probability[:, 2], 1e-6))
+    count = len(last.methods["flex"].token_ids)
+    assert done["merge_token"]["maximum"] == count and done["merge_token"]["visible"]
+    assert "Last run" in visitor.values["merge_note"] and visitor.values["merge_words"]
+    assert len(opened(visitor, "merge")) == 1, "it is there already"
+    visitor.do("run")
+    assert len(opened(visitor, "merge")) == 3
+
+
+def test_the_slider_goes_through_the_answer(visitor: Visitor, lm: LanguageModel) -> None:
+    opened(visitor, "merge")
+    visitor.do("token", merge_token=3)
+    found = merging(lm, visitor.values["last"].result, 2)
+    upper = visitor.values["merge_plot"].data[0]
+    assert np.allclose(upper.y, np.maximum(found.probability[:, -1], 1e-6))
+    assert "<mark" in visitor.values["merge_words"]
+
+
+def test_it_is_said_at_which_layer_they_agree(lm: LanguageModel) -> None:
+    last = ran(lm, "", "Name it.", methods=("flex",))
+
+    def said(*tops: list[int]) -> str:
+        return text(merge.words_html(last, by_hand(*tops), 0))
+
+    assert "from layer 2 of 3 on" in said([7, 1, 7], [7, 7, 1], [7, 7, 7])
+    assert "The fused view says it from layer 3 on" in said([7, 1, 7], [7, 7, 1], [7, 7, 7])
+    assert "but only after the last layer, 2." in said([1, 1, 1], [7, 7, 7])
+    assert "Both wordings would say" in said([7, 7, 7]) and "after every layer" in said([7, 7, 7])
+    never = said([7, 7, 7], [7, 3, 1])
+    assert "never all come to" in never and "they still say something else: P3 t3." in never
+    assert "The fused view does not put it first." in never
+    assert "0.900 after layer 1, 0.800 after layer 2" in never
+
+
+def test_one_wording_is_told_without_pairs(lm: LanguageModel) -> None:
+    last = ran(lm, methods=("flex",))
+    words = text(merge.words_html(last, merging(lm, last.result, 0), 0))
+    assert "The wording would say" in words and "cosine" not in words
+
+
+def test_the_table_has_what_each_would_say(lm: LanguageModel) -> None:
+    table = merge.table_html(by_hand([1, 7, 2], [7, 7, 7]))
+    lines = [re.findall(r"<t[hd].*?</t[hd]>", line) for line in re.findall(r"<tr>(.*?)</tr>", table)]
+    assert [[text(cell) for cell in line] for line in lines] == [
+        ["Layer", "1", "2"], ["P1", "t1", "✓ ·x"], ["P3", "✓ ·x", "✓ ·x"], ["fused", "t2", "✓ ·x"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tab", [merge, heads])
+def test_without_the_fused_answer_it_is_said_what_to_choose(tab: Any, lm: LanguageModel) -> None:
+    changes = tab.fill(None, ran(lm, "Name it.", methods=("causal",)))
+    assert "choose <b>Fused (flex)</b> under Methods" in changes[f"{tab.NAME}_note"]
+    assert changes[f"{tab.NAME}_due"] == "" and not changes[f"{tab.NAME}_plot"]["visible"]
+
+
+@pytest.mark.parametrize(("name", "note"), [("merge", "merge_note"), ("heads", "heads_list")])
+def test_what_another_model_made_is_refused(visitor: Visitor, name: str, note: str) -> None:
+    last: LastRun = visitor.values["last"]
+    visitor.values["last"] = replace(last, result=replace(last.result, dtype="float16"))
+    opened(visitor, name)
+    assert "was recorded with llama in float16" in visitor.values[note] and not visitor.visible[f"{name}_plot"]
+
+
+def test_nothing_is_done_without_a_run(page: Built) -> None:
+    newcomer = page.visitor()
+    assert newcomer.values["last"] is None
+    assert [frame for name in ("merged", "begun", "wording") for frame in newcomer.do(name)] == []
+    assert newcomer.do("token") == [{}]
+
+
+# Heads that read wordings
+
+
+def test_heads_come_first_and_effects_after_them(visitor: Visitor, lm: LanguageModel) -> None:
+    _, waits, first, second, third = opened(visitor, "heads")
+    assert heads.WAITING in waits["heads_note"]
+    assert first["heads_wording"]["choices"] == ["P1", "P3"] and first["heads_wording"]["value"] == "P1"
+    *_, found = reading_heads(lm, visitor.values["last"].result, 0)
+    assert np.allclose(first["heads_plot"]["value"].data[0].z, found.attention)
+    assert "data-head" not in first["heads_list"] and "data-head" in second["heads_list"]
+    assert len(second["heads_plot"]["value"].data) == 1
+    assert np.allclose(third["heads_plot"]["value"].data[1].x, found.by_layer)
+    assert len(opened(visitor, "heads")) == 1, "it is there already"
+
+
+def test_another_wording_is_chosen_by_its_name_on_the_page(visitor: Visitor, lm: LanguageModel) -> None:
+    opened(visitor, "heads")
+    visitor.do("wording", heads_wording="P3")
+    *_, found = reading_heads(lm, visitor.values["last"].result, 1)
+    assert found.name == "P3" and np.allclose(visitor.values["heads_plot"].data[0].z, found.attention)
+    assert 'class="chip is-P3"' in visitor.values["heads_list"]
+    assert visitor.do("wording", heads_wording="P2") == [], "which is blank"
+
+
+def test_the_list_tells_heads_a_layer_and_leave_one_out() -> None:
+    attention = np.array([[0.1, 0.3], [0.2, 0.0]])
+    strongest = (HeadEffect(0, 1, 0.3, 0.25), HeadEffect(1, 0, 0.2, -1e-5))
+    told = heads.list_html(Reads("P3", attention, strongest, (0.1, -0.5), 0.75))
+    lines = [re.findall(r"<t[hd].*?</t[hd]>", line) for line in re.findall(r"<tr>(.*?)</tr>", told)]
+    assert [[text(cell) for cell in line] for line in lines][1:] == [
+        ["1", "layer 0, head 1", "0.300", "+0.250"],
+        ["2", "layer 1, head 0", "0.200", "0.000"],
+        ["", "layer 1, all its heads at once (the layer that matters most)", "0.100", "-0.500"],
+        ["", "all layers and heads at once (leave-one-out)", "0.150", "+0.750"],
+    ]
+    assert 'data-layer="0" data-head="1"' in told and "need not add up" in told and "no single change" not in told
+    sure = heads.list_html(Reads("P3", attention, (HeadEffect(0, 1, 0.3, 1e-5),), (1e-5, 0.0), 1e-5))
+    assert "no single change moves the answer" in sure
+    assert "nothing can be hidden" in heads.list_html(Reads("P3", attention))
+
+
+def test_a_head_that_is_clicked_is_shown_in_its_tab(visitor: Visitor, lm: LanguageModel) -> None:
+    opened(visitor, "heads")
+    visitor.do("pointed", {"layer": 1, "head": 2})
+    assert (visitor.values["head_layer"], visitor.values["head_head"]) == (1, 2) and visitor.visible["head_plot"]
+    shown = np.array(visitor.values["head_plot"].data[0].customdata)
+    assert np.allclose(shown, np.array(head.attention_plot(lm, visitor.values["last"], 1, 2).data[0].customdata))
+    visitor.do("select", nth=PLACES["head"])
+    assert visitor.visible["head_plot"], "it is of this run"
+    visitor.do("run")
+    visitor.do("select", nth=PLACES["head"])
+    assert not visitor.visible["head_plot"], "it was of another"
+
+
+@pytest.mark.parametrize("told", [None, {"layer": "1", "head": 0}, {"layer": 1}, "x"])
+def test_what_is_no_head_is_left_alone(visitor: Visitor, told: Any) -> None:
+    assert visitor.do("pointed", told) == [{}]
+
+
+def test_a_head_that_is_not_there_is_said(visitor: Visitor) -> None:
+    visitor.do("pointed", {"layer": 99, "head": 0})
+    assert "no layer 99: choose from 0 to 2" in visitor.values["head_message"]
+
+
+def test_texts_are_escaped(lm: LanguageModel) -> None:
+    last = ran(lm, NASTY, methods=("flex",))
+    answer = replace(last.result["flex"], tokens=(NASTY,) * 6)
+    last = replace(last, result=replace(last.result, results=(answer,)))
+    found = replace(by_hand([1, 7, 1], names=("P1", "P2")), says=((NASTY,) * 3,), token=NASTY)
+    for piece in (merge.words_html(last, found, 0), merge.table_html(found)):
+        assert "<script" not in piece and "<b>bold" not in piece
