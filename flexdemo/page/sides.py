@@ -76,7 +76,7 @@ def answer_html(side: str, marked: str = "") -> str:
     return f'<span id="{CARDS[side]}">{marked}</span>'
 
 
-def figures_html(answer: MethodResult, first_token: float, *, tail: str = "") -> str:
+def figures_html(answer: MethodResult, first_token: float) -> str:
     """One line on an answer: tokens, time to the first, rate, density of its mask."""
     count = len(answer.token_ids)
     density = f"<span title='Visible cells over all cells of the prompt'>{answer.mask['density']:.0%} visible</span>"
@@ -90,11 +90,10 @@ def figures_html(answer: MethodResult, first_token: float, *, tail: str = "") ->
     ]
     if count > 1 and span > 0:
         parts.append(f"then <b>{(count - 1) / span:.0f}</b> a second")
-    parts.append(density)
-    return " · ".join([*parts, *([tail] if tail else [])])
+    return " · ".join([*parts, density])
 
 
-def answers_changes(state: PageState, result: Result, *, tail: str = "") -> Changes:
+def answers_changes(state: PageState, result: Result) -> Changes:
     """Both answers so far, tokens that differ from the other side's marked, their figures, and the rows to grow."""
     left, right = (answered(result, state, side) for side in SIDES)
     first, live = result.seconds["first_token"], {}
@@ -106,7 +105,7 @@ def answers_changes(state: PageState, result: Result, *, tail: str = "") -> Chan
         differs = differing(mine.token_ids, other.token_ids) if other else [False] * len(mine.tokens)
         marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
         changes[f"{side}_answer"] = answer_html(side, marked)
-        changes[f"{side}_figures"] = figures_html(mine, first, tail=tail)
+        changes[f"{side}_figures"] = figures_html(mine, first)
         live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
     return changes | {"live": live_html(live)}
 

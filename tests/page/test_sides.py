@@ -229,8 +229,8 @@ def test_a_side_without_an_answer_says_what_to_do(lm: LanguageModel) -> None:
 
 def test_figures_of_an_answer_are_hand_computed() -> None:
     answer = SimpleNamespace(token_ids=(1, 2, 3), seconds=0.3, mask={"density": 0.314})
-    said = plain(figures_html(answer, 0.1, tail="recorded"))
-    assert said == "3 tokens · first after 100 ms · then 10 a second · 31% visible · recorded"
+    said = plain(figures_html(answer, 0.1))
+    assert said == "3 tokens · first after 100 ms · then 10 a second · 31% visible"
     answer.token_ids = (1,)
     assert plain(figures_html(answer, 0.1)) == "1 token · first after 100 ms · 31% visible"
     answer.token_ids = ()
