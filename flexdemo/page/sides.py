@@ -6,6 +6,7 @@ Text of users and models is data: every piece of HTML made here escapes it.
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import gradio as gr
 
@@ -201,14 +202,9 @@ def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
                 with gr.Row(elem_classes="side-head"):
                     heading = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
                     if side == "left":
-                        widgets["check"] = gr.Button(
-                            "prove",
-                            size="sm",
-                            elem_id="check",
-                            min_width=60,
-                            scale=0,
-                            interactive=start["last"] is not None,
-                        )
+                        can = start["last"] is not None
+                        look: dict[str, Any] = {"size": "sm", "min_width": 60, "scale": 0}
+                        widgets["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
                     menu = gr.Dropdown(
                         choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
                         container=False, min_width=150, allow_custom_value=True,
