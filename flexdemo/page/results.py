@@ -18,17 +18,11 @@ from ..errors import InputError
 from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
 from ..request import Limits
-from .rows import Rows, names
-from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, plot, shown
+from .rows import names, row_changes
+from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, chooser, plot, shown, table_html
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
-CHOOSE = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-record]');
-  if (button) trigger('select', {index: Number(button.dataset.record)});
-});
-"""
 TO_FORM = """() => {
   document.querySelector('#masthead')?.scrollIntoView({block: 'start'});
   document.querySelector('#run')?.focus({preventScroll: true});
@@ -65,16 +59,13 @@ def open_results(path: Path, limits: Limits) -> Opened:
 def summary_html(opened: Opened) -> str:
     """The table of lines, as the command line's reports have it."""
     header, rows = opened.summary.cells()
-    kinds = ["", *[' class="number"'] * (len(header) - 1)]
-    head = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for cell, kind in zip(header, kinds, strict=True))
     lines = []
     for name, *cells in rows:
         numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{numbers}</tr>')
-    table = f'<table class="facts"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     count = opened.summary.questions
     said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
-    return f'{said}<div class="scroll wide" tabindex="0">{table}</div>'
+    return said + table_html(header, f"<tbody>{''.join(lines)}</tbody>", numbers=range(1, len(header)))
 
 
 def notes_html(opened: Opened) -> str:
@@ -97,14 +88,12 @@ def disagreements_html(opened: Opened) -> str:
             f'<td class="wording">{_said_html(record)}</td></tr>'
         )
     titles = ("", "Question", "Paraphrases", "Right answers", "Methods said")
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="records")
     cut = f" (the first {MOST_LISTED})" if len(found) == MOST_LISTED else ""
     return (
         f"<h2>Records where methods disagree: {len(found)}{cut}</h2>"
         "<p>Fill in puts the question and its paraphrases into the form above, with equal weights. Nothing runs until "
-        "you press Run.</p>"
-        f'<div class="scroll" tabindex="0"><table class="facts records"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"you press Run.</p>{table}"
     )
 
 
@@ -148,7 +137,7 @@ def build_opened(widgets: Widgets) -> None:
             widgets["accuracy_plot"] = plot("accuracy-plot", min_width=320)
             widgets["wordings_plot"] = plot("wordings-plot", min_width=320)
         widgets["results_notes"] = gr.HTML("", elem_id="results-notes")
-        widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=CHOOSE)
+        widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=chooser("record"))
 
 
 def changes_of(opened: Opened | None, message: str = "") -> Changes:
@@ -190,8 +179,9 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
         if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
             return {}
         record = opened.disagreements[index]
-        rows = Rows.of_texts(record.paraphrases, room)
-        return {"question": record.question, "note": record_note(opened.name, record, room), **rows.values()}
+        rows = row_changes([(text, 1.0) for text in record.paraphrases[:room]], room)
+        note = record_note(opened.name, record, room)
+        return {"question": record.question, "weight-0": 1.0, "note": note, **rows}
 
     changes = ["question", "note", *names(room)]
     chosen = widgets.on(widgets["results_records"].select, fill, reads=["found"], changes=changes)

@@ -10,9 +10,8 @@ import gradio as gr
 from ...answers.explain import agreement
 from ...answers.methods import METHODS
 from ...engine.loading import Models
-from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, method_label
-from ..widgets import Changes, Widgets, chip
+from ..widgets import Changes, Widgets, chip, table_html
 
 TITLE, NAME = "All methods", "methods-tab"
 CHANGES = ("methods_table",)
@@ -20,16 +19,13 @@ BEFORE = "After a run: every chosen method's answer, how sure it was, and what i
 
 
 def build(widgets: Widgets, models: Models) -> None:
+    # This button is wired with Run.
     widgets["compare"] = gr.Button("Run all methods", size="sm", elem_id="compare-all", min_width=120, scale=0)
     widgets["methods_table"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="methods-table")
 
 
 def fill(models: Models, last: LastRun) -> Changes:
     return {"methods_table": methods_html(last)}
-
-
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
-    """The button is wired with Run."""
 
 
 def methods_html(last: LastRun) -> str:
@@ -57,8 +53,6 @@ def methods_html(last: LastRun) -> str:
             + f"<td>{escape(encoding)}</td></tr>"
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    kinds = [' class="number"' if 1 < i < 7 else "" for i in range(len(titles))]
-    head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
     suffix = len(prompt.segments[-1])
     costs = (
         "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
@@ -66,9 +60,8 @@ def methods_html(last: LastRun) -> str:
         "encoding share one prefill and its cost. <b>Rows</b>: views that decode as rows of the batch, each reading "
         f"the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are computed once."
     )
-    table = f'<table class="facts methods"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    box = f'<div class="scroll wide" tabindex="0">{table}</div>'
-    return f'{_agreement_html(last, alone)}{belongs_html(last)}{box}<p class="costs">{costs}</p>'
+    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="methods", numbers=range(2, 7))
+    return f'{_agreement_html(last, alone)}{belongs_html(last)}{table}<p class="costs">{costs}</p>'
 
 
 def _agreement_html(last: LastRun, alone: list[str]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -17,26 +17,22 @@ from ...figures.report import mask_csv
 from ...masks import parse
 from ...plan import Scheme
 from ...prompt import POSITIONS, SegmentedPrompt
-from ...request import Limits
-from ...serve.zerogpu import Gpu
+from ...serve.profiles import Profile
 from ..picture import seen_by
 from ..sides import scheme_label
 from ..state import PageState
-from ..widgets import PRIVATE, Changes, Values, Visit, Widgets, plot, shown
+from ..tools import wire_save
+from ..widgets import Changes, Values, Visit, Widgets, plot, shown
 
 TITLE, NAME = "The mask up close", "upclose"
 CHANGES = ("difference_caption", "difference_plot")
-SAVE = "() => document.querySelector('#mask-files a[download]')?.click()"
 
 
 def build(widgets: Widgets, models: Models) -> None:
     widgets["difference_caption"] = gr.HTML("", elem_id="difference-caption")
     with gr.Row(elem_id="mask-tools"):
-        for kind in FILES:
-            widgets[f"mask_{kind}"] = gr.Button(
-                FILES[kind][0], size="sm", elem_id=f"mask-{kind}", min_width=90, scale=0
-            )
-    widgets["mask_files"] = gr.HTML("", elem_id="mask-files")
+        for kind, (label, _, _) in FILES.items():
+            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=90, scale=0)
     widgets["difference_plot"] = plot("difference-plot")
 
 
@@ -77,10 +73,10 @@ def _csv(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> bytes:
     return mask_csv(prompt, seen_by(prompt, schemes[0]).cells()).encode("utf-8-sig")
 
 
-FILES: dict[str, tuple[str, str, str, Any]] = {
-    "png": ("Left mask, PNG", "mask.png", "image/png", _png),
-    "difference": ("Difference, PNG", "difference.png", "image/png", _difference),
-    "csv": ("Left mask, CSV", "mask.csv", "text/csv", _csv),
+FILES: dict[str, tuple[str, str, Callable[[SegmentedPrompt, tuple[Scheme, Scheme]], bytes]]] = {
+    "png": ("Left mask, PNG", "mask.png", _png),
+    "difference": ("Difference, PNG", "difference.png", _difference),
+    "csv": ("Left mask, CSV", "mask.csv", _csv),
 }
 
 
@@ -89,35 +85,23 @@ def fill(models: Models, last: Any) -> Changes:
     return {}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
-    """See `wire_masks`."""
-
-
-def wire_masks(widgets: Widgets, models: Models, limits: Limits, page: Sequence[str]) -> Any:
+def wire_masks(widgets: Widgets, models: Models, profile: Profile, page: Sequence[str]) -> Any:
     """Events over the page as it is, without a run; returns what draws the tab, for when it is opened or changed."""
+
+    def here(values: Values) -> tuple[SegmentedPrompt, tuple[Scheme, Scheme]]:
+        state = PageState.of(values)
+        return state.compose(models.of(state.model), profile.limits), state.schemes
 
     def difference(values: Values, visit: Visit) -> Changes:
         try:
-            state = PageState.of(values)
-            return draw(state.compose(models.of(state.model), limits), state.schemes)
+            return draw(*here(values))
         except InputError:  # the redraw of the page says why
             return {}
 
-    def file(kind: str, values: Values) -> Changes:
-        _, name, media, make = FILES[kind]
-        try:
-            state = PageState.of(values)
-            data = make(state.compose(models.of(state.model), limits), state.schemes)
-        except InputError:  # the redraw of the page says why
-            return {"mask_files": ""}
-        link = f"data:{media};base64,{base64.b64encode(data).decode('ascii')}"
-        return {"mask_files": f'<a download="{name}" href="{link}" tabindex="-1">{name}</a>'}
+    def made(kind: str, values: Values) -> tuple[str, bytes]:
+        _, name, make = FILES[kind]
+        return name, make(*here(values))
 
     for kind in FILES:
-
-        def save(values: Values, visit: Visit, kind: str = kind) -> Changes:
-            return file(kind, values)
-
-        saved = widgets.on(widgets[f"mask_{kind}"].click, save, reads=page, changes=["mask_files"])
-        saved.then(None, None, None, js=SAVE, **PRIVATE)
+        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=page, disk_bytes=profile.disk_bytes)
     return difference
