@@ -26,7 +26,7 @@ from . import results, rows, run, tools
 from .form import GROUPS, group_changes
 from .link import open_link
 from .run import LastRun, status_html
-from .sides import LADDER, SIDES, answer_html, draw, not_drawn
+from .sides import LADDER, SIDES, answer_html, draw
 from .state import SETTINGS, PageState, rows_of
 from .tabs import TABS, gave, upclose
 from .widgets import DRAWING, PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
@@ -93,7 +93,7 @@ class Events:
         try:
             return draw(lm, self.limits, state, drawn)
         except InputError as error:
-            return not_drawn(lm, self.limits, state, error)
+            return {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
 
     def loaded(self, state: PageState, example: dict | None = None) -> Changes:
         """A page as a link or an example fills it in."""

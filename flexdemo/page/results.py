@@ -5,7 +5,6 @@ Everything in a file is data: its texts are escaped, its name is shown and never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -68,10 +67,6 @@ def summary_html(opened: Opened) -> str:
     return said + table_html(header, f"<tbody>{''.join(lines)}</tbody>", numbers=range(1, len(header)))
 
 
-def notes_html(opened: Opened) -> str:
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in opened.summary.notes)}</ul>"
-
-
 def disagreements_html(opened: Opened) -> str:
     """One line for each record, with a button that fills it into the form."""
     found = opened.disagreements
@@ -84,7 +79,7 @@ def disagreements_html(opened: Opened) -> str:
         more = len(record.paraphrases)
         lines.append(
             f'<tr><td>{button}</td><th scope="row" class="wording">{escape(record.question)}</th>'
-            f'<td class="number">{more}</td><td class="wording">{escape(_listed(record.answers))}</td>'
+            f'<td class="number">{more}</td><td class="wording">{escape(" / ".join(record.answers))}</td>'
             f'<td class="wording">{_said_html(record)}</td></tr>'
         )
     titles = ("", "Question", "Paraphrases", "Right answers", "Methods said")
@@ -107,11 +102,6 @@ def _said_html(record: Disagreement) -> str:
         mark = '<span title="right">✓</span>' if right else '<b class="mark" title="wrong">✕</b>'
         said.append(f"<div>{mark} <b>{escape(answer) or '(nothing)'}</b> {escape(', '.join(methods))}</div>")
     return "".join(said)
-
-
-CHANGES = (
-    "found", "results_message", "results_summary", "accuracy_plot", "wordings_plot", "results_notes", "results_records"
-)  # fmt: skip
 
 
 def build_results(widgets: Widgets, limits: Limits) -> None:
@@ -146,6 +136,7 @@ def changes_of(opened: Opened | None, message: str = "") -> Changes:
         texts = dict.fromkeys(("results_summary", "results_notes", "results_records"), "")
         charts = dict.fromkeys(("accuracy_plot", "wordings_plot"), shown(None))
         return {"found": None, "results_message": alert_html(message), **texts, **charts}
+    notes = "".join(f"<li>{escape(note)}</li>" for note in opened.summary.notes)
     several = len(opened.summary.groups) > 1
     return {
         "found": opened,
@@ -153,7 +144,7 @@ def changes_of(opened: Opened | None, message: str = "") -> Changes:
         "results_summary": summary_html(opened),
         "accuracy_plot": shown(accuracy_figure(opened.summary)),
         "wordings_plot": shown(wordings_figure(opened.summary) if several else None),
-        "results_notes": notes_html(opened),
+        "results_notes": f"<ul>{notes}</ul>",
         "results_records": disagreements_html(opened),
     }
 
@@ -171,7 +162,7 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
     # One at a time, beside the redraws: a large file takes seconds.
     waiting = {"concurrency_id": "results", "concurrency_limit": 1, "show_progress": "minimal"}
     waiting["show_progress_on"] = file = widgets["results_file"]
-    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=CHANGES, **waiting)
+    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=list(changes_of(None)), **waiting)
     room = limits.paraphrases
 
     def fill(values: Values, visit: Visit) -> Changes:
@@ -190,11 +181,8 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
 
 def record_note(name: str, record: Disagreement, room: int) -> str:
     """What the form holds after a record was filled in."""
-    said = f"Record {record.id} of {name}, right: {_listed(record.answers)}. Press Run to ask it."
+    right = " / ".join(record.answers)
+    said = f"Record {record.id} of {name}, right: {right}. Press Run to ask it."
     if len(record.paraphrases) > room:
         said += f" Its first {room} of {len(record.paraphrases)} paraphrases are filled in."
     return escape(said)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return " / ".join(texts)

@@ -14,7 +14,6 @@ from ..answers.differences import differing, marked_html
 from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
-from ..errors import InputError
 from ..figures.cells import token_spans
 from ..masks import STRATEGIES, parse
 from ..plan import Scheme
@@ -24,7 +23,7 @@ from .picture import legend_html, live_html, picture, seen_by, signature
 from .rows import budget_of, shares_of
 from .state import FORM, FUSED, STANDARD, WEIGHTED, PageState, side_parts
 from .terms import COLOURS
-from .widgets import Changes, Widgets, alert_html, plot
+from .widgets import Changes, Widgets, plot
 
 SIDES = ("left", "right")
 CARDS = {"left": "answer-flex", "right": "answer-causal"}  # elements that hold the answers
@@ -164,11 +163,6 @@ def draw(lm: LanguageModel, limits: Limits, state: PageState, drawn: tuple[str, 
     }
 
 
-def not_drawn(lm: LanguageModel, limits: Limits, state: PageState, error: InputError) -> Changes:
-    """What is shown where a page cannot be drawn: why, and how far it is over the limit if that is it."""
-    return {"message": alert_html(str(error)), "budget": budget_of(lm, limits, state)}
-
-
 # Filled by views.js. It works without the program, so that a highlight costs no round trip.
 LINKS = (
     '<div id="links"><label for="link-token">Token</label>'
@@ -200,21 +194,20 @@ def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
         for side in SIDES:
             with gr.Column(elem_id=f"side-{side}", elem_classes="side", min_width=280):
                 with gr.Row(elem_classes="side-head"):
-                    heading = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
+                    widgets[f"{side}_title"] = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
                     if side == "left":
                         can = start["last"] is not None
                         look: dict[str, Any] = {"size": "sm", "min_width": 60, "scale": 0}
                         widgets["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
-                    menu = gr.Dropdown(
+                    widgets[side] = gr.Dropdown(
                         choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
                         container=False, min_width=150, allow_custom_value=True,
                     )  # fmt: skip
-                answer = gr.HTML(start[f"{side}_answer"], elem_id=f"{side}-answer", elem_classes="answer")
-                figures = gr.HTML(start[f"{side}_figures"], elem_id=f"{side}-figures", elem_classes="figures")
-                mask = plot(PLOTS[side], start[f"{side}_mask"], visible=True)  # also where it cannot be drawn yet
-            made = {"title": heading, "answer": answer, "figures": figures, "mask": mask}
-            widgets.update({f"{side}_{name}": widget for name, widget in made.items()})
-            widgets[side] = menu
+                for part in ("answer", "figures"):
+                    name = f"{side}_{part}"
+                    widgets[name] = gr.HTML(start[name], elem_id=f"{side}-{part}", elem_classes=part)
+                # It has its room also where it cannot be drawn yet.
+                widgets[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
     widgets["drawn"] = gr.State(start["drawn"])
     widgets["live"] = gr.HTML(start["live"], elem_id="live")
 

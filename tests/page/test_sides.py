@@ -27,13 +27,13 @@ from flexdemo.page.sides import (
     answers_changes,
     draw,
     figures_html,
-    not_drawn,
     step_html,
     title,
 )  # fmt: skip
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs.upclose import caption_html
 from flexdemo.page.tabs.upclose import draw as draw_difference
+from flexdemo.page.widgets import alert_html
 from flexdemo.plan import Scheme
 from flexdemo.prompt import SegmentedPrompt, build_prompt
 from flexdemo.request import Limits
@@ -270,7 +270,7 @@ def test_texts_are_data(lm: LanguageModel) -> None:
     result = replace(result, results=nasty)
     shown = answers_changes(STATE, result) | alone_changes(state, result, 10)
     pieces = [drawn["legend"], drawn["step"], drawn["left_title"], drawn["budget"], *map(str, shown.values())]
-    pieces.append(not_drawn(lm, Limits(), state, flexdemo.errors.InputError(NASTY))["message"])
+    pieces.append(alert_html(NASTY))
     for piece in pieces:
         assert "<script" not in piece and "<b>bold" not in piece and "\u202e" not in piece
     assert [plain(shown[name]) for name in ("left_answer", "right_answer")] == [NASTY, NASTY]
