@@ -142,9 +142,10 @@ class Events:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
         try:
             state = PageState.of(values)
+            prompt = state.compose(self.models.of(state.model), self.limits)
         except InputError:  # the redraw says why
             return
-        if run.has_read(self.models, self.limits, state, self.readings.of(visit.session, state.model)):
+        if run.only_decodes(state, prompt, self.readings.of(visit.session, state.model)):
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Changes:

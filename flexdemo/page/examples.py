@@ -9,9 +9,8 @@ from typing import Any
 
 from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
-from .picture import live_html, signature
 from .run import LastRun, frame, status_html
-from .sides import SIDES, answered
+from .sides import SIDES, answered, live_html, signature
 from .state import PageState
 from .widgets import Changes
 

@@ -137,14 +137,6 @@ def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | N
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
 
 
-def has_read(models: Models, limits: Limits, state: PageState, reading: Reading) -> bool:
-    """`only_decodes` of a page, whose prompt may be none."""
-    try:
-        return only_decodes(state, state.compose(models.of(state.model), limits), reading)
-    except InputError:  # the redraw says why
-        return False
-
-
 def explained(models: Models, limits: Limits, last: LastRun) -> LastRun:
     """A run with its explanation, which runs the model once more; InputError where there is no time for it."""
     if last.explanation is not None or not set(NEEDED).issubset(last.methods):

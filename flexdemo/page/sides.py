@@ -1,10 +1,15 @@
 """The two sides, each an answer over the mask that it was given with, and the ladder between them. Keeps no state.
 
-Text of users and models is data: every piece of HTML made here escapes it.
+A mask's figure is light and carries no words. What the page says about a cell or a token it makes itself, from the
+rules in the figure's `layout.meta`; it also draws the rows of answer tokens, and exact parts of a long prompt, from
+them. Text of users and models is data: every piece of HTML made here escapes it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,12 +19,12 @@ from ..answers.differences import differing, marked_html
 from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
-from ..figures.cells import token_spans
-from ..masks import STRATEGIES, parse
+from ..figures.cells import EXACT_TOKENS, block_size, segment_colour, token_spans, visible_text
+from ..figures.mask import mask_figure
+from ..masks import ITSELF, STRATEGIES, Mask, parse
 from ..plan import Scheme
-from ..prompt import POSITIONS, SegmentedPrompt
+from ..prompt import POSITIONS, Segment, SegmentedPrompt
 from ..request import Limits
-from .picture import legend_html, live_html, picture, seen_by, signature
 from .rows import budget_of, shares_of
 from .state import FORM, FUSED, STANDARD, WEIGHTED, PageState, side_parts
 from .terms import COLOURS
@@ -35,6 +40,76 @@ LADDER = {
     "segment.aligned.raw": ("+ aligned positions", "Every wording starts at the same position, right after the prefix"),
     FUSED: ("+ weights 1/N = fused", "Each wording counts by its share, so that N copies of one count once"),
 }
+
+ANSWERS = 2  # answer tokens that a reason needs to be told: one sees the other
+NO_CELL = 255  # a pair of segments that has no cell in this order
+
+
+def signature(prompt: SegmentedPrompt, scheme: Scheme) -> str:
+    """The same for the same tokens and rules: tells whether an answer belongs to a picture."""
+    hidden = tuple(scheme.weighted and weight == 0 for weight in prompt.weights)
+    names = tuple(segment.name for segment in prompt.segments)
+    told = repr((prompt.token_ids, names, scheme.strategy, hidden))
+    return hashlib.blake2s(told.encode(), digest_size=8).hexdigest()
+
+
+def seen_by(prompt: SegmentedPrompt, scheme: Scheme, *, answers: int = 0) -> Mask:
+    """The mask of a scheme over a prompt; where weights act, weight 0 hides a paraphrase."""
+    mask = Mask.over(scheme.strategy, prompt.segments, answers=answers)
+    return mask.weighted() if scheme.weighted else mask
+
+
+def picture(prompt: SegmentedPrompt, scheme: Scheme) -> Any:
+    """The mask of a scheme over a prompt; above EXACT_TOKENS as block means.
+
+    Its `layout.meta` has the segments and the answer behind them with first token and colour, what a visible cell is in
+    the figure's data by its key's segment (`z`), and the rule of each pair of segments, for earlier and later keys.
+    """
+    seen, told = (seen_by(prompt, scheme, answers=count) for count in (0, ANSWERS))
+    length = len(prompt.token_ids)
+    figure = mask_figure(seen.cells(), prompt.tokens, prompt.segments, words=False)
+    reasons = told.reasons().ravel()
+    phrases = list(dict.fromkeys([ITSELF, *(text for text in reasons if text)]))
+    colours = [segment_colour(segment.name, segment.role) for segment in prompt.segments]
+    steps = [list(dict.fromkeys(colours)).index(colour) + 1 for colour in colours]
+    segments = [[each.name, each.start, colour] for each, colour in zip(prompt.segments, colours, strict=True)]
+    places = {None: NO_CELL} | {phrase: i for i, phrase in enumerate(phrases)}
+    figure.update_xaxes(title_text="").update_yaxes(title_text="")
+    figure.layout.meta = {
+        "signature": signature(prompt, scheme),
+        "length": length,
+        "block": block_size(length) if length > EXACT_TOKENS else 1,
+        "exact": EXACT_TOKENS,
+        "tokens": [visible_text(token) for token in prompt.tokens],
+        "segments": [*segments, ["answer", length, segment_colour("answer", "answer")]],
+        "z": [*steps, steps[-1]],
+        "reasons": phrases,
+        "rules": [places[text] for text in reasons],
+    }
+    return figure
+
+
+def legend_html(segments: Sequence[Segment]) -> str:
+    """The segments of the packed prompt with their numbers of tokens; each is a button that highlights it."""
+    return " ".join(
+        f'<span><button type="button" class="chip is-{escape(segment.name)}" data-segment="{i}" aria-pressed="false">'
+        f"{escape(segment.name)}</button> {len(segment)}</span>"
+        for i, segment in enumerate(segments)
+        if segment.role != "separator"
+    )
+
+
+def live_html(sides: Mapping[str, tuple[str, MethodResult]]) -> str:
+    """Both sides' (signature, answer so far), by "left" and "right": a row for each token grows on its mask."""
+    told = {
+        side: {
+            "signature": mark,
+            "tokens": [visible_text(token) for token in answered.tokens],
+            "done": bool(answered.stopped_by),
+        }
+        for side, (mark, answered) in sides.items()
+    }
+    return f'<div data-live="{escape(json.dumps(told))}"></div>'
 
 
 def scheme_label(scheme: Scheme) -> str:
@@ -63,12 +138,10 @@ def choices() -> list[tuple[str, str]]:
 
 def answered(result: Result, state: PageState, side: str) -> MethodResult | None:
     """A side's answer in a result; None where it was not asked for."""
-    strategy, positions, weighted = side_parts(getattr(state, side))
-    if strategy == FORM:
-        return next((each for each in result.results if each.method == "flex"), None)
-    name = Scheme(strategy, positions, weighted).name
-    given = {each.method: each for each in result.answered}
-    return given.get(name) or (given.get("causal") if getattr(state, side) == STANDARD else None)
+    value, given = getattr(state, side), {each.method: each for each in result.answered}
+    if side_parts(value)[0] == FORM:
+        return given.get("flex")
+    return given.get(state.scheme(value).name) or (given.get("causal") if value == STANDARD else None)
 
 
 def answer_html(side: str, marked: str = "") -> str:

@@ -200,9 +200,15 @@ def _whole(value: Any) -> Any:
 
 def check_limits(limits: Limits, asked: Request) -> None:
     """Raise InputError for what the page does not take, before any tokenising."""
-    count = len(asked.paraphrases)
-    if count > limits.paraphrases:
-        raise InputError(f"{count} paraphrases are too many: give at most {limits.paraphrases}")
+    methods = len(set(asked.methods) - {"all"})
+    for count, most, said in (
+        (len(asked.paraphrases), limits.paraphrases, "{} paraphrases are too many: give at most {}"),
+        (asked.max_new_tokens, limits.new_tokens, "an answer of {} tokens is too long: ask for at most {}"),
+        (asked.samples, limits.samples, "{} samples of each wording are too many: draw at most {}"),
+        (methods, limits.methods, "{} methods are too many: choose at most {}"),
+    ):
+        if most is not None and count > most:
+            raise InputError(said.format(shortened(count), most))
     named = [("the question", asked.question), ("the prefix", asked.prefix)]
     named += [(f"paraphrase {i}", text) for i, text in enumerate(asked.paraphrases, start=1)]
     for what, text in named:
@@ -212,14 +218,6 @@ def check_limits(limits: Limits, asked: Request) -> None:
             )
         if "\0" in text:
             raise InputError(f"{what} contains a NUL character, which a page cannot show: remove it")
-    if asked.max_new_tokens > limits.new_tokens:
-        length = shortened(asked.max_new_tokens)
-        raise InputError(f"an answer of {length} tokens is too long: ask for at most {limits.new_tokens}")
-    if asked.samples > limits.samples:
-        raise InputError(f"{asked.samples} samples of each wording are too many: draw at most {limits.samples}")
-    methods = len(set(asked.methods) - {"all"})
-    if limits.methods is not None and methods > limits.methods:
-        raise InputError(f"{methods} methods are too many: choose at most {limits.methods}")
 
 
 def token_limit(lm: LanguageModel, limits: Limits) -> int:

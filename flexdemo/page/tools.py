@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 
 from ..answers.proof import Proof, prove
 from ..engine.loading import Models
@@ -17,6 +18,7 @@ from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
+from ..prompt import SegmentedPrompt
 from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
@@ -44,24 +46,17 @@ COPY = """async (query) => {
 }"""
 # The file is on the server when this is called with what gradio tells of it: one click, one download.
 SAVE = """(file) => {
-  if (!file?.url) return;
-  const link = document.createElement('a');
-  link.href = file.url;
-  link.download = file.orig_name ?? '';
-  document.body.append(link);
-  link.click();
-  link.remove();
+  if (file?.url) Object.assign(document.createElement('a'), { href: file.url, download: file.orig_name ?? '' }).click();
 }"""
 
 
-def json_file(last: LastRun) -> bytes:
-    return export.result_json(last.result, last.explanation).encode()
+def csv_bytes(prompt: SegmentedPrompt, cells: np.ndarray) -> bytes:
+    # The mark of UTF-8 tells spreadsheets how to read it.
+    return export.mask_csv(prompt, cells).encode("utf-8-sig")
 
 
 def csv_file(last: LastRun) -> bytes:
-    # The mark of UTF-8 tells spreadsheets how to read it.
-    cells = mask_array(last.result.prompt, last.result.mask["strategy"])
-    return export.mask_csv(last.result.prompt, cells).encode("utf-8-sig")
+    return csv_bytes(last.result.prompt, mask_array(last.result.prompt, last.result.mask["strategy"]))
 
 
 def png_file(last: LastRun) -> bytes:
@@ -80,7 +75,7 @@ def report_file(last: LastRun) -> bytes:
 
 Make = Callable[[Values], tuple[str, bytes]]  # name and bytes of a file
 FILES: dict[str, tuple[str, str, Callable[[LastRun], bytes]]] = {
-    "json": ("JSON", ".json", json_file),
+    "json": ("JSON", ".json", lambda last: export.result_json(last.result, last.explanation).encode()),
     "csv": ("Mask, CSV", "-mask.csv", csv_file),
     "png": ("Mask, PNG", "-mask.png", png_file),
     "report": ("Report, HTML", ".html", report_file),

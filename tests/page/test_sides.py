@@ -19,19 +19,22 @@ import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.mask import mask_figure
 from flexdemo.masks import STRATEGIES
-from flexdemo.page.picture import NO_CELL, legend_html, picture, seen_by, signature
 from flexdemo.page.sides import (
     LADDER,
+    NO_CELL,
     alone_changes,
     answered,
     answers_changes,
     draw,
     figures_html,
+    legend_html,
+    picture,
+    seen_by,
+    signature,
     step_html,
     title,
 )  # fmt: skip
 from flexdemo.page.state import PageState
-from flexdemo.page.tabs.upclose import caption_html
 from flexdemo.page.tabs.upclose import draw as draw_difference
 from flexdemo.page.widgets import alert_html
 from flexdemo.plan import Scheme
@@ -117,7 +120,7 @@ def test_the_difference_counts_cells_exactly(lm: LanguageModel, left: str) -> No
     kinds = np.where(mine & theirs, 1, np.where(theirs, 2, np.where(mine, 3, 0)))
     drawn = draw_difference(prompt, schemes)
     assert (np.array(drawn["difference_plot"]["value"].data[0].z) == kinds).all()
-    told = caption_html(prompt, schemes)
+    told = drawn["difference_caption"]
     counts = [f"{word}</span> {(kinds == i).sum():,} (" for i, word in enumerate(("kept", "removed", "added"), 1)]
     assert all(each in told for each in counts) and f"of {n * n:,} cells" in told
     assert f"Density {mine.mean():.4f}" in told and f"Density {theirs.mean():.4f}" in told

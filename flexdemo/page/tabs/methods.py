@@ -32,20 +32,14 @@ def methods_html(last: LastRun) -> str:
     """Every method that ran as a line, then agreement of the wordings, then what the costs mean."""
     methods, prompt = last.methods, last.result.prompt
     alone = [view.answer for view in methods["per_prompt"].views] if "per_prompt" in methods else []
-    read = prompt.suffix_start
     lines = []
     for answered in last.result.results:
         agree = agreement(answered.answer, alone).agree if alone else ()
         share = f"{sum(agree) / len(agree):.2f}" if agree else "–"
         mean = math.fsum(answered.logprobs) / len(answered.logprobs)
         encoding = f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")
-        cells = [
-            f"{len(answered.token_ids)}",
-            f"{round(mean, 3) + 0.0:.3f}",
-            share,
-            f"{read:,}",
-            f"{len(answered.views)}",
-        ]
+        tokens, rows = len(answered.token_ids), len(answered.views)
+        cells = (tokens, f"{round(mean, 3) + 0.0:.3f}", share, f"{prompt.suffix_start:,}", rows)
         lines.append(
             f'<tr><th scope="row">{escape(method_label(answered))}</th>'
             f'<td class="method-answer" title="{escape(answered.answer)}"><div>{escape(answered.answer)}</div></td>'

@@ -8,20 +8,19 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from ...engine.loading import Models
 from ...errors import InputError
 from ...figures.cells import difference_png, mask_png
 from ...figures.mask import difference_figure
-from ...figures.report import mask_csv
 from ...masks import parse
 from ...plan import Scheme
 from ...prompt import POSITIONS, SegmentedPrompt
 from ...serve.profiles import Profile
-from ..picture import seen_by
-from ..sides import scheme_label
+from ..sides import scheme_label, seen_by
 from ..state import PageState
-from ..tools import wire_save
+from ..tools import csv_bytes, wire_save
 from ..widgets import Changes, Values, Visit, Widgets, plot, shown
 
 TITLE, NAME = "The mask up close", "upclose"
@@ -37,46 +36,27 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def draw(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> Changes:
-    """What changes from the right side's mask to the left side's, and both in words."""
-    left, right = (seen_by(prompt, scheme) for scheme in schemes)
+    """What changes from the right side's mask to the left side's, with exact numbers of cells, and both in words."""
+    left, right = masks = [seen_by(prompt, scheme) for scheme in schemes]
     figure = difference_figure(left.cells(), right.cells(), prompt.tokens, prompt.segments, words=False)
-    return {"difference_caption": caption_html(prompt, schemes), "difference_plot": shown(figure)}
-
-
-def caption_html(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> str:
-    """Rule, positions and density of each side, and exact numbers of cells that change between them."""
-    told = []
-    for side, scheme in zip(("Left", "Right"), schemes, strict=True):
-        rule, mask = parse(scheme.strategy), seen_by(prompt, scheme)
-        told.append(
-            f"<p><b>{side}: {escape(scheme_label(scheme))}</b>. {escape(rule.summary)} "
-            f"{escape(POSITIONS[scheme.positions])} Density {mask.density:.4f}.</p>"
-        )
-    left, right = (seen_by(prompt, scheme) for scheme in schemes)
+    told = [
+        f"<p><b>{side}: {escape(scheme_label(scheme))}</b>. {escape(parse(scheme.strategy).summary)} "
+        f"{escape(POSITIONS[scheme.positions])} Density {mask.density:.4f}.</p>"
+        for side, scheme, mask in zip(("Left", "Right"), schemes, masks, strict=True)
+    ]
     changes, cells = left.difference(right), left.tokens**2
     shares = ", ".join(
         f'<span class="chip is-{word}">{word}</span> {count:,} ({count / cells:.4f})' for word, count in changes.items()
     )
-    return f"{''.join(told)}<p>From right to left: {shares} of {cells:,} cells.</p>"
+    caption = f"{''.join(told)}<p>From right to left: {shares} of {cells:,} cells.</p>"
+    return {"difference_caption": caption, "difference_plot": shown(figure)}
 
 
-def _png(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> bytes:
-    return mask_png(seen_by(prompt, schemes[0]).cells(), prompt.segments)
-
-
-def _difference(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> bytes:
-    return difference_png(*(seen_by(prompt, scheme).cells() for scheme in schemes))
-
-
-def _csv(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> bytes:
-    # The mark of UTF-8 tells spreadsheets how to read it.
-    return mask_csv(prompt, seen_by(prompt, schemes[0]).cells()).encode("utf-8-sig")
-
-
-FILES: dict[str, tuple[str, str, Callable[[SegmentedPrompt, tuple[Scheme, Scheme]], bytes]]] = {
-    "png": ("Left mask, PNG", "mask.png", _png),
-    "difference": ("Difference, PNG", "difference.png", _difference),
-    "csv": ("Left mask, CSV", "mask.csv", _csv),
+# Label, name and contents of each file, of the prompt and both sides' cells.
+FILES: dict[str, tuple[str, str, Callable[[SegmentedPrompt, np.ndarray, np.ndarray], bytes]]] = {
+    "png": ("Left mask, PNG", "mask.png", lambda prompt, left, right: mask_png(left, prompt.segments)),
+    "difference": ("Difference, PNG", "difference.png", lambda prompt, left, right: difference_png(left, right)),
+    "csv": ("Left mask, CSV", "mask.csv", lambda prompt, left, right: csv_bytes(prompt, left)),
 }
 
 
@@ -100,7 +80,8 @@ def wire_masks(widgets: Widgets, models: Models, profile: Profile, page: Sequenc
 
     def made(kind: str, values: Values) -> tuple[str, bytes]:
         _, name, make = FILES[kind]
-        return name, make(*here(values))
+        prompt, schemes = here(values)
+        return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in schemes))
 
     for kind in FILES:
         wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=page, disk_bytes=profile.disk_bytes)
