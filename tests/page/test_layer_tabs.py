@@ -108,7 +108,7 @@ def test_one_wording_is_told_without_pairs(lm: LanguageModel) -> None:
 
 
 def test_the_table_has_what_each_would_say(lm: LanguageModel) -> None:
-    table = merge.table_html(by_hand([1, 7, 2], [7, 7, 7]))
+    table = merge.says_html(by_hand([1, 7, 2], [7, 7, 7]))
     lines = [re.findall(r"<t[hd].*?</t[hd]>", line) for line in re.findall(r"<tr>(.*?)</tr>", table)]
     assert [[text(cell) for cell in line] for line in lines] == [
         ["Layer", "1", "2"], ["P1", "t1", "✓ ·x"], ["P3", "✓ ·x", "✓ ·x"], ["fused", "t2", "✓ ·x"]
@@ -206,5 +206,5 @@ def test_texts_are_escaped(lm: LanguageModel) -> None:
     answer = replace(last.result["flex"], tokens=(NASTY,) * 6)
     last = replace(last, result=replace(last.result, results=(answer,)))
     found = replace(by_hand([1, 7, 1], names=("P1", "P2")), says=((NASTY,) * 3,), token=NASTY)
-    for piece in (merge.words_html(last, found, 0), merge.table_html(found)):
+    for piece in (merge.words_html(last, found, 0), merge.says_html(found)):
         assert "<script" not in piece and "<b>bold" not in piece

@@ -17,7 +17,7 @@ from ...serve.log import checkpoint, within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
 from ..run import LastRun, belongs_html
 from ..terms import terms_html
-from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown
+from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
 
 TITLE, NAME = "Heads that read wordings", "heads"
@@ -133,17 +133,16 @@ def list_html(found: Reads) -> str:
     if found.without is not None:
         share = float(found.attention.mean())
         wholes.append(_whole("all layers and heads at once (leave-one-out)", f"{share:.3f}", found.without))
-    heads = ("", "Wording hidden from", "Attention", "Log-prob. lost")
-    kinds = (' class="number"', "", ' class="number"', ' class="number"')
-    titles = "".join(f'<th scope="col"{kind}>{head}</th>' for head, kind in zip(heads, kinds, strict=True))
-    table = f"<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody><tbody>{''.join(wholes)}</tbody>"
+    titles = ("", "Wording hidden from", "Attention", "Log-prob. lost")
+    bodies = f"<tbody>{''.join(lines)}</tbody><tbody>{''.join(wholes)}</tbody>"
+    table = table_html(titles, bodies, numbers=(0, 2, 3))
     why = (
         f"Heads that look most at {chip(found.name)}, with their numbers in the picture. Each row is one change by "
         "itself. Rows need not add up: other heads may make up for one that is missing."
     )
     if not any(round(effect, 3) for effect in (found.without, *(each.effect for each in found.strongest))):
         why += " <b>Here no single change moves the answer: the model is as sure of it without this wording.</b>"
-    return f'<p>{why}</p><div class="scroll"><table class="facts">{table}</table></div>'
+    return f"<p>{why}</p>{table}"
 
 
 def _whole(said: str, share: str, effect: float) -> str:

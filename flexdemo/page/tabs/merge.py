@@ -18,7 +18,7 @@ from ...serve.log import within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
 from ..run import LastRun, belongs_html
 from ..terms import terms_html
-from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown
+from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
 
 TITLE, NAME = "Where wordings merge", "merge"
@@ -102,7 +102,7 @@ def told(last: LastRun, found: Merge, step: int) -> Changes:
     return {
         "merge_words": words_html(last, found, step),
         "merge_plot": shown(picture(found)),
-        "merge_table": table_html(found),
+        "merge_table": says_html(found),
     }
 
 
@@ -142,9 +142,8 @@ def words_html(last: LastRun, found: Merge, step: int) -> str:
     return f'<p class="said">Answer: {" ".join(tokens)}</p><p><b>{agreed}</b> The fused view {joined}.{alike}</p>'
 
 
-def table_html(found: Merge) -> str:
+def says_html(found: Merge) -> str:
     """What each would say after each layer, folded."""
-    head = "".join(f'<th scope="col">{layer}</th>' for layer in range(1, found.layers + 1))
     lines = []
     for row, name in enumerate(found.names):
         label = chip(name) if row < len(found.names) - 1 else "fused"
@@ -154,9 +153,5 @@ def table_html(found: Merge) -> str:
             hit = found.top[layer, row] == found.token_id
             cells.append(f"<td>{f'<b>✓ {text}</b>' if hit else text}</td>")
         lines.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
-    table = (
-        f'<table class="facts"><thead><tr><th scope="col">Layer</th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>"
-    )
-    box = f'<div class="scroll" tabindex="0">{table}</div>'
-    return f"<details><summary>What each would say after each layer</summary>{box}</details>"
+    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], f"<tbody>{''.join(lines)}</tbody>")
+    return f"<details><summary>What each would say after each layer</summary>{table}</details>"
