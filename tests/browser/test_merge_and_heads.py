@@ -62,6 +62,9 @@ def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundle
     visit.open(HEADS)
     visit.run()  # with the tab open, which then does its work
     result = asked(bundled, visit)
+    assert page.locator("#heads-wording label").all_text_contents() == [
+        f"P{i + 1}" for i in range(len(PARAPHRASES) + 1)
+    ]
     page.locator("#heads-wording").get_by_text("P2", exact=True).click()
     visit.settle()
     *_, found = reading_heads(bundled, result, 1)

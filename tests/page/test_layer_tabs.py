@@ -37,10 +37,7 @@ def visitor(page: Built) -> Visitor:
 
 def opened(visitor: Visitor, name: str) -> list[dict[str, Any]]:
     """A tab is opened: what it changes, and what is done because of that."""
-    due = f"{name}_due"
-    before = visitor.values[due]
-    frames = visitor.do("select", nth=PLACES[name])
-    return frames + (visitor.do("merged" if name == "merge" else "begun") if visitor.values[due] != before else [])
+    return visitor.do("select", nth=PLACES[name]) + visitor.do("merged" if name == "merge" else "begun")
 
 
 def text(markup: str) -> str:
@@ -128,6 +125,8 @@ def test_what_another_model_made_is_refused(visitor: Visitor, name: str, note: s
     visitor.values["last"] = replace(last, result=replace(last.result, dtype="float16"))
     opened(visitor, name)
     assert "was recorded with llama in float16" in visitor.values[note] and not visitor.visible[f"{name}_plot"]
+    visitor.values["last"] = last
+    assert len(opened(visitor, name)) > 1, "it is tried again"
 
 
 def test_nothing_is_done_without_a_run(page: Built) -> None:
@@ -146,7 +145,7 @@ def test_heads_come_first_and_effects_after_them(visitor: Visitor, lm: LanguageM
     assert first["heads_wording"]["choices"] == ["P1", "P3"] and first["heads_wording"]["value"] == "P1"
     *_, found = reading_heads(lm, visitor.values["last"].result, 0)
     assert np.allclose(first["heads_plot"]["value"].data[0].z, found.attention)
-    assert "data-head" not in first["heads_list"] and "data-head" in second["heads_list"]
+    assert heads.HIDING in first["heads_list"] and "data-head" in second["heads_list"]
     assert len(second["heads_plot"]["value"].data) == 1
     assert np.allclose(third["heads_plot"]["value"].data[1].x, found.by_layer)
     assert len(opened(visitor, "heads")) == 1, "it is there already"
@@ -175,7 +174,13 @@ def test_the_list_tells_heads_a_layer_and_leave_one_out() -> None:
     assert 'data-layer="0" data-head="1"' in told and "need not add up" in told and "no single change" not in told
     sure = heads.list_html(Reads("P3", attention, (HeadEffect(0, 1, 0.3, 1e-5),), (1e-5, 0.0), 1e-5))
     assert "no single change moves the answer" in sure
-    assert "nothing can be hidden" in heads.list_html(Reads("P3", attention))
+
+
+def test_a_wording_that_cannot_be_hidden_is_told(page: Built) -> None:
+    alone = page.visitor()
+    alone.do("run", **{**ASKED, "used": 0})
+    opened(alone, "heads")
+    assert alone.values["heads_list"] == f"<p>{heads.NOTHING}</p>" and alone.visible["heads_plot"]
 
 
 def test_a_head_that_is_clicked_is_shown_in_its_tab(visitor: Visitor, lm: LanguageModel) -> None:

@@ -29,6 +29,8 @@ SAID = (
     "again: above 0 its look helped. Click a head to open it in <b>A head</b>."
 )
 WAITING = "Reading the answer once more, head by head …"
+HIDING = "Hiding this wording from the heads that look most, one at a time …"
+NOTHING = "No other wording is left to read, or this one weighs 0: there is nothing to hide."
 # A head of the list or of the picture that is clicked; plotly keeps what the mouse is over.
 CHOOSE = """
 const choose = (layer, head) => trigger('select', {layer: Number(layer), head: Number(head)});
@@ -45,7 +47,7 @@ document.addEventListener('click', (event) => {
 
 
 def build(widgets: Widgets, models: Models) -> None:
-    widgets["heads_due"] = gr.State("")
+    widgets["heads_due"], widgets["heads_shown"] = gr.State(""), gr.State("")  # keys of runs
     widgets["heads_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="heads-note")
     widgets["heads_wording"] = gr.Radio([], label="Wording", elem_id="heads-wording", visible=False)
     widgets["heads_plot"] = plot("heads-plot")
@@ -54,7 +56,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def fill(models: Models, last: LastRun) -> Changes:
-    """The work begins where it is due, see `wire`: for a run that is not shown yet."""
+    """Of a run that is not shown yet the work is due, see `wire`."""
     if "flex" in last.methods:
         return {"heads_due": last.key}
     said = f"To see this, choose <b>{escape(METHODS['flex'].label)}</b> under Methods, then Run."
@@ -79,32 +81,36 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
     def read(last: LastRun, wording: int) -> Iterator[Changes]:
         try:
             for found in looked(last, wording):
-                yield {"heads_plot": shown(picture(found)), "heads_list": list_html(found)}
+                listed = list_html(found) if found.strongest else f"<p>{HIDING}</p>"
+                yield {"heads_plot": shown(picture(found)), "heads_list": listed}
+            if not found.strongest:
+                yield {"heads_plot": shown(picture(found)), "heads_list": f"<p>{NOTHING}</p>"}
         except InputError as error:
-            yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None)}
+            yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None), "heads_shown": ""}
 
     def begun(values: Values, visit: Visit) -> Iterator[Changes]:
         last = values["last"]
-        if last is None or not values["heads_due"]:
+        if last is None or "flex" not in last.methods or last.key == values["heads_shown"]:
             return
         yield _cleared(f"<p>{WAITING}</p>")
         names = [segment.name for segment in last.result.prompt.paraphrases]
-        told = {"heads_note": f"<p>{SAID}</p>{belongs_html(last)}"}
-        told["heads_wording"] = gr.update(choices=names, value=names[0], visible=True)
+        radio = gr.update(choices=names, value=names[0], visible=True)
+        told = {"heads_note": f"<p>{SAID}</p>{belongs_html(last)}", "heads_wording": radio, "heads_shown": last.key}
         for changes in read(last, 0):
-            yield told | changes
-            told = {}
+            yield told | changes  # all of it each time: of changes that come quickly a page may show the last only
 
     def wording(values: Values, visit: Visit) -> Iterator[Changes]:
         last = values["last"]
         names = [segment.name for segment in last.result.prompt.paraphrases] if last else []
         if values["heads_wording"] in names:
-            yield from read(last, names.index(values["heads_wording"]))
+            for changes in read(last, names.index(values["heads_wording"])):
+                yield {"heads_wording": values["heads_wording"], **changes}
 
     waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["heads_note"]}
     again = {**waiting, "trigger_mode": "always_last"}
-    widgets.on(widgets["heads_due"].change, begun, reads=["last", "heads_due"], changes=CHANGES[:-1], **again)
-    reads, changes = ["last", "heads_wording"], ["heads_plot", "heads_list"]
+    asked = [widgets["heads_due"].change, widgets[f"tab-{NAME}"].select]  # after a run, and without waiting for `fill`
+    widgets.on(asked, begun, reads=["last", "heads_shown"], changes=[*CHANGES[:-1], "heads_shown"], **again)
+    reads, changes = ["last", "heads_wording"], ["heads_wording", "heads_plot", "heads_list", "heads_shown"]
     widgets.on(widgets["heads_wording"].input, wording, reads=reads, changes=changes, **again)
 
 
@@ -115,8 +121,6 @@ def picture(found: Reads) -> Any:
 
 def list_html(found: Reads) -> str:
     """The heads that look most, each with its effect; then a layer as a whole, and all of them."""
-    if not found.strongest:
-        return "<p>No other wording is left to read, or this one weighs 0: nothing can be hidden.</p>"
     lines = [
         f'<tr><td class="number">{place}</td><th scope="row"><button type="button" data-layer="{each.layer}" '
         f'data-head="{each.head}">layer {each.layer}, head {each.head}</button></th>'
