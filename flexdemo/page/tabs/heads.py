@@ -47,7 +47,7 @@ document.addEventListener('click', (event) => {
 
 
 def build(widgets: Widgets, models: Models) -> None:
-    widgets["heads_due"], widgets["heads_shown"] = gr.State(""), gr.State("")  # keys of runs
+    widgets["heads_due"] = gr.State("")  # the key of a run
     widgets["heads_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="heads-note")
     widgets["heads_wording"] = gr.Radio([], label="Wording", elem_id="heads-wording", visible=False)
     widgets["heads_plot"] = plot("heads-plot")
@@ -86,16 +86,16 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
             if not found.strongest:
                 yield {"heads_plot": shown(picture(found)), "heads_list": f"<p>{NOTHING}</p>"}
         except InputError as error:
-            yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None), "heads_shown": ""}
+            yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None)}
 
     def begun(values: Values, visit: Visit) -> Iterator[Changes]:
         last = values["last"]
-        if last is None or "flex" not in last.methods or last.key == values["heads_shown"]:
+        if last is None or not values["heads_due"]:
             return
         yield _cleared(f"<p>{WAITING}</p>")
         names = [segment.name for segment in last.result.prompt.paraphrases]
         radio = gr.update(choices=names, value=names[0], visible=True)
-        told = {"heads_note": f"<p>{SAID}</p>{belongs_html(last)}", "heads_wording": radio, "heads_shown": last.key}
+        told = {"heads_note": f"<p>{SAID}</p>{belongs_html(last)}", "heads_wording": radio}
         for changes in read(last, 0):
             yield told | changes  # all of it each time: of changes that come quickly a page may show the last only
 
@@ -108,9 +108,8 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
 
     waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["heads_note"]}
     again = {**waiting, "trigger_mode": "always_last"}
-    asked = [widgets["heads_due"].change, widgets[f"tab-{NAME}"].select]  # after a run, and without waiting for `fill`
-    widgets.on(asked, begun, reads=["last", "heads_shown"], changes=[*CHANGES[:-1], "heads_shown"], **again)
-    reads, changes = ["last", "heads_wording"], ["heads_wording", "heads_plot", "heads_list", "heads_shown"]
+    widgets.on(widgets["heads_due"].change, begun, reads=["last", "heads_due"], changes=CHANGES[:-1], **again)
+    reads, changes = ["last", "heads_wording"], ["heads_wording", "heads_plot", "heads_list"]
     widgets.on(widgets["heads_wording"].input, wording, reads=reads, changes=changes, **again)
 
 

@@ -33,7 +33,7 @@ WAITING = "Reading the prompt once more, layer by layer …"
 
 
 def build(widgets: Widgets, models: Models) -> None:
-    widgets["merge_due"], widgets["merge_shown"] = gr.State(""), gr.State("")  # keys of runs
+    widgets["merge_due"] = gr.State("")  # the key of a run
     widgets["merge_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="merge-note")
     widgets["merge_token"] = gr.Slider(
         1, 2, 1, step=1, label="Token of the answer", elem_id="merge-token", visible=False, buttons=[], min_width=110
@@ -68,7 +68,7 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
 
     def merged(values: Values, visit: Visit) -> Iterator[Changes]:
         last = values["last"]
-        if last is None or "flex" not in last.methods or last.key == values["merge_shown"]:
+        if last is None or not values["merge_due"]:
             return
         yield _cleared(f"<p>{WAITING}</p>")
         try:
@@ -79,8 +79,7 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
         count = len(last.methods["flex"].token_ids)
         label = f"Token of the answer, 1 to {count}"
         slider = gr.update(value=1, maximum=max(2, count), visible=count > 1, label=label)
-        changes = {"merge_note": f"<p>{SAID}</p>{belongs_html(last)}", "merge_token": slider, "merge_shown": last.key}
-        yield changes | told(last, found, 0)
+        yield {"merge_note": f"<p>{SAID}</p>{belongs_html(last)}", "merge_token": slider, **told(last, found, 0)}
 
     def token(values: Values, visit: Visit) -> Changes:
         last, step = values["last"], int(values["merge_token"] or 1) - 1
@@ -93,8 +92,7 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
 
     waiting = {**RUNNING, "show_progress": "minimal", "trigger_mode": "always_last"}
     on_note, on_words = ({**waiting, "show_progress_on": widgets[f"merge_{part}"]} for part in ("note", "words"))
-    asked = [widgets["merge_due"].change, widgets[f"tab-{NAME}"].select]  # after a run, and without waiting for `fill`
-    widgets.on(asked, merged, reads=["last", "merge_shown"], changes=[*CHANGES[:-1], "merge_shown"], **on_note)
+    widgets.on(widgets["merge_due"].change, merged, reads=["last", "merge_due"], changes=CHANGES[:-1], **on_note)
     changes = ["merge_words", "merge_plot", "merge_table"]
     widgets.on(widgets["merge_token"].input, token, reads=["last", "merge_token"], changes=changes, **on_words)
 
