@@ -81,10 +81,8 @@ def _setting(name: str, start: PageState, limits: Limits) -> Any:
         return gr.Slider(low, high, min(value, high), step=step, buttons=[], **shown)
     if name == "methods":
         return gr.CheckboxGroup(CHOICES[name], value=list(value), **shown)
-    if name == "mask":
-        return gr.Dropdown(CHOICES[name], value=value, allow_custom_value=True, **shown)
     if name in CHOICES:
-        return gr.Dropdown(CHOICES[name], value=value, **shown)
+        return gr.Dropdown(CHOICES[name], value=value, allow_custom_value=name == "mask", **shown)
     if field.annotation is int:
         return gr.Number(value, precision=0, **shown)
     return gr.Textbox(value, lines=2, max_lines=8, **shown)
