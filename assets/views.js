@@ -285,8 +285,8 @@
       return draw(gd, meta);
     })).then(show);
   }
-  // A double click shows all of both masks again. Plotly tells two clicks where the figure is drawn anew between them,
-  // with the band of what the first one picked.
+  // A double click shows all of both masks again: two clicks at one place, whether or not the figure is drawn anew
+  // between them, with the band of what the first one picked.
   function clicked(gd, event) {
     const { timeStamp, clientX, clientY } = event.event, before = gd.clicked;
     gd.clicked = { timeStamp, clientX, clientY };
@@ -398,8 +398,8 @@
     for (const { gd } of graphs()) {
       if (gd.linked || !gd.on) continue;
       gd.linked = true;
+      gd._context.doubleClick = false; // to Plotly two clicks at distant places are one, and show all; see `clicked`
       gd.on('plotly_click', (event) => clicked(gd, event));
-      gd.on('plotly_doubleclick', () => setTimeout(whole, 0)); // after Plotly's own
       gd.on('plotly_hover', (event) => hover(gd, event));
       gd.on('plotly_unhover', () => { tip?.remove(); cross(gd, null); });
       gd.on('plotly_relayout', (change) => zoomed(gd, change));
