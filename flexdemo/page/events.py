@@ -73,15 +73,15 @@ class Events:
         tabs = [name for tab in TABS for name in tab.CHANGES]
         self.finished = ["last", *tabs, *tools.CHANGES]
 
-    def opening(self, state: PageState, example: dict | None = None) -> Changes:
-        """A page as it is before a run: its masks, and a recording of the example if there is one."""
+    def opening(self, state: PageState, *, is_example: bool) -> Changes:
+        """A page as it is before a run: its masks, and a recording of an example if there is one."""
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "")
         for side in SIDES:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
         changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None}
         changes["status"] = status_html("ready", "Ready: press Run")
         changes |= self.redrawn(state, ("", ""))
-        last = shown_examples.recorded_of(self.recordings, example, state) if example else None
+        last = shown_examples.recorded_of(self.recordings, state) if is_example else None
         if last is not None:
             lm, drawn = self.models.of(state.model), changes["drawn"]
             changes |= shown_examples.changes_of(last, lm, self.room, drawn) | {"last": last}
@@ -95,17 +95,11 @@ class Events:
         except InputError as error:
             return changes | {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
 
-    def loaded(self, state: PageState, example: dict | None = None) -> Changes:
+    def loaded(self, state: PageState, *, is_example: bool = False) -> Changes:
         """A page as a link or an example fills it in."""
-        shown = {name: value for name, value in self.opening(state, example).items() if name in self.everything}
         values = state.values(self.room)
-        return {**shown, **values, **rows.row_changes(rows_of(values), self.room)}
-
-    @property
-    def everything(self) -> list[str]:
-        """What `loaded` changes."""
-        shown = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
-        return list(shown)
+        shown = rows.row_changes(rows_of(values), self.room)
+        return {**self.opening(state, is_example=is_example), **values, **shown}
 
     def filled(self, last: LastRun | None, tab: str) -> Changes:
         """The open tab with a run; a tab does its work when it is open."""
@@ -174,7 +168,7 @@ class Events:
             return {}
         example = self.examples[index]
         state = shown_examples.state_of(example, self.room, values["model"])
-        return self.loaded(state, example) | {"note": escape(example.get("note") or "")}
+        return self.loaded(state, is_example=True) | {"note": escape(example.get("note") or "")}
 
     def opened(self, values: Values, visit: Visit) -> Changes:
         """What the address of the page holds."""
@@ -211,7 +205,8 @@ class Events:
         told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
         on(widgets["stop"].click, self.stopped, cancels=events, queue=False, **told)
 
-        page = {"changes": [*self.everything, "note", "link_message"]}
+        everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
+        page = {"changes": [*everything, "note", "link_message"]}
         filled = [on(demo.load, self.opened, **page), on(widgets["try"].select, self.choose, reads=["model"], **page)]
         for event in events:
             on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said

@@ -78,7 +78,7 @@ def build_demo(
     examples = list(examples) or [shown_examples.FALLBACK]
     start = shown_examples.state_of(examples[0], limits.paraphrases, models.choices[0] if models.choices else "")
     events = Events(models, profile, examples, recordings, gpu)
-    opening = events.opening(start, examples[0])
+    opening = events.opening(start, is_example=True)
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         widgets["last"], widgets["tab"] = gr.State(opening["last"]), gr.State(gave.NAME)
