@@ -15,11 +15,10 @@ from .state import FIELDS, LABELS, SETTINGS, SLIDERS, PageState, slider_of
 from .terms import terms_html
 from .widgets import Changes, Widgets
 
-IDS = {"mask": "strategy", "weights_from": "weights-from"}  # of elements; the others have their name with a dash
-
 
 def element(name: str) -> str:
-    return IDS.get(name, name.replace("_", "-"))
+    """The element's id of a setting or a group."""
+    return "strategy" if name == "mask" else name.replace("_", "-")
 
 
 CHOICES: dict[str, list[tuple[str, str]]] = {
