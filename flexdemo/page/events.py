@@ -199,6 +199,11 @@ class Events:
         equalled = rows.wire_rows(widgets, self.models, self.limits, self.gpu)
         sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
+        tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
+        difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state)
+        for each in masked:  # a folded group has no widget that would tell of its change
+            on(each, self.redraw, **redraw)
+            events.append(on(each, self.run, **again))
         concluding = {"reads": ["last", "tab"], "changes": self.finished, **RUNNING}
 
         answers = [f"{side}_answer" for side in SIDES]
@@ -216,8 +221,6 @@ class Events:
         gr.on(quiet, None, None, widgets["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was
         gr.on([widgets["run"].click], None, None, widgets["link_message"], js="() => ''", **PRIVATE)
 
-        tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
-        difference = upclose.wire_masks(widgets, self.models, self.profile, self.state)
         for tab in TABS:
             self._wire_tab(widgets, tab)
         masks = {"reads": self.state, "changes": upclose.CHANGES, "trigger_mode": "always_last"}

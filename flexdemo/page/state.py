@@ -16,6 +16,7 @@ from ..answers.methods import check_names, resolve_methods
 from ..engine.loading import NAME
 from ..engine.model import LanguageModel
 from ..errors import InputError
+from ..masks import renamed
 from ..plan import Encoding, Scheme, check_encoding
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS as REQUEST
@@ -103,6 +104,8 @@ class PageState(Request):
             kept["weights"] = [self.weights[i] for i in self.rows]
         if self.weights_from == "confidence":
             kept["weights"] = "confidence"
+        numbered = {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)}  # blank rows leave no gap
+        kept["mask"] = renamed(self.mask, numbered)
         return Request(**kept)
 
     def scheme(self, side: str) -> Scheme:
@@ -121,10 +124,10 @@ class PageState(Request):
         Where the run sets the weights, they are equal here. InputError for what cannot run here.
         """
         asked = self.asked()
-        prompt = packed(lm, limits, asked, asked.max_new_tokens)
+        prompt = self.named(packed(lm, limits, asked, asked.max_new_tokens))
         for scheme in self.schemes:
             check_encoding(scheme.encoding, prompt)
-        return self.named(prompt)
+        return prompt
 
     def named(self, prompt: SegmentedPrompt) -> SegmentedPrompt:
         """A prompt of these wordings with the page's names for its segments."""
