@@ -136,9 +136,8 @@ def build_tools(widgets: Widgets, last: LastRun | None) -> None:
     with gr.Accordion("Export, program", open=False, elem_id="tools", elem_classes="group"):
         with gr.Row(elem_id="result-tools"):
             for kind, (label, _, _) in FILES.items():
-                widgets[f"save-{kind}"] = gr.Button(
-                    label, size="sm", elem_id=f"save-{kind}", min_width=70, interactive=last is not None
-                )
+                name, ran = f"save-{kind}", last is not None
+                widgets[name] = gr.Button(label, size="sm", elem_id=name, min_width=70, interactive=ran)
         widgets["file"] = gr.DownloadButton(visible=False)
         widgets["program"] = gr.Code(
             export.snippet(last.result) if last else FIRST, language="python", wrap_lines=True,
