@@ -94,7 +94,8 @@ def grid_html(prompt: SegmentedPrompt, text: str) -> str:
                 f'tabindex="{0 if row == column == 0 else -1}" title="{told}" aria-label="{told}"></button></span>'
             )
         rows.append(f'<div role="row">{"".join(cells)}</div>')
-    style = f"grid-template-columns: max-content {columns}; grid-template-rows: auto {heights}"
+    size = f"height: max(420px, {28 * (len(shown) + 1)}px)"
+    style = f"grid-template-columns: max-content {columns}; grid-template-rows: auto {heights}; {size}"
     label = "Which segment sees which: a row for each that asks, a column for each that is seen"
     return f'<div class="pairs" role="grid" aria-label="{label}" style="{style}">{"".join(rows)}</div>'
 
