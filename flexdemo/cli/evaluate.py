@@ -160,7 +160,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     try:
         if args.tensor_parallel:
             check_processes(workers.world)
-        if args.output is None and workers.writers > 1:
+        if args.output is None and workers.world > 1 and not workers.together:
             raise InputError("several processes gather their results in a file: give --output")
         records = _read(args, args.data)
         shots = _shots(args, records)

@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InputError
+from ..request import shortened
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,7 +77,7 @@ def _why(error: Exception) -> str:
 def csv_rows(source: str, text: str) -> Iterator[Raw]:
     """Rows under a header, each with the line it starts at; lists are JSON."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
+    header: list[str] = []
     while True:
         line = reader.line_num + 1
         try:
@@ -83,13 +85,13 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
         except StopIteration:
             return
         except csv.Error as error:
-            if header is None:
+            if not header:
                 raise InputError(f"cannot read {source}: line {line}: broken CSV ({error})") from error
             yield Raw("line", line, broken=f"broken CSV ({error}): is a quote missing?")
             continue
         if not any(cell.strip() for cell in cells):
             continue
-        if header is None:
+        if not header:
             header = [cell.strip() for cell in cells]
             check_columns(source, header, ("question", "answers"))
         elif len(cells) > len(header):
@@ -98,20 +100,15 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
             yield _csv_raw(line, dict(zip(header, cells, strict=False)))
 
 
-def _csv_raw(line: int, columns: dict[str, Any]) -> Raw:
-    found = {name: cell for name, cell in columns.items() if cell.strip() or name == "question"}
-    for name in LISTS:
-        if name not in found:
-            continue
-        try:
-            value = json.loads(found[name])
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, list):
+def _csv_raw(line: int, cells: dict[str, str]) -> Raw:
+    found: dict[str, Any] = {name: cell for name, cell in cells.items() if cell.strip() or name == "question"}
+    for name in filter(found.get, LISTS):
+        with suppress(ValueError, RecursionError):
+            found[name] = json.loads(found[name])
+        if not isinstance(found[name], list):
             example = "[1, 0.5]" if name == "weights" else '["Lima", "City of Lima"]'
-            said = cut(found[name])
+            said = shortened(cells[name])
             return Raw("line", line, broken=f"in CSV {name} must be a JSON list such as {example}, not {said}")
-        found[name] = value
     return Raw("line", line, found)
 
 
@@ -119,24 +116,22 @@ def check_columns(source: str, found: Sequence[str], needed: Sequence[str]) -> N
     """Raise InputError for a needed column that is not there, or a known one that is there twice."""
     lacking = [name for name in needed if name not in found]
     if lacking:
-        raise InputError(f"{source} has no column {lacking[0]!r}, only {cut(', '.join(map(str, found)))}")
-    twice = [name for name in found if list(found).count(name) > 1 and name in COLUMNS]
+        raise InputError(f"{source} has no column {lacking[0]!r}, only {shortened(', '.join(map(str, found)))}")
+    twice = [name for name in COLUMNS if list(found).count(name) > 1]
     if twice:
         raise InputError(f"{source} has two columns {twice[0]!r}")
 
 
-def read_frame(source: str, ending: str, data: bytes, columns: Sequence[str] | None = None) -> DataFrame:
-    """A Parquet or Feather file; all columns or only those named."""
-    try:
-        import pandas
-        import pyarrow
-    except ImportError as error:
-        raise InputError(f"cannot read {source}: install pandas and pyarrow (pip install pandas pyarrow)") from error
+def read_frame(source: str, ending: str, data: bytes) -> DataFrame:
+    """A Parquet or Feather file."""
+    import pandas
+    import pyarrow
+
     read = pandas.read_parquet if ending == ".parquet" else pandas.read_feather
     try:
-        return read(io.BytesIO(data), columns=None if columns is None else list(columns))
+        return read(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"cannot read {source} as {ending[1:]}: {cut(' '.join(str(error).split()))}") from error
+        raise InputError(f"cannot read {source} as {ending[1:]}: {shortened(' '.join(str(error).split()))}") from error
 
 
 def plain(value: Any) -> Any:
@@ -147,16 +142,6 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
     return None if missing else value
-
-
-def cut(value: Any) -> str:
-    """A value as it would be written, on one line and not too long."""
-    try:
-        text = repr(value)  # escapes line ends and what cannot be printed
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 SCHEME = "hf://datasets/"
@@ -184,13 +169,9 @@ def find_hub_parquet(name: str, split: str) -> list[str]:
 
 
 def _asked(path: str, question: Callable[..., T]) -> T:
-    try:
-        from huggingface_hub import HfFileSystem
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise InputError(
-            f"cannot read {path}: install huggingface_hub (pip install huggingface_hub), or use a local file"
-        ) from error
+    from huggingface_hub import HfFileSystem
+    from huggingface_hub.errors import HfHubHTTPError
+
     # The bases of the Hub's error are those of the HTTP library it was built with, whichever that is.
     try:
         return question(HfFileSystem())

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ..answers.metrics import normalise
 from ..errors import InputError
 from ..prompt import normalise_weights
+from ..request import shortened
 from .files import write_file
 from .readers import (
     COLUMNS,
     Raw,
     check_columns,
     csv_rows,
-    cut,
     find_hub_parquet,
     json_items,
     json_lines,
@@ -35,13 +35,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".feather")
-WEBQA, MYRIADLAMA = "stanfordnlp/web_questions", "iszhaoxin/MyriadLAMA"
 MYRIADLAMA_COLUMNS = ("uuid", "sub_ent", "obj_aliases", "template", "is_manual")
-NAMED = {
-    "webqa": (WEBQA, "test"),
-    "webqa:test": (WEBQA, "test"),
-    "webqa:train": (WEBQA, "train"),
-    "myriadlama": (MYRIADLAMA, "train"),
+NAMED = {  # data set on the Hub, split
+    "webqa": ("stanfordnlp/web_questions", "test"),
+    "webqa:test": ("stanfordnlp/web_questions", "test"),
+    "webqa:train": ("stanfordnlp/web_questions", "train"),
+    "myriadlama": ("iszhaoxin/MyriadLAMA", "train"),
 }
 SHOWN = 3  # bad records named in an error; the rest are counted
 
@@ -99,29 +98,23 @@ def _read_file(source: str) -> bytes:
 def _read_named(name: str, limit: int | None) -> tuple[list[Record], list[str]]:
     import pandas
 
-    dataset, split = NAMED[name]
-    columns = MYRIADLAMA_COLUMNS if dataset == MYRIADLAMA else ("question", "answers")
-    paths = find_hub_parquet(dataset, split)
-    frames = [read_frame(path, ".parquet", read_hub_file(path), columns) for path in paths]
-    frame = pandas.concat(frames, ignore_index=True)
-    return (myriadlama_records if dataset == MYRIADLAMA else frame_records)(frame, limit=limit)
+    frames = [read_frame(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[name])]
+    read = myriadlama_records if name == "myriadlama" else frame_records
+    return read(pandas.concat(frames, ignore_index=True), limit=limit)
 
 
 def _parse(source: str, ending: str, data: bytes, limit: int | None) -> tuple[list[Record], list[str]]:
     if ending in (".parquet", ".feather"):
         return frame_records(read_frame(source, ending, data), limit=limit)
-    text = text_of(source, data)
     read = {".jsonl": json_lines, ".json": json_items, ".csv": csv_rows}[ending]
-    return build_records(read(source, text), limit=limit)
+    return build_records(read(source, text_of(source, data)), limit=limit)
 
 
 def frame_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
     """Records and problems of a frame with columns question, answers and, if it has them, id, paraphrases, weights."""
     check_columns("the table", list(frame.columns), ("question", "answers"))
-    known = [name for name in COLUMNS if name in frame.columns]
-    rows = zip(*(frame[name] for name in known), strict=True)
-    raws = (Raw("row", i, dict(zip(known, map(plain, row), strict=True))) for i, row in enumerate(rows, start=1))
-    return build_records(raws, limit=limit)
+    rows = enumerate(frame[frame.columns.intersection(COLUMNS)].to_dict("records"), start=1)
+    return build_records((Raw("row", i, {k: plain(v) for k, v in row.items()}) for i, row in rows), limit=limit)
 
 
 def myriadlama_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
@@ -130,8 +123,7 @@ def myriadlama_records(frame: DataFrame, *, limit: int | None = None) -> tuple[l
     [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
     """
     check_columns("the table", list(frame.columns), MYRIADLAMA_COLUMNS)
-    numbered = frame.reset_index(drop=True)
-    groups = numbered.groupby("uuid", sort=False, dropna=False)
+    groups = frame.reset_index(drop=True).groupby("uuid", sort=False, dropna=False)
     return build_records((_cloze(group) for _, group in groups), limit=limit)
 
 
@@ -141,11 +133,11 @@ def _cloze(group: DataFrame) -> Raw:
     for row in rows:
         template, subject = row["template"], row["sub_ent"]
         if not isinstance(template, str) or "[X]" not in template or "[Y]" not in template:
-            return Raw("row", number, broken=f"a template must have [X] and [Y], not {cut(template)}")
+            return Raw("row", number, broken=f"a template must have [X] and [Y], not {shortened(template)}")
         if not isinstance(subject, str) or not isinstance(row["is_manual"], bool):
             return Raw("row", number, broken="sub_ent must be text and is_manual true or false")
         if not isinstance(row["obj_aliases"], list):
-            return Raw("row", number, broken=f"obj_aliases must be a list, not {cut(row['obj_aliases'])}")
+            return Raw("row", number, broken=f"obj_aliases must be a list, not {shortened(row['obj_aliases'])}")
     rows.sort(key=lambda row: not row["is_manual"])  # stable: within manual and automatic ones the file's order
     wordings = list(dict.fromkeys(_fill(row["template"], row["sub_ent"]) for row in rows))
     answers = list(dict.fromkeys(chain.from_iterable(row["obj_aliases"] for row in rows)))
@@ -167,7 +159,7 @@ def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[lis
         try:
             record = _record(raw)
             if record.id in places:
-                raise InputError(f"the id {cut(record.id)} is already that of {places[record.id]}")
+                raise InputError(f"the id {shortened(record.id)} is already that of {places[record.id]}")
         except InputError as error:
             problems.append(f"{place}: {error}")
             continue
@@ -182,7 +174,7 @@ def _record(raw: Raw) -> Record:
     if raw.broken:
         raise InputError(raw.broken)
     if not isinstance(raw.columns, Mapping):
-        raise InputError(f"a record must be an object with question and answers, not {cut(raw.columns)}")
+        raise InputError(f"a record must be an object with question and answers, not {shortened(raw.columns)}")
     columns = raw.columns
     if columns.get("question") is None:
         raise InputError("no question")
@@ -203,19 +195,19 @@ def _id(value: Any, number: int) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with gaps
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"the id must be text or a whole number, not {cut(value)}")
+        raise InputError(f"the id must be text or a whole number, not {shortened(value)}")
     return _text(str(value), "the id")
 
 
 def _texts(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise InputError(f"{what}s must be a list of texts, not {cut(value)}")
+        raise InputError(f"{what}s must be a list of texts, not {shortened(value)}")
     return tuple(_text(text, f"{what} {i}").strip() for i, text in enumerate(value, start=1))
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{what} must be text, not {cut(value)}")
+        raise InputError(f"{what} must be text, not {shortened(value)}")
     if not value.strip():
         raise InputError(f"{what} is blank")
     if any("\ud800" <= c <= "\udfff" for c in value):
@@ -225,7 +217,7 @@ def _text(value: Any, what: str) -> str:
 
 def _numbers(value: Any, count: int) -> tuple[float, ...]:
     if not isinstance(value, list) or any(isinstance(w, bool) or not isinstance(w, int | float) for w in value):
-        raise InputError(f"weights must be a list of numbers, not {cut(value)}")
+        raise InputError(f"weights must be a list of numbers, not {shortened(value)}")
     try:
         weights = tuple(float(weight) for weight in value)
     except OverflowError as error:
@@ -242,15 +234,9 @@ def fingerprint(records: Sequence[Record]) -> str:
 
 def write_records(records: Sequence[Record], path: Path) -> None:
     """Write records as .jsonl, whole or not at all, in the form that read_records reads."""
-    lines = []
-    for record in records:
-        fields = {name: value for name, value in asdict(record).items() if value is not None}
-        lines.append(f"{json.dumps(fields, ensure_ascii=False)}\n")
-
-    def write(scratch: Path) -> None:
-        scratch.write_text("".join(lines), encoding="utf-8")
-
-    write_file(path, write)
+    fields = ({name: value for name, value in vars(record).items() if value is not None} for record in records)
+    text = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in fields)
+    write_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
 def draw_shots(

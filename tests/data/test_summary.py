@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flexdemo.data import summary as bootstrap
-from flexdemo.data.summary import Summary, disagreements, interval, resample_indices, resampled_means, summarise
+from flexdemo.data.summary import Summary, disagreements, interval, resampled_means, summarise
 from flexdemo.data.table import Row, read_table, table_frame, write_table
 from flexdemo.errors import InputError
 from flexdemo.figures.results import accuracy_figure, report_html, wordings_figure
@@ -109,11 +109,11 @@ def test_a_pair_that_never_differs_has_no_interval_however_each_varies() -> None
 
 
 def test_chunks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = np.concatenate(list(resample_indices(7, 101, seed=3)))
+    scores = np.random.default_rng(0).random((7, 2))
+    whole = resampled_means(scores, resamples=101, seed=3)
     monkeypatch.setattr(bootstrap, "CELLS", 7 * 10)
-    parts = list(resample_indices(7, 101, seed=3))
-    assert len(parts) == 11 and (np.concatenate(parts) == whole).all()
-    assert whole.shape == (101, 7) and set(np.unique(whole)) == set(range(7))
+    assert whole.shape == (101, 2)
+    np.testing.assert_allclose(resampled_means(scores, resamples=101, seed=3), whole, rtol=1e-12)
 
 
 def test_single_prompts_are_counted_by_hand() -> None:
