@@ -22,7 +22,7 @@ from flexdemo.cli.measures import check_shape, cost, mask_and_attention, random_
 from flexdemo.engine.loading import resolve_device, resolve_dtype
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.cells import PARAPHRASE_COLOURS
-from flexdemo.figures.results import charts_html, page_html, styled, table_html
+from flexdemo.figures.results import charts_html, facts_html, page_html, styled, table_html
 
 SEGMENTS = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
@@ -125,7 +125,7 @@ def growth_figure(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure
 def growth_html(result: Mapping[str, Any]) -> str:
     """The page: facts, charts, a table for each size that grows and, from a GPU, attention alone."""
     costs = result["costs"]
-    parts = charts_html([("How cost grows", growth_figure(costs))])
+    parts = charts_html([("How cost grows", "", growth_figure(costs))])
     shown = _shown_quantities(costs)
     for name, label in GROWS.items():
         header = [label, *(title for _, title, _ in shown)]
@@ -144,7 +144,7 @@ def growth_html(result: Mapping[str, Any]) -> str:
     facts = {key: result[key] for key in ("shape", "backend", "device", "dtype", "torch", "compiled")}
     if result["mask_milliseconds"]:
         facts["BlockMask of 32,768 tokens"] = f"{result['mask_milliseconds']:.2f} ms"
-    return page_html("How cost grows", facts, parts)
+    return page_html("How cost grows", [facts_html(facts), *parts])
 
 
 def _shown(value: float | None, factor: float) -> str:

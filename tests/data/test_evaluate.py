@@ -400,7 +400,7 @@ def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.Cap
     markdown, page = (path.read_text(encoding="utf-8") for path in reports)
     line = next(line for line in printed.splitlines() if line.startswith("| flex"))
     assert line in markdown and '- model: "tinyqa"' in markdown
-    assert "<h1>flexdemo on data.jsonl</h1>" in page and "<script src" not in page
+    assert "<h1><bdi>flexdemo on data.jsonl</bdi></h1>" in page and "<script src" not in page
 
 
 def test_a_data_set_is_paraphrased(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
