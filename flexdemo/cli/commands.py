@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers.methods import METHODS, check_names
 from ..data.files import check_output, print_json, write_file
 from ..errors import InputError
-from ..plan import Encoding, check_encoding, mask_array, mask_dict
+from ..plan import Encoding, check_encoding, mask_array, mask_dict, mask_rows
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS, Request
 
@@ -104,41 +104,39 @@ def run_mask(args: argparse.Namespace) -> None:
 
     wordings = (request.question, request.paraphrases)
     prompt = build_prompt(load_tokenizer(args.model), *wordings, prefix=request.prefix, template=request.template)
+    if args.output is not None:
+        write_file(args.output, lambda path: _write_mask(path, args, prompt))
+        print(f"wrote {args.output}")
+        return
+    facts = mask_dict(prompt, args.mask, args.positions, args.against)
     if args.json:
-        print_json(mask_dict(prompt, args.mask, args.positions, args.against))
+        print_json(facts)
         return
-    if args.output is None:
-        facts = mask_dict(prompt, args.mask, args.positions, args.against)
-        for token, row in zip(prompt.tokens, facts["rows"], strict=True):
-            print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
-        for key in ("strategy", "positions", "density", "against"):
-            if key in facts:
-                print(f"{key}: {facts[key]}")
-        return
-    rows = mask_array(prompt, args.mask)
-    other = None if args.against is None else mask_array(prompt, args.against)
-    write_file(args.output, lambda path: _write_mask(path, args, prompt, rows, other))
-    print(f"wrote {args.output}")
+    for token, row in zip(prompt.tokens, facts["rows"], strict=True):
+        print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
+    for key in ("strategy", "positions", "density", "against"):
+        if key in facts:
+            print(f"{key}: {facts[key]}")
 
 
-def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
+def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -> None:
     from ..figures import mask as plots
     from ..masks import Mask
-    from ..plan import mask_rows
 
-    suffix = args.output.suffix.lower()
-    if suffix == ".csv":
+    rows, shown = mask_array(prompt, args.mask), (prompt.tokens, prompt.segments)
+    if path.suffix.lower() == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
-    elif suffix == ".png":
+        return
+    if path.suffix.lower() == ".png":
         path.write_bytes(plots.mask_png(rows))
+        return
+    if args.against is None:
+        figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
     else:
-        shown = (prompt.tokens, prompt.segments)
-        if other is None:
-            figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
-        else:
-            figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
-        path.write_text(plots.figure_html(figure), encoding="utf-8")
+        other = mask_array(prompt, args.against)
+        figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
+    path.write_text(plots.figure_html(figure), encoding="utf-8")
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:
@@ -189,10 +187,9 @@ def _examples(path: Path) -> list[Any]:
     """The examples that a file lists; what each may hold is checked where it is run."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"cannot read {path}: it is no JSON") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no JSON"
+        raise InputError(f"cannot read {path}: {why}") from error
     if not isinstance(told, list) or not told:
         raise InputError(f"cannot read {path}: it must be a list of examples, each an object with a question")
     return told

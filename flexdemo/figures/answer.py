@@ -159,7 +159,7 @@ def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence
         zmin=0,
         zmax=1,
         colorscale=[list(shade) for shade in SHADES],
-        colorbar={**bar, "tickvals": np.sqrt(MARKS), "ticktext": [f"{mark:g}" for mark in MARKS]},
+        colorbar={**bar, "tickvals": np.sqrt(MARKS).tolist(), "ticktext": [f"{mark:g}" for mark in MARKS]},
         hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",
     )
     return segment_axes(base_figure(trace, title=title), (0, length), (0, length), segments)
