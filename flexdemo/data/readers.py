@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import InputError
 from ..request import shortened
@@ -21,14 +22,12 @@ LISTS = ("answers", "paraphrases", "weights")
 COLUMNS = ("id", "question", *LISTS)
 
 
-@dataclass(frozen=True)
-class Raw:
-    """A record as found: where ("line", 317), and its columns or what stopped them from being read."""
+class Raw(NamedTuple):
+    """A record as found: where ("line", 317), and its columns, or the InputError that kept them from being read."""
 
     unit: str
     number: int
-    columns: Any = None
-    broken: str = ""
+    found: Any
 
 
 def text_of(source: str, data: bytes) -> str:
@@ -44,12 +43,12 @@ def json_lines(source: str, text: str) -> Iterator[Raw]:
     """One object a line; blank lines are nothing."""
     # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield Raw("line", number, json.loads(line))
-        except (ValueError, RecursionError) as error:
-            yield Raw("line", number, broken=f"broken JSON ({_why(error)})")
+        if line.strip():
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                found = InputError(f"broken JSON ({_why(error)})")
+            yield Raw("line", number, found)
 
 
 def json_items(source: str, text: str) -> Iterator[Raw]:
@@ -87,7 +86,7 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
         except csv.Error as error:
             if not header:
                 raise InputError(f"cannot read {source}: line {line}: broken CSV ({error})") from error
-            yield Raw("line", line, broken=f"broken CSV ({error}): is a quote missing?")
+            yield Raw("line", line, InputError(f"broken CSV ({error}): is a quote missing?"))
             continue
         if not any(cell.strip() for cell in cells):
             continue
@@ -95,21 +94,21 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
             header = [cell.strip() for cell in cells]
             check_columns(source, header, ("question", "answers"))
         elif len(cells) > len(header):
-            yield Raw("line", line, broken=f"{len(cells)} cells under {len(header)} column names: is a quote missing?")
+            said = f"{len(cells)} cells under {len(header)} column names: is a quote missing?"
+            yield Raw("line", line, InputError(said))
         else:
-            yield _csv_raw(line, dict(zip(header, cells, strict=False)))
+            yield Raw("line", line, _csv_columns(dict(zip(header, cells, strict=False))))
 
 
-def _csv_raw(line: int, cells: dict[str, str]) -> Raw:
+def _csv_columns(cells: dict[str, str]) -> dict[str, Any] | InputError:
     found: dict[str, Any] = {name: cell for name, cell in cells.items() if cell.strip() or name == "question"}
     for name in filter(found.get, LISTS):
         with suppress(ValueError, RecursionError):
             found[name] = json.loads(found[name])
         if not isinstance(found[name], list):
             example = "[1, 0.5]" if name == "weights" else '["Lima", "City of Lima"]'
-            said = shortened(cells[name])
-            return Raw("line", line, broken=f"in CSV {name} must be a JSON list such as {example}, not {said}")
-    return Raw("line", line, found)
+            return InputError(f"in CSV {name} must be a JSON list such as {example}, not {shortened(cells[name])}")
+    return found
 
 
 def check_columns(source: str, found: Sequence[str], needed: Sequence[str]) -> None:
@@ -132,6 +131,34 @@ def read_frame(source: str, ending: str, data: bytes) -> DataFrame:
         return read(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"cannot read {source} as {ending[1:]}: {shortened(' '.join(str(error).split()))}") from error
+
+
+def frame_rows(frame: DataFrame) -> Iterator[Raw]:
+    """Rows of a frame with columns question, answers and, if it has them, id, paraphrases, weights."""
+    check_columns("the table", list(frame.columns), ("question", "answers"))
+    for number, row in enumerate(frame[frame.columns.intersection(COLUMNS)].to_dict("records"), start=1):
+        yield Raw("row", number, {name: plain(value) for name, value in row.items()})
+
+
+def cloze_rows(frame: DataFrame) -> Iterator[Raw]:
+    """Cloze questions of MyriadLAMA's rows (uuid, sub_ent, obj_aliases, template, is_manual), one for each uuid.
+
+    [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
+    """
+    check_columns("the table", list(frame.columns), ("uuid", "sub_ent", "obj_aliases", "template", "is_manual"))
+    for uuid, group in frame.reset_index(drop=True).groupby("uuid", sort=False):
+        rows = group.sort_values("is_manual", ascending=False, kind="stable")
+        bad = [text for text in rows["template"] if "[X]" not in text or "[Y]" not in text]
+        filled = (
+            re.sub(r"\[[XY]\]", lambda slot, name=name: name if slot[0] == "[X]" else "[MASK]", text)
+            for text, name in zip(rows["template"], rows["sub_ent"], strict=True)
+        )
+        question, *paraphrases = dict.fromkeys(filled)
+        answers = list(dict.fromkeys(chain.from_iterable(rows["obj_aliases"])))
+        found: Any = {"id": uuid, "question": question, "answers": answers, "paraphrases": paraphrases}
+        if bad:
+            found = InputError(f"a template must have [X] and [Y], not {shortened(bad[0])}")
+        yield Raw("row", int(group.index[0]) + 1, found)
 
 
 def plain(value: Any) -> Any:
@@ -161,8 +188,7 @@ def find_hub_parquet(name: str, split: str) -> list[str]:
     for revision in ("", f"@{CONVERTED}"):
         root = f"datasets/{name}{revision}"
         found = _asked(f"hf://{root}", lambda hub, root=root: hub.glob(f"{root}/**/*.parquet"))
-        inside = {path: path.split(name, 1)[-1] for path in sorted(found)}
-        paths = [path for path, rest in inside.items() if any(f"/{split}{end}" in rest for end in "-/.")]
+        paths = [path for path in sorted(found) if re.search(rf"/{split}[-/.]", path.split(name, 1)[-1])]
         if paths:
             return [f"hf://{path}" for path in paths]
     raise InputError(f"cannot read {SCHEME}{name}: it holds no Parquet files of the split {split!r}")
@@ -179,6 +205,5 @@ def _asked(path: str, question: Callable[..., T]) -> T:
         raise InputError(f"cannot read {path}: there is no such file or data set on the Hub") from error
     except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"cannot read {path} from the Hugging Face Hub ({why}); a local file needs no network") from (
-            error
-        )
+        said = f"cannot read {path} from the Hugging Face Hub ({why}); a local file needs no network"
+        raise InputError(said) from error

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..answers.metrics import normalise
 from ..errors import InputError
@@ -18,24 +16,19 @@ from ..prompt import normalise_weights
 from ..request import shortened
 from .files import write_file
 from .readers import (
-    COLUMNS,
     Raw,
-    check_columns,
+    cloze_rows,
     csv_rows,
     find_hub_parquet,
+    frame_rows,
     json_items,
     json_lines,
-    plain,
     read_frame,
     read_hub_file,
     text_of,
 )
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".feather")
-MYRIADLAMA_COLUMNS = ("uuid", "sub_ent", "obj_aliases", "template", "is_manual")
 NAMED = {  # data set on the Hub, split
     "webqa": ("stanfordnlp/web_questions", "test"),
     "webqa:test": ("stanfordnlp/web_questions", "test"),
@@ -64,16 +57,7 @@ def read_records(source: str, *, limit: int | None = None, skip_bad: bool = Fals
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 record, not {limit}")
-    if source in NAMED:
-        records, problems = _read_named(source, limit)
-    else:
-        ending = Path(source).suffix.lower()
-        if ending not in ENDINGS:
-            raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
-        data = read_hub_file(source) if source.startswith("hf://") else _read_file(source)
-        if not data.strip():
-            raise InputError(f"cannot read {source}: the file is empty")
-        records, problems = _parse(source, ending, data, limit)
+    records, problems = build_records(_raws(source), limit=limit)
     if problems and not skip_bad:
         rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise InputError(
@@ -95,58 +79,23 @@ def _read_file(source: str) -> bytes:
         raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _read_named(name: str, limit: int | None) -> tuple[list[Record], list[str]]:
-    import pandas
+def _raws(source: str) -> Iterator[Raw]:
+    if source in NAMED:
+        import pandas
 
-    frames = [read_frame(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[name])]
-    read = myriadlama_records if name == "myriadlama" else frame_records
-    return read(pandas.concat(frames, ignore_index=True), limit=limit)
-
-
-def _parse(source: str, ending: str, data: bytes, limit: int | None) -> tuple[list[Record], list[str]]:
+        frames = [read_frame(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[source])]
+        rows = cloze_rows if source == "myriadlama" else frame_rows
+        return rows(pandas.concat(frames, ignore_index=True))
+    ending = Path(source).suffix.lower()
+    if ending not in ENDINGS:
+        raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
+    data = read_hub_file(source) if source.startswith("hf://") else _read_file(source)
+    if not data.strip():
+        raise InputError(f"cannot read {source}: the file is empty")
     if ending in (".parquet", ".feather"):
-        return frame_records(read_frame(source, ending, data), limit=limit)
+        return frame_rows(read_frame(source, ending, data))
     read = {".jsonl": json_lines, ".json": json_items, ".csv": csv_rows}[ending]
-    return build_records(read(source, text_of(source, data)), limit=limit)
-
-
-def frame_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
-    """Records and problems of a frame with columns question, answers and, if it has them, id, paraphrases, weights."""
-    check_columns("the table", list(frame.columns), ("question", "answers"))
-    rows = enumerate(frame[frame.columns.intersection(COLUMNS)].to_dict("records"), start=1)
-    return build_records((Raw("row", i, {k: plain(v) for k, v in row.items()}) for i, row in rows), limit=limit)
-
-
-def myriadlama_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
-    """Cloze questions of MyriadLAMA's rows (uuid, sub_ent, obj_aliases, template, is_manual), one for each uuid.
-
-    [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
-    """
-    check_columns("the table", list(frame.columns), MYRIADLAMA_COLUMNS)
-    groups = frame.reset_index(drop=True).groupby("uuid", sort=False, dropna=False)
-    return build_records((_cloze(group) for _, group in groups), limit=limit)
-
-
-def _cloze(group: DataFrame) -> Raw:
-    rows = [{name: plain(row[name]) for name in MYRIADLAMA_COLUMNS} for row in group.to_dict("records")]
-    number = int(group.index[0]) + 1
-    for row in rows:
-        template, subject = row["template"], row["sub_ent"]
-        if not isinstance(template, str) or "[X]" not in template or "[Y]" not in template:
-            return Raw("row", number, broken=f"a template must have [X] and [Y], not {shortened(template)}")
-        if not isinstance(subject, str) or not isinstance(row["is_manual"], bool):
-            return Raw("row", number, broken="sub_ent must be text and is_manual true or false")
-        if not isinstance(row["obj_aliases"], list):
-            return Raw("row", number, broken=f"obj_aliases must be a list, not {shortened(row['obj_aliases'])}")
-    rows.sort(key=lambda row: not row["is_manual"])  # stable: within manual and automatic ones the file's order
-    wordings = list(dict.fromkeys(_fill(row["template"], row["sub_ent"]) for row in rows))
-    answers = list(dict.fromkeys(chain.from_iterable(row["obj_aliases"] for row in rows)))
-    columns = {"id": rows[0]["uuid"], "question": wordings[0], "answers": answers, "paraphrases": wordings[1:]}
-    return Raw("row", number, columns)
-
-
-def _fill(template: str, subject: str) -> str:
-    return re.sub(r"\[[XY]\]", lambda slot: subject if slot[0] == "[X]" else "[MASK]", template)
+    return read(source, text_of(source, data))
 
 
 def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[list[Record], list[str]]:
@@ -171,11 +120,11 @@ def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[lis
 
 
 def _record(raw: Raw) -> Record:
-    if raw.broken:
-        raise InputError(raw.broken)
-    if not isinstance(raw.columns, Mapping):
-        raise InputError(f"a record must be an object with question and answers, not {shortened(raw.columns)}")
-    columns = raw.columns
+    columns = raw.found
+    if isinstance(columns, InputError):
+        raise columns
+    if not isinstance(columns, Mapping):
+        raise InputError(f"a record must be an object with question and answers, not {shortened(columns)}")
     if columns.get("question") is None:
         raise InputError("no question")
     question = _text(columns["question"], "the question").strip()
@@ -246,22 +195,16 @@ def draw_shots(
 
     No shot is a question of `exclude` in its normal form: give it every wording of the records to be asked.
     """
-    taken = {_form(question) for question in exclude}
-    pool: list[Record] = []
+    pool: dict[str, Record] = {}
     for record in records:
-        form = _form(record.question)
-        if form not in taken:
-            taken.add(form)
-            pool.append(record)
+        pool.setdefault(_form(record.question), record)
+    for question in exclude:
+        pool.pop(_form(question), None)
     if not 0 <= k <= len(pool):
         raise InputError(f"cannot draw {k} shots: {len(pool)} questions are not among those to be asked")
-    drawn = random.Random(seed).sample(pool, k)
-    return tuple((_line(shot.question), _line(shot.answers[0])) for shot in drawn)
+    drawn = random.Random(seed).sample(list(pool.values()), k)
+    return tuple((" ".join(shot.question.split()), " ".join(shot.answers[0].split())) for shot in drawn)
 
 
 def _form(question: str) -> str:
     return normalise(question) or question.strip()
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
