@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +252,7 @@ def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dro
         write_file(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
     if args.json:
         told = {"dropped_paraphrases": dict(dropped)} if dropped else {}
-        print_json({"settings": facts, **summary.to_dict(), **told})
+        print_json({"settings": facts, **asdict(summary), **told})
         return
     print(summary.markdown())
     if dropped:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -105,9 +105,6 @@ class Summary:
     def __getitem__(self, name: str) -> Line:
         return next(line for line in self.lines if line.name == name)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def markdown(self) -> str:
         """The lines as a table in Markdown, then the groups if there are several, then the notes."""
         header, rows = self.cells()
@@ -156,10 +153,6 @@ def summarise(table: DataFrame, *, score: str = "exact", seed: int = 0, resample
     `score`, one of SCORES, is what is called accuracy. The table has the columns of table.Row; InputError if a record
     lacks a row that others have, or has one twice.
     """
-    if resamples < 1:
-        raise InputError(f"the number of resamples must be at least 1, not {resamples}")
-    if score not in SCORES:
-        raise InputError(f"unknown score {score!r}: choose from {', '.join(SCORES)}")
     wordings = _checked_wordings(table)
     chosen = COLUMNS[score]
     if table[chosen].isna().any():

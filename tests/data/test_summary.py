@@ -187,10 +187,8 @@ def test_the_chosen_score_is_accuracy_with_its_interval_and_difference() -> None
     assert summarise(table_frame(rows), score="f1", resamples=5)["flex"].accuracy.value == 0.5
 
 
-def test_a_score_that_is_none_or_was_not_taken_is_refused() -> None:
+def test_a_score_that_was_not_taken_is_refused() -> None:
     rows = [row(0, "flex", True, lemma_match=None, lemma_match_both=None)]
-    with pytest.raises(InputError, match="choose from exact, contains, f1, lemma"):
-        summarise(table_frame(rows), score="bleu")
     with pytest.raises(InputError, match="pip install simplemma"):
         summarise(table_frame(rows), score="lemma")
 
@@ -220,11 +218,6 @@ def spoiled() -> Iterator[tuple[list[Row], str]]:
 def test_tables_with_gaps_are_refused(rows: list[Row], match: str) -> None:
     with pytest.raises(InputError, match=match):
         summarise(table_frame(rows), resamples=5)
-
-
-def test_resamples_must_be_some() -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        summarise(table_frame(random_rows(2)), resamples=0)
 
 
 @pytest.mark.parametrize("ending", [".feather", ".csv"])
