@@ -39,40 +39,20 @@ class Contents:
 TABLE = Contents(FORMATS, Row, write_table)
 
 
-def check_run(
-    output: Path,
-    settings: Mapping[str, Any] | None = None,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    form: Contents = TABLE,
-) -> bool:
-    """Raise InputError if a run that writes `output` may not start; whether it is there, finished, already.
-
-    Reads only: call it before a model loads. Settings are compared if given; Journal.open checks again with them.
-    """
+def check_run(output: Path, *, resume: bool, overwrite: bool, form: Contents = TABLE) -> None:
+    """Raise InputError if a run that writes `output` may not start. Reads only: call it before a model loads."""
     check_output(output, form.formats)
     if resume and overwrite:
         raise InputError("choose one of --resume and --overwrite")
-    partials = _partial_paths(output)
-    existing = [path for path in (output, _meta_path(output), *partials) if os.path.exists(path)]
-    if overwrite or not existing:
-        return False
-    if not resume:
+    meta, partials = _meta_path(output), _partial_paths(output)
+    existing = [path for path in (output, meta, *partials) if os.path.exists(path)]
+    if existing and not (resume or overwrite):
         raise InputError(f"{existing[0]} exists: {HINT}")
-    if _is_finished(output):
-        if settings is not None:
-            _read_meta(output, settings)
-        return True
-    if output.exists() and not partials:
-        meta = _meta_path(output).name
-        raise InputError(f"{output} has no {meta}, so nothing says what it holds: --overwrite starts again")
-    if settings is not None:
-        _read_partials(output, settings)
-    return False
+    if resume and existing == [output]:
+        raise InputError(f"{output} has no {meta.name}, so nothing says what it holds: --overwrite starts again")
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager):
     """One process's part of a run. Use as a context manager, or close it.
 
     `done` holds the indices of the records that any process has finished, all of them where the table is there already.
@@ -100,7 +80,7 @@ class Journal:
         """
         path, partials = _partial_path(output, rank), _partial_paths(output)
         if rank == 0:
-            check_run(output, settings, resume=resume, overwrite=overwrite, form=form)
+            check_run(output, resume=resume, overwrite=overwrite, form=form)
         if _is_finished(output) and not (overwrite and rank == 0):
             if rank == 0:
                 _remove(partials)  # left by a run that ended between its last two steps
@@ -134,9 +114,6 @@ class Journal:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-    def __enter__(self) -> Journal:
-        return self
 
     def __exit__(self, *raised: object) -> None:
         self.close()

@@ -278,12 +278,14 @@ def test_a_later_process_waits_for_the_first(output: Path) -> None:
 def test_existing_results_are_never_touched_unasked(whole: bytes, output: Path) -> None:
     work(output, range(2))
     before = {path.name: path.read_bytes() for path in output.parent.iterdir()}
-    for attempt in (lambda: Journal.open(output, SETTINGS), lambda: check_run(output, SETTINGS)):
+    refused = {"resume": False, "overwrite": False}
+    for attempt in (lambda: Journal.open(output, SETTINGS), lambda: check_run(output, **refused)):
         with pytest.raises(InputError, match=r"partial-0.jsonl exists: --resume goes on, --overwrite starts again"):
             attempt()
     with pytest.raises(InputError, match="choose one of"):
         Journal.open(output, SETTINGS, resume=True, overwrite=True)
-    assert not check_run(output, SETTINGS, overwrite=True) and not check_run(output, SETTINGS, resume=True)
+    check_run(output, resume=False, overwrite=True)
+    check_run(output, resume=True, overwrite=False)
     assert {path.name: path.read_bytes() for path in output.parent.iterdir()} == before
     work(output, resume=True)
     finish(output, SETTINGS, TOTAL)
@@ -307,7 +309,6 @@ def test_overwrite_removes_what_was_there_when_the_new_run_begins(output: Path) 
 def test_a_finished_table_has_nothing_left_to_do(whole: bytes, output: Path) -> None:
     work(output)
     finish(output, SETTINGS, TOTAL)
-    assert check_run(output, SETTINGS, resume=True)
     for rank in (0, 1):
         with Journal.open(output, SETTINGS, resume=True, rank=rank) as run:
             assert run.done == {0, 1, 2}
@@ -339,7 +340,6 @@ def test_results_of_other_settings_are_refused(output: Path, changed: dict[str, 
         before = names(output.parent)
         for attempt in (
             lambda: Journal.open(output, other, resume=True),
-            lambda: check_run(output, other, resume=True),
             lambda: finish(output, other, TOTAL),
         ):
             with pytest.raises(InputError) as caught:
@@ -459,5 +459,5 @@ def test_places_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest
             Journal.open(path, SETTINGS)
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(InputError, match="no permission to write there"):
-        check_run(tmp_path / "x.csv", SETTINGS)
+        Journal.open(tmp_path / "x.csv", SETTINGS)
     assert names(tmp_path) == {"file", "folder.csv"}
