@@ -148,7 +148,7 @@ def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence
     length = len(tokens)
     if rows.shape != (length, length):
         raise ValueError(f"attention of shape {rows.shape} does not fit {length} tokens")
-    labels = token_labels(np.arange(length), tokens, segments)
+    labels = token_labels(tokens, segments)
     bar = {"orientation": "h", "thickness": 8, "len": 0.6, "tickangle": 0, "outlinewidth": 0, "tickfont_color": INK}
     bar |= {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
     trace = go.Heatmap(
@@ -162,7 +162,7 @@ def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence
         colorbar={**bar, "tickvals": np.sqrt(MARKS).tolist(), "ticktext": [f"{mark:g}" for mark in MARKS]},
         hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",
     )
-    return segment_axes(base_figure(trace, title=title), (0, length), (0, length), segments)
+    return segment_axes(base_figure(trace, title=title), segments)
 
 
 def gave_figure(

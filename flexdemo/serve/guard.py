@@ -108,6 +108,8 @@ class Guard:
                 entry.facts["error"] = str(error.message)  # a class
             if isinstance(error, InputError | gr.Error) and not by_worker:
                 entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
+                if isinstance(error, InputError):
+                    entry.facts["message"] = str(error)
             elif error is not None:
                 entry.outcome = "error"
             unexpected = error if entry.outcome == "error" and not (out_of_memory or by_worker) else None

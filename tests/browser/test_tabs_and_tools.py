@@ -267,21 +267,17 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
 def test_another_model_is_chosen_and_20_rows_are_asked(
     visitors: Visitors, slow_url: str, bundled: LanguageModel
 ) -> None:
-    visit = visitors(slow_url)
+    visit = visitors(slow_url, q="What is it?", p=[f"Name it, asked {i} times." for i in range(1, 20)])
     page = visit.page
     assert visit.value("model") == "slow"
     tokens = page.locator("#token-view .token").count()
     visit.choose("model", "facts")
     expect(page.locator("#facts")).to_contain_text("tinyqa")
     assert page.locator("#token-view .token").count() != tokens, "another tokenizer"
-    for _ in range(20 - len(visit.wordings())):
-        page.locator("#add-paraphrase").click()
-        visit.settle()
+    page.locator("#add-paraphrase").click()
     visit.settle()
+    visit.fill("paraphrase-20", "What is the capital of Peru?")
     assert len(visit.wordings()) == 20
-    for i in range(1, 21):
-        page.locator(f"#paraphrase-{i} textarea").fill(f"What is the capital of Peru, asked {i} times?")
-    visit.settle()
     visit.run()
     result = asked(bundled, visit, methods=METHODS)
     assert visit.text("answer-flex") == result["flex"].answer

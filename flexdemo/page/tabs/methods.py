@@ -10,9 +10,8 @@ import gradio as gr
 from ...answers.explain import agreement
 from ...answers.methods import METHODS
 from ...engine.loading import Models
-from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, method_label
-from ..widgets import Changes, Widgets, chip
+from ..widgets import Changes, Widgets, chip, table_html
 
 TITLE, NAME = "All methods", "methods-tab"
 CHANGES = ("methods_table",)
@@ -20,6 +19,7 @@ BEFORE = "After a run: every chosen method's answer, how sure it was, and what i
 
 
 def build(widgets: Widgets, models: Models) -> None:
+    # This button is wired with Run.
     widgets["compare"] = gr.Button("Run all methods", size="sm", elem_id="compare-all", min_width=120, scale=0)
     widgets["methods_table"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="methods-table")
 
@@ -28,28 +28,18 @@ def fill(models: Models, last: LastRun) -> Changes:
     return {"methods_table": methods_html(last)}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
-    """The button is wired with Run."""
-
-
 def methods_html(last: LastRun) -> str:
     """Every method that ran as a line, then agreement of the wordings, then what the costs mean."""
     methods, prompt = last.methods, last.result.prompt
     alone = [view.answer for view in methods["per_prompt"].views] if "per_prompt" in methods else []
-    read = prompt.suffix_start
     lines = []
     for answered in last.result.results:
         agree = agreement(answered.answer, alone).agree if alone else ()
         share = f"{sum(agree) / len(agree):.2f}" if agree else "–"
         mean = math.fsum(answered.logprobs) / len(answered.logprobs)
         encoding = f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")
-        cells = [
-            f"{len(answered.token_ids)}",
-            f"{round(mean, 3) + 0.0:.3f}",
-            share,
-            f"{read:,}",
-            f"{len(answered.views)}",
-        ]
+        tokens, rows = len(answered.token_ids), len(answered.views)
+        cells = (tokens, f"{round(mean, 3) + 0.0:.3f}", share, f"{prompt.suffix_start:,}", rows)
         lines.append(
             f'<tr><th scope="row">{escape(method_label(answered))}</th>'
             f'<td class="method-answer" title="{escape(answered.answer)}"><div>{escape(answered.answer)}</div></td>'
@@ -57,8 +47,6 @@ def methods_html(last: LastRun) -> str:
             + f"<td>{escape(encoding)}</td></tr>"
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    kinds = [' class="number"' if 1 < i < 7 else "" for i in range(len(titles))]
-    head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
     suffix = len(prompt.segments[-1])
     costs = (
         "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
@@ -66,9 +54,8 @@ def methods_html(last: LastRun) -> str:
         "encoding share one prefill and its cost. <b>Rows</b>: views that decode as rows of the batch, each reading "
         f"the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are computed once."
     )
-    table = f'<table class="facts methods"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    box = f'<div class="scroll wide" tabindex="0">{table}</div>'
-    return f'{_agreement_html(last, alone)}{belongs_html(last)}{box}<p class="costs">{costs}</p>'
+    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="methods", numbers=range(2, 7))
+    return f'{_agreement_html(last, alone)}{belongs_html(last)}{table}<p class="costs">{costs}</p>'
 
 
 def _agreement_html(last: LastRun, alone: list[str]) -> str:
