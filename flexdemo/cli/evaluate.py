@@ -19,21 +19,19 @@ from ..data.journal import TABLE, check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
 from ..errors import InputError
 from ..plan import Encoding, check_encoding
-from ..request import Ape, check_settings
+from ..request import check_settings
 from ..template import Shots
 from .commands import settings_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from ..data.evaluate import Settings
     from ..data.summary import Summary
     from ..data.workers import Work, Workers
     from ..engine.model import LanguageModel
 
 REPORTS = (".md", ".html")
-METHODS = ("flex", "causal")  # where none are named
-# What a record is asked with, beside its own wordings and weights: fields of Request.
-SETTINGS = ("methods", "mask", "positions", "prefix", "template", "max_new_tokens", "ape_temperature", "ape_scale")
 
 
 def _say(text: str) -> None:
@@ -141,7 +139,7 @@ def _work_through(
 def run_evaluate(args: argparse.Namespace) -> None:
     """A data set through methods: the table, its summary, a report."""
     from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS, paraphrases_path
+    from ..data.evaluate import ACTING, RECORDS, Settings, paraphrases_path
     from ..data.workers import join_workers
     from ..engine.loading import check_processes
 
@@ -149,10 +147,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
     _check_numbers(args, args.paraphrases or 0)
     check_request("a question", 1, args.temperature)
-    args.methods = args.methods or METHODS
-    check_settings(**settings_of(args, SETTINGS))
-    check_encoding(Encoding(args.mask, args.positions))
-    resolve_methods(args.methods)
+    settings = Settings(**settings_of(args, ACTING))
+    check_encoding(Encoding(settings.mask, settings.positions))
+    resolve_methods(settings.methods)
     for path in args.report:
         check_output(path, REPORTS)
     if args.score == "lemma" and find_lemmatiser() is None:
@@ -174,7 +171,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
             for output, form in outputs.items():
                 _check_kept([args.data, args.shots_from], output)
                 check_run(output, resume=args.resume, overwrite=args.overwrite, form=form)
-        _evaluate(_load(args, workers), records, shots, args, workers)
+        _evaluate(_load(args, workers), records, settings.but(shots=shots), args, workers)
 
 
 def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
@@ -193,17 +190,9 @@ def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
 
 
 def _evaluate(
-    lm: LanguageModel, records: list[Record], shots: Shots, args: argparse.Namespace, workers: Workers
+    lm: LanguageModel, records: list[Record], settings: Settings, args: argparse.Namespace, workers: Workers
 ) -> None:
-    from ..data.evaluate import (
-        Settings,
-        answer,
-        paraphrases_path,
-        prepare_questions,
-        settings_dict,
-        shorten,
-        template_of,
-    )
+    from ..data.evaluate import answer, paraphrases_path, prepare_questions, settings_dict, shorten, template_of
     from ..data.table import read_table, table_frame
 
     data, dropped = fingerprint(records), Counter()
@@ -215,10 +204,8 @@ def _evaluate(
         records, dropped = _rewrite(lm, records, n, args, workers, kept)
 
     fewest = min(1 + len(record.paraphrases) for record in records)
-    methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
-    same = {name: getattr(args, name) for name in ("mask", "positions", "weights", "prefix", "template")}
-    ape = Ape(args.ape_temperature, args.ape_scale)
-    settings = Settings(methods, ape=ape, max_new_tokens=args.max_new_tokens, shots=shots, **same)
+    methods = [method.name for method in resolve_methods(settings.methods, fewest)]
+    settings = settings.but(methods=methods)
     args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:

@@ -64,8 +64,6 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, **changes: Any) -> 
     """An argument made from a field of Request: its name, type, default, range and help; `changes` go before those."""
     field = FIELDS[name]
     face = face_of(field)
-    if face is None:
-        raise ValueError(f"{name} is a setting for Python alone")
     told = [field.description or ""]
     told += [f": {', '.join(NAMES[name])}"] if name in NAMES else []
     told += [f"; {range_of(field)}"] if range_of(field) else []
@@ -77,11 +75,9 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, **changes: Any) -> 
     if isinstance(field.default, tuple):
         options |= {"action": "append", "help": f"{options['help']} (repeat for several)"}
     else:
-        known = isinstance(field.default, int | float)
-        options |= {"default": field.default, "type": type(field.default) if known else None}
-        options["help"] += (
-            f" (default: {changes.get('default', field.default)})" if field.default not in (None, "") else ""
-        )
+        usual = changes.get("default", field.default)
+        options |= {"default": usual, "type": type(usual) if isinstance(usual, int | float) else None}
+        options["help"] += f" (default: {usual})" if usual not in (None, "") else ""
     if name == "weights":
         options["type"] = _weights
     parser.add_argument(*flags, face.flag or f"--{name.replace('_', '-')}", dest=name, **options | changes)

@@ -6,7 +6,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,23 @@ from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, alike, build_prompt
-from ..request import PLAIN, Ape, Decoding
+from ..request import FIELDS, Decoding, Request, Texts
 from ..template import Template, make_template
 from .journal import Contents
 from .records import Record, write_records
 from .table import Row
 
+# Fields of Request that do not act here: a record has its own wordings, and answers are greedy.
+ABSENT = {"question", "paraphrases", "mass", "candidates"}
+ABSENT |= {"temperature", "top_p", "seed", "samples", "sample_temperature"}
+ACTING = tuple(name for name in FIELDS if name not in ABSENT)
 
-@dataclass(frozen=True)
-class Settings:
-    """How every record is asked: the same methods, prompt and stop rule for all of them."""
 
-    methods: tuple[str, ...] = ("flex", "causal")
-    mask: str = "segment"
-    positions: str = "aligned"
-    weights: str | None = None
-    ape: Ape = PLAIN
-    prefix: str = ""
-    template: str = "auto"
-    max_new_tokens: int = 32
+class Settings(Request):
+    """How every record is asked: with the same methods, prompt and stop rule, and the same shots before it."""
+
+    question: str = ""
+    methods: Texts = ("flex", "causal")
     shots: tuple[tuple[str, str], ...] = ()
 
 
@@ -201,7 +199,7 @@ def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
 def settings_dict(settings: Settings, lm: LanguageModel, **others: Any) -> dict[str, Any]:
     """What must be equal for results to belong into one table, the prompt as rendered among it; JSON-able."""
     ran = {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
-    return {**others, **ran, **asdict(settings), "prompt": template_of(lm, settings).texts}
+    return {**others, **ran, **settings.model_dump(exclude=ABSENT), "prompt": template_of(lm, settings).texts}
 
 
 def paraphrases_path(output: Path) -> Path:
