@@ -9,17 +9,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow
+from pyarrow import feather, parquet
 
 from ..errors import InputError
 from ..request import shortened
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-
 LISTS = ("answers", "paraphrases", "weights")
 COLUMNS = ("id", "question", *LISTS)
+SLOT = re.compile(r"\[[XY]\]")
 
 
 class Raw(NamedTuple):
@@ -121,54 +121,46 @@ def check_columns(source: str, found: Sequence[str], needed: Sequence[str]) -> N
         raise InputError(f"{source} has two columns {twice[0]!r}")
 
 
-def read_frame(source: str, ending: str, data: bytes) -> DataFrame:
+def read_columns(source: str, ending: str, data: bytes) -> pyarrow.Table:
     """A Parquet or Feather file."""
-    import pandas
-    import pyarrow
-
-    read = pandas.read_parquet if ending == ".parquet" else pandas.read_feather
+    read = {".parquet": parquet.read_table, ".feather": feather.read_table}[ending]
     try:
         return read(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"cannot read {source} as {ending[1:]}: {shortened(' '.join(str(error).split()))}") from error
 
 
-def frame_rows(frame: DataFrame) -> Iterator[Raw]:
-    """Rows of a frame with columns question, answers and, if it has them, id, paraphrases, weights."""
-    check_columns("the table", list(frame.columns), ("question", "answers"))
-    for number, row in enumerate(frame[frame.columns.intersection(COLUMNS)].to_dict("records"), start=1):
-        yield Raw("row", number, {name: plain(value) for name, value in row.items()})
+def table_rows(table: pyarrow.Table) -> Iterator[Raw]:
+    """Rows of a table with columns question, answers and, if it has them, id, paraphrases, weights."""
+    check_columns("the table", table.column_names, ("question", "answers"))
+    known = [name for name in COLUMNS if name in table.column_names]
+    for number, row in enumerate(table.select(known).to_pylist(), start=1):
+        yield Raw("row", number, row)
 
 
-def cloze_rows(frame: DataFrame) -> Iterator[Raw]:
+def cloze_rows(table: pyarrow.Table) -> Iterator[Raw]:
     """Cloze questions of MyriadLAMA's rows (uuid, sub_ent, obj_aliases, template, is_manual), one for each uuid.
 
     [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
     """
-    check_columns("the table", list(frame.columns), ("uuid", "sub_ent", "obj_aliases", "template", "is_manual"))
-    for uuid, group in frame.reset_index(drop=True).groupby("uuid", sort=False):
-        rows = group.sort_values("is_manual", ascending=False, kind="stable")
-        bad = [text for text in rows["template"] if "[X]" not in text or "[Y]" not in text]
+    needed = ("uuid", "sub_ent", "obj_aliases", "template", "is_manual")
+    check_columns("the table", table.column_names, needed)
+    groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for number, row in enumerate(table.select(needed).to_pylist(), start=1):
+        groups.setdefault(row["uuid"], []).append((number, row))
+    for uuid, numbered in groups.items():
+        rows = sorted((row for _, row in numbered), key=lambda row: not row["is_manual"])
+        bad = [row["template"] for row in rows if not {"[X]", "[Y]"} <= set(SLOT.findall(row["template"]))]
         filled = (
-            re.sub(r"\[[XY]\]", lambda slot, name=name: name if slot[0] == "[X]" else "[MASK]", text)
-            for text, name in zip(rows["template"], rows["sub_ent"], strict=True)
+            SLOT.sub(lambda slot, row=row: row["sub_ent"] if slot[0] == "[X]" else "[MASK]", row["template"])
+            for row in rows
         )
         question, *paraphrases = dict.fromkeys(filled)
-        answers = list(dict.fromkeys(chain.from_iterable(rows["obj_aliases"])))
+        answers = list(dict.fromkeys(chain.from_iterable(row["obj_aliases"] for row in rows)))
         found: Any = {"id": uuid, "question": question, "answers": answers, "paraphrases": paraphrases}
         if bad:
             found = InputError(f"a template must have [X] and [Y], not {shortened(bad[0])}")
-        yield Raw("row", int(group.index[0]) + 1, found)
-
-
-def plain(value: Any) -> Any:
-    """Arrays as lists, numpy's numbers as Python's, every kind of missing value as None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
-    return None if missing else value
+        yield Raw("row", numbered[0][0], found)
 
 
 SCHEME = "hf://datasets/"

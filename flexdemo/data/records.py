@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+
 from ..answers.metrics import normalise
 from ..errors import InputError
 from ..prompt import normalise_weights
@@ -20,11 +22,11 @@ from .readers import (
     cloze_rows,
     csv_rows,
     find_hub_parquet,
-    frame_rows,
     json_items,
     json_lines,
-    read_frame,
+    read_columns,
     read_hub_file,
+    table_rows,
     text_of,
 )
 
@@ -81,11 +83,9 @@ def _read_file(source: str) -> bytes:
 
 def _raws(source: str) -> Iterator[Raw]:
     if source in NAMED:
-        import pandas
-
-        frames = [read_frame(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[source])]
-        rows = cloze_rows if source == "myriadlama" else frame_rows
-        return rows(pandas.concat(frames, ignore_index=True))
+        tables = [read_columns(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[source])]
+        rows = cloze_rows if source == "myriadlama" else table_rows
+        return rows(pyarrow.concat_tables(tables))
     ending = Path(source).suffix.lower()
     if ending not in ENDINGS:
         raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
@@ -93,7 +93,7 @@ def _raws(source: str) -> Iterator[Raw]:
     if not data.strip():
         raise InputError(f"cannot read {source}: the file is empty")
     if ending in (".parquet", ".feather"):
-        return frame_rows(read_frame(source, ending, data))
+        return table_rows(read_columns(source, ending, data))
     read = {".jsonl": json_lines, ".json": json_items, ".csv": csv_rows}[ending]
     return read(source, text_of(source, data))
 
