@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.methods import METHODS, check_names
-from ..data.files import check_output, print_json, write_file
+from ..data.files import check_output, print_json, read_file, write_file
 from ..errors import InputError
 from ..plan import Encoding, check_encoding, mask_array, mask_dict, mask_rows
 from ..prompt import SegmentedPrompt, build_prompt
@@ -185,11 +185,11 @@ def run_record(args: argparse.Namespace) -> None:
 
 def _examples(path: Path) -> list[Any]:
     """The examples that a file lists; what each may hold is checked where it is run."""
+    data = read_file(path)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no JSON"
-        raise InputError(f"cannot read {path}: {why}") from error
+        told = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"cannot read {path}: it is no JSON") from error
     if not isinstance(told, list) or not told:
         raise InputError(f"cannot read {path}: it must be a list of examples, each an object with a question")
     return told

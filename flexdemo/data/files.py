@@ -22,6 +22,16 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
         raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
 
 
+def read_file(path: Path) -> bytes:
+    """A file's bytes; InputError where there are none to be had."""
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise InputError(f"cannot read {path}: it is a folder; name a file in it") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
     scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")

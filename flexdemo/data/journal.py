@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError
-from .files import check_output, write_file
+from .files import check_output, read_file, write_file
 from .table import FORMATS, Row, write_table
 
 PACKAGES = ("flexdemo", "torch", "transformers", "numpy", "pandas", "pyarrow", "simplemma", "spacy")
@@ -182,10 +182,7 @@ def _read_partials(output: Path, settings: Mapping[str, Any]) -> dict[int, list[
 
 def _read_partial(path: Path) -> tuple[Any, list[Any], int]:
     """A partial file up to its last whole line: its settings, its batches, and the bytes that count."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    data = read_file(path)
     whole = data[: data.rfind(b"\n") + 1]
     lines: list[Any] = []
     try:
@@ -200,8 +197,8 @@ def _read_meta(output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a finished table; InputError if that is none, or of other settings."""
     path = _meta_path(output)
     try:
-        meta = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        meta = json.loads(read_file(path))
+    except ValueError as error:
         raise InputError(f"cannot read {path}, so nothing says what is there: --overwrite starts again") from error
     if not isinstance(meta, dict) or not isinstance(meta.get("total"), int):
         raise InputError(f"{path} describes no results table: --overwrite starts again")

@@ -16,7 +16,7 @@ from ..answers.metrics import normalise
 from ..errors import InputError
 from ..prompt import normalise_weights
 from ..request import shortened
-from .files import write_file
+from .files import read_file, write_file
 from .readers import (
     Raw,
     cloze_rows,
@@ -72,15 +72,6 @@ def read_records(source: str, *, limit: int | None = None, skip_bad: bool = Fals
     return records, problems
 
 
-def _read_file(source: str) -> bytes:
-    try:
-        return Path(source).read_bytes()
-    except IsADirectoryError as error:
-        raise InputError(f"cannot read {source}: it is a folder; name a file in it") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
-
-
 def _raws(source: str) -> Iterator[Raw]:
     if source in NAMED:
         tables = [read_columns(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[source])]
@@ -89,7 +80,7 @@ def _raws(source: str) -> Iterator[Raw]:
     ending = Path(source).suffix.lower()
     if ending not in ENDINGS:
         raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
-    data = read_hub_file(source) if source.startswith("hf://") else _read_file(source)
+    data = read_hub_file(source) if source.startswith("hf://") else read_file(Path(source))
     if not data.strip():
         raise InputError(f"cannot read {source}: the file is empty")
     if ending in (".parquet", ".feather"):

@@ -16,7 +16,7 @@ import pyarrow.json
 from pyarrow import feather, parquet
 
 from ..errors import InputError
-from .files import write_file
+from .files import read_file, write_file
 
 if TYPE_CHECKING:
     import pandas
@@ -88,10 +88,7 @@ def read_table(path: Path, *, most_rows: int | None = None) -> pandas.DataFrame:
     ending = path.suffix.lower()
     if ending not in FORMATS:
         raise InputError(f"cannot read {path}: the file must end in {', '.join(FORMATS)}")
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    data = read_file(path)
     try:
         table = READERS[ending](data)
         table.validate(full=True)  # a damaged table may point beyond its own memory

@@ -149,7 +149,7 @@ def test_what_is_no_results_table_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
         read_table(tmp_path / "missing.csv")
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="is a folder"):
         (tmp_path / "folder.csv").mkdir()
         read_table(tmp_path / "folder.csv")
     pd.DataFrame({"id": ["1"]}).to_parquet(tmp_path / "other.parquet")
