@@ -30,10 +30,12 @@ OF_DATA_SETS = ("limit", "resume", "overwrite", "skip_bad")  # options of `parap
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
-def _load(args: argparse.Namespace) -> LanguageModel:
+def load(args: argparse.Namespace, **place: Any) -> LanguageModel:
+    """The model that the arguments name, on their device unless `place` says otherwise."""
     from ..engine.loading import load_model
 
-    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
+    place = {"device": args.device} | place
+    return load_model(args.model, dtype=args.dtype, backend=args.backend, compiled=args.compile, **place)
 
 
 def settings_of(args: argparse.Namespace, names: Iterable[str] = FIELDS) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def run_generate(args: argparse.Namespace) -> None:
         raise InputError("--attention is part of the explanation's JSON: add --explain --json")
     if args.explain:
         request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
-    lm = _load(args)
+    lm = load(args)
     if args.attention:
         from ..answers.head import attention_map, check_head
 
@@ -152,7 +154,7 @@ def run_paraphrase(args: argparse.Namespace) -> None:
         given = getattr(args, name)
         if given is not None and given is not False:  # 0 is given
             raise InputError(f"--{name.replace('_', '-')} is for a data set: name one, and --output FILE.jsonl")
-    lm = _load(args)
+    lm = load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
     if len(texts) < args.n:
         print(f"{len(texts)} of {args.n} paraphrases: {lm.name} has no more that say the same", file=sys.stderr)
@@ -176,7 +178,7 @@ def run_record(args: argparse.Namespace) -> None:
 
     date = args.date or datetime.date.today().isoformat()
     check_date(date)
-    lm = _load(args)
+    lm = load(args)
     ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
     text = record(lm, examples, date=date)
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))

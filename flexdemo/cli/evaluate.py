@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..plan import Encoding, check_encoding
 from ..request import check_settings
 from ..template import Shots
-from .commands import settings_of
+from .commands import load, settings_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,15 +46,6 @@ def _read(args: argparse.Namespace, source: str) -> list[Record]:
     if problems:
         _say(f"skipped {len(problems)} bad records, {len(records)} are left")
     return records
-
-
-def _load(args: argparse.Namespace, workers: Workers) -> LanguageModel:
-    from ..engine.loading import load_model
-
-    place = {"device": workers.device(args.device)}
-    if workers.together:
-        place = {"device": args.device, "processes": workers.world}
-    return load_model(args.model, dtype=args.dtype, backend=args.backend, compiled=args.compile, **place)
 
 
 def _check_numbers(args: argparse.Namespace, n: int) -> None:
@@ -88,7 +79,8 @@ def run_paraphrase(args: argparse.Namespace) -> None:
     check_run(args.output, resume=args.resume, overwrite=args.overwrite, form=RECORDS)
     records = _read(args, args.question)
     with closing(join_workers(cpu=args.device == "cpu")) as workers:
-        _, dropped = _rewrite(_load(args, workers), records, args.n, args, workers, args.output)
+        lm = load(args, device=workers.device(args.device))
+        _, dropped = _rewrite(lm, records, args.n, args, workers, args.output)
         if workers.is_first:
             print(f"wrote {args.output}: {len(records)} records{_told(dropped)}")
 
@@ -171,7 +163,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
             for output, form in outputs.items():
                 _check_kept([args.data, args.shots_from], output)
                 check_run(output, resume=args.resume, overwrite=args.overwrite, form=form)
-        _evaluate(_load(args, workers), records, settings.but(shots=shots), args, workers)
+        split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
+        lm = load(args, **split)
+        _evaluate(lm, records, settings.but(shots=shots), args, workers)
 
 
 def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
