@@ -243,9 +243,9 @@ def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dro
 
 
 def _report(ending: str, title: str, summary: Summary, facts: dict[str, Any]) -> str:
-    from ..figures.results import report_html
-
     if ending == ".html":
+        from ..figures.results import report_html
+
         return report_html(summary, title=title, facts=facts)
     told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
     return f"# {title}\n\n{summary.markdown()}\n{told}\n"

@@ -106,13 +106,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    options = {
-        "device": args.device,
-        "dtype": args.dtype,
-        "runs": args.runs,
-        "new_tokens": 32,
-        "compiled": args.device != "cpu",
-    }
+    options = {"device": args.device, "dtype": args.dtype, "runs": args.runs, "compiled": args.device != "cpu"}
     result = measure(
         shape=args.shape, lengths=(args.length,), new_tokens=32, backends=(args.backend,), **options,
         log=lambda text: print(text, file=sys.stderr, flush=True),
