@@ -141,6 +141,13 @@ def toggled(text: str, query: str, key: str, segments: Sequence[Any]) -> str:
     return Mask.over(made, segments).rule.text
 
 
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A mask's text with other names for its segments."""
+    rule = parse(text)
+    pairs = (Edit(each.opens, names.get(each.query, each.query), names.get(each.key, each.key)) for each in rule.edits)
+    return rule.strategy.name + "".join(map(str, pairs))
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """A rule over the segments of a prompt and the answer behind them: the table, (S, S, 2) booleans.

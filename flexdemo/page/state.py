@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -17,6 +16,7 @@ from ..answers.methods import check_names, resolve_methods
 from ..engine.loading import NAME
 from ..engine.model import LanguageModel
 from ..errors import InputError
+from ..masks import renamed
 from ..plan import Encoding, Scheme, check_encoding
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS as REQUEST
@@ -104,6 +104,8 @@ class PageState(Request):
             kept["weights"] = [self.weights[i] for i in self.rows]
         if self.weights_from == "confidence":
             kept["weights"] = "confidence"
+        numbered = {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)}  # blank rows leave no gap
+        kept["mask"] = renamed(self.mask, numbered)
         return Request(**kept)
 
     def scheme(self, side: str) -> Scheme:
@@ -122,10 +124,10 @@ class PageState(Request):
         Where the run sets the weights, they are equal here. InputError for what cannot run here.
         """
         asked = self.asked()
-        prompt = packed(lm, limits, asked, asked.max_new_tokens)
+        prompt = self.named(packed(lm, limits, asked, asked.max_new_tokens))
         for scheme in self.schemes:
             check_encoding(scheme.encoding, prompt)
-        return self.named(prompt)
+        return prompt
 
     def named(self, prompt: SegmentedPrompt) -> SegmentedPrompt:
         """A prompt of these wordings with the page's names for its segments."""
@@ -167,16 +169,14 @@ def _check_model(name: str) -> None:
 
 
 # What names something is looked up in the table that it names.
-CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        "mask": lambda mask: check_encoding(Encoding(mask)),
-        "positions": lambda positions: check_encoding(Encoding(positions=positions)),
-        "methods": resolve_methods,
-        "left": side_parts,
-        "right": side_parts,
-        "model": _check_model,
-    }
-)
+CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "mask": lambda mask: check_encoding(Encoding(mask)),
+    "positions": lambda positions: check_encoding(Encoding(positions=positions)),
+    "methods": resolve_methods,
+    "left": side_parts,
+    "right": side_parts,
+    "model": _check_model,
+}
 FIELDS = PageState.model_fields
 FACES = {name: face for name, field in FIELDS.items() if (face := face_of(field))}
 LABELS = {name: face.label for name, face in FACES.items()}

@@ -1,4 +1,4 @@
-"""Tab *The mask up close*: both sides' rules in words, what changes between them, the mask as CSV and PNG."""
+"""Tab *The mask up close*: pairs to open and close, both sides' rules in words and what changes between them, files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from ..sides import scheme_label, seen_by
 from ..state import PageState
 from ..tools import csv_bytes, wire_save
 from ..widgets import Changes, Values, Visit, Widgets, plot, shown
+from . import pairs
 
 TITLE, NAME = "The mask up close", "upclose"
-CHANGES = ("difference_caption", "difference_plot")
+CHANGES = ("difference_caption", "difference_plot", *pairs.CHANGES)
 
 
 def build(widgets: Widgets, models: Models) -> None:
+    pairs.build(widgets)
     widgets["difference_caption"] = gr.HTML("", elem_id="difference-caption")
     with gr.Row(elem_id="mask-tools"):
         for kind, (label, _, _) in FILES.items():
@@ -65,24 +67,27 @@ def fill(models: Models, last: Any) -> Changes:
     return {}
 
 
-def wire_masks(widgets: Widgets, models: Models, profile: Profile, page: Sequence[str]) -> Any:
-    """Events over the page as it is, without a run; returns what draws the tab, for when it is opened or changed."""
+def wire_masks(widgets: Widgets, models: Models, profile: Profile, page: Sequence[str]) -> tuple[Any, list[Any]]:
+    """Events over the page as it is, without a run; returns what draws the tab, for when it is opened or changed, and
+    the events that change the mask."""
 
-    def here(values: Values) -> tuple[SegmentedPrompt, tuple[Scheme, Scheme]]:
-        state = PageState.of(values)
-        return state.compose(models.of(state.model), profile.limits), state.schemes
+    def compose(state: PageState) -> SegmentedPrompt:
+        return state.compose(models.of(state.model), profile.limits)
 
     def difference(values: Values, visit: Visit) -> Changes:
         try:
-            return draw(*here(values))
+            state = PageState.of(values)
+            prompt = compose(state)
+            return draw(prompt, state.schemes) | pairs.shown_of(prompt, state)
         except InputError:  # the redraw of the page says why
             return {}
 
     def made(kind: str, values: Values) -> tuple[str, bytes]:
         _, name, make = FILES[kind]
-        prompt, schemes = here(values)
-        return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in schemes))
+        state = PageState.of(values)
+        prompt = compose(state)
+        return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in state.schemes))
 
     for kind in FILES:
         wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=page, disk_bytes=profile.disk_bytes)
-    return difference
+    return difference, pairs.wire(widgets, compose, page)
