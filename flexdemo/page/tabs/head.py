@@ -70,12 +70,10 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
         return numbers | attention({**values, **numbers}, visit)
 
     changes = ["head_plot", "head_message", "last"]
-    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["head_show"]}
     reads = ["last", "head_layer", "head_head"]
-    widgets.on(widgets["head_show"].click, attention, reads=reads, changes=changes, **waiting)
-    waiting = {**waiting, "show_progress_on": widgets["heads_note"]}
-    changes += ["head_layer", "head_head"]
-    chosen = widgets.on(widgets["heads_list"].select, pointed, reads=["last"], changes=changes, **waiting)
+    widgets.on(widgets["head_show"].click, attention, reads=reads, changes=changes, busy="head_show", **RUNNING)
+    wired = {"reads": ["last"], "changes": [*changes, "head_layer", "head_head"], "busy": "heads_note"}
+    chosen = widgets.on(widgets["heads_list"].select, pointed, **wired, **RUNNING)
     chosen.then(None, None, None, js=OPEN, **PRIVATE)
 
 

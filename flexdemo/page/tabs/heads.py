@@ -106,11 +106,10 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
             for changes in read(last, names.index(values["heads_wording"])):
                 yield {"heads_wording": values["heads_wording"], **changes}
 
-    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["heads_note"]}
-    again = {**waiting, "trigger_mode": "always_last"}
-    widgets.on(widgets["heads_due"].change, begun, reads=["last", "heads_due"], changes=CHANGES[:-1], **again)
+    model = {**RUNNING, "trigger_mode": "always_last", "busy": "heads_note"}
+    widgets.on(widgets["heads_due"].change, begun, reads=["last", "heads_due"], changes=CHANGES[:-1], **model)
     reads, changes = ["last", "heads_wording"], ["heads_wording", "heads_plot", "heads_list"]
-    widgets.on(widgets["heads_wording"].input, wording, reads=reads, changes=changes, **again)
+    widgets.on(widgets["heads_wording"].input, wording, reads=reads, changes=changes, **model)
 
 
 def picture(found: Reads) -> Any:

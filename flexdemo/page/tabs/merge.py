@@ -90,11 +90,11 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
         except InputError as error:
             return {"merge_words": alert_html(str(error)), "merge_plot": shown(None), "merge_table": ""}
 
-    waiting = {**RUNNING, "show_progress": "minimal", "trigger_mode": "always_last"}
-    on_note, on_words = ({**waiting, "show_progress_on": widgets[f"merge_{part}"]} for part in ("note", "words"))
-    widgets.on(widgets["merge_due"].change, merged, reads=["last", "merge_due"], changes=CHANGES[:-1], **on_note)
-    changes = ["merge_words", "merge_plot", "merge_table"]
-    widgets.on(widgets["merge_token"].input, token, reads=["last", "merge_token"], changes=changes, **on_words)
+    model = {**RUNNING, "trigger_mode": "always_last"}
+    reads, changes = ["last", "merge_due"], CHANGES[:-1]
+    widgets.on(widgets["merge_due"].change, merged, reads=reads, changes=changes, busy="merge_note", **model)
+    reads, changes = ["last", "merge_token"], ["merge_words", "merge_plot", "merge_table"]
+    widgets.on(widgets["merge_token"].input, token, reads=reads, changes=changes, busy="merge_words", **model)
 
 
 def told(last: LastRun, found: Merge, step: int) -> Changes:
