@@ -64,8 +64,6 @@ def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundle
     result = asked(bundled, visit)
     names = [name.strip() for name in page.locator("#heads-wording label").all_text_contents()]
     assert names == [f"P{i + 1}" for i in range(len(PARAPHRASES) + 1)]
-        f"P{i + 1}" for i in range(len(PARAPHRASES) + 1)
-    ]
     page.locator("#heads-wording").get_by_text("P2", exact=True).click()
     visit.settle()
     *_, found = reading_heads(bundled, result, 1)
