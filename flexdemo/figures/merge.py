@@ -16,7 +16,7 @@ UPPER, LOWER = [0.46, 1.0], [0.0, 0.36]  # heights of the two panels
 HEIGHT = 460
 DECADES = -6  # probabilities below 10 to this power are drawn there
 MARKS = {1: "1", 0.1: "0.1", 0.01: "0.01", 1e-3: "0.001", 1e-4: "10<sup>-4</sup>", 1e-5: "10<sup>-5</sup>",
-         1e-6: "10<sup>-6</sup> or less"}  # fmt: skip
+         1e-6: "≤ 10<sup>-6</sup>"}  # fmt: skip
 MOST_DOTS = 48  # layers: beyond it dots would be a band
 
 
@@ -92,7 +92,7 @@ def merge_figure(
             )
         )
     figure = base_figure(traces, height=height)
-    axis = {"zeroline": False, "gridcolor": GRID, "automargin": True}
+    axis = {"zeroline": False, "gridcolor": GRID, "automargin": True, "title_standoff": 8}
     lowest = min(np.nanmin(to_fused, initial=1.0), np.nanmin(between, initial=1.0))
     figure.update_layout(
         xaxis={
