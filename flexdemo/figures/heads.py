@@ -57,7 +57,7 @@ def heads_figure(
     axis = {"showgrid": False, "zeroline": False, "tickformat": "d", "tick0": 0, "title_standoff": 10}
     across, down = (max(1, -(-count // 16)) for count in (heads, layers))
     figure.update_layout(
-        xaxis={**axis, "title_text": "head", "domain": LEFT, "dtick": across},
+        xaxis={**axis, "title_text": "head", "title_standoff": 26, "domain": LEFT, "dtick": across},
         yaxis={**axis, "title_text": "layer", "range": [layers - 0.5, -0.5], "dtick": down},
         margin={"l": 52, "r": 8, "t": 60, "b": 60},
         dragmode=False,
