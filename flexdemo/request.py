@@ -83,6 +83,12 @@ class Request(Checked):
     methods: Annotated[Texts, Face("methods", "Methods", "--method", "NAME")] = Field(
         ("flex",), description="names of methods, or all; flex, the fused answer, by default"
     )
+    hidden_layer: Annotated[int, Face("hidden_layer", "Layer of hidden_avg", metavar="L")] = Field(
+        0,
+        ge=0,
+        description="hidden_avg mixes the wordings from the output of this layer on, counted from 1; 0 is two thirds "
+        "of the model's layers, rounded to the nearest",
+    )
     mask: Annotated[str, Face("mask", "Mask strategy", metavar="MASK")] = Field(
         "segment",
         description="mask of the fused answer: a strategy, or one with pairs changed: segment+P2>P1-suffix>P3",

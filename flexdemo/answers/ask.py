@@ -18,7 +18,7 @@ from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts
 from ..request import Request, parameters_of
 from .confidence import confidence_weights, measure_confidence
-from .methods import SEGMENT, Method, _alone, check_names
+from .methods import SEGMENT, Method, _alone, check_names, mixing_layer
 from .metrics import answer_text, is_reasoning
 from .result import Candidate, MethodResult, Result, ViewResult
 
@@ -179,7 +179,8 @@ def stream(
         prompt = prompt.reweighted(confidence_weights(confidence))
 
     asked = (*chosen, *map(_side, dict.fromkeys(schemes)))
-    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in asked}
+    fused, layer = fused_view(prompt, encoding, ape), mixing_layer(request.hidden_layer, lm.depth)
+    plans = {method: method.planned(prompt, fused, layer) for method in asked}
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
     encodings = {view.encoding for each in distinct for view in each.views}
     facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,12 @@ class Method:
     spokesman: Callable[[Sequence[str]], int] = lambda answers: 0
     minimum: int = 1  # wordings without which the method means nothing
     answers_each: bool = False  # its views have answers of their own to show
+    mixes: bool = False  # the rows of a stream share hidden states from a layer on
+
+    def planned(self, prompt: SegmentedPrompt, fused: View, layer: int) -> tuple[Stream, ...]:
+        """Its streams; `layer` is where rows begin to mix, in a method that mixes some."""
+        streams = self.streams(prompt, fused)
+        return tuple(replace(each, mix_from=layer) for each in streams) if self.mixes else streams
 
 
 def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
@@ -122,6 +128,13 @@ _ALL = (
         "One token for all wordings, from their highest probability.",
         _combined(max_probability),
     ),
+    Method(
+        "hidden_avg",
+        "Mean of hidden states",
+        "One token for all wordings, whose hidden states are averaged from a layer on.",
+        _combined(mean_logits),
+        mixes=True,
+    ),
     Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _weighted),
     Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
     Method(
@@ -152,6 +165,12 @@ def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ..
     if lacking:
         raise InputError(f"{lacking[0]} needs at least {METHODS[lacking[0]].minimum} wordings: add a paraphrase")
     return tuple(METHODS[name] for name in dict.fromkeys(wanted))
+
+
+def mixing_layer(asked: int, depth: int) -> int:
+    """The layer, counted from 1, from whose output on hidden_avg mixes: that asked for, or for 0 two thirds of the
+    depth, rounded to the nearest."""
+    return asked or round(2 * depth / 3)
 
 
 def check_names(request: Request) -> tuple[Method, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from ..answers.methods import resolve_methods
+from ..answers.methods import mixing_layer, resolve_methods
 from ..engine.attention import BACKENDS
 from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
@@ -168,7 +168,8 @@ def methods_cost(
         for prompt in prompts:
             fused = fused_view(prompt, Encoding())
             chosen = resolve_methods(names, len(prompt.paraphrases))
-            streams = list(dict.fromkeys(s for method in chosen for s in method.streams(prompt, fused)))
+            layer = mixing_layer(0, lm.depth)
+            streams = list(dict.fromkeys(s for method in chosen for s in method.planned(prompt, fused, layer)))
             *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
             spent, most = spent + last.total_seconds, max(most, sum(len(stream.views) for stream in streams))
         return spent, most

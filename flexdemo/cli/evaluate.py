@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 REPORTS = (".md", ".html")
 METHODS = ("flex", "causal")  # where none are named
 # What a record is asked with, beside its own wordings and weights: fields of Request.
-SETTINGS = ("methods", "mask", "positions", "prefix", "template", "max_new_tokens", "ape_temperature", "ape_scale")
+SETTINGS = (
+    *("methods", "hidden_layer", "mask", "positions", "prefix", "template", "max_new_tokens"),
+    *("ape_temperature", "ape_scale"),
+)
 
 
 def _say(text: str) -> None:
@@ -229,7 +232,7 @@ def _evaluate(
     ape = Ape(args.ape_temperature, args.ape_scale)
     settings = Settings(
         methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
-        shots,
+        args.hidden_layer, shots,
     )  # fmt: skip
     args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems = prepare_questions(lm, records, settings)

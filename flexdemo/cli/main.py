@@ -160,7 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
     )
     _add_setting(evaluate, "methods", help="as for generate (default: flex and causal; repeat for several)")
-    _add_settings(evaluate, *SHARED, *APE, "max_new_tokens")
+    _add_settings(evaluate, "hidden_layer", *SHARED, *APE, "max_new_tokens")
     _add_hardware(evaluate)
     raw = "raw: every weight 1 (default: 1/N, or the record's own)"
     _add_setting(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)

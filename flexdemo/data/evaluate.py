@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.ask import told
-from ..answers.methods import METHODS, Method
+from ..answers.methods import METHODS, Method, mixing_layer
 from ..answers.metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
@@ -39,6 +39,7 @@ class Settings:
     prefix: str = ""
     template: str = "auto"
     max_new_tokens: int = 32
+    hidden_layer: int = 0
     shots: tuple[tuple[str, str], ...] = ()
 
 
@@ -134,7 +135,8 @@ def answer(
         return [made[i] for i in range(len(asked))]
     began = time.perf_counter()
     encoding = Encoding(settings.mask, settings.positions)
-    plans = [_plan(i, question.prompt, encoding, settings) for i, question in enumerate(asked)]
+    layer = mixing_layer(settings.hidden_layer, lm.depth)
+    plans = [_plan(i, question.prompt, encoding, settings, layer) for i, question in enumerate(asked)]
     streams = list(dict.fromkeys(s for plan in plans for each in plan.values() for s in each))
     decoding = Decoding(settings.max_new_tokens, mass=False)
     *_, last = generate(lm, [question.prompt for question in asked], streams, decoding)
@@ -146,11 +148,11 @@ def answer(
 
 
 def _plan(
-    place: int, prompt: SegmentedPrompt, encoding: Encoding, settings: Settings
+    place: int, prompt: SegmentedPrompt, encoding: Encoding, settings: Settings, layer: int
 ) -> dict[Method, tuple[Stream, ...]]:
     fused = fused_view(prompt, encoding, settings.ape)
     methods = [METHODS[name] for name in settings.methods]
-    return {m: tuple(replace(stream, prompt=place) for stream in m.streams(prompt, fused)) for m in methods}
+    return {m: tuple(replace(stream, prompt=place) for stream in m.planned(prompt, fused, layer)) for m in methods}
 
 
 def _rows(

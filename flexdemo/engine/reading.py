@@ -9,6 +9,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from .attention import BACKENDS, Plan, UnsupportedModelError
 from .blocks import Layout, dense_mask, lay_out, round_up
 from .cache import PromptCache, upload
 from .fast.compiled import Scores, call_of, next_scores
+from .mixing import Mixing
 from .model import LanguageModel
 from .recorders import ApeRows, HeadRecorder, Recorder
 
@@ -110,7 +112,7 @@ def multiple_of(lm: LanguageModel) -> int:
     return max(BACKENDS[lm.backend].multiple, FEW_SHAPES if lm.captures else 1)
 
 
-def on_devices(lm: LanguageModel, part: Tensor | ApeRows | None) -> dict[torch.device, Any] | None:
+def on_devices(lm: LanguageModel, part: Tensor | ApeRows | Mixing | None) -> dict[torch.device, Any] | None:
     """A part of what a pass needs, on each device that holds a layer; None for None."""
     if part is None:
         return None
@@ -121,7 +123,8 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     """What follows the last token of each row; fills the cache."""
     # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
     run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
-    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
+    with lm.hooks.on(lm.model) if plan.mixing else nullcontext():
+        return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
 
 
 def check_recorded(lm: LanguageModel) -> None:
@@ -181,15 +184,18 @@ def _read(
     return cache
 
 
-def settled(lm: LanguageModel, prompt: SegmentedPrompt, view: View, new_tokens: int) -> View:
+def settled(
+    lm: LanguageModel, prompt: SegmentedPrompt, view: View, new_tokens: int, together: Sequence[View] = ()
+) -> View:
     """The view at positions of which LongRoPE makes what it would of the view's own prompt, whatever is read with it.
 
     It chooses its factors by the largest position of a pass, and rotary positions are relative: shifted ones change
-    nothing else. The factors of the prompt are kept for its answer.
+    nothing else. The factors of the prompt are kept for its answer. Views that are `together` must share a pass: the
+    one that reaches farthest decides for all of them.
     """
     if lm.turn is None:
         return view
-    end = view.suffix_position + len(prompt.segments[-1])
+    end = max(each.suffix_position for each in (view, *together)) + len(prompt.segments[-1])
     if end > lm.turn:
         shift, highest = lm.turn, None
     else:
