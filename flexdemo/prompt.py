@@ -64,6 +64,18 @@ class SegmentedPrompt:
         segments = tuple(given[s.start] if s.role == "paraphrase" else s for s in self.segments)
         return replace(self, segments=segments, weights=tuple(weights))
 
+    def repeated(self) -> SegmentedPrompt:
+        """The question as often as there are wordings, between the same prefix and suffix."""
+        asked = self.paraphrases[0]
+        ids, tokens, segments = [], [], []
+        for segment in self.segments:
+            source = asked if segment.role == "paraphrase" else segment
+            start = len(ids)
+            ids += self.token_ids[source.start : source.end]
+            tokens += self.tokens[source.start : source.end]
+            segments.append(replace(segment, start=start, end=len(ids), text=source.text))
+        return replace(self, token_ids=tuple(ids), tokens=tuple(tokens), segments=tuple(segments))
+
     @property
     def segment_ids(self) -> tuple[int, ...]:
         """The index of each token's segment in `segments`: 0 for the prefix, the last for the suffix."""

@@ -187,6 +187,7 @@ ENCODINGS = {
     "origin": ("segment", "aligned"),
     "per_prompt": ("segment", "aligned"),
     "causal": ("causal", "sequential"),
+    "repeat": ("causal", "sequential"),
     "vote": ("segment", "aligned"),
     "weighted_max": ("segment", "aligned"),
     "leave_one_out": ("segment", "aligned"),
@@ -217,6 +218,20 @@ def decode_combined(
         ]
         chosen.append(int(combine(method, rows, weights).argmax()))
     return chosen
+
+
+def repeated(
+    token_ids: Sequence[int], segments: Sequence[Mapping[str, Any]]
+) -> tuple[list[int], list[Mapping[str, Any]]]:
+    """The packed prompt with the question (P1) in place of every wording, as ids and segments."""
+    ids: list[int] = []
+    made = []
+    question = next(segment for segment in segments if segment["role"] == "paraphrase")
+    for segment in segments:
+        source, start = (question if segment["role"] == "paraphrase" else segment), len(ids)
+        ids += token_ids[source["start"] : source["end"]]
+        made.append({**segment, "start": start, "end": len(ids)})
+    return ids, made
 
 
 @torch.no_grad()
@@ -259,12 +274,15 @@ def decode_views(
     """What every view of a `Result.to_dict()` should have said: {(method, view): (the view told, the reference)}."""
     prompt, told = result["prompt"], {}
     for method in result["results"]:
+        ids, segments = prompt["token_ids"], prompt["segments"]
+        if method["method"] == "repeat":
+            ids, segments = repeated(ids, segments)
         if method["method"] in (*COMBINED, MIXED):
             continue
         chosen = ENCODINGS[method["method"]] or (result["mask"]["strategy"], result["mask"]["positions"])
         for view in method["views"]:
             told[method["method"], view["name"]] = view, decode(
-                model, prompt["token_ids"], prompt["segments"], *chosen, view["weights"], len(view["token_ids"]),
+                model, ids, segments, *chosen, view["weights"], len(view["token_ids"]),
                 suffix_position=view["suffix_position"], masses=masses,
             )  # fmt: skip
     return told
@@ -291,6 +309,7 @@ def expected_views(
     heaviest = max(range(n), key=lambda i: (given[i], -i))
     views["weighted_max", f"P{heaviest + 1}"] = (one_hot[heaviest], own[heaviest])
     views["causal", "causal"] = ([1.0] * n, start)
+    views["repeat", "repeat"] = ([1.0] * n, repeated([0] * segments[-1]["end"], segments)[1][-1]["start"])
     return views
 
 

@@ -37,12 +37,8 @@ class Method:
     spokesman: Callable[[Sequence[str]], int] = lambda answers: 0
     minimum: int = 1  # wordings without which the method means nothing
     answers_each: bool = False  # its views have answers of their own to show
-    mixes: bool = False  # the rows of a stream share hidden states from a layer on
-
-    def planned(self, prompt: SegmentedPrompt, fused: View, layer: int) -> tuple[Stream, ...]:
-        """Its streams; `layer` is where rows begin to mix, in a method that mixes some."""
-        streams = self.streams(prompt, fused)
-        return tuple(replace(each, mix_from=layer) for each in streams) if self.mixes else streams
+    mix_from: int | None = None  # layer from which on its rows share hidden states; 0: that of the request
+    packed: Callable[[SegmentedPrompt], SegmentedPrompt] = lambda prompt: prompt  # what it reads of what was asked
 
 
 def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
@@ -62,9 +58,12 @@ def _per_prompt(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     return tuple(Stream((_alone(prompt, i, s.name),)) for i, s in enumerate(prompt.paraphrases))
 
 
-def _causal(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
-    everything = (1.0,) * len(prompt.paraphrases)
-    return (Stream((View("causal", CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
+def _standard(name: str) -> Streams:
+    def streams(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+        everything = (1.0,) * len(prompt.paraphrases)
+        return (Stream((View(name, CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
+
+    return streams
 
 
 def _one_by_one(prompt: SegmentedPrompt) -> tuple[View, ...]:
@@ -133,7 +132,7 @@ _ALL = (
         "Mean of hidden states",
         "One token for all wordings, whose hidden states are averaged from a layer on.",
         _combined(mean_logits),
-        mixes=True,
+        mix_from=0,
     ),
     Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _weighted),
     Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
@@ -146,7 +145,17 @@ _ALL = (
         answers_each=True,
     ),
     Method(
-        "causal", "Standard attention", "All wordings one after the other, each token seeing all before it.", _causal
+        "causal",
+        "Standard attention",
+        "All wordings one after the other, each token seeing all before it.",
+        _standard("causal"),
+    ),
+    Method(
+        "repeat",
+        "Standard attention, copies",
+        "The question as often as there are wordings, in a prompt of its own, each token seeing all before it.",
+        _standard("repeat"),
+        packed=SegmentedPrompt.repeated,
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
@@ -165,6 +174,33 @@ def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ..
     if lacking:
         raise InputError(f"{lacking[0]} needs at least {METHODS[lacking[0]].minimum} wordings: add a paraphrase")
     return tuple(METHODS[name] for name in dict.fromkeys(wanted))
+
+
+Plan = dict[Method, tuple[Stream, ...]]
+
+
+def plan_all(
+    prompts: Sequence[SegmentedPrompt],
+    methods: Sequence[Method],
+    fused: Callable[[SegmentedPrompt], View],
+    *,
+    layer: int,
+) -> tuple[list[SegmentedPrompt], list[Plan]]:
+    """The prompts of a batch, those that a method packs for itself behind the ones that are asked, and the streams of
+    every method for each of these. `layer` is the request's, where rows begin to share hidden states."""
+    batch, plans = list(prompts), []
+    for place, asked in enumerate(prompts):
+        plan: Plan = {}
+        for method in methods:
+            prompt, at = method.packed(asked), place
+            if prompt != asked:
+                at = len(batch)
+                batch.append(prompt)
+            start = layer if method.mix_from == 0 else method.mix_from
+            streams = method.streams(prompt, fused(asked))
+            plan[method] = tuple(replace(stream, prompt=at, mix_from=start) for stream in streams)
+        plans.append(plan)
+    return batch, plans
 
 
 def mixing_layer(asked: int, depth: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.ask import told
-from ..answers.methods import METHODS, Method, mixing_layer
+from ..answers.methods import METHODS, Method, mixing_layer, plan_all
 from ..answers.metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
@@ -108,7 +108,8 @@ def prepare_questions(
                 weights=settings.weights or record.weights,
                 template=template,
             )
-            check_room(lm, prompt, settings.max_new_tokens)
+            for method in settings.methods:
+                check_room(lm, METHODS[method].packed(prompt), settings.max_new_tokens)
         except InputError as error:
             asked.append(None)
             problems.append(f"record {record.id!r}: {error}")
@@ -135,48 +136,46 @@ def answer(
         return [made[i] for i in range(len(asked))]
     began = time.perf_counter()
     encoding = Encoding(settings.mask, settings.positions)
-    layer = mixing_layer(settings.hidden_layer, lm.depth)
-    plans = [_plan(i, question.prompt, encoding, settings, layer) for i, question in enumerate(asked)]
+    methods = [METHODS[name] for name in settings.methods]
+    batch, plans = plan_all(
+        [question.prompt for question in asked],
+        methods,
+        lambda prompt: fused_view(prompt, encoding, settings.ape),
+        layer=mixing_layer(settings.hidden_layer, lm.depth),
+    )
     streams = list(dict.fromkeys(s for plan in plans for each in plan.values() for s in each))
     decoding = Decoding(settings.max_new_tokens, mass=False)
-    *_, last = generate(lm, [question.prompt for question in asked], streams, decoding)
+    *_, last = generate(lm, batch, streams, decoding)
     answers = dict(zip(streams, last.answers, strict=True))
     seconds = time.perf_counter() - began
-    rows = [_rows(lm, q, plan, answers, lemmatise) for q, plan in zip(asked, plans, strict=True)]
+    rows = [_rows(lm, q, batch, plan, answers, lemmatise) for q, plan in zip(asked, plans, strict=True)]
     share = seconds / max(1, sum(row.rows for each in rows for row in each))
     return [tuple(replace(row, seconds=share * row.rows) for row in each) for each in rows]
-
-
-def _plan(
-    place: int, prompt: SegmentedPrompt, encoding: Encoding, settings: Settings, layer: int
-) -> dict[Method, tuple[Stream, ...]]:
-    fused = fused_view(prompt, encoding, settings.ape)
-    methods = [METHODS[name] for name in settings.methods]
-    return {m: tuple(replace(stream, prompt=place) for stream in m.planned(prompt, fused, layer)) for m in methods}
 
 
 def _rows(
     lm: LanguageModel,
     question: Question,
+    batch: Sequence[SegmentedPrompt],
     plan: Mapping[Method, tuple[Stream, ...]],
     answers: Mapping[Stream, Answer],
     lemmatise: Lemmatiser | None,
 ) -> list[Row]:
     """One row for a method, or one for each view of a method that answers each wording."""
     alone: list[str] | None = None
-    spoken: list[tuple[Method, str, ViewResult, list[View]]] = []
+    spoken: list[tuple[Method, str, ViewResult, list[int]]] = []
     for method, streams in plan.items():
         views, spokesman, _ = told(lm, question.prompt, method, streams, answers)
-        asked = [view for stream in streams for view in stream.views]
+        read = [_tokens_read(batch[stream.prompt], view) for stream in streams for view in stream.views]
         if method.name in ("per_prompt", "vote"):
             alone = [normalise(view.answer) for view in views]
         if method.answers_each:
-            spoken += [(method, view.name, view, [one]) for view, one in zip(views, asked, strict=True)]
+            spoken += [(method, view.name, view, [tokens]) for view, tokens in zip(views, read, strict=True)]
         else:
-            spoken.append((method, method.name, spokesman, asked))
+            spoken.append((method, method.name, spokesman, read))
     record, many = question.record, len(question.prompt.paraphrases) > 1
     rows = []
-    for method, name, view, asked in spoken:
+    for method, name, view, read in spoken:
         agree = None if alone is None or not many else alone.count(normalise(view.answer)) / len(alone)
         rows.append(
             Row(
@@ -194,8 +193,8 @@ def _rows(
                 token_f1(view.answer, record.answers),
                 *_lemma_matches(view.answer, record.answers, lemmatise),
                 agree,
-                sum(_tokens_read(question.prompt, each) for each in asked),
-                len(asked),
+                sum(read),
+                len(read),
                 0.0,
             )
         )

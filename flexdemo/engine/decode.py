@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..plan import Stream, View
+from ..plan import Encoding, Stream, View
 from ..prompt import SegmentedPrompt, decode_ids
 from ..request import Decoding
 from .attention import UnsupportedModelError
@@ -169,15 +169,17 @@ def generate(
     for prompt in prompts:
         check_room(lm, prompt, decoding.max_new_tokens)
 
-    # 1. Encode: one prefill for each distinct encoding.
+    # 1. Encode: one prefill for each distinct encoding, of the prompts that are seen through it.
     slots = arrange(prompts, decoding.max_new_tokens, multiple_of(lm))
     rows = [
         _Row(i, stream, settled(lm, prompts[stream.prompt], view, decoding.max_new_tokens, stream.together))
         for i, stream in enumerate(streams)
         for view in stream.views
     ]
-    encodings = list(dict.fromkeys(row.view.encoding for row in rows))
-    read = prefill(lm, prompts, encodings, known)
+    seen: dict[Encoding, list[int]] = {}
+    for encoding, prompt in dict.fromkeys((row.view.encoding, row.stream.prompt) for row in rows):
+        seen.setdefault(encoding, []).append(prompt)
+    read = prefill(lm, {encoding: [prompts[i] for i in places] for encoding, places in seen.items()}, known)
     if keep is not None:
         keep(read)
 
@@ -186,10 +188,11 @@ def generate(
     for place, row in enumerate(rows):
         lanes.setdefault(row.view.encoding.shift > 0, []).append(place)
     apart = [[rows[place] for place in lane] for lane in lanes.values()]
-    caches = [read.caches[encoding] for encoding in encodings]
+    caches = [read.caches[encoding] for encoding in seen]
+    index = {(e, p): (i, k) for i, (e, places) in enumerate(seen.items()) for k, p in enumerate(places)}
     branched = []
     for lane in apart:
-        sources = [(encodings.index(row.view.encoding), row.stream.prompt) for row in lane]
+        sources = [index[row.view.encoding, row.stream.prompt] for row in lane]
         branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity))
     del caches, read
     made = [_made(lm, slots, lane, branched.pop(0), decoding) for lane in apart]

@@ -155,7 +155,7 @@ def packed(lm: LanguageModel, limits: Limits, asked: Request, new_tokens: int) -
     """The prompt of a request, if it and `new_tokens` are within the limits."""
     texts = {"prefix": asked.prefix, "template": asked.template}
     prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, weights=asked.given_weights, **texts)
-    check_room(lm, limits, prompt, new_tokens)
+    check_room(lm, limits, prompt, new_tokens, check_names(asked))
     return prompt
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ..answers.methods import check_names, resolve_methods
+from ..answers.methods import Method, check_names, resolve_methods
 from ..engine.loading import NAME
 from ..engine.model import LanguageModel
 from ..errors import InputError
@@ -126,10 +126,10 @@ class PageState(Request):
         """
         asked = self.asked()
         check_limits(limits, asked)
-        check_names(asked)
+        methods = check_names(asked)
         told = {"weights": asked.given_weights, "prefix": asked.prefix, "template": asked.template}
         prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, **told)
-        check_room(lm, limits, prompt, asked.max_new_tokens)
+        check_room(lm, limits, prompt, asked.max_new_tokens, methods)
         for scheme in self.schemes:
             check_encoding(scheme.encoding, prompt)
         return self.named(prompt)
@@ -232,8 +232,12 @@ def token_limit(lm: LanguageModel, limits: Limits) -> int:
     return min(limits.prompt_tokens, lm.context_length or limits.prompt_tokens)
 
 
-def check_room(lm: LanguageModel, limits: Limits, prompt: SegmentedPrompt, max_new_tokens: int) -> None:
-    need, limit = len(prompt.token_ids) + max_new_tokens, token_limit(lm, limits)
+def check_room(
+    lm: LanguageModel, limits: Limits, prompt: SegmentedPrompt, max_new_tokens: int, methods: Sequence[Method] = ()
+) -> None:
+    """Raise InputError for a prompt, or what a method packs of it, that is too long here with its answer."""
+    longest = max(len(each.token_ids) for each in (prompt, *(method.packed(prompt) for method in methods)))
+    need, limit = longest + max_new_tokens, token_limit(lm, limits)
     if need > limit:
         raise InputError(
             f"prompt and answer need {need:,} tokens and the limit is {limit:,}: "

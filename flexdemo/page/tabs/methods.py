@@ -36,11 +36,11 @@ def methods_html(last: LastRun) -> str:
     """Every method that ran as a line, then agreement of the wordings, then what the costs mean."""
     methods, prompt = last.methods, last.result.prompt
     alone = [view.answer for view in methods["per_prompt"].views] if "per_prompt" in methods else []
-    read = prompt.suffix_start
     lines = []
     for answered in last.result.results:
         agree = agreement(answered.answer, alone).agree if alone else ()
         share = f"{sum(agree) / len(agree):.2f}" if agree else "–"
+        read = METHODS[answered.method].packed(prompt).suffix_start
         mean = math.fsum(answered.logprobs) / len(answered.logprobs)
         encoding = f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")
         cells = [
@@ -68,7 +68,20 @@ def methods_html(last: LastRun) -> str:
     )
     table = f'<table class="facts methods"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     box = f'<div class="scroll wide" tabindex="0">{table}</div>'
-    return f'{_agreement_html(last, alone)}{belongs_html(last)}{box}<p class="costs">{costs}</p>'
+    told = _agreement_html(last, alone) + _controls_html(last)
+    return f'{told}{belongs_html(last)}{box}<p class="costs">{costs}</p>'
+
+
+def _controls_html(last: LastRun) -> str:
+    """What standard attention over the wordings, over copies of the question, and the fused answer tell together."""
+    if not {"causal", "repeat"} <= set(last.methods) or len(last.result.prompt.paraphrases) == 1:
+        return ""
+    names = {"causal": "over the wordings", "repeat": "over as many copies of the question", "flex": "fused"}
+    told = "; ".join(
+        f"{said} <q>{escape(last.methods[name].answer)}</q>" for name, said in names.items() if name in last.methods
+    )
+    said = "If copies do as well, it is repetition that helps; if only wordings do, diversity; if only the fused, how"
+    return f'<p class="controls">Standard attention {told}. {said} they are read.</p>'
 
 
 def _agreement_html(last: LastRun, alone: list[str]) -> str:
