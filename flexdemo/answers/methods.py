@@ -191,13 +191,13 @@ def plan_all(
     batch, plans = list(prompts), []
     for place, asked in enumerate(prompts):
         plan: Plan = {}
+        places = {asked: place}
         for method in methods:
-            prompt, at = method.packed(asked), place
-            if prompt != asked:
-                at = len(batch)
-                batch.append(prompt)
+            prompt = method.packed(asked)
+            at = places.setdefault(prompt, len(batch))
+            batch += [prompt] if at == len(batch) else []
             start = layer if method.mix_from == 0 else method.mix_from
-            streams = method.streams(prompt, fused(asked))
+            streams = method.streams(prompt, fused(prompt))
             plan[method] = tuple(replace(stream, prompt=at, mix_from=start) for stream in streams)
         plans.append(plan)
     return batch, plans

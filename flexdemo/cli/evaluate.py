@@ -15,6 +15,7 @@ from ..answers.metrics import find_lemmatiser
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
+from ..data.sweep import Sweep, find_sweeps, swept_methods, without_sweeps
 from ..errors import InputError
 from ..plan import Encoding, check_encoding
 from ..request import Ape, check_settings
@@ -229,6 +230,9 @@ def _evaluate(
 
     fewest = min(1 + len(record.paraphrases) for record in records)
     methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
+    if args.sweep:
+        most = max(1 + len(record.paraphrases) for record in records)
+        methods += swept_methods(args.sweep, methods, depth=lm.depth, wordings=most)
     ape = Ape(args.ape_temperature, args.ape_scale)
     settings = Settings(
         methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
@@ -263,32 +267,36 @@ def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace, dropped: 
     """Print the summary, write the reports."""
     from ..data.summary import summarise
 
-    summary = summarise(table, score=args.score, seed=args.seed)
+    summary = summarise(without_sweeps(table), score=args.score, seed=args.seed)
+    sweeps = find_sweeps(table, score=args.score, seed=args.seed)
     for path in args.report:
-        write_file(path, _report_writer(path.suffix.lower(), summary, facts, args.data))
+        write_file(path, _report_writer(path.suffix.lower(), summary, sweeps, facts, args.data))
     if args.json:
         told = {"dropped_paraphrases": dict(dropped)} if dropped else {}
+        told |= {"sweeps": [sweep.to_dict() for sweep in sweeps]} if sweeps else {}
         print_json({"settings": facts, **summary.to_dict(), **told})
         return
-    print(summary.markdown())
+    print("\n".join(each.markdown() for each in (summary, *sweeps)))
     if dropped:
         print(f"paraphrases written{_told(dropped)}")
     for path in (*([args.output] if args.output else []), *args.report):
         print(f"wrote {path}")
 
 
-def _report_writer(ending: str, summary: Summary, facts: dict[str, Any], data: str) -> Any:
+def _report_writer(ending: str, summary: Summary, sweeps: Sequence[Sweep], facts: dict[str, Any], data: str) -> Any:
     from ..figures.results import report_html
+    from ..figures.sweep import sweep_chart, sweep_parts
 
     title = f"flexdemo on {Path(data).name}"
     shown = {key: value for key, value in facts.items() if value not in (None, "")}
 
     def write(path: Path) -> None:
         if ending == ".html":
-            text = report_html(summary, title=title, facts=shown)
+            more = {"more_charts": [sweep_chart(sweep) for sweep in sweeps], "more_parts": sweep_parts(sweeps)}
+            text = report_html(summary, title=title, facts=shown, **more)
         else:
             told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in shown.items())
-            text = f"# {title}\n\n{summary.markdown()}\n{told}\n"
+            text = "\n".join([f"# {title}\n", *(each.markdown() for each in (summary, *sweeps)), f"{told}\n"])
         path.write_text(text, encoding="utf-8")
 
     return write

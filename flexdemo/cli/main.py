@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ..answers.methods import METHODS
 from ..answers.metrics import SCORES
+from ..data.sweep import SWEEPS
 from ..errors import InputError
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
@@ -166,6 +167,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_setting(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)
     evaluate.add_argument(
         "--paraphrases", type=int, metavar="N", help="use at most N; generate N where there are none (default: 5)"
+    )
+    evaluate.add_argument(
+        "--sweep",
+        choices=list(SWEEPS),
+        help="also hidden_avg from several layers on, or each method over the first wordings of a question",
     )
     evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
     evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")

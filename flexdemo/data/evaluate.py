@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.ask import told
-from ..answers.methods import METHODS, Method, mixing_layer, plan_all
+from ..answers.methods import Method, mixing_layer, plan_all
 from ..answers.metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
@@ -24,6 +24,7 @@ from ..request import PLAIN, Ape, Decoding
 from ..template import Template, make_template
 from .journal import Contents
 from .records import Record, write_records
+from .sweep import method_named
 from .table import Row
 
 
@@ -109,7 +110,7 @@ def prepare_questions(
                 template=template,
             )
             for method in settings.methods:
-                check_room(lm, METHODS[method].packed(prompt), settings.max_new_tokens)
+                check_room(lm, method_named(method).packed(prompt), settings.max_new_tokens)
         except InputError as error:
             asked.append(None)
             problems.append(f"record {record.id!r}: {error}")
@@ -136,7 +137,7 @@ def answer(
         return [made[i] for i in range(len(asked))]
     began = time.perf_counter()
     encoding = Encoding(settings.mask, settings.positions)
-    methods = [METHODS[name] for name in settings.methods]
+    methods = [method_named(name) for name in settings.methods]
     batch, plans = plan_all(
         [question.prompt for question in asked],
         methods,

@@ -99,14 +99,21 @@ def wordings_figure(summary: Any) -> go.Figure:
     return figure.update_yaxes(title_text=f"accuracy ({summary.score})", range=[0, 1])
 
 
-def report_html(summary: Any, *, title: str, facts: Mapping[str, Any]) -> str:
+def report_html(
+    summary: Any,
+    *,
+    title: str,
+    facts: Mapping[str, Any],
+    more_charts: Sequence[tuple[str, go.Figure]] = (),
+    more_parts: Sequence[str] = (),
+) -> str:
     """One HTML page, complete and offline: facts about the run, the table of lines, the charts and the notes."""
     header, rows = summary.cells()
-    charts = [("Accuracy", accuracy_figure(summary))]
+    charts = [("Accuracy", accuracy_figure(summary)), *more_charts]
     if len(summary.groups) > 1:
         charts.append(("Accuracy and number of wordings", wordings_figure(summary)))
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
-    parts = ["<h2>Results</h2>", table_html(header, rows), *charts_html(charts)]
+    parts = ["<h2>Results</h2>", table_html(header, rows), *charts_html(charts), *more_parts]
     return page_html(title, facts, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
 
 
