@@ -4,6 +4,7 @@
   const REDRAW_MS = 300, LIVE_TOKENS = 200, NONE = 255;
   const SIDES = { left: '#mask-plot', right: '#mask-plot-right' };
   const find = (selector) => document.querySelector(selector);
+  const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
   const graph = (side) => find(`${SIDES[side]} .js-plotly-plot`);
   const metaOf = (gd) => gd?.layout?.meta;
   const graphs = () => Object.keys(SIDES).map((side) => ({ side, gd: graph(side) })).filter(({ gd }) => metaOf(gd) && gd._fullLayout);
@@ -91,7 +92,10 @@
   const tokenElements = () => [...document.querySelectorAll('#token-view .token, #answer-tokens .token')];
   const ink = () => (document.body.classList.contains('dark') ? '#FFFFFF' : '#111111');
   // What a figure draws: all of the prompt (with the answer, if cell by cell), or a part of a long one.
-  const view = (meta) => meta.part ?? { rows: [0, meta.block > 1 ? meta.length : total(meta)], columns: [0, meta.block > 1 ? meta.length : total(meta)] };
+  function view(meta) {
+    const all = [0, meta.block > 1 ? meta.length : total(meta)];
+    return meta.part ?? { rows: all, columns: all };
+  }
   const step = (meta) => (meta.part ? 1 : meta.block);
   function inside(meta, axis, range) { // a range of tokens in the figure's own cells, clipped
     const [from, to] = view(meta)[axis], size = step(meta);
@@ -159,12 +163,9 @@
     place.querySelector('[data-segment]').dataset.segment = meta.segments.length - 1;
     place.querySelector('.count').textContent = tokens.length;
     if (tokens.length === field.children.length && tokens.every((text, i) => text === field.children[i].textContent)) return;
-    field.replaceChildren(...tokens.map((text) => {
-      const token = Object.assign(document.createElement('span'), { className: 'token' });
-      token.append(Object.assign(document.createElement('span'), { className: 'text', textContent: text }));
-      return token;
-    }));
+    field.replaceChildren(...tokens.map((textContent) => make('span', { className: 'token', textContent })));
   }
+  const say = (lines) => find('#link-words')?.replaceChildren(...lines.map((textContent) => make('p', { textContent })));
   const LEGEND = ':is(#token-legend, #answer-tokens) [data-segment]';
   function show() {
     const meta = metaOf(graphs()[0]?.gd);
@@ -176,7 +177,7 @@
     document.querySelectorAll(LEGEND).forEach((chip) => {
       chip.setAttribute('aria-pressed', String(pick?.kind === 'segment' && pick.segment === Number(chip.dataset.segment)));
     });
-    find('#link-words')?.replaceChildren(...words().map((text) => Object.assign(document.createElement('p'), { textContent: text })));
+    say(words());
     const exact = find('#link-exact');
     if (exact) exact.hidden = !(pick && meta.block > 1);
   }
@@ -222,13 +223,12 @@
     if (meta && Number.isInteger(token) && token >= 0 && token < total(meta)) return pickToken(token);
     pick = null;
     show();
-    const said = `There is no token ${event.target.value}: choose 0 to ${total(meta) - 1}.`;
-    find('#link-words')?.replaceChildren(Object.assign(document.createElement('p'), { textContent: said }));
+    say([`There is no token ${event.target.value}: choose 0 to ${total(meta) - 1}.`]);
   });
   function hover(gd, event) {
     const meta = metaOf(gd), point = event.points[0];
     if (!meta || !point) return;
-    tip ??= Object.assign(document.createElement('div'), { className: 'hovertext', role: 'tooltip' });
+    tip ??= make('div', { className: 'hovertext', role: 'tooltip' });
     const at = pickCell(meta, point.x, point.y), [q, k] = [at.rows[0], at.columns[0]];
     const sides = graphs().map((each) => `${each.side}: ${metaOf(each.gd).reasons[code(metaOf(each.gd), q, k)]}`).join('\n');
     tip.textContent = at.kind === 'cell' ? `query ${named(meta, q)}\nkey   ${named(meta, k)}\n${sides}`
@@ -245,7 +245,7 @@
       const { xaxis, yaxis, _size } = other.gd._fullLayout;
       let ring = other.gd.querySelector('.ring');
       if (!point) { ring?.remove(); continue; }
-      ring ??= other.gd.appendChild(Object.assign(document.createElement('div'), { className: 'ring' }));
+      ring ??= other.gd.appendChild(make('div', { className: 'ring' }));
       const [x, y] = [xaxis._offset + xaxis.l2p(point.x), yaxis._offset + yaxis.l2p(point.y)];
       const size = Math.max(8, Math.abs(xaxis.l2p(1) - xaxis.l2p(0)));
       Object.assign(ring.style, { left: `${x - size / 2}px`, top: `${y - size / 2}px`, width: `${size}px`, height: `${size}px` });
@@ -281,14 +281,12 @@
     };
     together(() => graphs().map(({ gd }) => {
       const meta = metaOf(gd);
-      const [{ z, colorscale, zmin, zmax }] = gd.data;
-      gd.overview ??= { z, colorscale, zmin, zmax };
       meta.part = { rows: around(rows, meta), columns: around(columns, meta) };
       return draw(gd, meta);
     })).then(show);
   }
-  // A double click shows all of both masks again. Plotly tells two clicks where the figure is drawn anew between them,
-  // with the band of what the first one picked.
+  // A double click shows all of both masks again: two clicks at one place, whether or not the figure is drawn anew
+  // between them, with the band of what the first one picked.
   function clicked(gd, event) {
     const { timeStamp, clientX, clientY } = event.event, before = gd.clicked;
     gd.clicked = { timeStamp, clientX, clientY };
@@ -299,11 +297,8 @@
   }
   function whole() {
     together(() => graphs().map(({ gd }) => {
-      const meta = metaOf(gd);
-      if (!meta.part) return window.Plotly.relayout(gd, layout(gd, meta));
-      const { z, colorscale, zmin, zmax } = gd.overview;
-      delete meta.part;
-      return window.Plotly.update(gd, { z: [z], colorscale: [colorscale], zmin: [zmin], zmax: [zmax], xgap: 0, ygap: 0 }, layout(gd, meta));
+      delete metaOf(gd).part;
+      return draw(gd, metaOf(gd));
     })).then(show);
   }
   function cells(meta) { // of what the figure draws, by the rules
@@ -316,6 +311,9 @@
     });
   }
   function draw(gd, meta) {
+    const [{ z, colorscale, zmin, zmax }] = gd.data;
+    gd.given ??= { z: [z], colorscale: [colorscale], zmin, zmax, xgap: 0, ygap: 0 };
+    if (meta.block > 1 && !meta.part) return window.Plotly.update(gd, gd.given, layout(gd, meta));
     const steps = Math.max(...meta.z), colours = ['rgba(128,136,148,0.10)'];
     meta.segments.forEach(([, , colour], i) => { colours[meta.z[i]] = colour; });
     const scale = colours.flatMap((colour, i) => [[i / (steps + 1), colour], [(i + 1) / (steps + 1), colour]]);
@@ -388,11 +386,7 @@
       'yaxis.tickvals': groups.map((group) => mean(group, 'at')), 'yaxis.ticktext': groups.map(joined) };
   }
 
-  function label(gd) {
-    const change = labels(gd, metaOf(gd)), now = { xaxis: gd.layout.xaxis.ticktext, yaxis: gd.layout.yaxis.ticktext };
-    const same = Object.keys(now).every((axis) => String(now[axis]) === String(change[`${axis}.ticktext`]));
-    if (!same) together(() => [window.Plotly.relayout(gd, change)]);
-  }
+  const label = (gd) => together(() => [window.Plotly.relayout(gd, labels(gd, metaOf(gd)))]);
 
   // New figures, tokens and answers come from the program at any time.
 
@@ -400,8 +394,8 @@
     for (const { gd } of graphs()) {
       if (gd.linked || !gd.on) continue;
       gd.linked = true;
+      gd._context.doubleClick = false; // to Plotly two clicks at distant places are one, and show all; see `clicked`
       gd.on('plotly_click', (event) => clicked(gd, event));
-      gd.on('plotly_doubleclick', () => setTimeout(whole, 0)); // after Plotly's own
       gd.on('plotly_hover', (event) => hover(gd, event));
       gd.on('plotly_unhover', () => { tip?.remove(); cross(gd, null); });
       gd.on('plotly_relayout', (change) => zoomed(gd, change));

@@ -122,6 +122,32 @@ def parse(text: str) -> Rule:
     return Rule(text, STRATEGIES[name], tuple(edits))
 
 
+def toggled(text: str, query: str, key: str, segments: Sequence[Any]) -> str:
+    """The mask `text` with one pair of segments opened if it is closed there and closed if it is open.
+
+    An edit of the same pair is taken back rather than answered by another. InputError as for `Mask.over`, and for a
+    pair that has no cells.
+    """
+    mask = Mask.over(text, segments)
+    names = [segment.name for segment in mask.segments]
+    if {query, key} - set(names) or names.index(key) > names.index(query):
+        raise InputError(f"{query}>{key} is no pair of this prompt: a query sees its own and earlier segments only")
+    pair = (names.index(query), names.index(key), EARLIER)
+    others = (edit for edit in mask.rule.edits if (edit.query, edit.key) != (query, key))
+    without = mask.rule.strategy.name + "".join(map(str, others))
+    if Mask.over(without, segments).visible[pair] != mask.visible[pair]:
+        return without
+    made = without + str(Edit(not mask.visible[pair], query, key))
+    return Mask.over(made, segments).rule.text
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A mask's text with other names for its segments."""
+    rule = parse(text)
+    pairs = (Edit(each.opens, names.get(each.query, each.query), names.get(each.key, each.key)) for each in rule.edits)
+    return rule.strategy.name + "".join(map(str, pairs))
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """A rule over the segments of a prompt and the answer behind them: the table, (S, S, 2) booleans.

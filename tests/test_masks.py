@@ -10,7 +10,7 @@ import oracle
 import pytest
 
 from flexdemo.errors import InputError
-from flexdemo.masks import ITSELF, STRATEGIES, Mask, parse
+from flexdemo.masks import ITSELF, STRATEGIES, Mask, parse, toggled
 from flexdemo.plan import Encoding, check_encoding, mask_rows
 from flexdemo.prompt import Segment
 
@@ -196,3 +196,46 @@ def test_a_rule_has_a_label() -> None:
     plain, own = parse("segment"), parse("segment+P2>P1-*>P3")
     assert plain.label == "Segment" and own.label == "Segment +P2>P1 -*>P3"
     assert own.summary == f"{plain.summary} Opened and closed: +P2>P1 -*>P3."
+
+
+def test_a_toggled_pair_changes_its_own_cells_alone_and_back() -> None:
+    """Also where a pair for all (`*`) or an edit of the same pair decides about it; separators follow their wording."""
+    rng, changed = random.Random(5), 0
+    for _ in range(300):
+        segments = random_segments(rng)
+        wordings = sum(segment.role == "paraphrase" for segment in segments)
+        text = random_mask(rng, wordings)
+        before = Mask.over(text, segments)
+        named = [i for i, segment in enumerate(before.segments) if segment.role != "separator"]
+        q = rng.choice(named)
+        k = rng.choice([i for i in named if i <= q])
+        names = [segment.name for segment in before.segments]
+        try:
+            made = toggled(text, names[q], names[k], segments)
+        except InputError as error:
+            assert "hides every wording from the" in str(error) and before.visible[q, k, 0]
+            continue
+        after = Mask.over(made, segments)
+        differs = (before.visible != after.visible)[:, :, 0]
+        assert differs[q, k] and not (before.visible != after.visible)[:, :, 1].any()
+        differs[q, k] = False
+        others = [names[i] for i in range(len(names)) if before.segments[i].role != "separator"]
+        assert not any(differs[names.index(a), names.index(b)] for a in others for b in others)
+        assert (Mask.over(toggled(made, names[q], names[k], segments), segments).visible == before.visible)[
+            np.ix_(named, named)
+        ].all()
+        changed += 1
+    assert changed > 200
+    plain = segments_of([3, 3])
+    assert toggled("segment", "P2", "P1", plain) == "segment+P2>P1"
+    assert toggled("segment+P2>P1", "P2", "P1", plain) == "segment", "taken back, not answered by another"
+    assert toggled("segment-*>P1", "P2", "P1", plain) == "segment-*>P1+P2>P1"
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "said"),
+    [("P1", "P2", "is no pair of this prompt"), ("P9", "P1", "is no pair"), ("suffix", "P1", "hides every wording")],
+)
+def test_a_pair_that_cannot_be_toggled_is_told(query: str, key: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        toggled("segment-suffix>P2", query, key, segments_of([3, 3]))

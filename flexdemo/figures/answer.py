@@ -154,7 +154,7 @@ def attention_figure(
     length = len(tokens)
     if rows.shape != (length, length):
         raise ValueError(f"attention of shape {rows.shape} does not fit {length} tokens")
-    labels = token_labels(np.arange(length), tokens, segments)
+    labels = token_labels(tokens, segments)
     trace = go.Heatmap(
         z=np.sqrt(rows),
         customdata=rows,
@@ -180,7 +180,7 @@ def attention_figure(
         hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",
     )
     figure = base_figure(trace, title=title, height=height)
-    return segment_axes(figure, (0, length), (0, length), segments)
+    return segment_axes(figure, segments)
 
 
 def gave_figure(

@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -31,19 +30,6 @@ OVERVIEW_BLOCKS = 256
 # Letters and marks that are drawn as nothing, beside the controls: fillers, joiners, the blank of Braille.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _SYMBOLS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
-
-
-@dataclass(frozen=True)
-class Window:
-    """Query rows and key columns to draw cell by cell: `size` tokens from `query` down and from `key` to the right."""
-
-    query: int = 0
-    key: int = 0
-    size: int = EXACT_TOKENS
-
-    def clamped(self, length: int) -> Window:
-        size = max(1, min(self.size, length))
-        return Window(min(max(0, self.query), length - size), min(max(0, self.key), length - size), size)
 
 
 def segment_colour(name: str, role: str) -> str:
@@ -92,13 +78,6 @@ def owners_of(segments: Sequence[Any], length: int) -> np.ndarray:
     for i, segment in enumerate(segments):
         owners[segment.start : segment.end] = i
     return owners
-
-
-def ranges_of(window: Window | None, length: int) -> tuple[np.ndarray, np.ndarray]:
-    if window is None:
-        return np.arange(length), np.arange(length)
-    window = window.clamped(length)
-    return np.arange(window.query, window.query + window.size), np.arange(window.key, window.key + window.size)
 
 
 def block_means(mask: np.ndarray, block: int) -> np.ndarray:

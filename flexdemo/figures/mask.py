@@ -16,20 +16,17 @@ import plotly.graph_objects as go
 from .cells import (
     CHANGES,
     EXACT_TOKENS,
-    Window,
     block_means,
     block_size,
     difference_densities,
     mask_png,
     owners_of,
     plot_text,
-    ranges_of,
     segment_colour,
     token_spans,
 )
 
 __all__ = [
-    "Window",
     "difference_densities",
     "difference_figure",
     "figure_html",
@@ -49,36 +46,28 @@ INK = "#6B7280"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
 
 
-def token_labels(indices: np.ndarray, tokens: Sequence[str], segments: Sequence[Any]) -> list[str]:
+def token_labels(tokens: Sequence[str], segments: Sequence[Any]) -> list[str]:
     """One label for each token, told apart by its index: `17 ·city (P2)`."""
     owners = owners_of(segments, len(tokens))
-    return [f"{i} <b>{plot_text(tokens[i])}</b> ({plot_text(segments[owners[i]].name)})" for i in indices]
+    return [f"{i} <b>{plot_text(tokens[i])}</b> ({plot_text(segments[owner].name)})" for i, owner in enumerate(owners)]
 
 
-def _axis(
-    first: int, last: int, segments: Sequence[Any], block: int, *, across: bool
-) -> tuple[dict[str, Any], list[float]]:
-    """Ticks that name the segments among tokens first <= t < last, and where one segment ends and the next begins.
+def _ticks(segments: Sequence[Any], block: int, *, across: bool) -> dict[str, Any]:
+    """Ticks that name the segments.
 
     Names that would lie over one another stand on lines of their own on an axis that goes across, else on one line.
     """
-    middles, names, bounds = [], [], []
-    for segment in segments:
-        start, end = max(segment.start, first), min(segment.end, last)
-        if start >= end:
-            continue
-        middles.append((start + end - first * 2) / (2 * block) - 0.5)
-        names.append((segment.name, segment_colour(segment.name, segment.role)))
-        if end < last:
-            bounds.append((end - first) / block - 0.5)
-    pixel = AXIS_PIXELS * block / max(1, last - first)  # of one cell
+    named = [segment for segment in segments if segment.start < segment.end]
+    middles = [(segment.start + segment.end) / (2 * block) - 0.5 for segment in named]
+    names = [(segment.name, segment_colour(segment.name, segment.role)) for segment in named]
+    pixel = AXIS_PIXELS * block / max(1, segments[-1].end)  # of one cell
     texts = [f'<span style="color:{colour}">■</span> {plot_text(name)}' for name, colour in names]
     if across:
         lines = tick_lines([middle * pixel for middle in middles], [len(name) for name, _ in names])
         texts = ["<br>" * line + text for line, text in zip(lines, texts, strict=True)]
     else:
         middles, texts = _joined(middles, texts, LABEL_HEIGHT / pixel)
-    return {"tickmode": "array", "tickvals": middles, "ticktext": texts, "ticks": "", "tickangle": 0}, bounds
+    return {"tickmode": "array", "tickvals": middles, "ticktext": texts, "ticks": "", "tickangle": 0}
 
 
 def tick_lines(middles: Sequence[float], lengths: Sequence[int]) -> list[int]:
@@ -105,21 +94,20 @@ def _joined(middles: Sequence[float], texts: Sequence[str], least: float) -> tup
     return places, [" ".join(texts[i] for i in group) for group in groups]
 
 
-def segment_axes(
-    figure: go.Figure, rows: tuple[int, int], columns: tuple[int, int], segments: Sequence[Any], *, block: int = 1
-) -> go.Figure:
+def segment_axes(figure: go.Figure, segments: Sequence[Any], *, block: int = 1) -> go.Figure:
     """Segment bounds as lines and names as ticks on both axes; square cells, queries downwards."""
-    x_ticks, x_bounds = _axis(*columns, segments, block, across=True)
-    y_ticks, y_bounds = _axis(*rows, segments, block, across=False)
-    right, bottom = -(-(columns[1] - columns[0]) // block) - 0.5, -(-(rows[1] - rows[0]) // block) - 0.5
+    length = segments[-1].end
+    bounds = [segment.end / block - 0.5 for segment in segments if segment.start < segment.end < length]
+    far = -(-length // block) - 0.5
     line = {"color": LINE, "width": 1}
-    shapes = [{"type": "line", "x0": x, "x1": x, "y0": -0.5, "y1": bottom, "line": line} for x in x_bounds]
-    shapes += [{"type": "line", "x0": -0.5, "x1": right, "y0": y, "y1": y, "line": line} for y in y_bounds]
-    shapes.append({"type": "rect", "x0": -0.5, "x1": right, "y0": -0.5, "y1": bottom, "line": line})
+    shapes = [{"type": "line", "x0": at, "x1": at, "y0": -0.5, "y1": far, "line": line} for at in bounds]
+    shapes += [{"type": "line", "x0": -0.5, "x1": far, "y0": at, "y1": at, "line": line} for at in bounds]
+    shapes.append({"type": "rect", "x0": -0.5, "x1": far, "y0": -0.5, "y1": far, "line": line})
     common = {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": True, "title_standoff": 6}
     common["ticklabeloverflow"] = "allow"  # else a name at the edge of a narrow figure is left out
-    figure.update_xaxes(**common, **x_ticks, range=[-0.5, right], title_text="key (is seen)")
-    figure.update_yaxes(**common, **y_ticks, range=[bottom, -0.5], title_text="query (sees)")
+    across, down = (_ticks(segments, block, across=each) for each in (True, False))
+    figure.update_xaxes(**common, **across, range=[-0.5, far], title_text="key (is seen)")
+    figure.update_yaxes(**common, **down, range=[far, -0.5], title_text="query (sees)")
     figure.update_yaxes(scaleanchor="x", scaleratio=1, constraintoward="top")
     return figure.update_layout(shapes=shapes, margin_r=LAST_LABEL)
 
@@ -157,8 +145,6 @@ def _cells(
     z: np.ndarray,
     colours: Sequence[str],
     why: np.ndarray | None,
-    rows: np.ndarray,
-    columns: np.ndarray,
     tokens: Sequence[str],
     segments: Sequence[Any],
     title: str,
@@ -168,9 +154,8 @@ def _cells(
     gap = 1 if len(z) <= GRID_TOKENS else 0
     words: dict[str, Any] = {"hoverinfo": "none"}  # events still fire
     if why is not None:
-        labels = {"x": token_labels(columns, tokens, segments), "y": token_labels(rows, tokens, segments)}
-        template = "query %{y}<br>key   %{x}<br>%{text}<extra></extra>"
-        words = {**labels, "text": why, "hovertemplate": template}
+        labels, template = token_labels(tokens, segments), "query %{y}<br>key   %{x}<br>%{text}<extra></extra>"
+        words = {"x": labels, "y": labels, "text": why, "hovertemplate": template}
     trace = go.Heatmap(
         z=z,
         colorscale=_stepped(colours),
@@ -181,8 +166,7 @@ def _cells(
         ygap=gap,
         **words,
     )
-    spans = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-    return segment_axes(base_figure(trace, title=title, height=height), *spans, segments)
+    return segment_axes(base_figure(trace, title=title, height=height), segments)
 
 
 def mask_figure(
@@ -191,32 +175,30 @@ def mask_figure(
     segments: Sequence[Any],
     *,
     strategy: str = "",
-    window: Window | None = None,
     height: int | None = None,
     words: bool = True,
     why: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> go.Figure:
     """The mask (T, T), True = visible, as a heatmap coloured by the key's segment; `strategy` is the title.
 
-    Cell by cell up to EXACT_TOKENS tokens, or inside `window`; above that means over blocks of cells, labelled so.
-    `why` tells the reasons of the cells of some queries and keys, as `masks.Mask.told` does. Without `words` cells have
+    Cell by cell up to EXACT_TOKENS tokens; above that means over blocks of cells, labelled so. `why` tells the reasons
+    of the cells of some queries and keys, as `masks.Mask.told` does. Without `words` cells have
     no hover text, which is nearly all of the figure's size: the page makes its own.
     """
     length = len(tokens)
     if mask.shape != (length, length):
         raise ValueError(f"a mask of shape {mask.shape} does not fit {length} tokens")
-    if window is None and length > EXACT_TOKENS:
+    if length > EXACT_TOKENS:
         return _overview(mask, segments, title=strategy, height=height, words=words)
-    rows, columns = ranges_of(window, length)
     shown = [segment_colour(s.name, s.role) for s in segments]
     colours = list(dict.fromkeys(shown))
     of_segment = np.array([colours.index(colour) + 1 for colour in shown], dtype=np.uint8)
-    part = mask[np.ix_(rows, columns)]
-    z = np.where(part, of_segment[owners_of(segments, length)[columns]], 0).astype(np.uint8)
+    z = np.where(mask, of_segment[owners_of(segments, length)], 0).astype(np.uint8)
     told = None
     if words:
-        told = np.where(part, "visible", "hidden") if why is None else why(rows, columns)
-    return _cells(z, [HIDDEN, *colours], told, rows, columns, tokens, segments, strategy, height)
+        places = np.arange(length)
+        told = np.where(mask, "visible", "hidden") if why is None else why(places, places)
+    return _cells(z, [HIDDEN, *colours], told, tokens, segments, strategy, height)
 
 
 def _block_labels(length: int, block: int, segments: Sequence[Any]) -> list[str]:
@@ -251,7 +233,7 @@ def _overview(mask: np.ndarray, segments: Sequence[Any], *, title: str, height: 
     )
     if words:
         title = f"{title}: {note}" if title else note
-    return segment_axes(base_figure(trace, title=title, height=height), (0, length), (0, length), segments, block=block)
+    return segment_axes(base_figure(trace, title=title, height=height), segments, block=block)
 
 
 def difference_figure(
@@ -262,7 +244,6 @@ def difference_figure(
     *,
     name: str = "this mask",
     against: str = "the other",
-    window: Window | None = None,
     height: int | None = None,
     words: bool = True,
 ) -> go.Figure:
@@ -275,7 +256,7 @@ def difference_figure(
         raise ValueError(f"masks of shapes {mask.shape} and {other.shape} do not fit {length} tokens")
     shares = difference_densities(mask, other)
     title = f"from {against} to {name}: " + ", ".join(f"{word} {share:.4f}" for word, share in shares.items())
-    if window is None and length > EXACT_TOKENS:
+    if length > EXACT_TOKENS:
         block = block_size(length)
         trace = go.Heatmap(
             z=block_means(mask, block) - block_means(other, block),
@@ -287,10 +268,8 @@ def difference_figure(
         )
         title = f"{title} (block means, {block} x {block} tokens a cell)" if words else ""
         figure = base_figure(trace, title=title, height=height)
-        return segment_axes(figure, (0, length), (0, length), segments, block=block)
-    rows, columns = ranges_of(window, length)
-    part, before = mask[np.ix_(rows, columns)], other[np.ix_(rows, columns)]
-    z = np.select([part & before, before, part], [1, 2, 3], 0).astype(np.uint8)
+        return segment_axes(figure, segments, block=block)
+    z = np.select([mask & other, other, mask], [1, 2, 3], 0).astype(np.uint8)
     why = None
     if words:
         kinds = [
@@ -301,7 +280,7 @@ def difference_figure(
         ]
         why = np.array(kinds, dtype=object)[z]
     colours = [HIDDEN, KEPT, REMOVED, ADDED]
-    return _cells(z, colours, why, rows, columns, tokens, segments, title if words else "", height)
+    return _cells(z, colours, why, tokens, segments, title if words else "", height)
 
 
 def figure_html(figure: go.Figure) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import wraps
 from html import escape
 from typing import Annotated, Any, get_args
 
@@ -27,11 +25,11 @@ from ..engine.model import LanguageModel
 from ..errors import InputError, OutOfTime
 from ..masks import STRATEGIES
 from ..plan import Encoding, check_encoding, mask_dict
-from ..prompt import POSITIONS, SegmentedPrompt, build_prompt
+from ..prompt import POSITIONS
 from ..request import FIELDS, Checked, Limits, Request, face_of, parameters_of
 from ..serve.log import checkpoint, note, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
-from .state import check_limits, check_request, check_room, token_limit
+from .state import check_limits, packed, token_limit
 
 MODEL = "name of one of the models offered here; the first by default. See methods."
 Model = Annotated[str | None, Field(description=MODEL)]
@@ -89,10 +87,12 @@ def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[...
         return work(checked(args, options))
 
     def streamed(*args: Any, **options: Any) -> Any:
-        yield from work(checked(args, options))
+        answered = None
+        for answered in work(checked(args, options)):
+            yield answered
+        note_answer(answered)  # here, as what is noted where a GPU is lent stays there
 
     call = streamed if inspect.isgeneratorfunction(work) else once
-
     summary, returns = (inspect.getdoc(work) or "").split("Returns:")
     told = "".join(f"    {name}: {arguments.model_fields[name].description}\n" for name in signature.parameters)
     call.__name__ = call.__qualname__ = work.__name__
@@ -102,18 +102,19 @@ def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[...
     return call
 
 
-def note_answer(answered: Any) -> None:
+def note_answer(answered: dict) -> None:
     """Tell the log what `/generate` did, from its JSON."""
-    if isinstance(answered, dict) and "results" in answered:
-        views = [view for result in answered["results"] for view in result["views"]]
-        note(
-            methods=[result["method"] for result in answered["results"]],
-            prompt_tokens=len(answered["prompt"]["token_ids"]),
-            new_tokens=sum(len(view["token_ids"]) for view in views),
-        )
+    views = [view for result in answered["results"] for view in result["views"]]
+    note(
+        methods=[result["method"] for result in answered["results"]],
+        prompt_tokens=len(answered["prompt"]["token_ids"]),
+        new_tokens=sum(len(view["token_ids"]) for view in views),
+    )
 
 
-def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., Iterator[dict]]:
+def generate_endpoint(
+    models: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL
+) -> Callable[..., Iterator[dict]]:
     """The function behind `/generate`, with the command line's arguments and JSON."""
 
     def generate(given: GenerateCall) -> Iterator[dict]:
@@ -126,11 +127,10 @@ def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callabl
         """
         lm = offered(models).of(given.model)
         asked = Request(**{name: getattr(given, name) for name in FIELDS})
-        check_limits(limits, asked)
+        prompt = packed(lm, limits, asked, asked.max_new_tokens)
         names = [method.name for method in check_names(asked)]
         if given.explain:
             asked = asked.but(methods=list(dict.fromkeys([*names, *NEEDED])), candidates=CANDIDATES)
-        prompt = packed(lm, limits, asked, asked.max_new_tokens)
         until = limits.until()
         note(question=asked.question, paraphrases=list(asked.paraphrases), prefix=asked.prefix)
         size = f"{1 + len(asked.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
@@ -148,15 +148,10 @@ def generate_endpoint(models: LanguageModel | Models, limits: Limits) -> Callabl
                     told["stopped"] = limits.time_is_up()
         yield told
 
-    return endpoint(GenerateCall, generate)
+    def seconds(given: GenerateCall) -> float:
+        return answer_seconds(min(given.max_new_tokens, limits.new_tokens), rows=10)
 
-
-def packed(lm: LanguageModel, limits: Limits, asked: Request, new_tokens: int) -> SegmentedPrompt:
-    """The prompt of a request, if it and `new_tokens` are within the limits."""
-    texts = {"prefix": asked.prefix, "template": asked.template}
-    prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, weights=asked.given_weights, **texts)
-    check_room(lm, limits, prompt, new_tokens, check_names(asked))
-    return prompt
+    return endpoint(GenerateCall, gpu.wrap(generate, seconds))
 
 
 def mask_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
@@ -170,16 +165,15 @@ def mask_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..
         """
         lm = offered(models).of(given.model)
         asked = Request(**{name: getattr(given, name) for name in PACKED})
-        check_limits(limits, asked)
-        check_names(asked)
+        prompt = packed(lm, limits, asked, 0)
         if given.against is not None:
             check_encoding(Encoding(given.against, asked.positions))
-        return mask_dict(packed(lm, limits, asked, 0), asked.mask, asked.positions, given.against)
+        return mask_dict(prompt, asked.mask, asked.positions, given.against)
 
     return endpoint(MaskCall, mask)
 
 
-def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., list[str]]:
+def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL) -> Callable[..., list[str]]:
     """The function behind `/paraphrase`, with the command line's arguments and JSON."""
 
     def paraphrase(given: ParaphraseCall) -> list[str]:
@@ -189,7 +183,7 @@ def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Calla
             The JSON list that `python -m flexdemo paraphrase --json` prints: distinct, none equal to the question.
         """
         lm = offered(models).of(given.model)
-        check_request(limits, given.question, [])
+        check_limits(limits, Request(question=given.question))
         if not 1 <= given.n <= limits.paraphrases:
             raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {given.n}")
         note(question=given.question)
@@ -201,7 +195,7 @@ def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits) -> Calla
             raise OutOfTime(limits.time_is_up())
         return written
 
-    return endpoint(ParaphraseCall, paraphrase)
+    return endpoint(ParaphraseCall, gpu.wrap(paraphrase, lambda given: answer_seconds(32, rows=10)))
 
 
 def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[[], dict]:
@@ -255,52 +249,16 @@ curl -sN {address}/gradio_api/call/v2/generate/$event
 COMMAND = """python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru." --json
 """
 CALLS = (("Python, with gradio_client", CLIENT), ("Shell, with curl", CURL), ("Command line", COMMAND))
-CODE = (("python", CLIENT), ("bash", CURL + COMMAND))  # as docs/api.md has it
 
 
-def for_clients(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """An endpoint whose InputError reaches the client as its message."""
-
-    @contextmanager
-    def told() -> Iterator[None]:
-        try:
-            yield
-        except InputError as error:
-            note(message=str(error))
-            raise gr.Error(str(error), print_exception=False) from error
-
-    @wraps(endpoint)
-    def once(*args: Any, **options: Any) -> Any:
-        with told():
-            return endpoint(*args, **options)
-
-    @wraps(endpoint)
-    def streamed(*args: Any, **options: Any) -> Iterator[Any]:
-        answered = None
-        with told():
-            for answered in endpoint(*args, **options):
-                yield answered
-        note_answer(answered)
-
-    return streamed if inspect.isgeneratorfunction(endpoint) else once
-
-
-def add_endpoints(lm: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL) -> None:
+def add_endpoints(models: Models, limits: Limits, gpu: Gpu = LOCAL) -> None:
     """Register the endpoints with the Blocks being built; those that run the model share the queue of runs."""
     running: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     drawing: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 4}
-    generate = gpu.wrap(generate_endpoint(lm, limits), _seconds)
-    paraphrase = gpu.wrap(paraphrase_endpoint(lm, limits), _seconds)
-    gr.api(for_clients(generate), api_name="generate", **running)
-    gr.api(for_clients(mask_endpoint(lm, limits)), api_name="mask", **drawing)
-    gr.api(for_clients(paraphrase), api_name="paraphrase", **running)
-    gr.api(for_clients(methods_endpoint(lm, limits)), api_name="methods", **drawing)
-
-
-def _seconds(*args: Any, max_new_tokens: Any = 32, paraphrases: Any = (), **options: Any) -> float:
-    given = [value for value in args if isinstance(value, int) and not isinstance(value, bool)]
-    longest = max([value for value in (*given, max_new_tokens) if isinstance(value, int)], default=32)
-    return answer_seconds(min(longest, Limits().new_tokens), rows=10)
+    gr.api(generate_endpoint(models, limits, gpu), api_name="generate", **running)
+    gr.api(mask_endpoint(models, limits), api_name="mask", **drawing)
+    gr.api(paraphrase_endpoint(models, limits, gpu), api_name="paraphrase", **running)
+    gr.api(methods_endpoint(models, limits), api_name="methods", **drawing)
 
 
 def program_section() -> gr.HTML:

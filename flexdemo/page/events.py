@@ -26,8 +26,8 @@ from . import results, rows, run, tools
 from .form import GROUPS, group_changes
 from .link import open_link
 from .run import LastRun, status_html
-from .sides import LADDER, SIDES, answer_html, draw, not_drawn
-from .state import SETTINGS, PageState
+from .sides import LADDER, SIDES, answer_html, draw
+from .state import SETTINGS, PageState, rows_of
 from .tabs import TABS, gave, upclose
 from .widgets import DRAWING, PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
 
@@ -60,9 +60,8 @@ class Events:
         self.explained = gpu.wrap(partial(run.explained, models, self.limits), lambda last: answer_seconds(32))
         self.room, self.readings = profile.limits.paraphrases, Readings()
         numbers = range(self.room + 1)
-        self.rows = rows.read(self.room)
         # All that a PageState is made of, and all that one, or a run of it, changes.
-        self.state = ["question", *self.rows, *SETTINGS]
+        self.state = list(PageState(question="").values(self.room))
         self.drawing = [
             *(f"{side}_{part}" for side in SIDES for part in ("mask", "title")),
             *("drawn", "tokens", "legend", "ladder", "step", "budget", "message", "facts"),
@@ -86,7 +85,7 @@ class Events:
         changes |= self.redrawn(state, ("", ""))
         last = shown_examples.recorded_of(self.recordings, example, state) if example else None
         if last is not None:
-            changes |= shown_examples.changes_of(last, lm, self.room) | {"last": last}
+            changes |= shown_examples.changes_of(last, lm, self.room, changes["drawn"]) | {"last": last}
         return changes
 
     def redrawn(self, state: PageState, drawn: tuple[str, str]) -> Changes:
@@ -94,14 +93,13 @@ class Events:
         try:
             return draw(lm, self.limits, state, drawn)
         except InputError as error:
-            return not_drawn(lm, self.limits, state, error)
+            return {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
 
     def loaded(self, state: PageState, example: dict | None = None) -> Changes:
         """A page as a link or an example fills it in."""
         shown = {name: value for name, value in self.opening(state, example).items() if name in self.everything}
-        count = len(state.paraphrases)
-        visible = {f"row-{i}": gr.update(visible=i <= count) for i in range(1, self.room + 1)}
-        return {**shown, **state.values(self.room), **visible, **group_changes(state)}
+        values = state.values(self.room)
+        return {**shown, **values, **rows.row_changes(rows_of(values), self.room), **group_changes(state)}
 
     @property
     def everything(self) -> list[str]:
@@ -110,12 +108,15 @@ class Events:
         return list(shown)
 
     def filled(self, last: LastRun | None, tab: str) -> Changes:
-        """The tools and the open tab with a run; a tab does its work when it is open."""
+        """The open tab with a run; a tab does its work when it is open."""
         if last is None:
             return gave.empty() if tab == gave.NAME else {}
         changes: Changes = {}
         if tab == gave.NAME and last.explanation is None:
-            last = changes["last"] = self.explained(last)
+            try:
+                last = changes["last"] = self.explained(last)
+            except InputError as error:
+                return {"gave_note": alert_html(f"Not explained: {error}")}
         (open_tab,) = (each for each in TABS if tab == each.NAME)
         return changes | open_tab.fill(self.models, last)
 
@@ -141,24 +142,15 @@ class Events:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
         try:
             state = PageState.of(values)
+            prompt = state.compose(self.models.of(state.model), self.limits)
         except InputError:  # the redraw says why
             return
-        if run.has_read(self.models, self.limits, state, self.readings.of(visit.session, state.model)):
+        if run.only_decodes(state, prompt, self.readings.of(visit.session, state.model)):
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Changes:
         """The tabs and tools after a run."""
-        last = values["last"]
-        try:
-            return tools.ready(last) | self.filled(last, values["tab"])
-        except InputError as error:
-            return tools.ready(last) | {"gave_note": alert_html(f"Not explained: {error}")}
-
-    def open_tab(self, name: str, values: Values, visit: Visit) -> Changes:
-        try:
-            return {"tab": name, **self.filled(values["last"], name)}
-        except InputError as error:
-            return {"tab": name, "gave_note": alert_html(f"Not explained: {error}")}
+        return tools.ready(values["last"]) | self.filled(values["last"], values["tab"])
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
         """What Stop says at once, and again once nothing of the run can come any more; nothing if nothing runs."""
@@ -215,6 +207,11 @@ class Events:
         equalled = rows.wire_rows(widgets, self.models, self.limits, self.gpu)
         sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
+        tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
+        difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state)
+        for each in masked:  # a folded group has no widget that would tell of its change
+            on(each, self.redraw, **redraw)
+            events.append(on(each, self.run, **again))
         concluding = {"reads": ["last", "tab"], "changes": self.finished, **RUNNING}
 
         answers = [f"{side}_answer" for side in SIDES]
@@ -231,10 +228,7 @@ class Events:
         gr.on(quiet, None, None, widgets["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was
         gr.on([widgets["run"].click], None, None, widgets["link_message"], js="() => ''", **PRIVATE)
 
-        tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
-        difference = upclose.wire_masks(widgets, self.models, self.limits, self.state)
         for tab in TABS:
-            tab.wire(widgets, self.models, self.gpu)
             self._wire_tab(widgets, tab)
         masks = {"reads": self.state, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
 
@@ -249,13 +243,13 @@ class Events:
 
     def _wire_tab(self, widgets: Widgets, tab: Any) -> None:
         def select(values: Values, visit: Visit) -> Changes:
-            return self.open_tab(tab.NAME, values, visit)
+            return {"tab": tab.NAME, **self.filled(values["last"], tab.NAME)}
 
         queue = RUNNING if tab is gave else DRAWING
-        changes = ["last", "tab", "gave_note", *tab.CHANGES]
-        widgets.on(
-            widgets[f"tab-{tab.NAME}"].select, select, reads=["last"], changes=list(dict.fromkeys(changes)), **queue
-        )
+        changes = list(dict.fromkeys(["last", "tab", "gave_note", *tab.CHANGES]))
+        widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=["last"], changes=changes, **queue)
+        if hasattr(tab, "wire"):
+            tab.wire(widgets, self.models, self.gpu)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""

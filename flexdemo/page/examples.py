@@ -10,6 +10,7 @@ from typing import Any
 from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
 from .run import LastRun, frame, status_html
+from .sides import SIDES, answered, live_html, signature
 from .state import PageState
 from .widgets import Changes
 
@@ -18,12 +19,6 @@ FALLBACK = {
     "question": "What is the capital of Peru?",
     "paraphrases": ["Which city is Peru's capital?", "Name the capital city of Peru."],
 }
-CHOOSE = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-example]');
-  if (button) trigger('select', {index: Number(button.dataset.example)});
-});
-"""
 
 
 def state_of(example: Mapping[str, Any], room: int, model: str = "") -> PageState:
@@ -54,21 +49,23 @@ def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any], stat
     return None
 
 
-def changes_of(last: LastRun, lm: LanguageModel, room: int) -> Changes:
-    """The page with a recording's answers, which say that they are recorded."""
-    changes = frame(last.state, last.result, room)
-    for side in ("left", "right"):
+def changes_of(last: LastRun, lm: LanguageModel, room: int, drawn: tuple[str, str]) -> Changes:
+    """The page with a recording's answers, which say that they are recorded; `drawn` are its masks by signature."""
+    state, result = last.state, last.result
+    changes = frame(state, result, room)
+    for side in SIDES:
         changes[f"{side}_figures"] += ' · <span class="recorded">recorded</span>'
-    return changes | {"status": status_html("done", line(last, lm))}
+    if drawn != tuple(signature(result.prompt, scheme) for scheme in state.schemes):
+        # It was read by another tokenizer: the answers belong to this page, their tokens to no row of its masks.
+        sides = {side: (mark, answered(result, state, side)) for side, mark in zip(SIDES, drawn, strict=True)}
+        rows = {side: (mark, replace(each, tokens=())) for side, (mark, each) in sides.items() if each}
+        changes["live"] = live_html(rows)
+    return changes | {"status": status_html("done", line(last.recorded, lm))}
 
 
-def line(last: LastRun, lm: LanguageModel) -> str:
+def line(recorded: Recorded, lm: LanguageModel) -> str:
     """Where the answers come from that are shown."""
-    recorded = last.recorded
-    if recorded is None:
-        raise ValueError("this run was not recorded")
-    result = last.result
-    said = f"Recorded {recorded.date}"
+    said, result = f"Recorded {recorded.date}", recorded.result
     if (result.model, result.dtype) == (lm.name, lm.dtype):
         return f"{said}: press Run to compute it now"
     return f"{said} with {result.model}, {result.dtype}: press Run to ask {lm.name}"

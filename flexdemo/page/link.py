@@ -10,9 +10,11 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import quote_plus, unquote_to_bytes
+from urllib.parse import parse_qs, urlencode
+
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError
 from ..request import Limits, SettingError
@@ -24,11 +26,7 @@ UNPACKED = 64 * 1024  # bytes that `z` may hold, so that a small link cannot ask
 PACKED = "z"
 KEYS = {face.link: name for name, face in FACES.items() if face.link}
 RETIRED = {"show"}  # keys of links made before, which tell nothing any more
-
-
-def _written(number: float) -> str:
-    """The shortest text that reads as the same number."""
-    return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(float(number))
+TOLD = TypeAdapter(dict[str, list[str]])  # the texts of each parameter
 
 
 def _texts(name: str, value: Any) -> list[str]:
@@ -36,7 +34,7 @@ def _texts(name: str, value: Any) -> list[str]:
     if name == "paraphrases":
         return list(value)
     several = value if isinstance(value, tuple) else (value,)
-    return [",".join(each if isinstance(each, str) else _written(each) for each in several)]
+    return [",".join(each if isinstance(each, str) else repr(each).removesuffix(".0") for each in several)]
 
 
 def _number(text: str) -> Any:
@@ -73,7 +71,7 @@ def to_query(state: PageState) -> str:
     """
     values = {key: (name, getattr(state, name)) for key, name in KEYS.items()}
     told = {key: _texts(name, value) for key, (name, value) in values.items() if value != FIELDS[name].default}
-    query = "&".join(f"{key}={quote_plus(text)}" for key, texts in told.items() for text in texts)
+    query = urlencode(told, doseq=True)
     if len(query) <= READABLE:
         return query
     packed = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
@@ -83,14 +81,16 @@ def to_query(state: PageState) -> str:
     return query
 
 
-def from_query(params: Mapping[str, str | Iterable[str]] | str) -> PageState:
-    """The state that a link holds: `params` is its query, or a mapping of decoded parameters.
+def from_query(query: str) -> PageState:
+    """The state that a link's query holds.
 
-    A value that is no text holds all texts of a parameter, as `p` has several; a mapping with `multi_items`, as web
-    frameworks give, tells them itself. Parameters of others are left alone; without any of ours the question is "".
-    Raises InputError, naming the parameter, for one of ours that is malformed. What a host allows is not asked here.
+    Parameters of others are left alone; without any of ours the question is "". Raises InputError, naming the
+    parameter, for one of ours that is malformed. What a host allows is not asked here.
     """
-    told = _split(params) if isinstance(params, str) else _listed(params)
+    if len(query) > LONGEST:
+        raise InputError(f"the link has {len(query)} characters: at most {LONGEST}")
+    every = parse_qs(query.removeprefix("?"), keep_blank_values=True)
+    told = {key: texts for key, texts in every.items() if key in KEYS or key == PACKED}
     if PACKED in told:
         if len(told) > 1:
             raise InputError(
@@ -111,45 +111,13 @@ def _named(key: str, read: Callable[[], Any]) -> Any:
         raise InputError(f"{key} in the link: {error}") from error
 
 
-def _split(query: str) -> dict[str, list[str]]:
-    """Our parameters of a query, decoded; what others put there may be anything."""
-    if len(query) > LONGEST:
-        raise InputError(f"the link has {len(query)} characters: at most {LONGEST}")
-    told: dict[str, list[str]] = {}
-    for part in query.removeprefix("?").split("&"):
-        key, _, value = part.partition("=")
-        if key in KEYS or key == PACKED:
-            told.setdefault(key, []).append(_named(key, lambda text=value: _decoded(text)))
-    return told
-
-
-def _decoded(value: str) -> str:
-    if re.search(r"%(?![0-9A-Fa-f]{2})", value):
-        raise InputError("it has a % without two hexadecimal digits: was the link cut?")
-    try:
-        return unquote_to_bytes(value.replace("+", " ").encode()).decode()
-    except UnicodeError as error:
-        raise InputError("it is no UTF-8 text: was the link cut?") from error
-
-
-def _listed(params: Mapping[str, str | Iterable[str]]) -> dict[str, list[str]]:
-    """Our parameters of a mapping."""
-    told: dict[str, list[str]] = {}
-    several = getattr(params, "multi_items", params.items)
-    for key, value in several():
-        if key in KEYS or key == PACKED:
-            told.setdefault(key, []).extend([value] if isinstance(value, str) else value)
-    return told
-
-
 def _unpacked(text: str) -> dict[str, list[str]]:
     """The parameters that `z` holds."""
-    if len(text) > LONGEST or not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
         raise InputError("it is no base64url text of a link made here")
+    stream = zlib.decompressobj()
     try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        stream = zlib.decompressobj()
-        raw = stream.decompress(data, UNPACKED + 1)
+        raw = stream.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), UNPACKED + 1)
     except (ValueError, zlib.error) as error:
         raise InputError("it cannot be unpacked: was the link cut?") from error
     if len(raw) > UNPACKED:
@@ -157,18 +125,12 @@ def _unpacked(text: str) -> dict[str, list[str]]:
     if not stream.eof or stream.unused_data:
         raise InputError("it cannot be unpacked: was the link cut?")
     try:
-        told = json.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
+        told = TOLD.validate_json(raw)
+    except ValidationError as error:
         raise InputError("what it holds is no JSON of a link made here") from error
-    if not isinstance(told, dict):
-        raise InputError("what it holds is no JSON of a link made here")
-    told = {key: texts for key, texts in told.items() if key not in RETIRED}
-    for key, texts in told.items():
-        if key not in KEYS:
-            raise InputError(f"it holds {str(key)[:40]!r}, which this version does not know")
-        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-            raise InputError(f"its {key} is no list of texts")
-    return told
+    for key in told.keys() - KEYS.keys() - RETIRED:
+        raise InputError(f"it holds {key[:40]!r}, which this version does not know")
+    return {key: texts for key, texts in told.items() if key in KEYS}
 
 
 def open_link(query: str, limits: Limits, models: Sequence[str] = ()) -> PageState | None:

@@ -25,7 +25,7 @@ from .sides import build_ladder, build_sides, build_tokens
 from .state import PageState
 from .tabs import TABS, gave
 from .terms import CHIPS, FONTS, MONO, THEME
-from .widgets import Changes, Widgets
+from .widgets import Changes, Widgets, chooser
 
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
 KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
@@ -113,8 +113,8 @@ def _build_head(widgets: Widgets, models: Models, opening: Changes, notice: str,
         widgets["facts"] = gr.HTML(model_html(models.default), elem_id="facts")
         widgets["status"] = gr.HTML(opening["status"], elem_id="status")
         widgets["queue"] = gr.HTML("", elem_id="queue")
-        tools.build_link(widgets)
-    tools.build_link_box(widgets)
+        widgets["copy"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=80, scale=0)
+    tools.build_link(widgets)
     if notice:
         gr.HTML(f"<p>{escape(notice)}</p>", elem_id="notice")
     if warming:
@@ -126,8 +126,8 @@ def _build_ask(
     widgets: Widgets, profile: Profile, examples: Sequence[dict], start: PageState, opening: Changes
 ) -> None:
     """Left: examples, wordings, Run and Stop, the settings in folded groups."""
-    choose = shown_examples.CHOOSE
-    widgets["try"] = gr.HTML(shown_examples.try_html(examples), elem_id="examples", js_on_load=choose)
+    links = shown_examples.try_html(examples)
+    widgets["try"] = gr.HTML(links, elem_id="examples", js_on_load=chooser("example"))
     widgets["note"] = gr.HTML(escape(examples[0].get("note") or ""), elem_id="example-note")
     rows.build_rows(widgets, start, profile.limits, opening)
     with gr.Row(elem_id="actions"):

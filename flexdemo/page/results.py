@@ -5,7 +5,6 @@ Everything in a file is data: its texts are escaped, its name is shown and never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,17 +17,11 @@ from ..errors import InputError
 from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
 from ..request import Limits
-from .rows import Rows, names
-from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, plot, shown
+from .rows import names, row_changes
+from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, chooser, plot, shown, table_html
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
-CHOOSE = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-record]');
-  if (button) trigger('select', {index: Number(button.dataset.record)});
-});
-"""
 TO_FORM = """() => {
   document.querySelector('#masthead')?.scrollIntoView({block: 'start'});
   document.querySelector('#run')?.focus({preventScroll: true});
@@ -65,20 +58,13 @@ def open_results(path: Path, limits: Limits) -> Opened:
 def summary_html(opened: Opened) -> str:
     """The table of lines, as the command line's reports have it."""
     header, rows = opened.summary.cells()
-    kinds = ["", *[' class="number"'] * (len(header) - 1)]
-    head = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for cell, kind in zip(header, kinds, strict=True))
     lines = []
     for name, *cells in rows:
         numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{numbers}</tr>')
-    table = f'<table class="facts"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     count = opened.summary.questions
     said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
-    return f'{said}<div class="scroll wide" tabindex="0">{table}</div>'
-
-
-def notes_html(opened: Opened) -> str:
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in opened.summary.notes)}</ul>"
+    return said + table_html(header, f"<tbody>{''.join(lines)}</tbody>", numbers=range(1, len(header)))
 
 
 def disagreements_html(opened: Opened) -> str:
@@ -93,18 +79,16 @@ def disagreements_html(opened: Opened) -> str:
         more = len(record.paraphrases)
         lines.append(
             f'<tr><td>{button}</td><th scope="row" class="wording">{escape(record.question)}</th>'
-            f'<td class="number">{more}</td><td class="wording">{escape(_listed(record.answers))}</td>'
+            f'<td class="number">{more}</td><td class="wording">{escape(" / ".join(record.answers))}</td>'
             f'<td class="wording">{_said_html(record)}</td></tr>'
         )
     titles = ("", "Question", "Paraphrases", "Right answers", "Methods said")
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="records")
     cut = f" (the first {MOST_LISTED})" if len(found) == MOST_LISTED else ""
     return (
         f"<h2>Records where methods disagree: {len(found)}{cut}</h2>"
         "<p>Fill in puts the question and its paraphrases into the form above, with equal weights. Nothing runs until "
-        "you press Run.</p>"
-        f'<div class="scroll" tabindex="0"><table class="facts records"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"you press Run.</p>{table}"
     )
 
 
@@ -118,11 +102,6 @@ def _said_html(record: Disagreement) -> str:
         mark = '<span title="right">✓</span>' if right else '<b class="mark" title="wrong">✕</b>'
         said.append(f"<div>{mark} <b>{escape(answer) or '(nothing)'}</b> {escape(', '.join(methods))}</div>")
     return "".join(said)
-
-
-CHANGES = (
-    "found", "results_message", "results_summary", "accuracy_plot", "wordings_plot", "results_notes", "results_records"
-)  # fmt: skip
 
 
 def build_results(widgets: Widgets, limits: Limits) -> None:
@@ -148,7 +127,7 @@ def build_opened(widgets: Widgets) -> None:
             widgets["accuracy_plot"] = plot("accuracy-plot", min_width=320)
             widgets["wordings_plot"] = plot("wordings-plot", min_width=320)
         widgets["results_notes"] = gr.HTML("", elem_id="results-notes")
-        widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=CHOOSE)
+        widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=chooser("record"))
 
 
 def changes_of(opened: Opened | None, message: str = "") -> Changes:
@@ -157,6 +136,7 @@ def changes_of(opened: Opened | None, message: str = "") -> Changes:
         texts = dict.fromkeys(("results_summary", "results_notes", "results_records"), "")
         charts = dict.fromkeys(("accuracy_plot", "wordings_plot"), shown(None))
         return {"found": None, "results_message": alert_html(message), **texts, **charts}
+    notes = "".join(f"<li>{escape(note)}</li>" for note in opened.summary.notes)
     several = len(opened.summary.groups) > 1
     return {
         "found": opened,
@@ -164,7 +144,7 @@ def changes_of(opened: Opened | None, message: str = "") -> Changes:
         "results_summary": summary_html(opened),
         "accuracy_plot": shown(accuracy_figure(opened.summary)),
         "wordings_plot": shown(wordings_figure(opened.summary) if several else None),
-        "results_notes": notes_html(opened),
+        "results_notes": f"<ul>{notes}</ul>",
         "results_records": disagreements_html(opened),
     }
 
@@ -182,7 +162,7 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
     # One at a time, beside the redraws: a large file takes seconds.
     waiting = {"concurrency_id": "results", "concurrency_limit": 1, "show_progress": "minimal"}
     waiting["show_progress_on"] = file = widgets["results_file"]
-    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=CHANGES, **waiting)
+    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=list(changes_of(None)), **waiting)
     room = limits.paraphrases
 
     def fill(values: Values, visit: Visit) -> Changes:
@@ -190,8 +170,9 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
         if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
             return {}
         record = opened.disagreements[index]
-        rows = Rows.of_texts(record.paraphrases, room)
-        return {"question": record.question, "note": record_note(opened.name, record, room), **rows.values()}
+        rows = row_changes([(text, 1.0) for text in record.paraphrases[:room]], room)
+        note = record_note(opened.name, record, room)
+        return {"question": record.question, "weight-0": 1.0, "note": note, **rows}
 
     changes = ["question", "note", *names(room)]
     chosen = widgets.on(widgets["results_records"].select, fill, reads=["found"], changes=changes)
@@ -200,11 +181,8 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
 
 def record_note(name: str, record: Disagreement, room: int) -> str:
     """What the form holds after a record was filled in."""
-    said = f"Record {record.id} of {name}, right: {_listed(record.answers)}. Press Run to ask it."
+    right = " / ".join(record.answers)
+    said = f"Record {record.id} of {name}, right: {right}. Press Run to ask it."
     if len(record.paraphrases) > room:
         said += f" Its first {room} of {len(record.paraphrases)} paraphrases are filled in."
     return escape(said)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return " / ".join(texts)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -18,11 +17,10 @@ from ..engine.loading import Models
 from ..engine.model import LanguageModel
 from ..errors import InputError, OutOfTime
 from ..figures.cells import unseen
-from ..prompt import build_prompt
-from ..request import Limits
+from ..request import Limits, Request
 from ..serve.log import checkpoint, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
-from .state import HEAVIEST, PageState, check_request, token_limit
+from .state import HEAVIEST, PageState, Row, check_limits, prompt_of, row_values, rows_of, token_limit
 from .widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
@@ -35,121 +33,70 @@ document.addEventListener('flexdemo:typed', () => trigger('input'));
 """
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The paraphrases' rows in use and their weights; `weights` begins with the question's. They grow up to `room`."""
-
-    texts: tuple[str, ...]
-    weights: tuple[float | None, ...]
-    room: int
-
-    @classmethod
-    def of(cls, values: Values, room: int) -> Rows:
-        """From the widgets' values, of which `used` rows count."""
-        numbers = range(1, values["used"] + 1)
-        texts = tuple(values[f"paraphrase-{i}"] or "" for i in numbers)
-        return cls(texts, (values["weight-0"], *(values[f"weight-{i}"] for i in numbers)), room)
-
-    @classmethod
-    def of_texts(cls, texts: Sequence[str], room: int) -> Rows:
-        """As many of some texts as there is room for, all of one weight."""
-        return cls((), (1.0,), room).added(*texts)
-
-    def values(self) -> Changes:
-        """What `of` reads, and which rows are shown."""
-        count = len(self.texts)
-        texts = (*self.texts, *[""] * (self.room - count))
-        weights = (*self.weights, *[1] * (self.room - count))
-        return {
-            **{f"paraphrase-{i}": text for i, text in enumerate(texts, start=1)},
-            **{f"weight-{i}": weight for i, weight in enumerate(weights)},
-            **{f"row-{i}": gr.update(visible=i <= count) for i in range(1, self.room + 1)},
-            "used": count,
-        }
-
-    @property
-    def free(self) -> int:
-        """How many more rows there may be."""
-        return max(0, self.room - len(self.texts))
-
-    def added(self, *texts: str) -> Rows:
-        """With more rows at the end, as far as there is room."""
-        more = texts[: self.free]
-        return Rows((*self.texts, *more), (*self.weights, *[1.0] * len(more)), self.room)
-
-    def removed(self, index: int) -> Rows:
-        """Without one row; those below move up with their texts and weights."""
-        return self._ordered([i for i in range(len(self.texts)) if i != index])
-
-    def moved(self, index: int, by: int) -> Rows:
-        """With one row `by` places further down, with its weight; as it is where there is no such place."""
-        place = index + by
-        if not (0 <= index < len(self.texts) and 0 <= place < len(self.texts)):
-            return self
-        order = list(range(len(self.texts)))
-        order.insert(place, order.pop(index))
-        return self._ordered(order)
-
-    def _ordered(self, order: Sequence[int]) -> Rows:
-        """The rows of some indices, with their weights."""
-        weights = (self.weights[0], *(self.weights[i + 1] for i in order))
-        return Rows(tuple(self.texts[i] for i in order), weights, self.room)
-
-    def pasted(self, index: int, lines: Sequence[str]) -> tuple[Rows, int]:
-        """With `lines` in place of one row and in new rows below it, and how many lines there was no room for.
-
-        Blank rows make room if there is no other; a row that holds text stays.
-        """
-        short = len(lines) - 1 - self.room + len(self.texts)
-        blanks = [i for i, text in enumerate(self.texts) if i != index and not text.strip()]
-        given_up = blanks[-short:] if short > 0 else []
-        kept = self._ordered([i for i in range(len(self.texts)) if i not in given_up])
-        below = index + 1 - sum(i < index for i in given_up)
-        texts, weights, fresh = list(kept.texts), list(kept.weights), list(lines[1 : 1 + kept.free])
-        texts[below - 1 : below] = [lines[0], *fresh]
-        weights[below + 1 : below + 1] = [1.0] * len(fresh)
-        return Rows(tuple(texts), tuple(weights), self.room), len(lines) - 1 - len(fresh)
-
-    def written(self, lm: LanguageModel, limits: Limits, question: str, seed: int) -> Rows:
-        """With paraphrases by the model in blank and new rows; what is there stays."""
-        blanks = [i for i, text in enumerate(self.texts) if not text.strip()]
-        most = min(WRITTEN, self.free + len(blanks))
-        if most < 1:
-            raise InputError(full(self.room))
-        check_request(limits, question, [])
-        known = {text.strip().casefold() for text in self.texts}
-        until = limits.until()
-        offered = paraphrase(lm, question, min(100, most + len(known)), seed=seed, until=until, check=checkpoint())
-        fresh = [text for text in offered if text.casefold() not in known][:most]
-        if not fresh and time.monotonic() >= until:
-            raise OutOfTime(limits.time_is_up())
-        if not fresh:
-            raise InputError("the model wrote nothing new: write a paraphrase yourself")
-        texts = list(self.texts)
-        for place, text in zip(blanks, fresh, strict=False):
-            texts[place] = text
-        return Rows(tuple(texts), self.weights, self.room).added(*fresh[len(blanks) :])
+def moved(rows: Sequence[Row], index: int, by: int) -> list[Row]:
+    """With one row `by` places further down; as they are where there is no such place."""
+    order = list(rows)
+    if index + by in range(len(rows)):
+        order.insert(index + by, order.pop(index))
+    return order
 
 
-EDIT: dict[str, Callable[[Rows, int], Rows]] = {
-    "remove": lambda rows, i: rows.removed(i),
-    "up": lambda rows, i: rows.moved(i, -1),
-    "down": lambda rows, i: rows.moved(i, 1),
+# What a row's buttons do: sign, name, and the rows after it.
+EDIT: dict[str, tuple[str, str, Callable[[list[Row], int], list[Row]]]] = {
+    "up": ("↑", "Move paraphrase {} up", lambda rows, i: moved(rows, i, -1)),
+    "down": ("↓", "Move paraphrase {} down", lambda rows, i: moved(rows, i, 1)),
+    "remove": ("✕", "Remove paraphrase {}", lambda rows, i: rows[:i] + rows[i + 1 :]),
 }
+
+
+def pasted(rows: Sequence[Row], index: int, lines: Sequence[str], room: int) -> tuple[list[Row], int]:
+    """With `lines` in place of one row and in new rows below it, and how many lines there was no room for.
+
+    Blank rows make room if there is no other; a row that holds text stays.
+    """
+    short = len(rows) + len(lines) - 1 - room
+    blanks = [i for i, (text, _) in enumerate(rows) if i != index and not text.strip()]
+    given_up = blanks[-short:] if short > 0 else []
+    kept = [(i, row) for i, row in enumerate(rows) if i not in given_up]
+    above, below = ([row for i, row in kept if i < index], [row for i, row in kept if i > index])
+    fresh = [(line, 1.0) for line in lines[1 : 1 + max(0, room - len(kept))]]
+    return [*above, (lines[0], rows[index][1]), *fresh, *below], len(lines) - 1 - len(fresh)
+
+
+def written(lm: LanguageModel, limits: Limits, rows: Sequence[Row], question: str, seed: int) -> list[Row]:
+    """With paraphrases by the model in blank and new rows; what is there stays."""
+    blanks = [i for i, (text, _) in enumerate(rows) if not text.strip()]
+    most = min(WRITTEN, limits.paraphrases - len(rows) + len(blanks))
+    if most < 1:
+        raise InputError(full(limits.paraphrases))
+    check_limits(limits, Request(question=question))
+    known = {text.strip().casefold() for text, _ in rows}
+    until = limits.until()
+    offered = paraphrase(lm, question, min(100, most + len(known)), seed=seed, until=until, check=checkpoint())
+    fresh = [text for text in offered if text.casefold() not in known][:most]
+    if not fresh and time.monotonic() >= until:
+        raise OutOfTime(limits.time_is_up())
+    if not fresh:
+        raise InputError("the model wrote nothing new: write a paraphrase yourself")
+    filled = list(rows)
+    for place, text in zip(blanks, fresh, strict=False):
+        filled[place] = (text, rows[place][1])
+    return [*filled, *((text, 1.0) for text in fresh[len(blanks) :])]
 
 
 def full(room: int) -> str:
     return f"there is room for {room} paraphrases: remove one first"
 
 
+def row_changes(rows: Sequence[Row], room: int) -> Changes:
+    """The rows as they are to be; those that are not in use are hidden."""
+    visible = {f"row-{i}": gr.update(visible=i <= len(rows)) for i in range(1, room + 1)}
+    return row_values(rows, room) | visible
+
+
 def names(room: int) -> list[str]:
-    """The widgets that hold the rows, in the order of `Rows.values`."""
-    return list(Rows.of_texts((), room).values())
-
-
-def read(room: int) -> list[str]:
-    """The widgets that `Rows.of` reads."""
-    return [name for name in names(room) if not name.startswith("row-")]
+    """The widgets of the rows, and the weight of the question."""
+    return ["weight-0", *row_changes((), room)]
 
 
 def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Changes) -> None:
@@ -184,35 +131,37 @@ def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Chan
 def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu = LOCAL) -> Any:
     """Events of the rows; returns the one after which all weights are equal."""
     room = limits.paraphrases
-    reads, changes = read(room), [*names(room), "rows_message"]
+    reads, changes = list(row_values((), room)), [*row_changes((), room), "rows_message"]
 
     def add(values: Values, visit: Visit) -> Changes:
-        said = full(room) if values["used"] >= room else ""
-        return {**Rows.of(values, room).added("").values(), "rows_message": alert_html(said)}
+        rows = rows_of(values)
+        if len(rows) >= room:
+            return {"rows_message": alert_html(full(room))}
+        return {**row_changes([*rows, ("", 1.0)], room), "rows_message": ""}
 
     def edit(values: Values, visit: Visit) -> Changes:
         row, act, lines = (visit.told(name) for name in ("row", "act", "lines"))
-        rows = Rows.of(values, room)
-        if not isinstance(row, int) or row not in range(len(rows.texts)):  # the row has gone meanwhile
+        rows = rows_of(values)
+        if not isinstance(row, int) or row not in range(len(rows)):  # the row has gone meanwhile
             return {}
         if act in EDIT:
-            return {**EDIT[act](rows, row).values(), "rows_message": ""}
+            return {**row_changes(EDIT[act][-1](rows, row), room), "rows_message": ""}
         if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
             return {"rows_message": alert_html("what was pasted is no list of lines")}
-        rows, left_out = rows.pasted(row, lines)
+        rows, left_out = pasted(rows, row, lines, room)
         said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {room} paraphrases"
-        return {**rows.values(), "rows_message": alert_html(said if left_out else "")}
+        return {**row_changes(rows, room), "rows_message": alert_html(said if left_out else "")}
 
-    def more(rows: Rows, question: str, seed: int, model: str) -> Rows:
+    def more(rows: Sequence[Row], question: str, seed: int, model: str) -> list[Row]:
         with within_noted_memory(give_up=models.let_go):
-            return rows.written(models.of(model), limits, question, seed)
+            return written(models.of(model), limits, rows, question, seed)
 
-    written = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
+    write_more = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
 
     def write(values: Values, visit: Visit) -> Changes:
         asked = (values["question"] or "", int(values["seed"] or 0), values["model"])
         try:
-            return {**written(Rows.of(values, room), *asked).values(), "rows_message": ""}
+            return {**row_changes(write_more(rows_of(values), *asked), room), "rows_message": ""}
         except InputError as error:
             return {"rows_message": alert_html(str(error))}
 
@@ -246,22 +195,11 @@ def shares_of(state: PageState, weights: Sequence[float] | None, room: int) -> C
 
 def _tools(i: int) -> str:
     """Buttons of a paraphrase's row, which page.js tells of."""
-    signs = (("up", "↑", f"Move paraphrase {i} up"), ("down", "↓", f"Move paraphrase {i} down"))
-    signs += (("remove", "✕", f"Remove paraphrase {i}"),)
     buttons = "".join(
-        f'<button type="button" data-act="{act}" aria-label="{name}" title="{name}">{sign}</button>'
-        for act, sign, name in signs
+        f'<button type="button" data-act="{act}" aria-label="{name.format(i)}" title="{name.format(i)}">{sign}</button>'
+        for act, (sign, name, _) in EDIT.items()
     )
     return f'<span class="row-tools">{buttons}</span>' if i else ""
-
-
-def budget_html(tokens: int | None, answer: int | None, room: int) -> str:
-    """How much of the room for prompt and answer is taken, in tokens; None for a prompt that cannot be counted."""
-    if tokens is None:
-        return f"<span>– of {room:,} tokens</span>"
-    taken = tokens + int(answer or 0)
-    over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
-    return f"<span><b>{tokens:,}</b> prompt tokens + up to {int(answer or 0):,}, of {room:,}{over}</span>"
 
 
 def unseen_html(state: PageState) -> str:
@@ -275,13 +213,21 @@ def unseen_html(state: PageState) -> str:
 
 
 def budget_of(lm: LanguageModel, limits: Limits, state: PageState, tokens: int | None = None) -> str:
-    """The budget of a page, whose prompt has `tokens` if that is known already; also of one too long to run."""
-    if tokens is None:
-        texts = [text for _, text in state.wordings]
-        try:
-            check_request(limits, texts[0], texts[1:], prefix=state.prefix)
-            told = {"prefix": state.prefix, "template": state.template}
-            tokens = len(build_prompt(lm.tokenizer, texts[0], texts[1:], **told).token_ids)
-        except InputError:
-            tokens = None  # why is told elsewhere, by the redraw
-    return budget_html(tokens, state.max_new_tokens, token_limit(lm, limits)) + unseen_html(state)
+    """How much of the room for prompt and answer a page takes, also one too long to run; `tokens` of its prompt if they
+    have been counted already."""
+    room, answer = token_limit(lm, limits), state.max_new_tokens
+    try:
+        tokens = tokens or _counted(lm, limits, state)
+    except InputError:  # why is told elsewhere, by the redraw
+        return f"<span>– of {room:,} tokens</span>{unseen_html(state)}"
+    taken = tokens + answer
+    over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
+    said = f"<b>{tokens:,}</b> prompt tokens + up to {answer:,}, of {room:,}{over}"
+    return f"<span>{said}</span>{unseen_html(state)}"
+
+
+def _counted(lm: LanguageModel, limits: Limits, state: PageState) -> int:
+    question, *paraphrases = (text for _, text in state.wordings)
+    asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
+    check_limits(limits, asked)
+    return len(prompt_of(lm, asked).token_ids)

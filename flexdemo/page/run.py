@@ -46,10 +46,6 @@ class LastRun:
     def methods(self) -> dict[str, MethodResult]:
         return {answered.method: answered for answered in self.result.results}
 
-    @property
-    def can_be_explained(self) -> bool:
-        return set(self.methods).issuperset(NEEDED)
-
 
 def status_html(state: str, text: str) -> str:
     """The line on what happens; `state` is ready, running or done."""
@@ -141,17 +137,9 @@ def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | N
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
 
 
-def has_read(models: Models, limits: Limits, state: PageState, reading: Reading) -> bool:
-    """`only_decodes` of a page, whose prompt may be none."""
-    try:
-        return only_decodes(state, state.compose(models.of(state.model), limits), reading)
-    except InputError:  # the redraw says why
-        return False
-
-
 def explained(models: Models, limits: Limits, last: LastRun) -> LastRun:
     """A run with its explanation, which runs the model once more; InputError where there is no time for it."""
-    if last.explanation is not None or not last.can_be_explained:
+    if last.explanation is not None or not set(NEEDED).issubset(last.methods):
         return last
     with within_noted_memory(give_up=models.let_go):
         lm = models.that_made(last.result.model)

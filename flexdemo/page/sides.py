@@ -1,11 +1,17 @@
 """The two sides, each an answer over the mask that it was given with, and the ladder between them. Keeps no state.
 
-Text of users and models is data: every piece of HTML made here escapes it.
+A mask's figure is light and carries no words. What the page says about a cell or a token it makes itself, from the
+rules in the figure's `layout.meta`; it also draws the rows of answer tokens, and exact parts of a long prompt, from
+them. Text of users and models is data: every piece of HTML made here escapes it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import gradio as gr
 
@@ -13,17 +19,16 @@ from ..answers.differences import differing, marked_html
 from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
-from ..errors import InputError
-from ..figures.cells import token_spans
-from ..masks import STRATEGIES, parse
+from ..figures.cells import EXACT_TOKENS, block_size, segment_colour, token_spans, visible_text
+from ..figures.mask import mask_figure
+from ..masks import ITSELF, STRATEGIES, Mask, parse
 from ..plan import Scheme
-from ..prompt import POSITIONS, SegmentedPrompt
+from ..prompt import POSITIONS, Segment, SegmentedPrompt
 from ..request import Limits
-from .picture import legend_html, live_html, picture, seen_by, signature
 from .rows import budget_of, shares_of
 from .state import FORM, FUSED, STANDARD, WEIGHTED, PageState, side_parts
 from .terms import COLOURS
-from .widgets import Changes, Widgets, alert_html, plot
+from .widgets import Changes, Widgets, plot
 
 SIDES = ("left", "right")
 CARDS = {"left": "answer-flex", "right": "answer-causal"}  # elements that hold the answers
@@ -35,6 +40,76 @@ LADDER = {
     "segment.aligned.raw": ("+ aligned positions", "Every wording starts at the same position, right after the prefix"),
     FUSED: ("+ weights 1/N = fused", "Each wording counts by its share, so that N copies of one count once"),
 }
+
+ANSWERS = 2  # answer tokens that a reason needs to be told: one sees the other
+NO_CELL = 255  # a pair of segments that has no cell in this order
+
+
+def signature(prompt: SegmentedPrompt, scheme: Scheme) -> str:
+    """The same for the same tokens and rules: tells whether an answer belongs to a picture."""
+    hidden = tuple(scheme.weighted and weight == 0 for weight in prompt.weights)
+    names = tuple(segment.name for segment in prompt.segments)
+    told = repr((prompt.token_ids, names, scheme.strategy, hidden))
+    return hashlib.blake2s(told.encode(), digest_size=8).hexdigest()
+
+
+def seen_by(prompt: SegmentedPrompt, scheme: Scheme, *, answers: int = 0) -> Mask:
+    """The mask of a scheme over a prompt; where weights act, weight 0 hides a paraphrase."""
+    mask = Mask.over(scheme.strategy, prompt.segments, answers=answers)
+    return mask.weighted() if scheme.weighted else mask
+
+
+def picture(prompt: SegmentedPrompt, scheme: Scheme) -> Any:
+    """The mask of a scheme over a prompt; above EXACT_TOKENS as block means.
+
+    Its `layout.meta` has the segments and the answer behind them with first token and colour, what a visible cell is in
+    the figure's data by its key's segment (`z`), and the rule of each pair of segments, for earlier and later keys.
+    """
+    seen, told = (seen_by(prompt, scheme, answers=count) for count in (0, ANSWERS))
+    length = len(prompt.token_ids)
+    figure = mask_figure(seen.cells(), prompt.tokens, prompt.segments, words=False)
+    reasons = told.reasons().ravel()
+    phrases = list(dict.fromkeys([ITSELF, *(text for text in reasons if text)]))
+    colours = [segment_colour(segment.name, segment.role) for segment in prompt.segments]
+    steps = [list(dict.fromkeys(colours)).index(colour) + 1 for colour in colours]
+    segments = [[each.name, each.start, colour] for each, colour in zip(prompt.segments, colours, strict=True)]
+    places = {None: NO_CELL} | {phrase: i for i, phrase in enumerate(phrases)}
+    figure.update_xaxes(title_text="").update_yaxes(title_text="")
+    figure.layout.meta = {
+        "signature": signature(prompt, scheme),
+        "length": length,
+        "block": block_size(length) if length > EXACT_TOKENS else 1,
+        "exact": EXACT_TOKENS,
+        "tokens": [visible_text(token) for token in prompt.tokens],
+        "segments": [*segments, ["answer", length, segment_colour("answer", "answer")]],
+        "z": [*steps, steps[-1]],
+        "reasons": phrases,
+        "rules": [places[text] for text in reasons],
+    }
+    return figure
+
+
+def legend_html(segments: Sequence[Segment]) -> str:
+    """The segments of the packed prompt with their numbers of tokens; each is a button that highlights it."""
+    return " ".join(
+        f'<span><button type="button" class="chip is-{escape(segment.name)}" data-segment="{i}" aria-pressed="false">'
+        f"{escape(segment.name)}</button> {len(segment)}</span>"
+        for i, segment in enumerate(segments)
+        if segment.role != "separator"
+    )
+
+
+def live_html(sides: Mapping[str, tuple[str, MethodResult]]) -> str:
+    """Both sides' (signature, answer so far), by "left" and "right": a row for each token grows on its mask."""
+    told = {
+        side: {
+            "signature": mark,
+            "tokens": [visible_text(token) for token in answered.tokens],
+            "done": bool(answered.stopped_by),
+        }
+        for side, (mark, answered) in sides.items()
+    }
+    return f'<div data-live="{escape(json.dumps(told))}"></div>'
 
 
 def scheme_label(scheme: Scheme) -> str:
@@ -63,12 +138,10 @@ def choices() -> list[tuple[str, str]]:
 
 def answered(result: Result, state: PageState, side: str) -> MethodResult | None:
     """A side's answer in a result; None where it was not asked for."""
-    strategy, positions, weighted = side_parts(getattr(state, side))
-    if strategy == FORM:
-        return next((each for each in result.results if each.method == "flex"), None)
-    name = Scheme(strategy, positions, weighted).name
-    given = {each.method: each for each in result.answered}
-    return given.get(name) or (given.get("causal") if getattr(state, side) == STANDARD else None)
+    value, given = getattr(state, side), {each.method: each for each in result.answered}
+    if side_parts(value)[0] == FORM:
+        return given.get("flex")
+    return given.get(state.scheme(value).name) or (given.get("causal") if value == STANDARD else None)
 
 
 def answer_html(side: str, marked: str = "") -> str:
@@ -76,7 +149,7 @@ def answer_html(side: str, marked: str = "") -> str:
     return f'<span id="{CARDS[side]}">{marked}</span>'
 
 
-def figures_html(answer: MethodResult, first_token: float, *, tail: str = "") -> str:
+def figures_html(answer: MethodResult, first_token: float) -> str:
     """One line on an answer: tokens, time to the first, rate, density of its mask."""
     count = len(answer.token_ids)
     density = f"<span title='Visible cells over all cells of the prompt'>{answer.mask['density']:.0%} visible</span>"
@@ -90,11 +163,10 @@ def figures_html(answer: MethodResult, first_token: float, *, tail: str = "") ->
     ]
     if count > 1 and span > 0:
         parts.append(f"then <b>{(count - 1) / span:.0f}</b> a second")
-    parts.append(density)
-    return " · ".join([*parts, *([tail] if tail else [])])
+    return " · ".join([*parts, density])
 
 
-def answers_changes(state: PageState, result: Result, *, tail: str = "") -> Changes:
+def answers_changes(state: PageState, result: Result) -> Changes:
     """Both answers so far, tokens that differ from the other side's marked, their figures, and the rows to grow."""
     left, right = (answered(result, state, side) for side in SIDES)
     first, live = result.seconds["first_token"], {}
@@ -106,7 +178,7 @@ def answers_changes(state: PageState, result: Result, *, tail: str = "") -> Chan
         differs = differing(mine.token_ids, other.token_ids) if other else [False] * len(mine.tokens)
         marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
         changes[f"{side}_answer"] = answer_html(side, marked)
-        changes[f"{side}_figures"] = figures_html(mine, first, tail=tail)
+        changes[f"{side}_figures"] = figures_html(mine, first)
         live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
     return changes | {"live": live_html(live)}
 
@@ -164,11 +236,6 @@ def draw(lm: LanguageModel, limits: Limits, state: PageState, drawn: tuple[str, 
     }
 
 
-def not_drawn(lm: LanguageModel, limits: Limits, state: PageState, error: InputError) -> Changes:
-    """What is shown where a page cannot be drawn: why, and how far it is over the limit if that is it."""
-    return {"message": alert_html(str(error)), "budget": budget_of(lm, limits, state)}
-
-
 # Filled by views.js. It works without the program, so that a highlight costs no round trip.
 LINKS = (
     '<div id="links"><label for="link-token">Token</label>'
@@ -200,26 +267,20 @@ def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
         for side in SIDES:
             with gr.Column(elem_id=f"side-{side}", elem_classes="side", min_width=280):
                 with gr.Row(elem_classes="side-head"):
-                    heading = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
+                    widgets[f"{side}_title"] = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
                     if side == "left":
-                        widgets["check"] = gr.Button(
-                            "prove",
-                            size="sm",
-                            elem_id="check",
-                            min_width=60,
-                            scale=0,
-                            interactive=start["last"] is not None,
-                        )
-                    menu = gr.Dropdown(
+                        can = start["last"] is not None
+                        look: dict[str, Any] = {"size": "sm", "min_width": 60, "scale": 0}
+                        widgets["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
+                    widgets[side] = gr.Dropdown(
                         choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
                         container=False, min_width=150, allow_custom_value=True,
                     )  # fmt: skip
-                answer = gr.HTML(start[f"{side}_answer"], elem_id=f"{side}-answer", elem_classes="answer")
-                figures = gr.HTML(start[f"{side}_figures"], elem_id=f"{side}-figures", elem_classes="figures")
-                mask = plot(PLOTS[side], start[f"{side}_mask"], visible=True)  # also where it cannot be drawn yet
-            made = {"title": heading, "answer": answer, "figures": figures, "mask": mask}
-            widgets.update({f"{side}_{name}": widget for name, widget in made.items()})
-            widgets[side] = menu
+                for part in ("answer", "figures"):
+                    name = f"{side}_{part}"
+                    widgets[name] = gr.HTML(start[name], elem_id=f"{side}-{part}", elem_classes=part)
+                # It has its room also where it cannot be drawn yet.
+                widgets[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
     widgets["drawn"] = gr.State(start["drawn"])
     widgets["live"] = gr.HTML(start["live"], elem_id="live")
 

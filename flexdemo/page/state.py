@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ..answers.methods import Method, check_names, resolve_methods
+from ..answers.methods import check_names, resolve_methods
 from ..engine.loading import NAME
 from ..engine.model import LanguageModel
 from ..errors import InputError
+from ..masks import renamed
 from ..plan import Encoding, Scheme, check_encoding
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS as REQUEST
@@ -58,8 +59,8 @@ class PageState(Request):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PageState:
         """From the widgets' values, of which `used` rows of paraphrases count. InputError names what is wrong."""
-        count = values["used"]
-        weights = [values[f"weight-{i}"] for i in range(count + 1)]
+        rows = rows_of(values)
+        weights = [values["weight-0"], *(weight for _, weight in rows)]
         for i, weight in enumerate(weights, start=1):
             if weight is None:
                 raise InputError(f"the weight of P{i} is empty: give a number, 0 or more")
@@ -70,20 +71,17 @@ class PageState(Request):
         return cls(
             **given,
             question=values["question"] or "",
-            paraphrases=[values[f"paraphrase-{i}"] or "" for i in range(1, count + 1)],
+            paraphrases=[text for text, _ in rows],
             weights=None if set(weights) == {1} else [float(weight) for weight in weights],
         )
 
     def values(self, room: int) -> dict[str, Any]:
         """What `of` reads; rows that are not in use, up to `room`, are blank."""
-        count = len(self.paraphrases)
-        texts = (*self.paraphrases, *[""] * (room - count))
-        weights = (*(self.weights or [1.0] * (count + 1)), *[1.0] * (room - count))
+        first, *weights = self.weights or [1.0] * (1 + len(self.paraphrases))
         return {
             "question": self.question,
-            **{f"paraphrase-{i}": text for i, text in enumerate(texts, start=1)},
-            **{f"weight-{i}": weight for i, weight in enumerate(weights)},
-            "used": count,
+            "weight-0": first,
+            **row_values(list(zip(self.paraphrases, weights, strict=True)), room),
             **{name: getattr(self, name) for name in SETTINGS},
             "methods": [method.name for method in resolve_methods(self.methods, len(self.wordings))],
         }
@@ -107,6 +105,8 @@ class PageState(Request):
             kept["weights"] = [self.weights[i] for i in self.rows]
         if self.weights_from == "confidence":
             kept["weights"] = "confidence"
+        numbered = {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)}  # blank rows leave no gap
+        kept["mask"] = renamed(self.mask, numbered)
         return Request(**kept)
 
     def scheme(self, side: str) -> Scheme:
@@ -125,14 +125,10 @@ class PageState(Request):
         Where the run sets the weights, they are equal here. InputError for what cannot run here.
         """
         asked = self.asked()
-        check_limits(limits, asked)
-        methods = check_names(asked)
-        told = {"weights": asked.given_weights, "prefix": asked.prefix, "template": asked.template}
-        prompt = build_prompt(lm.tokenizer, asked.question, asked.paraphrases, **told)
-        check_room(lm, limits, prompt, asked.max_new_tokens, methods)
+        prompt = self.named(packed(lm, limits, asked, asked.max_new_tokens))
         for scheme in self.schemes:
             check_encoding(scheme.encoding, prompt)
-        return self.named(prompt)
+        return prompt
 
     def named(self, prompt: SegmentedPrompt) -> SegmentedPrompt:
         """A prompt of these wordings with the page's names for its segments."""
@@ -140,6 +136,22 @@ class PageState(Request):
         names = dict(zip(starts, (name for name, _ in self.wordings), strict=True))
         segments = (replace(segment, name=names.get(segment.start, segment.name)) for segment in prompt.segments)
         return replace(prompt, segments=tuple(segments))
+
+
+Row = tuple[str, float | None]  # text and weight of a paraphrase
+
+
+def rows_of(values: Mapping[str, Any]) -> list[Row]:
+    """The rows in use, from the widgets' values."""
+    return [(values[f"paraphrase-{i}"] or "", values[f"weight-{i}"]) for i in range(1, values["used"] + 1)]
+
+
+def row_values(rows: Sequence[Row], room: int) -> dict[str, Any]:
+    """What `rows_of` reads; rows that are not in use are blank."""
+    values: dict[str, Any] = {"used": len(rows)}
+    for i, (text, weight) in enumerate([*rows, *[("", 1.0)] * (room - len(rows))], start=1):
+        values |= {f"paraphrase-{i}": text, f"weight-{i}": weight}
+    return values
 
 
 def side_parts(side: str) -> tuple[str, str, bool]:
@@ -189,21 +201,19 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_request(
-    limits: Limits,
-    question: str,
-    paraphrases: Sequence[str],
-    *,
-    prefix: str = "",
-    max_new_tokens: int = 1,
-    samples: int = 1,
-    methods: int = 1,
-) -> None:
+def check_limits(limits: Limits, asked: Request) -> None:
     """Raise InputError for what the page does not take, before any tokenising."""
-    if len(paraphrases) > limits.paraphrases:
-        raise InputError(f"{len(paraphrases)} paraphrases are too many: give at most {limits.paraphrases}")
-    named = [("the question", question), ("the prefix", prefix)]
-    named += [(f"paraphrase {i}", text) for i, text in enumerate(paraphrases, start=1)]
+    methods = len(set(asked.methods) - {"all"})
+    for count, most, said in (
+        (len(asked.paraphrases), limits.paraphrases, "{} paraphrases are too many: give at most {}"),
+        (asked.max_new_tokens, limits.new_tokens, "an answer of {} tokens is too long: ask for at most {}"),
+        (asked.samples, limits.samples, "{} samples of each wording are too many: draw at most {}"),
+        (methods, limits.methods, "{} methods are too many: choose at most {}"),
+    ):
+        if most is not None and count > most:
+            raise InputError(said.format(shortened(count), most))
+    named = [("the question", asked.question), ("the prefix", asked.prefix)]
+    named += [(f"paraphrase {i}", text) for i, text in enumerate(asked.paraphrases, start=1)]
     for what, text in named:
         if len(text) > limits.characters:
             raise InputError(
@@ -211,20 +221,6 @@ def check_request(
             )
         if "\0" in text:
             raise InputError(f"{what} contains a NUL character, which a page cannot show: remove it")
-    if max_new_tokens > limits.new_tokens:
-        asked = shortened(max_new_tokens)
-        raise InputError(f"an answer of {asked} tokens is too long: ask for at most {limits.new_tokens}")
-    if samples > limits.samples:
-        raise InputError(f"{samples} samples of each wording are too many: draw at most {limits.samples}")
-    if limits.methods is not None and methods > limits.methods:
-        raise InputError(f"{methods} methods are too many: choose at most {limits.methods}")
-
-
-def check_limits(limits: Limits, request: Request) -> None:
-    """`check_request` of a whole request."""
-    lengths = {"max_new_tokens": request.max_new_tokens, "samples": request.samples}
-    count = len(set(request.methods) - {"all"})
-    check_request(limits, request.question, request.paraphrases, prefix=request.prefix, methods=count, **lengths)
 
 
 def token_limit(lm: LanguageModel, limits: Limits) -> int:
@@ -232,14 +228,20 @@ def token_limit(lm: LanguageModel, limits: Limits) -> int:
     return min(limits.prompt_tokens, lm.context_length or limits.prompt_tokens)
 
 
-def check_room(
-    lm: LanguageModel, limits: Limits, prompt: SegmentedPrompt, max_new_tokens: int, methods: Sequence[Method] = ()
-) -> None:
-    """Raise InputError for a prompt, or what a method packs of it, that is too long here with its answer."""
+def prompt_of(lm: LanguageModel, asked: Request) -> SegmentedPrompt:
+    texts = {"prefix": asked.prefix, "template": asked.template}
+    return build_prompt(lm.tokenizer, asked.question, asked.paraphrases, weights=asked.given_weights, **texts)
+
+
+def packed(lm: LanguageModel, limits: Limits, asked: Request, new_tokens: int) -> SegmentedPrompt:
+    """The prompt of a request, if it can run here and has room for `new_tokens`; else InputError."""
+    check_limits(limits, asked)
+    methods, prompt = check_names(asked), prompt_of(lm, asked)
     longest = max(len(each.token_ids) for each in (prompt, *(method.packed(prompt) for method in methods)))
-    need, limit = longest + max_new_tokens, token_limit(lm, limits)
+    need, limit = longest + new_tokens, token_limit(lm, limits)
     if need > limit:
         raise InputError(
             f"prompt and answer need {need:,} tokens and the limit is {limit:,}: "
             "use fewer or shorter paraphrases, or a shorter answer"
         )
+    return prompt

@@ -3,88 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import escape
-from types import MappingProxyType
 
 from ..figures.cells import CHANGES, segment_colour
 from ..serve.profiles import PROFILES
 
-
-@dataclass(frozen=True)
-class Term:
-    """A term, what it means, and one page or paper about it; the page links to it and never fetches it."""
-
-    name: str
-    meaning: str
-    source: str
-    url: str
-
-
-_ALL = (
-    Term(
-        "Segment mask",
+# What each means, and one page or paper about it, which the page links to and never fetches.
+TERMS: Mapping[str, tuple[str, str, str]] = {
+    "Segment mask": (
         "All wordings lie in one sequence, and while it is read the mask lets a wording see the prefix and itself,"
         " never another wording. The suffix and the answer see them all, so that is where they are fused.",
         "FlexAttention, the PyTorch blog",
         "https://pytorch.org/blog/flexattention/",
     ),
-    Term(
-        "Aligned positions",
+    "Aligned positions": (
         "Every wording starts at the same position, right after the prefix, so the model reads each as if it were "
         "alone. With sequential positions later wordings would be further from the prefix than any of them alone.",
         "Parallel Context Windows (Ratner et al., 2022)",
         "https://arxiv.org/abs/2212.10947",
     ),
-    Term(
-        "Weights",
+    "Weights": (
         "The logarithm of a wording's share is added to every attention score that suffix and answer give its "
         "tokens; 0 hides it. Shares sum to 1, so five copies of one wording count as that wording once.",
         "score_mod in the FlexAttention reference",
         "https://docs.pytorch.org/docs/stable/nn.attention.flex_attention.html",
     ),
-    Term(
-        "Attention mass",
+    "Attention mass": (
         "The share of an answer token's attention that falls on all tokens of a segment together; the shares of a "
         "token sum to 1. It describes where the model looked and proves no influence.",
         "Attention is not Explanation (Jain and Wallace, 2019)",
         "https://arxiv.org/abs/1902.10186",
     ),
-    Term(
-        "Leave-one-out",
+    "Leave-one-out": (
         "The same answer is scored again with one wording hidden, and its loss of log-probability is that "
         "wording's effect. Unlike attention mass this is an intervention: something was taken away and the model "
         "was asked again.",
         "Understanding Neural Networks through Representation Erasure (Li et al., 2016)",
         "https://arxiv.org/abs/1612.08220",
     ),
-    Term(
-        "APE (attention T and S)",
+    "APE (attention T and S)": (
         "Texts that were read apart draw another amount of attention than one text would; APE divides their scores"
         " by a temperature T and scales their sum with S to make up for it. T = S = 1 is plain attention.",
         "APE: Adaptive Parallel Encoding (Yang et al., 2025)",
         "https://arxiv.org/abs/2502.05431",
     ),
-    Term(
-        "Confidence",
+    "Confidence": (
         "Several answers are sampled from each wording alone, and a wording weighs as much as the share of them "
         "that agrees with its greedy answer. A wording that the model is unsure about then counts for less.",
         "Self-Consistency (Wang et al., 2022)",
         "https://arxiv.org/abs/2203.11171",
     ),
-)
-TERMS: Mapping[str, Term] = MappingProxyType({term.name: term for term in _ALL})
+}
 
 
 def terms_html(*names: str) -> str:
     """A question for each term, which opens on its meaning and a link."""
-    return "".join(_term(TERMS[name]) for name in names)
+    return "".join(_term(name, *TERMS[name]) for name in names)
 
 
-def _term(term: Term) -> str:
-    link = f'<a href="{escape(term.url)}" target="_blank" rel="noopener noreferrer">{escape(term.source)}</a>'
-    said = f"<p>{escape(term.meaning)} Read on: {link}</p>"
-    return f'<details class="term"><summary>{escape(term.name)}</summary>{said}</details>'
+def _term(name: str, meaning: str, source: str, url: str) -> str:
+    link = f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(source)}</a>'
+    said = f"<p>{escape(meaning)} Read on: {link}</p>"
+    return f'<details class="term"><summary>{escape(name)}</summary>{said}</details>'
 
 
 MOST = max(profile.limits.paraphrases for profile in PROFILES.values())
@@ -94,33 +74,21 @@ COLOURS |= CHANGES
 CHIPS = "".join(f".is-{name} {{ --chip: {colour}; }}\n" for name, colour in COLOURS.items())
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-THEME = {
-    "body_background_fill": "#F6F7F9",
-    "body_background_fill_dark": "#0E1218",
-    "body_text_color": "#1B2430",
-    "body_text_color_dark": "#E4E8EE",
-    "body_text_color_subdued": "#566172",
-    "body_text_color_subdued_dark": "#9AA5B4",
-    "block_background_fill": "#FFFFFF",
-    "block_background_fill_dark": "#161B23",
-    "block_border_color": "#DDE2E8",
-    "block_border_color_dark": "#2A323D",
-    "block_label_text_color": "#566172",
-    "block_label_text_color_dark": "#9AA5B4",
-    "input_background_fill": "#FFFFFF",
-    "input_background_fill_dark": "#10151C",
-    "input_border_color": "#C9D0D9",
-    "input_border_color_dark": "#39434F",
-    "input_border_width": "1px",
-    "button_primary_background_fill": "#0067A3",
-    "button_primary_background_fill_hover": "#00578A",
-    "button_primary_background_fill_dark": "#0B74B5",
-    "button_primary_background_fill_hover_dark": "#0A67A1",
-    "button_primary_text_color": "#FFFFFF",
-    "button_secondary_background_fill": "#E9EDF1",
-    "button_secondary_background_fill_hover": "#DCE2E8",
-    "button_secondary_background_fill_dark": "#252D38",
-    "button_secondary_background_fill_hover_dark": "#303A47",
-    "slider_color": "#0067A3",
-    "slider_color_dark": "#3C9AD6",
+# Light, and dark.
+_LOOK = {
+    "body_background_fill": ("#F6F7F9", "#0E1218"),
+    "body_text_color": ("#1B2430", "#E4E8EE"),
+    "body_text_color_subdued": ("#566172", "#9AA5B4"),
+    "block_background_fill": ("#FFFFFF", "#161B23"),
+    "block_border_color": ("#DDE2E8", "#2A323D"),
+    "block_label_text_color": ("#566172", "#9AA5B4"),
+    "input_background_fill": ("#FFFFFF", "#10151C"),
+    "input_border_color": ("#C9D0D9", "#39434F"),
+    "input_border_width": ("1px", "1px"),
+    "button_primary_background_fill": ("#0067A3", "#0B74B5"),
+    "button_primary_background_fill_hover": ("#00578A", "#0A67A1"),
+    "button_secondary_background_fill": ("#E9EDF1", "#252D38"),
+    "button_secondary_background_fill_hover": ("#DCE2E8", "#303A47"),
+    "slider_color": ("#0067A3", "#3C9AD6"),
 }
+THEME = {f"{name}{mode}": each for name, pair in _LOOK.items() for mode, each in zip(("", "_dark"), pair, strict=True)}

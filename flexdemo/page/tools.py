@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from functools import partial, update_wrapper
+from functools import partial
 from html import escape
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 
 from ..answers.proof import Proof, prove
 from ..engine.loading import Models
@@ -17,6 +18,7 @@ from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
+from ..prompt import SegmentedPrompt
 from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
@@ -29,40 +31,32 @@ from .widgets import PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_ht
 
 PNG_PIXELS = 1024  # that a short prompt's mask is enlarged to, by whole numbers
 FIRST = "# Press Run first"
-COPIED, PRESS = "Link copied", "Press Ctrl+C to copy the selected link"
 # Gets the link's query; shows the whole link, selected, and copies it where the browser allows that.
-COPY = """async (query, shown, said) => {
-  if (query === '') return [query, shown, said];
+COPY = """async (query) => {
+  if (query === '') return ['', ''];
   const link = window.location.origin + window.location.pathname + '?' + query;
-  let told = 'COPIED';
-  try { await navigator.clipboard.writeText(link); } catch { told = 'PRESS'; }
+  let said = 'Link copied';
+  try { await navigator.clipboard.writeText(link); } catch { said = 'Press Ctrl+C to copy the selected link'; }
   const select = (times) => {
     const box = document.querySelector('#link textarea');
     if (box?.value === link) { box.focus(); box.select(); } else if (times) setTimeout(() => select(times - 1), 50);
   };
   setTimeout(() => select(40), 50);
-  return [query, link, told];
-}""".replace("COPIED", COPIED).replace("PRESS", PRESS)
+  return [link, said];
+}"""
 # The file is on the server when this is called with what gradio tells of it: one click, one download.
 SAVE = """(file) => {
-  if (!file?.url) return;
-  const link = document.createElement('a');
-  link.href = file.url;
-  link.download = file.orig_name ?? '';
-  document.body.append(link);
-  link.click();
-  link.remove();
+  if (file?.url) Object.assign(document.createElement('a'), { href: file.url, download: file.orig_name ?? '' }).click();
 }"""
 
 
-def json_file(last: LastRun) -> bytes:
-    return export.result_json(last.result, last.explanation).encode()
+def csv_bytes(prompt: SegmentedPrompt, cells: np.ndarray) -> bytes:
+    # The mark of UTF-8 tells spreadsheets how to read it.
+    return export.mask_csv(prompt, cells).encode("utf-8-sig")
 
 
 def csv_file(last: LastRun) -> bytes:
-    # The mark of UTF-8 tells spreadsheets how to read it.
-    cells = mask_array(last.result.prompt, last.result.mask["strategy"])
-    return export.mask_csv(last.result.prompt, cells).encode("utf-8-sig")
+    return csv_bytes(last.result.prompt, mask_array(last.result.prompt, last.result.mask["strategy"]))
 
 
 def png_file(last: LastRun) -> bytes:
@@ -79,8 +73,9 @@ def report_file(last: LastRun) -> bytes:
     return export.report_html(last.result, last.explanation, title=title, ran=ran).encode()
 
 
+Make = Callable[[Values], tuple[str, bytes]]  # name and bytes of a file
 FILES: dict[str, tuple[str, str, Callable[[LastRun], bytes]]] = {
-    "json": ("JSON", ".json", json_file),
+    "json": ("JSON", ".json", lambda last: export.result_json(last.result, last.explanation).encode()),
     "csv": ("Mask, CSV", "-mask.csv", csv_file),
     "png": ("Mask, PNG", "-mask.png", png_file),
     "report": ("Report, HTML", ".html", report_file),
@@ -93,6 +88,31 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     place.mkdir(parents=True, mode=0o700)
     (place / name).write_bytes(data)
     return str((place / name).resolve())
+
+
+def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str], disk_bytes: int | None = None) -> None:
+    """Have a click hand out a file that is made of values, which keeps the server's files below `disk_bytes`."""
+    file, button = widgets["file"], widgets[name]
+
+    def save(values: Values, visit: Visit) -> Changes:
+        folder = served_folder(file)
+        try:
+            called, data = make(values)
+            if disk_bytes is not None:
+                make_room(folder, disk_bytes, len(data))
+            path = save_secretly(data, called, folder)
+        except InputError as error:
+            return {"file": None, "message": alert_html(str(error))}
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            said = f"the file cannot be made: {reason} on the server; the result is still here, try again later"
+            return {"file": None, "message": alert_html(said)}
+        delete_with_page(file, path)
+        return {"file": path, "message": ""}
+
+    waiting = {"show_progress": "minimal", "show_progress_on": button}
+    made = widgets.on(button.click, save, reads=reads, changes=["file", "message"], **waiting)
+    made.then(None, file, None, js=SAVE, **PRIVATE)
 
 
 def prover(models: Models) -> Callable[[LastRun], Proof]:
@@ -129,16 +149,11 @@ def build_tools(widgets: Widgets, last: LastRun | None) -> None:
 
 
 def build_link(widgets: Widgets) -> None:
-    """The button that copies a link; what it made stands below the head of the page."""
-    widgets["copy"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=80, scale=0)
-
-
-def build_link_box(widgets: Widgets) -> None:
+    """Where a link stands that was copied."""
     widgets["link"] = gr.Textbox(
         visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
     )
     widgets["link_said"] = gr.HTML("", elem_id="link-said")
-    widgets["query"] = gr.Textbox(visible=False)
 
 
 CHANGES = ("check", "proof", "program", *(f"save-{kind}" for kind in FILES))
@@ -157,34 +172,14 @@ def wire_tools(
     """Events of the tools; `page` are the widgets that a PageState is made of."""
     proved = gpu.wrap(prover(models), lambda last: answer_seconds(32))
 
-    def save(kind: str, values: Values, visit: Visit) -> Changes:
-        last = values["last"]
+    def made(kind: str, values: Values) -> tuple[str, bytes]:
+        last, (_, suffix, make) = values["last"], FILES[kind]
         if last is None:
-            return {"file": None, "message": alert_html("there is nothing to save yet: press Run")}
-        _, suffix, make = FILES[kind]
-        file = widgets["file"]
-        folder = served_folder(file)
-        try:
-            data, name = make(last), export.file_name(last.state.question, suffix)
-            if disk_bytes is not None:
-                make_room(folder, disk_bytes, len(data))
-            path = save_secretly(data, name, folder)
-        except InputError as error:
-            return {"file": None, "message": alert_html(str(error))}
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            said = f"the file cannot be made: {reason} on the server; the result is still here, try again later"
-            return {"file": None, "message": alert_html(said)}
-        delete_with_page(file, path)
-        return {"file": path, "message": ""}
+            raise InputError("there is nothing to save yet: press Run")
+        return export.file_name(last.state.question, suffix), make(last)
 
     for kind in FILES:
-        button = widgets[f"save-{kind}"]
-        waiting = {"show_progress": "minimal", "show_progress_on": button}
-        saving = partial(save, kind)
-        update_wrapper(saving, save)
-        made = widgets.on(button.click, saving, reads=["last"], changes=["file", "message"], **waiting)
-        made.then(None, widgets["file"], None, js=SAVE, **PRIVATE)
+        wire_save(widgets, f"save-{kind}", partial(made, kind), reads=["last"], disk_bytes=disk_bytes)
 
     def check(values: Values, visit: Visit) -> Changes:
         if values["last"] is None:
@@ -203,9 +198,8 @@ def wire_tools(
         try:
             query = to_query(PageState.of(values))
         except InputError as error:
-            return {"query": "", "link": gr.update(visible=False), "message": alert_html(f"No link: {error}")}
-        return {"query": query, "link": gr.update(visible=True), "message": ""}
+            return {"link": gr.update(value="", visible=False), "message": alert_html(f"No link: {error}")}
+        return {"link": gr.update(value=query, visible=True), "message": ""}
 
-    linked = widgets.on(widgets["copy"].click, link, reads=page, changes=["query", "link", "message"])
-    shown = [widgets[name] for name in ("query", "link", "link_said")]
-    linked.then(None, shown, shown, js=COPY, **PRIVATE)
+    linked = widgets.on(widgets["copy"].click, link, reads=page, changes=["link", "message"])
+    linked.then(None, widgets["link"], [widgets["link"], widgets["link_said"]], js=COPY, **PRIVATE)

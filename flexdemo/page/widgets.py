@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -83,6 +83,22 @@ def alert_html(message: str) -> str:
 def chip(name: str) -> str:
     """A segment's name behind a square of its colour; the colours of `is-...` are the page's style."""
     return f'<span class="chip is-{escape(name)}">{escape(name)}</span>'
+
+
+def table_html(titles: Sequence[str], bodies: str, *, kind: str = "", numbers: Container[int] = ()) -> str:
+    """A table in a box that scrolls; `bodies` are its <tbody> elements, `numbers` the columns set to the right."""
+    kinds = (' class="number"' if i in numbers else "" for i in range(len(titles)))
+    head = "".join(f'<th scope="col"{each}>{escape(title)}</th>' for each, title in zip(kinds, titles, strict=True))
+    table = f'<table class="facts {kind}"><thead><tr>{head}</tr></thead>{bodies}</table>'
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def chooser(name: str) -> str:
+    """A script of a gr.HTML whose buttons with `data-NAME` select what has that number."""
+    return f"""element.addEventListener('click', (event) => {{
+      const button = event.target.closest('button[data-{name}]');
+      if (button) trigger('select', {{index: Number(button.dataset.{name})}});
+    }});"""
 
 
 def plot(name: str, figure: Any = None, **options: Any) -> gr.Plot:

@@ -107,6 +107,8 @@ class Guard:
                 entry.outcome, entry.facts["error"] = "error", str(error.message)  # a class
             elif isinstance(error, InputError | gr.Error):
                 entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
+                if isinstance(error, InputError):
+                    entry.facts["message"] = str(error)
             elif error is not None:
                 entry.outcome = "error"
             out_of_memory = error is not None and is_out_of_memory(error)

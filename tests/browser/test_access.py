@@ -144,7 +144,7 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, 
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
 
 
-def test_reduced_motion_is_respected(visitors: Visitors, slow_url: str) -> None:
+def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> None:
     """Of all that moves while a page runs and is pointed at, in ms; motion that nobody asked to be spared is there."""
     watch = """() => {
         window.longest = 0;
@@ -159,7 +159,7 @@ def test_reduced_motion_is_respected(visitors: Visitors, slow_url: str) -> None:
     }"""
     moving: dict[str, float] = {}
     for motion in ("reduce", "no-preference"):
-        visit = visitors(slow_url, motion=motion, q="Who?", p=["Name it."], max_new_tokens=20)
+        visit = visitors(bundled_url, motion=motion, q="Who?", p=["Name it."])
         visit.page.evaluate(watch)
         visit.page.locator("#run").click()
         for name in ("add-paraphrase", "equal-weights", "copy-link", "run"):

@@ -216,9 +216,12 @@ def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> N
     names = page.locator("#token-legend .chip").all_text_contents()
     assert names == ["prefix", *(f"P{i + 1}" for i in range(len(visit.wordings()) + 1)), "suffix"]
 
-    for _ in range(10 - len(visit.wordings())):
-        page.locator("#add-paraphrase").click()
-        visit.settle()
+    last = page.locator(f"#paraphrase-{len(visit.wordings())} textarea")
+    last.focus()
+    last.evaluate(PASTE, "\n".join("and so on" for _ in range(10 - len(visit.wordings()))))
+    visit.settle()
+    page.locator("#add-paraphrase").click()
+    visit.settle()
     assert len(visit.wordings()) == 10 and visit.text("rows-message") == ""
     page.locator("#add-paraphrase").click()
     expect(page.locator("#rows-message [role=alert]")).to_have_text(

@@ -91,6 +91,7 @@ def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
 def test_a_recording_of_another_model_says_so(visitors: Visitors, slow_url: str) -> None:
     visit = visitors(slow_url)
     assert visit.text("status").startswith(f"Recorded {RECORDED['date']} with tinyqa, float32: press Run to ask ")
+    expect(visit.page.locator(".side.stale")).to_have_count(0)  # it is of no earlier prompt
     visit.page.locator("#check").click()
     expect(visit.page.locator("#check")).to_have_text("proved ✓")  # by the model that made it, which is offered too
     visit.run()

@@ -17,6 +17,7 @@ from browser_visit import NASTY, Visit, Visitors, clean
 from playwright.sync_api import expect
 from test_asking import METHODS, PARAPHRASES, QUESTION, asked
 
+import flexdemo
 from flexdemo.answers import methods as known
 from flexdemo.answers.explain import explain
 from flexdemo.answers.head import attention_map
@@ -26,6 +27,7 @@ from flexdemo.masks import Mask
 
 pytestmark = pytest.mark.browser
 
+EXAMPLES = json.loads((Path(flexdemo.__file__).parents[1] / "assets" / "examples.json").read_text(encoding="utf-8"))
 TABS = ("What each wording gave", "Candidates", "All methods", "A head", "The mask up close")
 
 
@@ -138,6 +140,42 @@ def test_the_mask_up_close_counts_and_saves_what_is_on_the_page(visit: Visit) ->
         assert name.endswith(".png") and data.startswith(b"\x89PNG")
     visit.choose("left-scheme", "anchor · aligned · weights")
     expect(page.locator("#difference-caption")).to_contain_text("Left: anchor · aligned · weights")
+
+
+def test_a_pair_is_opened_and_the_answer_decoded_again(
+    visitors: Visitors, bundled_url: str, bundled: LanguageModel
+) -> None:
+    visit = visitors(bundled_url)
+    page = visit.page
+    guernica = next(i for i, each in enumerate(EXAMPLES) if each["title"] == "Guernica")
+    visit.example(guernica, EXAMPLES[guernica]["question"])
+    before = visit.text("answer-flex")
+    visit.open(TABS[4])
+    page.locator("[data-pair='P3>P1']").click()
+    visit.done()
+    result = asked(bundled, visit, mask="segment+P3>P1")
+    assert visit.text("answer-flex") == result["flex"].answer != before
+    mask = Mask.over("segment+P3>P1", result.prompt.segments, answers=len(result["flex"].token_ids))
+    visit.until("n => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === n", mask.tokens)
+    assert (visit.cells() == mask.cells()).all()
+    pair = page.locator("[data-pair='P3>P1']")
+    expect(pair).to_have_attribute("aria-pressed", "true")
+    expect(pair).to_be_focused()
+    assert pair.get_attribute("aria-label") == "P3 sees P1 (visible: opened by +P3>P1)"
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-pair='P3>P2']")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    visit.done()
+    assert visit.text("answer-flex") == before and visit.value("mask-text") == "segment"
+    page.locator("#check").click()
+    expect(page.locator("#check")).to_have_text("proved ✓")
+
+    for name in [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments") if name[0] == "P"]:
+        page.locator(f"[data-pair='suffix>{name}']").click()
+        visit.settle()
+    expect(page.locator("#pairs-message [role=alert]")).to_contain_text("hides every wording from the suffix")
+    clean(visit)
 
 
 # Links
@@ -267,21 +305,17 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
 def test_another_model_is_chosen_and_20_rows_are_asked(
     visitors: Visitors, slow_url: str, bundled: LanguageModel
 ) -> None:
-    visit = visitors(slow_url)
+    visit = visitors(slow_url, q="What is it?", p=[f"Name it, asked {i} times." for i in range(1, 20)])
     page = visit.page
     assert visit.value("model") == "slow"
     tokens = page.locator("#token-view .token").count()
     visit.choose("model", "facts")
     expect(page.locator("#facts")).to_contain_text("tinyqa")
     assert page.locator("#token-view .token").count() != tokens, "another tokenizer"
-    for _ in range(20 - len(visit.wordings())):
-        page.locator("#add-paraphrase").click()
-        visit.settle()
+    page.locator("#add-paraphrase").click()
     visit.settle()
+    visit.fill("paraphrase-20", "What is the capital of Peru?")
     assert len(visit.wordings()) == 20
-    for i in range(1, 21):
-        page.locator(f"#paraphrase-{i} textarea").fill(f"What is the capital of Peru, asked {i} times?")
-    visit.settle()
     visit.run()
     result = asked(bundled, visit, methods=METHODS)
     assert visit.text("answer-flex") == result["flex"].answer

@@ -31,16 +31,17 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["cpu", "gpu"])
-def traced(request: pytest.FixtureRequest) -> Iterator[LanguageModel]:
+@pytest.fixture(scope="module")
+def traced() -> Iterator[LanguageModel]:
     """A model whose forward pass is traced as one graph and then run operation by operation.
 
-    Also with what a GPU is given for a step: FlexAttention over a bias, whose keys are split for one row.
+    It is given what a GPU is given for a step, the only place that compiles: FlexAttention over a bias, whose keys are
+    split for one row.
     """
     torch._dynamo.reset()
     with pytest.MonkeyPatch.context() as patch:
         for module in (flex, attention):
-            patch.setattr(module, "on_gpu", lambda tensor: request.param == "gpu")
+            patch.setattr(module, "on_gpu", lambda tensor: True)
         yield _traced()
 
 
@@ -96,7 +97,7 @@ def test_flex_attention_compiles_nothing_anew_for_another_number_of_blocks() -> 
     lm = prepare(model, models.tokenizer(), name="llama", backend="flex-eager")
     lm = replace(lm, backend="flex", compiled=compiled_pass("aot_eager"))
     plain, counted = models.random_model("llama", num_hidden_layers=2), []
-    for repeats, others in ((30, 2), (50, 3), (90, 2), (30, 1)):
+    for repeats, others in ((30, 2), (90, 3)):
         result = flexdemo.ask(lm, QUESTION * repeats, OTHERS[:others], methods=("flex",), max_new_tokens=3)
         counted.append(counters["stats"]["unique_graphs"])
         for view, reference in oracle.decode_views(plain, result.to_dict()).values():

@@ -59,24 +59,13 @@ def alone(data: Path, kind: str, output: Path) -> list[dict[str, Any]]:
 
 
 @needs_gloo
-def test_half_a_model_each_writes_what_one_process_writes(data: Path, tmp_path: Path) -> None:
-    kind = "qwen2_moe"  # with a llama, the next test
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    want = alone(data, kind, one)
-    told = json.loads(finished(run(*evaluated(data, kind, two, "--tensor-parallel", "--json"), launcher=TWO)))
-    assert told["settings"]["records"] == len(RECORDS), "one process tells"
-    assert without_seconds(read_table(two)) == want and len(want) > len(RECORDS) * 8
-    written = [tmp_path / f"{name}.jsonl.paraphrases.jsonl" for name in ("one", "two")]
-    assert written[0].read_bytes() == written[1].read_bytes()
-    assert not list(tmp_path.glob("*.partial-*")), "one process writes"
-
-
-@needs_gloo
-def test_two_processes_go_on_where_one_was_cut(
+def test_half_a_model_each_writes_what_one_process_writes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    want = alone(data, "llama", tmp_path / "whole.jsonl")
-    output, batches = tmp_path / "cut.jsonl", []
+    """Also where a run by one process was cut: two go on, write the paraphrases that were not there yet as well."""
+    kind = "qwen2_moe"
+    one, two, batches = tmp_path / "one.jsonl", tmp_path / "two.jsonl", []
+    want = alone(data, kind, one)
 
     def cut(*args: Any, **options: Any) -> Any:
         batches.append(1)
@@ -86,11 +75,18 @@ def test_two_processes_go_on_where_one_was_cut(
 
     with monkeypatch.context() as patch:
         patch.setattr("flexdemo.data.evaluate.answer", cut)
-        assert cli.main([str(each) for each in evaluated(data, "llama", output)]) == 2
-    partial = output.with_name(f"{output.name}.partial-0.jsonl").read_text(encoding="utf-8")
+        assert cli.main([str(each) for each in evaluated(data, kind, two)]) == 2
+    partial = two.with_name(f"{two.name}.partial-0.jsonl").read_text(encoding="utf-8")
     assert partial.count("\n") > 1, "a batch was kept"
-    finished(run(*evaluated(data, "llama", output, "--tensor-parallel", "--resume"), launcher=TWO))
-    assert without_seconds(read_table(output)) == want
+    paraphrases = [tmp_path / f"{name}.jsonl.paraphrases.jsonl" for name in ("one", "two")]
+    paraphrases[1].unlink()
+    told = json.loads(
+        finished(run(*evaluated(data, kind, two, "--tensor-parallel", "--resume", "--json"), launcher=TWO))
+    )
+    assert told["settings"]["records"] == len(RECORDS), "one process tells"
+    assert without_seconds(read_table(two)) == want and len(want) > len(RECORDS) * 8
+    assert paraphrases[0].read_bytes() == paraphrases[1].read_bytes()
+    assert not list(tmp_path.glob("*.partial-*")), "one process writes"
 
 
 # Refused by name

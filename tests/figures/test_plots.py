@@ -13,7 +13,6 @@ from PIL import Image
 from flexdemo.figures import mask as plots
 from flexdemo.figures.cells import (
     PARAPHRASE_COLOURS,
-    Window,
     block_means,
     segment_colour,
     visible_text,
@@ -42,18 +41,8 @@ def test_a_cell_says_why_it_is_what_it_is() -> None:
     seen = Mask.over("segment", segments)
     text = plots.mask_figure(mask, tokens, segments, why=seen.told).data[0].text
     assert (text[3, 2], text[7, 3]) == ("visible: own paraphrase", "hidden: other paraphrase")
-    part = plots.mask_figure(mask, tokens, segments, why=seen.told, window=Window(5, 2, 6)).data[0].text
-    assert (part == text[5:11, 2:8]).all()
     bare = plots.mask_figure(mask, tokens, segments).data[0].text
     assert (bare == np.where(mask, "visible", "hidden")).all()
-
-
-def test_window_is_the_same_cells() -> None:
-    mask, tokens, segments = make()
-    window = Window(query=5, key=2, size=6)
-    z = plots.mask_figure(mask, tokens, segments, window=window).data[0].z
-    assert ((z > 0) == mask[5:11, 2:8]).all()
-    assert Window(query=99, key=-3, size=6).clamped(16) == Window(10, 0, 6)
 
 
 def test_figure_cells_are_the_mask_and_colours_are_the_key_segments() -> None:
@@ -130,8 +119,6 @@ def test_long_masks_become_block_means_and_say_so() -> None:
     assert figure.data[0].z.shape == (200, 200)
     assert "3 x 3" in figure.layout.title.text and "600 x 600" in figure.layout.title.text
     assert np.isclose(figure.data[0].z.mean(), mask.mean(), atol=1e-6)
-    exact = plots.mask_figure(mask, tokens, segments, window=Window(size=512))
-    assert exact.data[0].z.shape == (512, 512)
 
 
 def test_block_means_with_an_uneven_edge() -> None:

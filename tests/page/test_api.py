@@ -224,7 +224,8 @@ def served() -> Iterator[str]:
 
 
 def test_docs_and_page_show_the_same_calls() -> None:
-    shown = {language: code.replace("{address}", ui_program.ADDRESS) for language, code in ui_program.CODE}
+    code = {"python": ui_program.CLIENT, "bash": ui_program.CURL + ui_program.COMMAND}
+    shown = {language: each.replace("{address}", ui_program.ADDRESS) for language, each in code.items()}
     assert shown_blocks() == shown
 
 

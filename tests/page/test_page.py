@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -58,7 +59,7 @@ def test_only_the_endpoints_are_public(page: Built) -> None:
 def test_what_is_opened_first_is_drawn(visitor: Visitor, lm: LanguageModel) -> None:
     first = EXAMPLES[0]
     assert visitor.values["question"] == first["question"] and visitor.values["used"] == len(first["paraphrases"])
-    meta = json.loads(visitor.values["left_mask"]["plot"])["layout"]["meta"]
+    meta = mask_meta(visitor, "left")
     assert meta["length"] == len(PageState.of(visitor.values).compose(lm, flexdemo.request.Limits()).token_ids)
     assert "Ready" in visitor.values["status"] and visitor.values["ladder"] == "form.aligned.weights"
 
@@ -151,6 +152,15 @@ def test_an_address_without_a_state_fills_nothing_and_a_broken_link_is_told(visi
 # Recordings
 
 
+def live_of(visitor: Visitor) -> dict:
+    """What both sides tell of their answers' tokens."""
+    return json.loads(html.unescape(re.search('data-live="([^"]*)"', visitor.values["live"]).group(1)))
+
+
+def mask_meta(visitor: Visitor, side: str) -> dict:
+    return json.loads(visitor.values[f"{side}_mask"]["plot"])["layout"]["meta"]
+
+
 @pytest.fixture(scope="module")
 def recordings() -> list[Recorded]:
     return load_recorded(ASSETS / "recorded.json")
@@ -201,6 +211,10 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     assert plain(shown["left_answer"]) == want.methods["flex"].answer
     assert plain(shown["right_answer"]) == want.methods["causal"].answer
     assert all('<span class="recorded">recorded</span>' in shown[f"{side}_figures"] for side in ("left", "right"))
+    live = live_of(visitor)
+    marks = [mask_meta(visitor, side)["signature"] for side in ("left", "right")]
+    assert [live[side]["signature"] for side in ("left", "right")] == marks, "no answers of an earlier prompt"
+    assert live["left"]["tokens"] == live["right"]["tokens"] == [], "another tokenizer's have no rows on these masks"
     alone = [plain(shown[f"alone-{i}"]) for i in range(1 + len(EXAMPLES[0]["paraphrases"]))]
     told = [view.answer for view in want.methods["per_prompt"].views]
     assert all(said.startswith(f"alone: {answer}") for said, answer in zip(alone, told, strict=True))
@@ -217,9 +231,18 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
 
 
+def test_a_recording_of_this_tokenizer_has_rows_on_the_masks(
+    recordings: list[Recorded], bundled: LanguageModel
+) -> None:
+    visitor = Built(bundled, examples=EXAMPLES, recordings=recordings).visitor()
+    live, want = live_of(visitor), recorded(recordings, EXAMPLES[0])
+    assert len(live["left"]["tokens"]) == len(want.methods["flex"].tokens) > 0
+    assert live["left"]["signature"] == mask_meta(visitor, "left")["signature"]
+
+
 def test_a_recording_of_this_model_says_that_run_computes_it(
     recordings: list[Recorded], bundled: LanguageModel
 ) -> None:
     last = recorded(recordings, EXAMPLES[2])
-    assert line(last, bundled) == f"Recorded {last.recorded.date}: press Run to compute it now"
+    assert line(last.recorded, bundled) == f"Recorded {last.recorded.date}: press Run to compute it now"
     assert attention_plot(bundled, last, 0, 0).data

@@ -11,7 +11,7 @@ import pytest
 
 from flexdemo.data.table import FORMATS, Row, write_table
 from flexdemo.errors import InputError
-from flexdemo.page.results import disagreements_html, notes_html, open_results, record_note, summary_html
+from flexdemo.page.results import changes_of, disagreements_html, open_results, record_note, summary_html
 from flexdemo.request import Limits
 
 NASTY = "<script>alert(1)</script> <b>bold</b> &lt; \" '"
@@ -54,7 +54,7 @@ def test_summary_has_the_accuracies_counted_by_hand(path: Path) -> None:
     shares = {line[0]: line[2] for line in lines[1:]}
     assert shares == {"flex": "0.750", "avg": "0.500", "causal": "0.250"}
     assert opened.name == path.name and f"{path.name}: 4 questions" in summary_html(opened)
-    assert "over 4 questions" in notes_html(opened)
+    assert "over 4 questions" in changes_of(opened)["results_notes"]
 
 
 def test_records_where_methods_disagree_are_listed_with_who_is_right(path: Path) -> None:

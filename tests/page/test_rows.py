@@ -15,44 +15,42 @@ from visitor import Built, Visitor
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError, OutOfTime
 from flexdemo.page import rows as page_rows
-from flexdemo.page.rows import Rows, budget_of, shares_of, unseen_html
-from flexdemo.page.state import PageState
+from flexdemo.page.rows import EDIT, budget_of, pasted, row_changes, shares_of, unseen_html, written
+from flexdemo.page.state import PageState, rows_of
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Limits
 from flexdemo.serve.profiles import DEFAULT
 
 NASTY = "<script>alert(1)</script> <b>bold</b> \u202e \x01"
-FULL = Rows(("x",) * 10, (1,) * 11, 10)
+FULL = [("x", 1)] * 10
 
 
 def test_rows_are_read_from_the_widgets_and_come_back() -> None:
-    rows = Rows(("a", "b"), (1, 2, 3), 4)
-    told = rows.values()
-    assert Rows.of({**told, "paraphrase-3": "left over", "weight-4": 7}, 4) == rows
+    rows = [("a", 2), ("b", 3)]
+    told = row_changes(rows, 4)
+    assert rows_of({**told, "paraphrase-3": "left over", "weight-4": 7}) == rows
     assert [told[f"row-{i}"]["visible"] for i in range(1, 5)] == [True, True, False, False]
     assert (told["paraphrase-3"], told["weight-3"]) == ("", 1), "a row that comes back is blank"
-    assert Rows.of_texts("abcdef", 4).texts == ("a", "b", "c", "d")
 
 
-def test_rows_are_added_removed_and_moved_with_their_weights() -> None:
-    rows = Rows(("a", "b", "c"), (1, 2, 3, 4), 10)
-    assert rows.added("d") == Rows(("a", "b", "c", "d"), (1, 2, 3, 4, 1.0), 10) and FULL.added("y") == FULL
-    assert rows.removed(0) == Rows(("b", "c"), (1, 3, 4), 10)
-    assert rows.moved(2, -1) == Rows(("a", "c", "b"), (1, 2, 4, 3), 10)
-    assert rows.moved(0, 1) == Rows(("b", "a", "c"), (1, 3, 2, 4), 10)
-    assert rows.moved(0, -1) == rows.moved(2, 1) == rows.moved(5, -1) == rows
+def test_rows_are_removed_and_moved_with_their_weights() -> None:
+    a, b, c = rows = [("a", 2), ("b", 3), ("c", 4)]
+    do = {act: edit for act, (*_, edit) in EDIT.items()}
+    assert do["remove"](rows, 0) == [b, c]
+    assert do["up"](rows, 2) == [a, c, b]
+    assert do["down"](rows, 0) == [b, a, c]
+    assert do["up"](rows, 0) == do["down"](rows, 2) == rows == [a, b, c]
 
 
 def test_pasted_lines_push_rows_down_and_what_has_no_room_is_counted() -> None:
-    rows = Rows(("a", "", "c"), (1, 2, 3, 4), 10)
-    assert rows.pasted(0, ["x", "y"]) == (Rows(("x", "y", "", "c"), (1, 2, 1.0, 3, 4), 10), 0)
+    a, blank, c = rows = [("a", 2), ("", 3), ("c", 4)]
+    assert pasted(rows, 0, ["x", "y"], 10) == ([("x", 2), ("y", 1.0), blank, c], 0)
     many = [f"l{i}" for i in range(8)]
-    fitted, left_out = rows.pasted(2, many)  # 9 lines and the blank row are 10
-    assert fitted.texts == ("a", "", *many) and left_out == 0
-    fitted, left_out = rows.pasted(2, [*many, "l8"])  # now the blank row gives way
-    assert fitted.texts == ("a", *many, "l8") and left_out == 0 and fitted.weights == (1, 2, 4, *[1.0] * 8)
-    fitted, left_out = rows.pasted(2, [*many, "l8", "l9", "l10"])
-    assert fitted.texts == ("a", *many, "l8") and left_out == 2
+    first, *others = many
+    below = [(first, 4), *((line, 1.0) for line in others)]
+    assert pasted(rows, 2, many, 10) == ([a, blank, *below], 0), "9 lines and the blank row are 10"
+    assert pasted(rows, 2, [*many, "l8"], 10) == ([a, *below, ("l8", 1.0)], 0), "now the blank row gives way"
+    assert pasted(rows, 2, [*many, "l8", "l9", "l10"], 10) == ([a, *below, ("l8", 1.0)], 2)
 
 
 def writes(monkeypatch: pytest.MonkeyPatch, *texts: str) -> Callable[..., None]:
@@ -62,17 +60,19 @@ def writes(monkeypatch: pytest.MonkeyPatch, *texts: str) -> Callable[..., None]:
 
 def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     writes(monkeypatch, "Mine", "w1", "w2", "w3", "w4", "w5")
-    rows = Rows(("mine", ""), (1, 2, 3), 10).written(lm, Limits(), QUESTION, 0)
-    assert rows.texts == ("mine", "w1", "w2", "w3", "w4") and rows.weights == (1, 2, 3, 1.0, 1.0, 1.0)
-    assert Rows(("a", ""), (1, 2, 3), 3).written(lm, Limits(), QUESTION, 0).texts == ("a", "Mine", "w1")
-    for full in (FULL, Rows(("a", "b", "c", "d"), (1,) * 5, 3)):  # or more than there is room for
-        with pytest.raises(InputError, match=f"there is room for {full.room} paraphrases: remove one first"):
-            full.written(lm, Limits(), QUESTION, 0)
+    rows = [("mine", 2), ("", 3)]
+    filled = written(lm, Limits(), rows, QUESTION, 0)
+    assert filled == [("mine", 2), ("w1", 3), *((text, 1.0) for text in ("w2", "w3", "w4"))]
+    few = Limits(paraphrases=3)
+    assert [text for text, _ in written(lm, few, [("a", 2), ("", 3)], QUESTION, 0)] == ["a", "Mine", "w1"]
+    for full, limits in ((FULL, Limits()), (FULL[:4], few)):  # or more than there is room for
+        with pytest.raises(InputError, match=f"there is room for {limits.paraphrases} paraphrases: remove one first"):
+            written(lm, limits, full, QUESTION, 0)
     writes(monkeypatch)
     with pytest.raises(InputError, match="wrote nothing new: write a paraphrase yourself"):
-        rows.written(lm, Limits(), QUESTION, 0)
+        written(lm, Limits(), rows, QUESTION, 0)
     with pytest.raises(OutOfTime, match="stopped after 0 seconds"):
-        rows.written(lm, Limits(seconds=0.0), QUESTION, 0)
+        written(lm, Limits(seconds=0.0), rows, QUESTION, 0)
 
 
 # On the page
@@ -86,12 +86,12 @@ def page(lm: LanguageModel) -> Built:
 @pytest.fixture
 def visitor(page: Built) -> Visitor:
     visitor = page.visitor()
-    visitor.do("edit", {"row": 0, "lines": ["one", "two"]}, **Rows.of_texts(["a"], 3).values())
+    visitor.do("edit", {"row": 0, "lines": ["one", "two"]}, **row_changes([("a", 1)], 3))
     return visitor
 
 
 def texts(visitor: Visitor) -> tuple[str, ...]:
-    return Rows.of(visitor.values, 3).texts
+    return tuple(text for text, _ in rows_of(visitor.values))
 
 
 def test_add_ends_at_the_limit_of_the_profile_and_says_so(visitor: Visitor) -> None:

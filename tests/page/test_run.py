@@ -20,7 +20,7 @@ from flexdemo.engine.loading import Models, offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
 from flexdemo.page import run
-from flexdemo.page.run import answers, belongs_html, has_read, only_decodes, progress
+from flexdemo.page.run import answers, belongs_html, only_decodes, progress
 from flexdemo.page.state import PageState
 from flexdemo.request import Limits
 from flexdemo.serve.log import Entry
@@ -122,18 +122,21 @@ def test_results_are_built_for_the_pictures_alone(
 
 
 def test_a_prompt_that_was_read_is_decoded_again_without_reading(lm: LanguageModel, no_pause: None) -> None:
-    reading, models = Reading(), offered(lm)
-    assert not has_read(models, Limits(), STATE, reading) and not has_read(models, Limits(), STATE, Reading())
+    reading = Reading()
+
+    def known(state: PageState) -> bool:
+        return only_decodes(state, state.compose(lm, Limits()), reading)
+
+    assert not known(STATE)
     fresh = frames_of(lm, STATE, reading=reading)
     assert lines(fresh)[0] == "Reading the prompt" and reading.prefill is not None
     heavier = STATE.but(weights=(5.0, 1.0, 0.0))
-    assert has_read(models, Limits(), heavier, reading)
-    assert has_read(models, Limits(), heavier.but(left="segment.aligned.raw", seed=3), reading)
+    assert known(heavier) and known(heavier.but(left="segment.aligned.raw", seed=3))
     for other in (
-        heavier.but(question="Else?"), heavier.but(weights_from="confidence"), heavier.but(question=""),
-        heavier.but(prefix="Say:"), heavier.but(max_new_tokens=999), heavier.but(weights=None, paraphrases=("a", "b")),
+        heavier.but(question="Else?"), heavier.but(weights_from="confidence"), heavier.but(prefix="Say:"),
+        heavier.but(weights=None, paraphrases=("a", "b")),
     ):  # fmt: skip
-        assert not has_read(models, Limits(), other, reading)
+        assert not known(other)
     assert not only_decodes(heavier, heavier.compose(lm, Limits()), None)
     held = {name: id(cache) for name, cache in reading.prefill.caches.items()}
     again = frames_of(lm, heavier, reading=reading)
@@ -152,6 +155,7 @@ def test_each_visitor_goes_on_from_what_he_has_read_himself(lm: LanguageModel, n
     assert mine.do("rerun", **{"weight-0": 5})[-1].keys() == {"last"}
     assert other.do("rerun", max_new_tokens=3) == [] == mine.do("rerun", question="Else?")
     assert mine.do("rerun", **{"weight-0": None}) == [], "the redraw says why"
+    assert mine.do("rerun", **{"weight-0": 1}, max_new_tokens=999) == [], "nor a page that cannot run"
 
 
 # Ends

@@ -19,21 +19,24 @@ import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.mask import mask_figure
 from flexdemo.masks import STRATEGIES
-from flexdemo.page.picture import NO_CELL, legend_html, picture, seen_by, signature
 from flexdemo.page.sides import (
     LADDER,
+    NO_CELL,
     alone_changes,
     answered,
     answers_changes,
     draw,
     figures_html,
-    not_drawn,
+    legend_html,
+    picture,
+    seen_by,
+    signature,
     step_html,
     title,
 )  # fmt: skip
 from flexdemo.page.state import PageState
-from flexdemo.page.tabs.upclose import caption_html
 from flexdemo.page.tabs.upclose import draw as draw_difference
+from flexdemo.page.widgets import alert_html
 from flexdemo.plan import Scheme
 from flexdemo.prompt import SegmentedPrompt, build_prompt
 from flexdemo.request import Limits
@@ -117,7 +120,7 @@ def test_the_difference_counts_cells_exactly(lm: LanguageModel, left: str) -> No
     kinds = np.where(mine & theirs, 1, np.where(theirs, 2, np.where(mine, 3, 0)))
     drawn = draw_difference(prompt, schemes)
     assert (np.array(drawn["difference_plot"]["value"].data[0].z) == kinds).all()
-    told = caption_html(prompt, schemes)
+    told = drawn["difference_caption"]
     counts = [f"{word}</span> {(kinds == i).sum():,} (" for i, word in enumerate(("kept", "removed", "added"), 1)]
     assert all(each in told for each in counts) and f"of {n * n:,} cells" in told
     assert f"Density {mine.mean():.4f}" in told and f"Density {theirs.mean():.4f}" in told
@@ -229,8 +232,8 @@ def test_a_side_without_an_answer_says_what_to_do(lm: LanguageModel) -> None:
 
 def test_figures_of_an_answer_are_hand_computed() -> None:
     answer = SimpleNamespace(token_ids=(1, 2, 3), seconds=0.3, mask={"density": 0.314})
-    said = plain(figures_html(answer, 0.1, tail="recorded"))
-    assert said == "3 tokens · first after 100 ms · then 10 a second · 31% visible · recorded"
+    said = plain(figures_html(answer, 0.1))
+    assert said == "3 tokens · first after 100 ms · then 10 a second · 31% visible"
     answer.token_ids = (1,)
     assert plain(figures_html(answer, 0.1)) == "1 token · first after 100 ms · 31% visible"
     answer.token_ids = ()
@@ -270,7 +273,7 @@ def test_texts_are_data(lm: LanguageModel) -> None:
     result = replace(result, results=nasty)
     shown = answers_changes(STATE, result) | alone_changes(state, result, 10)
     pieces = [drawn["legend"], drawn["step"], drawn["left_title"], drawn["budget"], *map(str, shown.values())]
-    pieces.append(not_drawn(lm, Limits(), state, flexdemo.errors.InputError(NASTY))["message"])
+    pieces.append(alert_html(NASTY))
     for piece in pieces:
         assert "<script" not in piece and "<b>bold" not in piece and "\u202e" not in piece
     assert [plain(shown[name]) for name in ("left_answer", "right_answer")] == [NASTY, NASTY]

@@ -12,10 +12,10 @@ from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
 from flexdemo.page.form import CHOICES, GROUPS, element, group_changes, said_of
 from flexdemo.page.sides import choices, draw
-from flexdemo.page.state import FIELDS, SETTINGS, SLIDERS, PageState, check_request, side_parts, slider_of
+from flexdemo.page.state import FIELDS, SETTINGS, SLIDERS, PageState, check_limits, side_parts, slider_of
 from flexdemo.plan import Scheme
 from flexdemo.prompt import POSITIONS, build_prompt
-from flexdemo.request import Limits
+from flexdemo.request import Limits, Request
 
 ROOM = 10
 QUESTION = "What is the capital of Peru?"
@@ -113,9 +113,9 @@ def test_a_page_that_cannot_run_says_why_in_one_line(lm: LanguageModel, given: d
 
 def test_what_a_profile_allows() -> None:
     with pytest.raises(InputError, match="11 paraphrases are too many: give at most 10"):
-        check_request(Limits(), QUESTION, ["x"] * 11)
+        check_limits(Limits(), Request(question=QUESTION, paraphrases=["x"] * 11))
     with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
-        check_request(Limits(methods=2), QUESTION, [], methods=3)
+        check_limits(Limits(methods=2), Request(question=QUESTION, methods=("flex", "causal", "vote", "all")))
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "samples"])

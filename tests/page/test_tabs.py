@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from flexdemo.answers.result import Candidate
 from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
+from flexdemo.masks import Mask
 from flexdemo.page.run import LastRun, explained
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import candidates, gave, head, methods, upclose
@@ -239,8 +240,8 @@ def page(lm: LanguageModel) -> Built:
 def saved(visitor: Visitor, kind: str) -> tuple[str, bytes]:
     """Name and bytes of what a button of the tab hands out."""
     visitor.do("save", nth=len(FILES) + list(upclose.FILES).index(kind))
-    name, data = re.search(r'download="(.*?)" href="data:[^"]*?base64,(.*?)"', visitor.values["mask_files"]).groups()
-    return name, base64.b64decode(data)
+    path = Path(visitor.values["file"])
+    return path.name, path.read_bytes()
 
 
 def test_the_masks_are_handed_out_as_they_are_on_the_page(page: Built, lm: LanguageModel) -> None:
@@ -261,7 +262,7 @@ def test_the_masks_are_handed_out_as_they_are_on_the_page(page: Built, lm: Langu
     lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
     assert name == "mask.csv" and (np.array([line[1:] for line in lines[1:]]) == np.where(left, "1", "0")).all()
     visitor.do("save", nth=-1, question=" ")
-    assert visitor.values["mask_files"] == "", "the redraw says why"
+    assert visitor.values["file"] is None and "The question is empty" in visitor.values["message"]
 
 
 def test_the_difference_is_drawn_when_the_tab_is_open(page: Built) -> None:
@@ -270,3 +271,85 @@ def test_the_difference_is_drawn_when_the_tab_is_open(page: Built) -> None:
     visitor.do("if_open", tab=upclose.NAME)
     assert visitor.visible["difference_plot"] and "From right to left" in visitor.values["difference_caption"]
     assert visitor.do("difference", question=" ") == [{}]
+
+
+# A mask of one's own
+
+
+def pressed(visitor: Visitor) -> dict[str, bool]:
+    """The pairs of the grid, by QUERY>KEY, and whether they are open."""
+    return {
+        html.unescape(pair): state == "true"
+        for state, pair in re.findall(r'aria-pressed="(\w+)" data-pair="([^"]+)"', visitor.values["pairs"])
+    }
+
+
+def test_the_grid_is_the_table_of_the_mask(page: Built, lm: LanguageModel) -> None:
+    visitor = page.visitor()
+    visitor.do("difference", mask="anchor+P3>P2")
+    mask = Mask.over("anchor+P3>P2", PageState.of(visitor.values).compose(lm, Limits()).segments)
+    names = [segment.name for segment in mask.segments]
+    shown = [i for i, segment in enumerate(mask.segments) if segment.role != "separator"]
+    assert pressed(visitor) == {
+        f"{names[q]}>{names[k]}": bool(mask.visible[q, k, 0]) for q in shown for k in shown if k <= q
+    }
+    assert visitor.values["mask_text"] == "anchor+P3>P2"
+
+
+def test_pairs_open_close_and_are_taken_back(page: Built, lm: LanguageModel) -> None:
+    visitor = page.visitor()
+    visitor.values |= {"left": "causal.sequential.raw"}
+    visitor.do("toggle", {"pair": "P2>P1"})
+    assert (visitor.values["mask"], visitor.values["left"]) == ("segment+P2>P1", "form.aligned.weights")
+    visitor.do("toggle", {"pair": "suffix>P3"})
+    visitor.do("toggle", {"pair": "P2>P1"})
+    assert visitor.values["mask"] == "segment-suffix>P3"
+    visitor.do("undo")
+    assert visitor.values["mask"] == "segment+P2>P1-suffix>P3"
+    visitor.do("typed", mask_text=" late_fusion+P2>P1 ")
+    assert visitor.values["mask"] == "late_fusion+P2>P1"
+    visitor.do("reset")
+    assert visitor.values["mask"] == "late_fusion"
+    for before in ("late_fusion+P2>P1", "segment+P2>P1-suffix>P3", "segment+P2>P1", "segment"):
+        visitor.do("undo")
+        assert visitor.values["mask"] == before
+    visitor.do("undo")
+    assert "nothing to undo" in visitor.values["pairs_message"]
+
+
+def test_what_cannot_be_is_told_and_changes_nothing(page: Built) -> None:
+    visitor = page.visitor()
+    wordings = [name for name, _ in PageState.of(visitor.values).wordings]
+    for name in wordings[:-1]:
+        visitor.do("toggle", {"pair": f"suffix>{name}"})
+    before = visitor.values["mask"]
+    asked = [{"pair": f"suffix>{wordings[-1]}"}, {"pair": "P1>P2"}, {"pair": "<b>"}, {"pair": 7}, None]
+    for told in asked:
+        visitor.do("toggle", told)
+        assert visitor.values["mask"] == before and 'role="alert"' in visitor.values["pairs_message"], told
+        assert "<b>" not in visitor.values["pairs_message"]
+    visitor.do("typed", mask_text="segment+P99>P1")
+    assert visitor.values["mask"] == before and "names P99, which is not there" in visitor.values["pairs_message"]
+
+
+def test_a_mask_names_rows_as_the_page_does_where_one_is_blank(page: Built, lm: LanguageModel) -> None:
+    visitor = page.visitor()
+    visitor.values |= {
+        "used": 3,
+        "paraphrase-1": " ",
+        "paraphrase-2": "b",
+        "paraphrase-3": "c",
+        "mask": "segment+P4>P3",
+    }
+    state = PageState.of(visitor.values)
+    prompt = state.compose(lm, Limits())
+    assert state.asked().mask == "segment+P3>P2"
+    ours = Mask.over(state.mask, prompt.segments)
+    names = [segment.name for segment in prompt.segments]
+    assert ours.visible[names.index("P4"), names.index("P3"), 0] and "P2" not in names
+    ran = flexdemo.ask(lm, state.asked(max_new_tokens=1))
+    assert (
+        Mask.over(ran.request.mask, ran.prompt.segments).cells() == Mask.over(state.mask, prompt.segments).cells()
+    ).all()
+    with pytest.raises(InputError, match="names P2, which is not there"):
+        PageState.of(visitor.values | {"mask": "segment+P4>P2"}).compose(lm, Limits())

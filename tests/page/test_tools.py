@@ -158,10 +158,10 @@ def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None
 def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
     visitor.do("link", question=NASTY, mask="anchor", right="segment.aligned.raw", used=0)
     state = PageState.of(visitor.values)
-    assert from_query(visitor.values["query"]) == state and state.question == NASTY and visitor.visible["link"]
+    assert from_query(visitor.values["link"]) == state and state.question == NASTY and visitor.visible["link"]
     for typed, said in (
         ({"seed": None}, "No link: Seed is empty"),
         ({"question": "\ud800", "seed": 0}, "No link: question: "),
     ):
         visitor.do("link", **typed)
-        assert visitor.values["query"] == "" and said in visitor.values["message"] and not visitor.visible["link"]
+        assert visitor.values["link"] == "" and said in visitor.values["message"] and not visitor.visible["link"]

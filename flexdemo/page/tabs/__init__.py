@@ -1,4 +1,5 @@
-"""The tabs under the two sides, one module each: build(), fill() with the last run, wire(). Knows no layout."""
+"""The tabs under the two sides, one module each: build(), fill() with the last run, and wire() if it
+has events of its own. Knows no layout."""
 
 from . import candidates, gave, head, methods, upclose
 

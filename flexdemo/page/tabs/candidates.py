@@ -12,7 +12,7 @@ from ...engine.loading import Models
 from ...figures.cells import visible_text
 from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, method_label
-from ..widgets import Changes, Values, Visit, Widgets
+from ..widgets import Changes, Values, Visit, Widgets, table_html
 
 TITLE, NAME = "Candidates", "candidates"
 CHANGES = ("candidates_note", "candidates_step", "candidates")
@@ -69,9 +69,7 @@ def candidates_html(last: LastRun, first: int = 1) -> str:
         kind = ' class="parts-ways"' if parts_ways else ""
         bodies.append(f"<tbody{kind}><tr>{head}{'</tr><tr>'.join(lines)}</tr></tbody>")
     titles = ("Step", "Method", *(str(i) for i in range(1, CANDIDATES + 1)))
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
-    table = f'<table class="facts"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table>'
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+    return table_html(titles, "".join(bodies))
 
 
 def _probability(value: float) -> str:

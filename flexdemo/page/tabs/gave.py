@@ -31,14 +31,12 @@ SAID = (
 
 
 def build(widgets: Widgets, models: Models) -> None:
-    layers, heads = (max(counts) for counts in zip(*(heads_of(lm) for _, lm in models.named), strict=True))
-    widgets["gave_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="gave-note")
+    widgets["gave_note"] = gr.HTML(empty()["gave_note"], elem_id="gave-note")
     widgets["gave_plot"] = plot("gave-plot")
     with gr.Row(visible=False, elem_classes="choices") as widgets["gave_choices"]:
-        for what, count in (("Layer", layers), ("Head", heads)):
-            name = f"mass-{what.lower()}"
-            widgets[name.replace("-", "_")] = gr.Dropdown(
-                _numbered(count), value=MEAN, label=what, elem_id=name, min_width=110
+        for what in ("layer", "head"):  # their choices come with a run
+            widgets[f"mass_{what}"] = gr.Dropdown(
+                _numbered(0), value=MEAN, label=what.capitalize(), elem_id=f"mass-{what}", min_width=110
             )
         widgets["per_token"] = gr.Checkbox(
             False, label="Per token of the segment", elem_id="mass-per-token", min_width=140
@@ -50,17 +48,17 @@ def _numbered(count: int) -> list[tuple[str, int]]:
     return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
 
 
-def empty() -> Changes:
-    """The tab before a run."""
-    said = f'<p class="to-come">{BEFORE}</p>'
+def empty(said: str = f'<p class="to-come">{BEFORE}</p>') -> Changes:
+    """The tab before a run, or without what it shows."""
     return {"gave_note": said, "gave_plot": shown(None), "gave_choices": gr.update(visible=False)}
 
 
 def fill(models: Models, last: LastRun) -> Changes:
     if last.explanation is None:
         labels = " and ".join(f"<b>{escape(METHODS[name].label)}</b>" for name in NEEDED)
-        said = f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
-        return {"gave_note": said, "gave_plot": shown(None), "gave_choices": gr.update(visible=False)}
+        return empty(
+            f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
+        )
     counts = heads_of(models.that_made(last.result.model))
     single = last.explanation.attribution.mass.shape[1:3] == counts
     changes: Changes = {
@@ -102,23 +100,17 @@ def chosen_mass(
     last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False
 ) -> np.ndarray:
     """Attention mass (T, S) of the fused answer, mean over all layers and heads or of one; needs an explanation."""
-    if last.explanation is None:
-        raise ValueError("this run has no explanation")
     mass = last.explanation.attribution.mass  # (T, layers, heads, S)
     if layer is not None:
         mass = mass[:, layer : layer + 1]
     if head is not None:
         mass = mass[:, :, head : head + 1]
     chosen = mass.mean(axis=(1, 2))
-    if not per_token:
-        return chosen
-    return chosen / seen_counts(last.result.prompt, last.result.mask["strategy"], len(chosen))
+    return chosen / seen_counts(last.result.prompt, last.result.mask["strategy"], len(chosen)) if per_token else chosen
 
 
 def gave_plot(last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False) -> Any:
     """The picture of a run that has been explained."""
-    if last.explanation is None:
-        raise ValueError("this run has no explanation")
     mass = chosen_mass(last, layer=layer, head=head, per_token=per_token)
     effects, texts = last.explanation.attribution.effects, dict(last.state.wordings)
     told = [(each.hidden, each.effect, texts[each.hidden]) for each in effects]
@@ -129,7 +121,7 @@ def words_html(last: LastRun) -> str:
     """The picture in words."""
     means = chosen_mass(last).mean(axis=0)
     shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(segment_names(last), means, strict=True))
-    effects = last.explanation.attribution.effects if last.explanation else ()
+    effects = last.explanation.attribution.effects
     told = ", ".join(f"{each.hidden} {round(each.effect, 3) + 0.0:+.3f}" for each in effects)
     lost = f" Log-probability of the answer lost without a wording: {told}." if told else ""
     return f'<p class="unseen">{escape(f"Mean over the answer, all layers and heads: {shares}.{lost}")}</p>'

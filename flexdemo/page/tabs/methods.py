@@ -10,9 +10,8 @@ import gradio as gr
 from ...answers.explain import agreement
 from ...answers.methods import METHODS
 from ...engine.loading import Models
-from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, method_label
-from ..widgets import Changes, Widgets, chip
+from ..widgets import Changes, Widgets, chip, table_html
 
 TITLE, NAME = "All methods", "methods-tab"
 CHANGES = ("methods_table",)
@@ -20,16 +19,13 @@ BEFORE = "After a run: every chosen method's answer, how sure it was, and what i
 
 
 def build(widgets: Widgets, models: Models) -> None:
+    # This button is wired with Run.
     widgets["compare"] = gr.Button("Run all methods", size="sm", elem_id="compare-all", min_width=120, scale=0)
     widgets["methods_table"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="methods-table")
 
 
 def fill(models: Models, last: LastRun) -> Changes:
     return {"methods_table": methods_html(last)}
-
-
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
-    """The button is wired with Run."""
 
 
 def methods_html(last: LastRun) -> str:
@@ -43,13 +39,8 @@ def methods_html(last: LastRun) -> str:
         read = METHODS[answered.method].packed(prompt).suffix_start
         mean = math.fsum(answered.logprobs) / len(answered.logprobs)
         encoding = f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")
-        cells = [
-            f"{len(answered.token_ids)}",
-            f"{round(mean, 3) + 0.0:.3f}",
-            share,
-            f"{read:,}",
-            f"{len(answered.views)}",
-        ]
+        tokens, rows = len(answered.token_ids), len(answered.views)
+        cells = (tokens, f"{round(mean, 3) + 0.0:.3f}", share, f"{read:,}", rows)
         lines.append(
             f'<tr><th scope="row">{escape(method_label(answered))}</th>'
             f'<td class="method-answer" title="{escape(answered.answer)}"><div>{escape(answered.answer)}</div></td>'
@@ -57,19 +48,16 @@ def methods_html(last: LastRun) -> str:
             + f"<td>{escape(encoding)}</td></tr>"
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    kinds = [' class="number"' if 1 < i < 7 else "" for i in range(len(titles))]
-    head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in zip(titles, kinds, strict=True))
     suffix = len(prompt.segments[-1])
     costs = (
         "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
         "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same "
-        "encoding share one prefill and its cost. <b>Rows</b>: views that decode as rows of the batch, each reading "
+        "encoding share one prefill and its cost; copies are a prompt of their own. <b>Rows</b>: views that decode as rows of the batch, each reading "
         f"the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are computed once."
     )
-    table = f'<table class="facts methods"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    box = f'<div class="scroll wide" tabindex="0">{table}</div>'
+    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="methods", numbers=range(2, 7))
     told = _agreement_html(last, alone) + _controls_html(last)
-    return f'{told}{belongs_html(last)}{box}<p class="costs">{costs}</p>'
+    return f'{told}{belongs_html(last)}{table}<p class="costs">{costs}</p>'
 
 
 def _controls_html(last: LastRun) -> str:

@@ -1,0 +1,143 @@
+"""A mask of one's own: the grid of segment pairs in *The mask up close*, whose cells open and close by a click.
+
+The grid is the mask itself, a row for each query segment and a column for each key segment, as wide as its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ...errors import InputError
+from ...masks import EARLIER, Mask, parse, toggled
+from ...prompt import SegmentedPrompt
+from ..state import FUSED, PageState
+from ..widgets import Changes, Values, Visit, Widgets, alert_html
+
+CHANGES = ("pairs", "mask_text", "pairs_message")
+# A click or a key on a cell tells the program the pair; arrows go from cell to cell. A new grid takes the focus along.
+GRID = """
+const cells = () => [...element.querySelectorAll('button[data-pair]')];
+let held = null;
+element.addEventListener('click', (event) => {
+  const cell = event.target.closest('button[data-pair]');
+  if (!cell) return;
+  held = cell.dataset.pair;
+  trigger('select', {pair: held});
+});
+document.addEventListener('focusin', (event) => { if (!element.contains(event.target)) held = null; });
+element.addEventListener('keydown', (event) => {
+  const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
+  const from = event.target.closest('button[data-pair]');
+  if (!step || !from) return;
+  event.preventDefault();
+  const [row, column] = [Number(from.dataset.row) + step[0], Number(from.dataset.column) + step[1]];
+  const to = cells().find(({dataset}) => Number(dataset.row) === row && Number(dataset.column) === column);
+  if (!to) return;
+  cells().forEach((cell) => { cell.tabIndex = cell === to ? 0 : -1; });
+  to.focus();
+});
+new MutationObserver(() => {
+  const again = held && cells().find((cell) => cell.dataset.pair === held);
+  if (!again || document.activeElement === again) return;
+  cells().forEach((cell) => { cell.tabIndex = cell === again ? 0 : -1; });
+  again.focus();
+}).observe(element, {childList: true, subtree: true});
+"""
+HELP = (
+    "<p>Rows ask, columns are seen. A click, or Enter, opens or closes a pair of segments for the left side, which "
+    "then answers again. Separators stay as the strategy has them; a token always sees itself.</p>"
+)
+
+
+def build(widgets: Widgets) -> None:
+    gr.HTML(HELP, elem_id="pairs-help")
+    widgets["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=GRID)
+    widgets["pairs_message"] = gr.HTML("", elem_id="pairs-message", elem_classes="message")
+    with gr.Row(elem_id="pairs-tools"):
+        widgets["mask_text"] = gr.Textbox(
+            "", label="This mask as text; Enter sets it", elem_id="mask-text", min_width=220, scale=4, max_lines=1
+        )
+        widgets["undo"] = gr.Button("Undo", size="sm", elem_id="mask-undo", min_width=70, scale=0)
+        widgets["reset"] = gr.Button("Reset", size="sm", elem_id="mask-reset", min_width=70, scale=0)
+    widgets["mask_past"] = gr.State([])
+
+
+def grid_html(prompt: SegmentedPrompt, text: str) -> str:
+    """The pairs of a mask as buttons, pressed where the pair is open; a key segment behind its query has none."""
+    mask = Mask.over(text, prompt.segments)
+    reasons = mask.reasons()
+    shown = [i for i, segment in enumerate(mask.segments) if segment.role != "separator"]
+    names = {i: escape(mask.segments[i].name) for i in shown}
+    sizes = " ".join(f"minmax(26px, {max(1, mask.segments[i].end - mask.segments[i].start)}fr)" for i in shown)
+    heads = "".join(f'<span role="columnheader" class="chip is-{names[k]}">{names[k]}</span>' for k in shown)
+    rows = [f'<div role="row"><span role="columnheader"></span>{heads}</div>']
+    for row, q in enumerate(shown):
+        cells = [f'<span role="rowheader" class="chip is-{names[q]}">{names[q]}</span>']
+        for column, k in enumerate(shown):
+            if k > q:
+                cells.append('<span role="gridcell"></span>')
+                continue
+            is_open = bool(mask.visible[q, k, EARLIER])
+            why = reasons[q, k, EARLIER] or ("visible" if is_open else "hidden")
+            told = f"{names[q]} {'sees' if is_open else 'does not see'} {names[k]} ({escape(why)})"
+            cells.append(
+                f'<span role="gridcell"><button type="button" class="pair is-{names[k]}" '
+                f'aria-pressed="{str(is_open).lower()}" '
+                f'data-pair="{names[q]}>{names[k]}" data-row="{row}" data-column="{column}" '
+                f'tabindex="{0 if row == column == 0 else -1}" title="{told}" aria-label="{told}"></button></span>'
+            )
+        rows.append(f'<div role="row">{"".join(cells)}</div>')
+    style = f"grid-template-columns: max-content {sizes}; grid-template-rows: auto {sizes}"
+    label = "Which segment sees which: a row for each that asks, a column for each that is seen"
+    return f'<div class="pairs" role="grid" aria-label="{label}" style="{style}">{"".join(rows)}</div>'
+
+
+def shown_of(prompt: SegmentedPrompt, state: PageState) -> Changes:
+    """The grid and the text of the mask that is set."""
+    return {"pairs": grid_html(prompt, state.mask), "mask_text": state.mask, "pairs_message": ""}
+
+
+def wire(widgets: Widgets, compose: Callable[[PageState], SegmentedPrompt], page: Sequence[str]) -> list[Any]:
+    """Events that set the mask of the left side; returns them, as the page draws and answers after each."""
+
+    def set_to(values: Values, text_of: Callable[[PageState, SegmentedPrompt], str]) -> Changes:
+        """The mask that `text_of` makes of the page's; what cannot be is told, and nothing changes."""
+        try:
+            state = PageState.of(values)
+            text = text_of(state, compose(state))
+            changed = PageState.of({**values, "mask": text, "left": FUSED})
+            compose(changed)
+        except InputError as error:
+            return {"pairs_message": alert_html(str(error))}
+        past = values["mask_past"] if text == state.mask else [*values["mask_past"], state.mask]
+        return {"mask": text, "left": FUSED, "mask_past": past, "pairs_message": ""}
+
+    def toggle(values: Values, visit: Visit) -> Changes:
+        query, _, key = str(visit.told("pair")).partition(">")
+        return set_to(values, lambda state, prompt: toggled(state.mask, query, key, prompt.segments))
+
+    def typed(values: Values, visit: Visit) -> Changes:
+        return set_to(values, lambda state, prompt: (values["mask_text"] or "").strip())
+
+    def reset(values: Values, visit: Visit) -> Changes:
+        return set_to(values, lambda state, prompt: parse(state.mask).strategy.name)
+
+    def undo(values: Values, visit: Visit) -> Changes:
+        past = values["mask_past"]
+        if not past:
+            return {"pairs_message": alert_html("there is nothing to undo")}
+        made = set_to(values, lambda state, prompt: past[-1])
+        return made | ({"mask_past": past[:-1]} if "mask" in made else {})
+
+    triggers = {
+        toggle: widgets["pairs"].select,
+        typed: widgets["mask_text"].submit,
+        reset: widgets["reset"].click,
+        undo: widgets["undo"].click,
+    }
+    told = {"reads": [*page, "mask_past", "mask_text"], "changes": ["mask", "left", "mask_past", "pairs_message"]}
+    return [widgets.on(trigger, work, **told) for work, trigger in triggers.items()]
