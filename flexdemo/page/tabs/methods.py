@@ -52,8 +52,9 @@ def methods_html(last: LastRun) -> str:
     costs = (
         "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
         "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same "
-        "encoding share one prefill and its cost; copies are a prompt of their own. <b>Rows</b>: views that decode as rows of the batch, each reading "
-        f"the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are computed once."
+        "encoding share one prefill and its cost; copies are a prompt of their own. <b>Rows</b>: views that decode as "
+        f"rows of the batch, each reading the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; "
+        "equal views are computed once."
     )
     table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="methods", numbers=range(2, 7))
     told = _agreement_html(last, alone) + _controls_html(last)
