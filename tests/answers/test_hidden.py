@@ -185,6 +185,15 @@ def test_several_prompts_in_a_batch_are_each_alone(lm: LanguageModel, plain: Any
         assert (row.generation, row.tokens) == (result[NAME].generation, len(result[NAME].token_ids))
 
 
+def test_layers_that_accelerate_places_are_mixed_too(plain: Any, tokenizer: Any) -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+    model = models.random_model("llama")
+    for each in (model, *model.model.layers):
+        hooks.add_hook_to_module(each, hooks.AlignDevicesHook(execution_device="cpu", io_same_device=True))
+    ours = prepare(model, tokenizer, name="llama", backend="sdpa")
+    assert_oracles(plain, ask(ours, A, [B, C], methods=(NAME,), hidden_layer=1, max_new_tokens=5), 1)
+
+
 def test_a_graph_serves_every_layer(lm: LanguageModel, plain: Any) -> None:
     """Layers are data to a captured pass: what was captured for one must not run for another."""
     ours, _ = replaying(lm)
