@@ -86,6 +86,7 @@ class Request(Checked):
     hidden_layer: Annotated[int, Face("hidden_layer", "Layer of hidden_avg", metavar="L")] = Field(
         0,
         ge=0,
+        le=1000,
         description="hidden_avg mixes the wordings from the output of this layer on, counted from 1; 0 is two thirds "
         "of the model's layers, rounded to the nearest",
     )

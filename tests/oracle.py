@@ -248,7 +248,7 @@ def decode_mixed(model: Any, prompts: Sequence[Sequence[int]], layer: int, new_t
     def average(module: Any, args: Any, output: Any) -> Any:
         states = output[0] if isinstance(output, tuple) else output
         predict = len(chosen) + 1
-        states[:, -predict:] = sum(row[-predict:].clone() for row in states) / len(states)
+        states[..., -predict:, :] = states[..., -predict:, :].mean(dim=-3, keepdim=True)  # (..., rows, tokens, width)
         return output
 
     hooks = [each.register_forward_hook(average) for each in layers[layer - 1 :]]

@@ -49,10 +49,11 @@ class Mixing:
         return Mixing(self.shares[rows][:, rows], self.starts[rows])
 
     def mixed(self, hidden: Tensor, layer: int) -> Tensor:
-        """The output (rows, q, width) of a layer with the mean in place of the last token; other rows bit for bit."""
-        last, begun = hidden[:, -1], (self.starts <= layer)[:, None]
+        """The output (..., rows, q, width) of a layer with the mean in place of the last token; other rows keep every
+        bit."""
+        last, begun = hidden[..., -1, :], (self.starts <= layer)[:, None]
         mean = self.shares @ last.float().where(begun, 0.0)  # or another row's infinity would make it nan
-        return torch.cat([hidden[:, :-1], mean.to(last.dtype).where(begun, last)[:, None]], dim=1)
+        return torch.cat([hidden[..., :-1, :], mean.to(last.dtype).where(begun, last)[..., None, :]], dim=-2)
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -61,8 +62,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     found = [each for each in model.get_decoder().children() if isinstance(each, nn.ModuleList) and len(each) == count]
     if len(found) != 1:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no one list of its {count} decoder layers, so that hidden states cannot be "
-            "averaged in it: leave out hidden_avg"
+            f"{type(model).__name__} has no one list of its {count} decoder layers, where hidden states could be "
+            "averaged: leave out the method that asks for it"
         )
     return found[0]
 
@@ -76,10 +77,10 @@ def _hook(layer: int, module: nn.Module, args: Any, *given: Any) -> Any:
     if plan is not None and plan.mixing is None:  # another thread's pass
         return None
     hidden, *rest = output if isinstance(output, tuple) else (output,)
-    if plan is None or hidden.dim() != 3:
+    if plan is None or hidden.dim() < 3 or hidden.shape[-3] != len(plan.mixing[hidden.device].starts):
         raise UnsupportedModelError(
-            f"{type(module).__name__} does not hand on one hidden state a token, which could be averaged over rows: "
-            "leave out hidden_avg"
+            f"{type(module).__name__} does not hand on hidden states of rows of tokens, which could be averaged: leave "
+            "out the method that asks for it"
         )
     mixed = plan.mixing[hidden.device].mixed(hidden, layer)
     return (mixed, *rest) if isinstance(output, tuple) else mixed

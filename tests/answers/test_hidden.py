@@ -222,17 +222,29 @@ def test_a_model_whose_layers_are_not_found_is_refused_by_name(without_a_list: L
         ask(without_a_list, A, [B], methods=(NAME,))
 
 
-def test_a_model_of_several_hidden_states_a_token_is_refused_by_name(tokenizer: Any) -> None:
+def test_a_model_of_several_hidden_states_a_token_mixes_each(tokenizer: Any) -> None:
     changes = {
         "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8,
         "intermediate_size": 48, "altup_num_inputs": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 3,
         "layer_types": ["full_attention"] * 3,
     }  # fmt: skip
-    lm = prepare(models.random_model("gemma3n_text", **changes), tokenizer, name="gemma3n")
-    with pytest.raises(UnsupportedModelError, match=r"Gemma3nTextDecoderLayer does not hand on one hidden state"):
-        ask(lm, A, [B], methods=(NAME,), max_new_tokens=2)
+    lm, plain = (models.random_model("gemma3n_text", **changes) for _ in range(2))
+    result = ask(prepare(lm, tokenizer, name="gemma3n"), A, [B, C], methods=(NAME,), hidden_layer=1, max_new_tokens=4)
+    assert_oracles(plain, result, 1)
+
+
+def test_layers_that_hand_on_something_else_are_refused_by_name(lm: LanguageModel) -> None:
+    def flattened(module: Any, args: Any, given: Any, output: torch.Tensor) -> torch.Tensor | None:
+        return output.flatten(0, 1) if given["segment_plan"].mixing else None
+
+    flat = decoder_layers(lm.model)[1].register_forward_hook(flattened, with_kwargs=True)
+    try:
+        with pytest.raises(UnsupportedModelError, match=r"LlamaDecoderLayer does not hand on hidden states of rows"):
+            ask(lm, A, [B], methods=(NAME,), max_new_tokens=2)
+    finally:
+        flat.remove()
 
 
 def test_a_layer_below_0_is_named(lm: LanguageModel) -> None:
-    with pytest.raises(InputError, match="hidden_layer must be 0 or more, not -1"):
+    with pytest.raises(InputError, match="hidden_layer must be from 0 to 1000, not -1"):
         ask(lm, A, [B], methods=(NAME,), hidden_layer=-1)
