@@ -386,7 +386,11 @@
       'yaxis.tickvals': groups.map((group) => mean(group, 'at')), 'yaxis.ticktext': groups.map(joined) };
   }
 
-  const label = (gd) => together(() => [window.Plotly.relayout(gd, labels(gd, metaOf(gd)))]);
+  function label(gd) { // Plotly tells of a new size after each change: nothing is changed twice
+    const change = labels(gd, metaOf(gd)), texts = (axis) => [gd.layout[axis].ticktext, change[`${axis}.ticktext`]].map(String);
+    const same = ['xaxis', 'yaxis'].map(texts).every(([now, then]) => now === then);
+    if (!same) together(() => [window.Plotly.relayout(gd, change)]);
+  }
 
   // New figures, tokens and answers come from the program at any time.
 

@@ -215,7 +215,10 @@ def shortened(value: Any) -> str:
         value = dict(list(value.items())[:3])
     if isinstance(value, int) and abs(value) >= 10**40:
         return "a number of more than 40 digits"
-    said = repr(value)
+    try:
+        said = repr(value)  # escapes line ends and what cannot be printed
+    except RecursionError:
+        said = f"a deeply nested {type(value).__name__}"
     return said if len(said) <= LENGTH else f"{said[: LENGTH - 3]}..."
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.methods import METHODS, check_names
-from ..data.files import check_output, print_json, write_file
+from ..data.files import check_output, print_json, read_file, write_file
 from ..errors import InputError
-from ..plan import Encoding, check_encoding, mask_array, mask_dict
+from ..plan import Encoding, check_encoding, mask_array, mask_dict, mask_rows
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS, Request
 
@@ -30,10 +30,12 @@ OF_DATA_SETS = ("limit", "resume", "overwrite", "skip_bad")  # options of `parap
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
-def _load(args: argparse.Namespace) -> LanguageModel:
+def load(args: argparse.Namespace, **place: Any) -> LanguageModel:
+    """The model that the arguments name, on their device unless `place` says otherwise."""
     from ..engine.loading import load_model
 
-    return load_model(args.model, device=args.device, dtype=args.dtype, backend=args.backend, compiled=args.compile)
+    place = {"device": args.device} | place
+    return load_model(args.model, dtype=args.dtype, backend=args.backend, compiled=args.compile, **place)
 
 
 def settings_of(args: argparse.Namespace, names: Iterable[str] = FIELDS) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def run_generate(args: argparse.Namespace) -> None:
         raise InputError("--attention is part of the explanation's JSON: add --explain --json")
     if args.explain:
         request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
-    lm = _load(args)
+    lm = load(args)
     if args.attention:
         from ..answers.head import attention_map, check_head
 
@@ -104,41 +106,39 @@ def run_mask(args: argparse.Namespace) -> None:
 
     wordings = (request.question, request.paraphrases)
     prompt = build_prompt(load_tokenizer(args.model), *wordings, prefix=request.prefix, template=request.template)
+    if args.output is not None:
+        write_file(args.output, lambda path: _write_mask(path, args, prompt))
+        print(f"wrote {args.output}")
+        return
+    facts = mask_dict(prompt, args.mask, args.positions, args.against)
     if args.json:
-        print_json(mask_dict(prompt, args.mask, args.positions, args.against))
+        print_json(facts)
         return
-    if args.output is None:
-        facts = mask_dict(prompt, args.mask, args.positions, args.against)
-        for token, row in zip(prompt.tokens, facts["rows"], strict=True):
-            print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
-        for key in ("strategy", "positions", "density", "against"):
-            if key in facts:
-                print(f"{key}: {facts[key]}")
-        return
-    rows = mask_array(prompt, args.mask)
-    other = None if args.against is None else mask_array(prompt, args.against)
-    write_file(args.output, lambda path: _write_mask(path, args, prompt, rows, other))
-    print(f"wrote {args.output}")
+    for token, row in zip(prompt.tokens, facts["rows"], strict=True):
+        print(f"{token!r:>16} {row.replace('0', '·').replace('1', '█')}")
+    for key in ("strategy", "positions", "density", "against"):
+        if key in facts:
+            print(f"{key}: {facts[key]}")
 
 
-def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt, rows: Any, other: Any) -> None:
+def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -> None:
     from ..figures import mask as plots
     from ..masks import Mask
-    from ..plan import mask_rows
 
-    suffix = args.output.suffix.lower()
-    if suffix == ".csv":
+    rows, shown = mask_array(prompt, args.mask), (prompt.tokens, prompt.segments)
+    if path.suffix.lower() == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
-    elif suffix == ".png":
+        return
+    if path.suffix.lower() == ".png":
         path.write_bytes(plots.mask_png(rows))
+        return
+    if args.against is None:
+        figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
     else:
-        shown = (prompt.tokens, prompt.segments)
-        if other is None:
-            figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
-        else:
-            figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
-        path.write_text(plots.figure_html(figure), encoding="utf-8")
+        other = mask_array(prompt, args.against)
+        figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
+    path.write_text(plots.figure_html(figure), encoding="utf-8")
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:
@@ -154,7 +154,7 @@ def run_paraphrase(args: argparse.Namespace) -> None:
         given = getattr(args, name)
         if given is not None and given is not False:  # 0 is given
             raise InputError(f"--{name.replace('_', '-')} is for a data set: name one, and --output FILE.jsonl")
-    lm = _load(args)
+    lm = load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
     if len(texts) < args.n:
         print(f"{len(texts)} of {args.n} paraphrases: {lm.name} has no more that say the same", file=sys.stderr)
@@ -178,7 +178,7 @@ def run_record(args: argparse.Namespace) -> None:
 
     date = args.date or datetime.date.today().isoformat()
     check_date(date)
-    lm = _load(args)
+    lm = load(args)
     ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
     text = record(lm, examples, date=date)
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
@@ -187,10 +187,9 @@ def run_record(args: argparse.Namespace) -> None:
 
 def _examples(path: Path) -> list[Any]:
     """The examples that a file lists; what each may hold is checked where it is run."""
+    data = read_file(path)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        told = json.loads(data)
     except ValueError as error:
         raise InputError(f"cannot read {path}: it is no JSON") from error
     if not isinstance(told, list) or not told:

@@ -7,33 +7,32 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.methods import resolve_methods
 from ..answers.metrics import find_lemmatiser
 from ..data.files import check_output, print_json, write_file
-from ..data.journal import check_run
+from ..data.journal import TABLE, check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
 from ..data.sweep import Sweep, find_sweeps, swept_methods, without_sweeps
 from ..errors import InputError
 from ..plan import Encoding, check_encoding
-from ..request import Ape, check_settings
+from ..request import check_settings
 from ..template import Shots
-from .commands import settings_of
+from .commands import load, settings_of
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ..data.evaluate import Settings
     from ..data.summary import Summary
-    from ..data.workers import Workers
+    from ..data.workers import Work, Workers
     from ..engine.model import LanguageModel
 
 REPORTS = (".md", ".html")
-METHODS = ("flex", "causal")  # where none are named
-# What a record is asked with, beside its own wordings and weights: fields of Request.
-SETTINGS = (
-    *("methods", "hidden_layer", "mask", "positions", "prefix", "template", "max_new_tokens"),
-    *("ape_temperature", "ape_scale"),
-)
 
 
 def _say(text: str) -> None:
@@ -48,15 +47,6 @@ def _read(args: argparse.Namespace, source: str) -> list[Record]:
     if problems:
         _say(f"skipped {len(problems)} bad records, {len(records)} are left")
     return records
-
-
-def _load(args: argparse.Namespace, workers: Workers) -> LanguageModel:
-    from ..engine.loading import load_model
-
-    options = {"dtype": args.dtype, "backend": args.backend, "compiled": args.compile}
-    if workers.together:
-        return load_model(args.model, device=args.device, processes=workers.world, **options)
-    return load_model(args.model, device=workers.device(args.device), **options)
 
 
 def _check_numbers(args: argparse.Namespace, n: int) -> None:
@@ -89,15 +79,11 @@ def run_paraphrase(args: argparse.Namespace) -> None:
     _check_kept([args.question], args.output)
     check_run(args.output, resume=args.resume, overwrite=args.overwrite, form=RECORDS)
     records = _read(args, args.question)
-    workers = join_workers(cpu=args.device == "cpu")
-    try:
-        lm = _load(args, workers)
-        dropped: Counter[str] = Counter()
-        _rewrite(lm, records, args.n, args, workers, args.output, dropped)
-    finally:
-        workers.close()
-    if workers.is_first:
-        print(f"wrote {args.output}: {len(records)} records{_told(dropped)}")
+    with closing(join_workers(cpu=args.device == "cpu")) as workers:
+        lm = load(args, device=workers.device(args.device))
+        _, dropped = _rewrite(lm, records, args.n, args, workers, args.output)
+        if workers.is_first:
+            print(f"wrote {args.output}: {len(records)} records{_told(dropped)}")
 
 
 def _told(dropped: Counter[str]) -> str:
@@ -113,14 +99,14 @@ def _rewrite(
     args: argparse.Namespace,
     workers: Workers,
     output: Path | None,
-    dropped: Counter[str],
-) -> list[Record]:
+) -> tuple[list[Record], Counter[str]]:
     """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one.
 
-    `dropped` counts the drafts of this process that were no paraphrases.
+    And how many drafts of this process were no paraphrases, by reason.
     """
     from ..data.evaluate import RECORDS, rewrite
-    from ..data.workers import work_through
+
+    dropped: Counter[str] = Counter()
 
     def work(batch: Sequence[int]) -> dict[int, tuple[Record]]:
         options = {"seed": args.seed, "temperature": args.temperature, "dropped": dropped}
@@ -129,59 +115,58 @@ def _rewrite(
 
     settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
     settings |= {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
-    run = {"workers": workers, "settings": settings, "resume": args.resume, "overwrite": args.overwrite}
-    run["let_go"] = lm.graphs.clear
-    made = work_through(
-        len(records), work, size=args.batch_size, what="paraphrasing", output=output, form=RECORDS, **run
-    )
-    if made is not None:
-        return made
-    return read_records(str(output))[0]
+    run = {"what": "paraphrasing", "output": output, "settings": settings, "form": RECORDS}
+    made = _work_through(args, workers, lm, len(records), work, **run)
+    return made or read_records(str(output))[0], dropped
+
+
+def _work_through(
+    args: argparse.Namespace, workers: Workers, lm: LanguageModel, total: int, work: Work, **run: Any
+) -> list[Any] | None:
+    from ..data.workers import work_through
+
+    run |= {"size": args.batch_size, "resume": args.resume, "overwrite": args.overwrite}
+    return work_through(total, work, workers=workers, let_go=lm.graphs.clear, **run)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """A data set through methods: the table, its summary, a report."""
     from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS, paraphrases_path
+    from ..data.evaluate import ACTING, RECORDS, Settings, paraphrases_path
     from ..data.workers import join_workers
     from ..engine.loading import check_processes
 
     if args.tensor_parallel and args.compile:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
-    _check_numbers(args, args.paraphrases if args.paraphrases is not None else 0)
+    _check_numbers(args, args.paraphrases or 0)
     check_request("a question", 1, args.temperature)
-    args.methods = args.methods or METHODS
-    check_settings(**settings_of(args, SETTINGS))
-    check_encoding(Encoding(args.mask, args.positions))
-    resolve_methods(args.methods)
+    settings = Settings(**settings_of(args, ACTING))
+    check_encoding(Encoding(settings.mask, settings.positions))
+    resolve_methods(settings.methods)
     for path in args.report:
         check_output(path, REPORTS)
     if args.score == "lemma" and find_lemmatiser() is None:
         raise InputError("--score lemma needs a lemmatiser: pip install simplemma")
     if args.output is None and args.resume:
         raise InputError("--resume goes on with an --output: name it")
-    workers = join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)
-    try:
+    with closing(join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)) as workers:
         if args.tensor_parallel:
             check_processes(workers.world)
-        if args.output is None and workers.writers > 1:
+        elif args.output is None and workers.world > 1:
             raise InputError("several processes gather their results in a file: give --output")
         records = _read(args, args.data)
         shots = _shots(args, records)
         if args.output is not None:
-            _check_kept([args.data, args.shots_from], args.output)
-            check_run(args.output, resume=args.resume, overwrite=args.overwrite)
+            outputs = {args.output: TABLE}
             if any(not record.paraphrases for record in records) and args.paraphrases != 0:
                 # Kept apart, so that a run that was killed while paraphrasing goes on there.
-                _check_kept([args.data, args.shots_from], paraphrases_path(args.output))
-                check_run(paraphrases_path(args.output), resume=args.resume, overwrite=args.overwrite, form=RECORDS)
-        lm = _load(args, workers)
-        dropped: Counter[str] = Counter()
-        table, facts = _evaluate(lm, records, shots, args, workers, dropped)
-        if workers.is_first:
-            _tell(table, facts, args, dropped)
-    finally:
-        workers.close()
+                outputs[paraphrases_path(args.output)] = RECORDS
+            for output, form in outputs.items():
+                _check_kept([args.data, args.shots_from], output)
+                check_run(output, resume=args.resume, overwrite=args.overwrite, form=form)
+        split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
+        lm = load(args, **split)
+        _evaluate(lm, records, settings.but(shots=shots), args, workers)
 
 
 def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
@@ -200,44 +185,25 @@ def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
 
 
 def _evaluate(
-    lm: LanguageModel,
-    records: list[Record],
-    shots: Shots,
-    args: argparse.Namespace,
-    workers: Workers,
-    dropped: Counter[str],
-) -> tuple[Any, dict[str, Any]]:
-    """The results table as a frame, and what ran."""
-    from ..data.evaluate import (
-        Settings,
-        answer,
-        paraphrases_path,
-        prepare_questions,
-        settings_dict,
-        shorten,
-        template_of,
-    )
+    lm: LanguageModel, records: list[Record], settings: Settings, args: argparse.Namespace, workers: Workers
+) -> None:
+    from ..data.evaluate import answer, paraphrases_path, prepare_questions, settings_dict, shorten, template_of
     from ..data.table import read_table, table_frame
-    from ..data.workers import work_through
 
-    data = fingerprint(records)
+    data, dropped = fingerprint(records), Counter()
     n = 5 if args.paraphrases is None else args.paraphrases
     if args.paraphrases is not None:
         records = [shorten(record, n) for record in records]
     if n and any(not record.paraphrases for record in records):
         kept = None if args.output is None else paraphrases_path(args.output)
-        records = _rewrite(lm, records, n, args, workers, kept, dropped)
+        records, dropped = _rewrite(lm, records, n, args, workers, kept)
 
     fewest = min(1 + len(record.paraphrases) for record in records)
-    methods = tuple(method.name for method in resolve_methods(args.methods, fewest))
+    methods = [method.name for method in resolve_methods(settings.methods, fewest)]
     if args.sweep:
         most = max(1 + len(record.paraphrases) for record in records)
         methods += swept_methods(args.sweep, methods, depth=lm.depth, wordings=most)
-    ape = Ape(args.ape_temperature, args.ape_scale)
-    settings = Settings(
-        methods, args.mask, args.positions, args.weights, ape, args.prefix, args.template, args.max_new_tokens,
-        args.hidden_layer, shots,
-    )  # fmt: skip
+    settings = settings.but(methods=methods)
     args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:
@@ -249,32 +215,32 @@ def _evaluate(
 
     def work(batch: Sequence[int]) -> dict[int, Sequence[Any]]:
         real = [i for i in batch if asked[i] is not None]
-        rows = answer(lm, [asked[i] for i in real], settings, lemmatise=lemmatise) if real else []
+        rows = answer(lm, [asked[i] for i in real], settings, lemmatise=lemmatise)
         return dict.fromkeys(batch, ()) | dict(zip(real, rows, strict=True))
 
     others = {"data": data, "records": len(records), "paraphrases": n, "seed": args.seed}
-    others["lemmatiser"] = getattr(lemmatise, "name", None)
-    facts = settings_dict(settings, lm, **others)
-    run = {"workers": workers, "settings": facts, "resume": args.resume, "overwrite": args.overwrite}
-    run["let_go"] = lm.graphs.clear
-    rows = work_through(len(records), work, size=args.batch_size, what="answering", output=args.output, **run)
-    if not workers.is_first:
-        return None, facts
-    return (read_table(args.output) if rows is None else table_frame(rows)), facts
+    facts = settings_dict(settings, lm, **others, lemmatiser=getattr(lemmatise, "name", None))
+    run = {"what": "answering", "output": args.output, "settings": facts}
+    rows = _work_through(args, workers, lm, len(records), work, **run)
+    if workers.is_first:
+        _tell(read_table(args.output) if rows is None else table_frame(rows), facts, args, dropped)
 
 
-def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace, dropped: Counter[str]) -> None:
+def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dropped: Counter[str]) -> None:
     """Print the summary, write the reports."""
     from ..data.summary import summarise
 
     summary = summarise(without_sweeps(table), score=args.score, seed=args.seed)
     sweeps = find_sweeps(table, score=args.score, seed=args.seed)
+    shown = {key: value for key, value in facts.items() if value not in (None, "")}
+    title = f"flexdemo on {Path(args.data).name}"
     for path in args.report:
-        write_file(path, _report_writer(path.suffix.lower(), summary, sweeps, facts, args.data))
+        text = _report(path.suffix.lower(), title, summary, sweeps, shown)
+        write_file(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
     if args.json:
         told = {"dropped_paraphrases": dict(dropped)} if dropped else {}
-        told |= {"sweeps": [sweep.to_dict() for sweep in sweeps]} if sweeps else {}
-        print_json({"settings": facts, **summary.to_dict(), **told})
+        told |= {"sweeps": [asdict(sweep) for sweep in sweeps]} if sweeps else {}
+        print_json({"settings": facts, **asdict(summary), **told})
         return
     print("\n".join(each.markdown() for each in (summary, *sweeps)))
     if dropped:
@@ -283,20 +249,12 @@ def _tell(table: Any, facts: dict[str, Any], args: argparse.Namespace, dropped: 
         print(f"wrote {path}")
 
 
-def _report_writer(ending: str, summary: Summary, sweeps: Sequence[Sweep], facts: dict[str, Any], data: str) -> Any:
-    from ..figures.results import report_html
-    from ..figures.sweep import sweep_chart, sweep_parts
+def _report(ending: str, title: str, summary: Summary, sweeps: Sequence[Sweep], facts: dict[str, Any]) -> str:
+    if ending == ".html":
+        from ..figures.results import report_html
+        from ..figures.sweep import sweep_chart, sweep_table
 
-    title = f"flexdemo on {Path(data).name}"
-    shown = {key: value for key, value in facts.items() if value not in (None, "")}
-
-    def write(path: Path) -> None:
-        if ending == ".html":
-            more = {"more_charts": [sweep_chart(sweep) for sweep in sweeps], "more_parts": sweep_parts(sweeps)}
-            text = report_html(summary, title=title, facts=shown, **more)
-        else:
-            told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in shown.items())
-            text = "\n".join([f"# {title}\n", *(each.markdown() for each in (summary, *sweeps)), f"{told}\n"])
-        path.write_text(text, encoding="utf-8")
-
-    return write
+        more = {"charts": [sweep_chart(each) for each in sweeps], "tables": [sweep_table(each) for each in sweeps]}
+        return report_html(summary, title=title, facts=facts, **more)
+    told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
+    return "\n".join([f"# {title}\n", *(each.markdown() for each in (summary, *sweeps)), f"{told}\n"])

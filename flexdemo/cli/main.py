@@ -8,14 +8,14 @@ import io
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..answers.methods import METHODS
 from ..answers.metrics import SCORES
 from ..data.sweep import SWEEPS
-from ..errors import InputError
+from ..errors import InputError, within_memory
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
 from ..request import FIELDS, face_of, range_of
@@ -35,41 +35,36 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see: {self.prog} --help)\n")
 
 
+def _numbers(kind: type, right: Callable[[tuple[Any, ...]], bool], said: str) -> Callable[[str], tuple[Any, ...]]:
+    """What reads an argument of numbers with commas between them; `said` is what they must be."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            numbers = tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if not (numbers and right(numbers)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {said}")
+        return numbers
+
+    return read
+
+
+_lengths = _numbers(int, lambda given: min(given) >= 20, "a list of lengths such as 128,512, each at least 20")
+_head = _numbers(int, lambda given: len(given) == 2 and min(given) >= 0, "a layer and a head such as 0,3")
+_finite = _numbers(
+    float, lambda given: all(map(math.isfinite, given)), "a list of numbers such as 1,2,0.5, nor raw or confidence"
+)
+
+
 def _weights(text: str) -> tuple[float, ...] | str:
-    if text.strip() in ("raw", "confidence"):
-        return text.strip()
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = (math.nan,)
-    if not all(math.isfinite(number) for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,0.5, nor raw or confidence")
-    return numbers
-
-
-def _head(text: str) -> tuple[int, int]:
-    layer, comma, head = text.partition(",")
-    if not (comma and layer.strip().isdecimal() and head.strip().isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a layer and a head such as 0,3")
-    return int(layer), int(head)
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = (0,)
-    if min(numbers) < 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 128,512, each at least 20")
-    return numbers
+    return text.strip() if text.strip() in ("raw", "confidence") else _finite(text)
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:
     """An argument made from a field of Request: its name, type, default, range and help; `changes` go before those."""
     field = FIELDS[name]
     face = face_of(field)
-    if face is None:
-        raise ValueError(f"{name} is a setting for Python alone")
     told = [field.description or ""]
     told += [f": {', '.join(NAMES[name])}"] if name in NAMES else []
     told += [f"; {range_of(field)}"] if range_of(field) else []
@@ -81,11 +76,9 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, **changes: Any) -> 
     if isinstance(field.default, tuple):
         options |= {"action": "append", "help": f"{options['help']} (repeat for several)"}
     else:
-        known = isinstance(field.default, int | float)
-        options |= {"default": field.default, "type": type(field.default) if known else None}
-        options["help"] += (
-            f" (default: {changes.get('default', field.default)})" if field.default not in (None, "") else ""
-        )
+        usual = changes.get("default", field.default)
+        options |= {"default": usual, "type": type(usual) if isinstance(usual, int | float) else None}
+        options["help"] += f" (default: {usual})" if usual not in (None, "") else ""
     if name == "weights":
         options["type"] = _weights
     parser.add_argument(*flags, face.flag or f"--{name.replace('_', '-')}", dest=name, **options | changes)
@@ -108,14 +101,18 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH_OR_ID", help=MODEL)
 
 
-def _add_hardware(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
-    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     parser.add_argument(
         "--compile", action="store_true", help="compile the whole forward pass (one GPU): slow to start, then fastest"
     )
+
+
+def _add_hardware(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
+    _add_device(parser)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -205,20 +202,14 @@ def make_parser() -> argparse.ArgumentParser:
     record.set_defaults(run=commands.run_record)
 
     bench = subparsers.add_parser("bench", help="measure speed on random weights of a known shape")
-    bench.add_argument(
-        "--shape",
-        default="tiny",
-        help="tiny, llama-3.2-1b, llama-3.2-3b or llama-3.1-8b (default: tiny)",
-    )
-    bench.add_argument(
-        "--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help="prompt lengths (128,512,2048)"
-    )
+    shapes = "tiny, llama-3.2-1b, llama-3.2-3b or llama-3.1-8b (default: tiny)"
+    bench.add_argument("--shape", default="tiny", help=shapes)
+    lengths = "prompt lengths (128,512,2048)"
+    bench.add_argument("--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help=lengths)
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
     bench.add_argument("--backend", default="all", help="flex, flex-eager, sdpa or all of them (default: all)")
-    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    bench.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
-    bench.add_argument("--compile", action="store_true", help="also with the whole forward pass compiled (one GPU)")
+    _add_device(bench)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)
     return parser
@@ -238,8 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe that holds some characters only
     try:
-        args.run(args)
-        sys.stdout.flush()
+        with within_memory():
+            args.run(args)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -254,12 +246,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _drop_output()
         print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        from ..errors import ADVICE, is_out_of_memory
-
-        if not is_out_of_memory(error):
-            raise
-        print(f"error: this does not fit in memory: {ADVICE}", file=sys.stderr)
         return 2
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,24 @@ from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, alike, build_prompt
-from ..request import PLAIN, Ape, Decoding
+from ..request import FIELDS, Decoding, Request, Texts
 from ..template import Template, make_template
 from .journal import Contents
 from .records import Record, write_records
 from .sweep import method_named
 from .table import Row
 
+# Fields of Request that do not act here: a record has its own wordings, and answers are greedy.
+ABSENT = {"question", "paraphrases", "mass", "candidates"}
+ABSENT |= {"temperature", "top_p", "seed", "samples", "sample_temperature"}
+ACTING = tuple(name for name in FIELDS if name not in ABSENT)
 
-@dataclass(frozen=True)
-class Settings:
-    """How every record is asked: the same methods, prompt and stop rule for all of them."""
 
-    methods: tuple[str, ...] = ("flex", "causal")
-    mask: str = "segment"
-    positions: str = "aligned"
-    weights: str | None = None
-    ape: Ape = PLAIN
-    prefix: str = ""
-    template: str = "auto"
-    max_new_tokens: int = 32
-    hidden_layer: int = 0
+class Settings(Request):
+    """How every record is asked: with the same methods, prompt and stop rule, and the same shots before it."""
+
+    question: str = ""
+    methods: Texts = ("flex", "causal")
     shots: tuple[tuple[str, str], ...] = ()
 
 
@@ -127,43 +124,43 @@ def answer(
     What a question is answered does not depend on the others in the batch. Seconds are shares of the batch's time.
     Questions whose suffixes differ in length are batches of their own.
     """
-    groups = alike([question.prompt for question in asked])
-    if len(groups) > 1:
-        made = {
-            i: rows
-            for group in groups
-            for i, rows in zip(group, answer(lm, [asked[i] for i in group], settings, lemmatise=lemmatise), strict=True)
-        }
-        return [made[i] for i in range(len(asked))]
+    made: dict[int, tuple[Row, ...]] = {}
+    for group in alike([question.prompt for question in asked]):
+        made |= zip(group, _answer_alike(lm, [asked[i] for i in group], settings, lemmatise), strict=True)
+    return [made[i] for i in range(len(asked))]
+
+
+def _answer_alike(
+    lm: LanguageModel, asked: Sequence[Question], settings: Settings, lemmatise: Lemmatiser | None
+) -> list[tuple[Row, ...]]:
     began = time.perf_counter()
     encoding = Encoding(settings.mask, settings.positions)
-    methods = [method_named(name) for name in settings.methods]
     batch, plans = plan_all(
         [question.prompt for question in asked],
-        methods,
+        [method_named(name) for name in settings.methods],
         lambda prompt: fused_view(prompt, encoding, settings.ape),
         layer=mixing_layer(settings.hidden_layer, lm.depth),
     )
-    streams = list(dict.fromkeys(s for plan in plans for each in plan.values() for s in each))
+    streams = list(dict.fromkeys(stream for plan in plans for each in plan.values() for stream in each))
     decoding = Decoding(settings.max_new_tokens, mass=False)
     *_, last = generate(lm, batch, streams, decoding)
     answers = dict(zip(streams, last.answers, strict=True))
-    seconds = time.perf_counter() - began
-    rows = [_rows(lm, q, batch, plan, answers, lemmatise) for q, plan in zip(asked, plans, strict=True)]
-    share = seconds / max(1, sum(row.rows for each in rows for row in each))
-    return [tuple(replace(row, seconds=share * row.rows) for row in each) for each in rows]
+    views = sum(len(stream.views) for plan in plans for each in plan.values() for stream in each)
+    share = (time.perf_counter() - began) / max(1, views)
+    return [tuple(_rows(lm, batch, *each, answers, share, lemmatise)) for each in zip(asked, plans, strict=True)]
 
 
 def _rows(
     lm: LanguageModel,
-    question: Question,
     batch: Sequence[SegmentedPrompt],
-    plan: Mapping[Method, tuple[Stream, ...]],
+    question: Question,
+    plan: Mapping[Method, Sequence[Stream]],
     answers: Mapping[Stream, Answer],
+    share: float,
     lemmatise: Lemmatiser | None,
-) -> list[Row]:
-    """One row for a method, or one for each view of a method that answers each wording."""
-    alone: list[str] | None = None
+) -> Iterator[Row]:
+    """One row for a method, or one for each view of a method that answers each wording; `share` is a view's seconds."""
+    record, alone = question.record, []
     spoken: list[tuple[Method, str, ViewResult, list[int]]] = []
     for method, streams in plan.items():
         views, spokesman, _ = told(lm, question.prompt, method, streams, answers)
@@ -174,41 +171,28 @@ def _rows(
             spoken += [(method, view.name, view, [tokens]) for view, tokens in zip(views, read, strict=True)]
         else:
             spoken.append((method, method.name, spokesman, read))
-    record, many = question.record, len(question.prompt.paraphrases) > 1
-    rows = []
     for method, name, view, read in spoken:
-        agree = None if alone is None or not many else alone.count(normalise(view.answer)) / len(alone)
-        rows.append(
-            Row(
-                record.id,
-                record.question,
-                record.paraphrases,
-                record.answers,
-                method.name,
-                name,
-                view.answer,
-                view.generation,
-                len(view.token_ids),
-                exact_match(view.answer, record.answers),
-                contains(view.answer, record.answers),
-                token_f1(view.answer, record.answers),
-                *_lemma_matches(view.answer, record.answers, lemmatise),
-                agree,
-                sum(read),
-                len(read),
-                0.0,
-            )
+        judged = (view.answer, record.answers)
+        lemmas = [lemmatise and lemma_match(*judged, lemmatise=lemmatise, both_ways=both) for both in (False, True)]
+        yield Row(
+            record.id,
+            record.question,
+            record.paraphrases,
+            record.answers,
+            method.name,
+            name,
+            view.answer,
+            view.generation,
+            len(view.token_ids),
+            exact_match(*judged),
+            contains(*judged),
+            token_f1(*judged),
+            *lemmas,
+            alone.count(normalise(view.answer)) / len(alone) if len(alone) > 1 else None,
+            sum(read),
+            len(read),
+            share * len(read),
         )
-    return rows
-
-
-def _lemma_matches(
-    prediction: str, answers: Sequence[str], lemmatise: Lemmatiser | None
-) -> tuple[bool | None, bool | None]:
-    if lemmatise is None:
-        return None, None
-    one_way = lemma_match(prediction, answers, lemmatise=lemmatise)
-    return one_way, lemma_match(prediction, answers, lemmatise=lemmatise, both_ways=True)
 
 
 def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
@@ -220,7 +204,7 @@ def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
 def settings_dict(settings: Settings, lm: LanguageModel, **others: Any) -> dict[str, Any]:
     """What must be equal for results to belong into one table, the prompt as rendered among it; JSON-able."""
     ran = {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
-    return {**others, **ran, **asdict(settings), "prompt": template_of(lm, settings).texts}
+    return {**others, **ran, **settings.model_dump(exclude=ABSENT), "prompt": template_of(lm, settings).texts}
 
 
 def paraphrases_path(output: Path) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +22,31 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
         raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
 
 
+def read_file(path: Path) -> bytes:
+    """A file's bytes; InputError where there are none to be had."""
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise InputError(f"cannot read {path}: it is a folder; name a file in it") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
+    scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    scratch = Path(name)
-    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(scratch)
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
         scratch.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that is too long for this disk
+            scratch.unlink(missing_ok=True)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON, its characters escaped where standard output cannot hold them as they are."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(value, allow_nan=False)
-    print(text)
+    """One line of JSON, its characters escaped where standard output may not hold them as they are."""
+    whole = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(value, ensure_ascii=not whole, allow_nan=False))

@@ -5,28 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow
+from pyarrow import feather, parquet
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
+from ..request import shortened
 
 LISTS = ("answers", "paraphrases", "weights")
 COLUMNS = ("id", "question", *LISTS)
+SLOT = re.compile(r"\[[XY]\]")
 
 
-@dataclass(frozen=True)
-class Raw:
-    """A record as found: where ("line", 317), and its columns or what stopped them from being read."""
+class Raw(NamedTuple):
+    """A record as found: where ("line", 317), and its columns, or the InputError that kept them from being read."""
 
     unit: str
     number: int
-    columns: Any = None
-    broken: str = ""
+    found: Any
 
 
 def text_of(source: str, data: bytes) -> str:
@@ -42,12 +43,12 @@ def json_lines(source: str, text: str) -> Iterator[Raw]:
     """One object a line; blank lines are nothing."""
     # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield Raw("line", number, json.loads(line))
-        except (ValueError, RecursionError) as error:
-            yield Raw("line", number, broken=f"broken JSON ({_why(error)})")
+        if line.strip():
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                found = InputError(f"broken JSON ({_why(error)})")
+            yield Raw("line", number, found)
 
 
 def json_items(source: str, text: str) -> Iterator[Raw]:
@@ -75,7 +76,7 @@ def _why(error: Exception) -> str:
 def csv_rows(source: str, text: str) -> Iterator[Raw]:
     """Rows under a header, each with the line it starts at; lists are JSON."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
+    header: list[str] = []
     while True:
         line = reader.line_num + 1
         try:
@@ -83,80 +84,83 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
         except StopIteration:
             return
         except csv.Error as error:
-            if header is None:
+            if not header:
                 raise InputError(f"cannot read {source}: line {line}: broken CSV ({error})") from error
-            yield Raw("line", line, broken=f"broken CSV ({error}): is a quote missing?")
+            yield Raw("line", line, InputError(f"broken CSV ({error}): is a quote missing?"))
             continue
         if not any(cell.strip() for cell in cells):
             continue
-        if header is None:
+        if not header:
             header = [cell.strip() for cell in cells]
             check_columns(source, header, ("question", "answers"))
         elif len(cells) > len(header):
-            yield Raw("line", line, broken=f"{len(cells)} cells under {len(header)} column names: is a quote missing?")
+            said = f"{len(cells)} cells under {len(header)} column names: is a quote missing?"
+            yield Raw("line", line, InputError(said))
         else:
-            yield _csv_raw(line, dict(zip(header, cells, strict=False)))
+            yield Raw("line", line, _csv_columns(dict(zip(header, cells, strict=False))))
 
 
-def _csv_raw(line: int, columns: dict[str, Any]) -> Raw:
-    found = {name: cell for name, cell in columns.items() if cell.strip() or name == "question"}
-    for name in LISTS:
-        if name not in found:
-            continue
-        try:
-            value = json.loads(found[name])
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, list):
+def _csv_columns(cells: dict[str, str]) -> dict[str, Any] | InputError:
+    found: dict[str, Any] = {name: cell for name, cell in cells.items() if cell.strip() or name == "question"}
+    for name in filter(found.get, LISTS):
+        with suppress(ValueError, RecursionError):
+            found[name] = json.loads(found[name])
+        if not isinstance(found[name], list):
             example = "[1, 0.5]" if name == "weights" else '["Lima", "City of Lima"]'
-            said = cut(found[name])
-            return Raw("line", line, broken=f"in CSV {name} must be a JSON list such as {example}, not {said}")
-        found[name] = value
-    return Raw("line", line, found)
+            return InputError(f"in CSV {name} must be a JSON list such as {example}, not {shortened(cells[name])}")
+    return found
 
 
 def check_columns(source: str, found: Sequence[str], needed: Sequence[str]) -> None:
     """Raise InputError for a needed column that is not there, or a known one that is there twice."""
     lacking = [name for name in needed if name not in found]
     if lacking:
-        raise InputError(f"{source} has no column {lacking[0]!r}, only {cut(', '.join(map(str, found)))}")
-    twice = [name for name in found if list(found).count(name) > 1 and name in COLUMNS]
+        raise InputError(f"{source} has no column {lacking[0]!r}, only {shortened(', '.join(map(str, found)))}")
+    twice = [name for name in COLUMNS if list(found).count(name) > 1]
     if twice:
         raise InputError(f"{source} has two columns {twice[0]!r}")
 
 
-def read_frame(source: str, ending: str, data: bytes, columns: Sequence[str] | None = None) -> DataFrame:
-    """A Parquet or Feather file; all columns or only those named."""
+def read_columns(source: str, ending: str, data: bytes) -> pyarrow.Table:
+    """A Parquet or Feather file."""
+    read = {".parquet": parquet.read_table, ".feather": feather.read_table}[ending]
     try:
-        import pandas
-        import pyarrow
-    except ImportError as error:
-        raise InputError(f"cannot read {source}: install pandas and pyarrow (pip install pandas pyarrow)") from error
-    read = pandas.read_parquet if ending == ".parquet" else pandas.read_feather
-    try:
-        return read(io.BytesIO(data), columns=None if columns is None else list(columns))
+        return read(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"cannot read {source} as {ending[1:]}: {cut(' '.join(str(error).split()))}") from error
+        raise InputError(f"cannot read {source} as {ending[1:]}: {shortened(' '.join(str(error).split()))}") from error
 
 
-def plain(value: Any) -> Any:
-    """Arrays as lists, numpy's numbers as Python's, every kind of missing value as None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
-    return None if missing else value
+def table_rows(table: pyarrow.Table) -> Iterator[Raw]:
+    """Rows of a table with columns question, answers and, if it has them, id, paraphrases, weights."""
+    check_columns("the table", table.column_names, ("question", "answers"))
+    known = [name for name in COLUMNS if name in table.column_names]
+    for number, row in enumerate(table.select(known).to_pylist(), start=1):
+        yield Raw("row", number, row)
 
 
-def cut(value: Any) -> str:
-    """A value as it would be written, on one line and not too long."""
-    try:
-        text = repr(value)  # escapes line ends and what cannot be printed
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def cloze_rows(table: pyarrow.Table) -> Iterator[Raw]:
+    """Cloze questions of MyriadLAMA's rows (uuid, sub_ent, obj_aliases, template, is_manual), one for each uuid.
+
+    [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
+    """
+    needed = ("uuid", "sub_ent", "obj_aliases", "template", "is_manual")
+    check_columns("the table", table.column_names, needed)
+    groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for number, row in enumerate(table.select(needed).to_pylist(), start=1):
+        groups.setdefault(row["uuid"], []).append((number, row))
+    for uuid, numbered in groups.items():
+        rows = sorted((row for _, row in numbered), key=lambda row: not row["is_manual"])
+        bad = [row["template"] for row in rows if not {"[X]", "[Y]"} <= set(SLOT.findall(row["template"]))]
+        filled = (
+            SLOT.sub(lambda slot, row=row: row["sub_ent"] if slot[0] == "[X]" else "[MASK]", row["template"])
+            for row in rows
+        )
+        question, *paraphrases = dict.fromkeys(filled)
+        answers = list(dict.fromkeys(chain.from_iterable(row["obj_aliases"] for row in rows)))
+        found: Any = {"id": uuid, "question": question, "answers": answers, "paraphrases": paraphrases}
+        if bad:
+            found = InputError(f"a template must have [X] and [Y], not {shortened(bad[0])}")
+        yield Raw("row", numbered[0][0], found)
 
 
 SCHEME = "hf://datasets/"
@@ -176,21 +180,16 @@ def find_hub_parquet(name: str, split: str) -> list[str]:
     for revision in ("", f"@{CONVERTED}"):
         root = f"datasets/{name}{revision}"
         found = _asked(f"hf://{root}", lambda hub, root=root: hub.glob(f"{root}/**/*.parquet"))
-        inside = {path: path.split(name, 1)[-1] for path in sorted(found)}
-        paths = [path for path, rest in inside.items() if any(f"/{split}{end}" in rest for end in "-/.")]
+        paths = [path for path in sorted(found) if re.search(rf"/{split}[-/.]", path.split(name, 1)[-1])]
         if paths:
             return [f"hf://{path}" for path in paths]
     raise InputError(f"cannot read {SCHEME}{name}: it holds no Parquet files of the split {split!r}")
 
 
 def _asked(path: str, question: Callable[..., T]) -> T:
-    try:
-        from huggingface_hub import HfFileSystem
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise InputError(
-            f"cannot read {path}: install huggingface_hub (pip install huggingface_hub), or use a local file"
-        ) from error
+    from huggingface_hub import HfFileSystem
+    from huggingface_hub.errors import HfHubHTTPError
+
     # The bases of the Hub's error are those of the HTTP library it was built with, whichever that is.
     try:
         return question(HfFileSystem())
@@ -198,6 +197,5 @@ def _asked(path: str, question: Callable[..., T]) -> T:
         raise InputError(f"cannot read {path}: there is no such file or data set on the Hub") from error
     except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"cannot read {path} from the Hugging Face Hub ({why}); a local file needs no network") from (
-            error
-        )
+        said = f"cannot read {path} from the Hugging Face Hub ({why}); a local file needs no network"
+        raise InputError(said) from error

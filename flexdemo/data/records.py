@@ -5,43 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow
 
 from ..answers.metrics import normalise
 from ..errors import InputError
 from ..prompt import normalise_weights
-from .files import write_file
+from ..request import shortened
+from .files import read_file, write_file
 from .readers import (
-    COLUMNS,
     Raw,
-    check_columns,
+    cloze_rows,
     csv_rows,
-    cut,
     find_hub_parquet,
     json_items,
     json_lines,
-    plain,
-    read_frame,
+    read_columns,
     read_hub_file,
+    table_rows,
     text_of,
 )
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".feather")
-WEBQA, MYRIADLAMA = "stanfordnlp/web_questions", "iszhaoxin/MyriadLAMA"
-MYRIADLAMA_COLUMNS = ("uuid", "sub_ent", "obj_aliases", "template", "is_manual")
-NAMED = {
-    "webqa": (WEBQA, "test"),
-    "webqa:test": (WEBQA, "test"),
-    "webqa:train": (WEBQA, "train"),
-    "myriadlama": (MYRIADLAMA, "train"),
+NAMED = {  # data set on the Hub, split
+    "webqa": ("stanfordnlp/web_questions", "test"),
+    "webqa:test": ("stanfordnlp/web_questions", "test"),
+    "webqa:train": ("stanfordnlp/web_questions", "train"),
+    "myriadlama": ("iszhaoxin/MyriadLAMA", "train"),
 }
 SHOWN = 3  # bad records named in an error; the rest are counted
 
@@ -65,16 +59,7 @@ def read_records(source: str, *, limit: int | None = None, skip_bad: bool = Fals
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 record, not {limit}")
-    if source in NAMED:
-        records, problems = _read_named(source, limit)
-    else:
-        ending = Path(source).suffix.lower()
-        if ending not in ENDINGS:
-            raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
-        data = read_hub_file(source) if source.startswith("hf://") else _read_file(source)
-        if not data.strip():
-            raise InputError(f"cannot read {source}: the file is empty")
-        records, problems = _parse(source, ending, data, limit)
+    records, problems = build_records(_raws(source), limit=limit)
     if problems and not skip_bad:
         rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise InputError(
@@ -87,74 +72,21 @@ def read_records(source: str, *, limit: int | None = None, skip_bad: bool = Fals
     return records, problems
 
 
-def _read_file(source: str) -> bytes:
-    try:
-        return Path(source).read_bytes()
-    except IsADirectoryError as error:
-        raise InputError(f"cannot read {source}: it is a folder; name a file in it") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _read_named(name: str, limit: int | None) -> tuple[list[Record], list[str]]:
-    import pandas
-
-    dataset, split = NAMED[name]
-    columns = MYRIADLAMA_COLUMNS if dataset == MYRIADLAMA else ("question", "answers")
-    paths = find_hub_parquet(dataset, split)
-    frames = [read_frame(path, ".parquet", read_hub_file(path), columns) for path in paths]
-    frame = pandas.concat(frames, ignore_index=True)
-    return (myriadlama_records if dataset == MYRIADLAMA else frame_records)(frame, limit=limit)
-
-
-def _parse(source: str, ending: str, data: bytes, limit: int | None) -> tuple[list[Record], list[str]]:
+def _raws(source: str) -> Iterator[Raw]:
+    if source in NAMED:
+        tables = [read_columns(path, ".parquet", read_hub_file(path)) for path in find_hub_parquet(*NAMED[source])]
+        rows = cloze_rows if source == "myriadlama" else table_rows
+        return rows(pyarrow.concat_tables(tables))
+    ending = Path(source).suffix.lower()
+    if ending not in ENDINGS:
+        raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
+    data = read_hub_file(source) if source.startswith("hf://") else read_file(Path(source))
+    if not data.strip():
+        raise InputError(f"cannot read {source}: the file is empty")
     if ending in (".parquet", ".feather"):
-        return frame_records(read_frame(source, ending, data), limit=limit)
-    text = text_of(source, data)
+        return table_rows(read_columns(source, ending, data))
     read = {".jsonl": json_lines, ".json": json_items, ".csv": csv_rows}[ending]
-    return build_records(read(source, text), limit=limit)
-
-
-def frame_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
-    """Records and problems of a frame with columns question, answers and, if it has them, id, paraphrases, weights."""
-    check_columns("the table", list(frame.columns), ("question", "answers"))
-    known = [name for name in COLUMNS if name in frame.columns]
-    rows = zip(*(frame[name] for name in known), strict=True)
-    raws = (Raw("row", i, dict(zip(known, map(plain, row), strict=True))) for i, row in enumerate(rows, start=1))
-    return build_records(raws, limit=limit)
-
-
-def myriadlama_records(frame: DataFrame, *, limit: int | None = None) -> tuple[list[Record], list[str]]:
-    """Cloze questions of MyriadLAMA's rows (uuid, sub_ent, obj_aliases, template, is_manual), one for each uuid.
-
-    [X] becomes the subject and [Y] becomes [MASK]. Manual templates come first; the first wording is the question.
-    """
-    check_columns("the table", list(frame.columns), MYRIADLAMA_COLUMNS)
-    numbered = frame.reset_index(drop=True)
-    groups = numbered.groupby("uuid", sort=False, dropna=False)
-    return build_records((_cloze(group) for _, group in groups), limit=limit)
-
-
-def _cloze(group: DataFrame) -> Raw:
-    rows = [{name: plain(row[name]) for name in MYRIADLAMA_COLUMNS} for row in group.to_dict("records")]
-    number = int(group.index[0]) + 1
-    for row in rows:
-        template, subject = row["template"], row["sub_ent"]
-        if not isinstance(template, str) or "[X]" not in template or "[Y]" not in template:
-            return Raw("row", number, broken=f"a template must have [X] and [Y], not {cut(template)}")
-        if not isinstance(subject, str) or not isinstance(row["is_manual"], bool):
-            return Raw("row", number, broken="sub_ent must be text and is_manual true or false")
-        if not isinstance(row["obj_aliases"], list):
-            return Raw("row", number, broken=f"obj_aliases must be a list, not {cut(row['obj_aliases'])}")
-    rows.sort(key=lambda row: not row["is_manual"])  # stable: within manual and automatic ones the file's order
-    wordings = list(dict.fromkeys(_fill(row["template"], row["sub_ent"]) for row in rows))
-    answers = list(dict.fromkeys(chain.from_iterable(row["obj_aliases"] for row in rows)))
-    columns = {"id": rows[0]["uuid"], "question": wordings[0], "answers": answers, "paraphrases": wordings[1:]}
-    return Raw("row", number, columns)
-
-
-def _fill(template: str, subject: str) -> str:
-    return re.sub(r"\[[XY]\]", lambda slot: subject if slot[0] == "[X]" else "[MASK]", template)
+    return read(source, text_of(source, data))
 
 
 def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[list[Record], list[str]]:
@@ -167,7 +99,7 @@ def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[lis
         try:
             record = _record(raw)
             if record.id in places:
-                raise InputError(f"the id {cut(record.id)} is already that of {places[record.id]}")
+                raise InputError(f"the id {shortened(record.id)} is already that of {places[record.id]}")
         except InputError as error:
             problems.append(f"{place}: {error}")
             continue
@@ -179,11 +111,11 @@ def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[lis
 
 
 def _record(raw: Raw) -> Record:
-    if raw.broken:
-        raise InputError(raw.broken)
-    if not isinstance(raw.columns, Mapping):
-        raise InputError(f"a record must be an object with question and answers, not {cut(raw.columns)}")
-    columns = raw.columns
+    columns = raw.found
+    if isinstance(columns, InputError):
+        raise columns
+    if not isinstance(columns, Mapping):
+        raise InputError(f"a record must be an object with question and answers, not {shortened(columns)}")
     if columns.get("question") is None:
         raise InputError("no question")
     question = _text(columns["question"], "the question").strip()
@@ -203,19 +135,19 @@ def _id(value: Any, number: int) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with gaps
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"the id must be text or a whole number, not {cut(value)}")
+        raise InputError(f"the id must be text or a whole number, not {shortened(value)}")
     return _text(str(value), "the id")
 
 
 def _texts(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise InputError(f"{what}s must be a list of texts, not {cut(value)}")
+        raise InputError(f"{what}s must be a list of texts, not {shortened(value)}")
     return tuple(_text(text, f"{what} {i}").strip() for i, text in enumerate(value, start=1))
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{what} must be text, not {cut(value)}")
+        raise InputError(f"{what} must be text, not {shortened(value)}")
     if not value.strip():
         raise InputError(f"{what} is blank")
     if any("\ud800" <= c <= "\udfff" for c in value):
@@ -225,7 +157,7 @@ def _text(value: Any, what: str) -> str:
 
 def _numbers(value: Any, count: int) -> tuple[float, ...]:
     if not isinstance(value, list) or any(isinstance(w, bool) or not isinstance(w, int | float) for w in value):
-        raise InputError(f"weights must be a list of numbers, not {cut(value)}")
+        raise InputError(f"weights must be a list of numbers, not {shortened(value)}")
     try:
         weights = tuple(float(weight) for weight in value)
     except OverflowError as error:
@@ -242,15 +174,9 @@ def fingerprint(records: Sequence[Record]) -> str:
 
 def write_records(records: Sequence[Record], path: Path) -> None:
     """Write records as .jsonl, whole or not at all, in the form that read_records reads."""
-    lines = []
-    for record in records:
-        fields = {name: value for name, value in asdict(record).items() if value is not None}
-        lines.append(f"{json.dumps(fields, ensure_ascii=False)}\n")
-
-    def write(scratch: Path) -> None:
-        scratch.write_text("".join(lines), encoding="utf-8")
-
-    write_file(path, write)
+    fields = ({name: value for name, value in vars(record).items() if value is not None} for record in records)
+    text = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in fields)
+    write_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
 def draw_shots(
@@ -260,22 +186,16 @@ def draw_shots(
 
     No shot is a question of `exclude` in its normal form: give it every wording of the records to be asked.
     """
-    taken = {_form(question) for question in exclude}
-    pool: list[Record] = []
+    pool: dict[str, Record] = {}
     for record in records:
-        form = _form(record.question)
-        if form not in taken:
-            taken.add(form)
-            pool.append(record)
+        pool.setdefault(_form(record.question), record)
+    for question in exclude:
+        pool.pop(_form(question), None)
     if not 0 <= k <= len(pool):
         raise InputError(f"cannot draw {k} shots: {len(pool)} questions are not among those to be asked")
-    drawn = random.Random(seed).sample(pool, k)
-    return tuple((_line(shot.question), _line(shot.answers[0])) for shot in drawn)
+    drawn = random.Random(seed).sample(list(pool.values()), k)
+    return tuple((" ".join(shot.question.split()), " ".join(shot.answers[0].split())) for shot in drawn)
 
 
 def _form(question: str) -> str:
     return normalise(question) or question.strip()
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

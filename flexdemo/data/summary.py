@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +13,14 @@ from ..answers.metrics import SCORES, majority, normalise
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 REFERENCE = "causal"
 EACH = "per_prompt"  # the method whose views are the wordings alone
 COLUMNS = {"exact": "exact_match", "contains": "contains", "f1": "token_f1", "lemma": "lemma_match"}  # of SCORES
 JUDGED = (*COLUMNS.values(), "lemma_match_both")
 COSTS = ("prompt_tokens", "rows", "seconds")
+MEASURED = [*JUDGED, *COSTS]
 # Fields of Line beside accuracy, their titles and decimals; the first five are those of JUDGED, the last of COSTS.
 MEANS = (
     *(("exact", "Exact", 3), ("contains", "Contains", 3), ("token_f1", "F1", 3)),
@@ -39,18 +40,12 @@ class Interval:
     high: float
 
 
-def resample_indices(n: int, resamples: int, *, seed: int) -> Iterator[np.ndarray]:
-    """Indices of the questions in each bootstrap resample, (chunk, n) at a time, `resamples` rows in all."""
-    generator = np.random.default_rng(seed)
+def resampled_means(scores: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Mean of each column of `scores` (n, lines) over the questions of each bootstrap resample, (resamples, lines)."""
+    n, means, generator = len(scores), [], np.random.default_rng(seed)
     chunk = max(1, CELLS // n)
     for start in range(0, resamples, chunk):
-        yield generator.integers(0, n, size=(min(chunk, resamples - start), n))
-
-
-def resampled_means(scores: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Mean of each column of `scores` (n, lines) over the questions of each resample, (resamples, lines)."""
-    n, means = len(scores), []
-    for draws in resample_indices(n, resamples, seed=seed):
+        draws = generator.integers(0, n, size=(min(chunk, resamples - start), n))
         times = np.stack([np.bincount(draw, minlength=n) for draw in draws])  # how often each question was drawn
         means.append(times @ scores / n)
     return np.concatenate(means)
@@ -110,9 +105,6 @@ class Summary:
     def __getitem__(self, name: str) -> Line:
         return next(line for line in self.lines if line.name == name)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def markdown(self) -> str:
         """The lines as a table in Markdown, then the groups if there are several, then the notes."""
         header, rows = self.cells()
@@ -161,136 +153,87 @@ def summarise(table: DataFrame, *, score: str = "exact", seed: int = 0, resample
     `score`, one of SCORES, is what is called accuracy. The table has the columns of table.Row; InputError if a record
     lacks a row that others have, or has one twice.
     """
-    if resamples < 1:
-        raise InputError(f"the number of resamples must be at least 1, not {resamples}")
-    if score not in SCORES:
-        raise InputError(f"unknown score {score!r}: choose from {', '.join(SCORES)}")
-    ids, wordings, blocks = _blocks(table)
-    if any(np.isnan(block[COLUMNS[score]][block["there"]]).any() for block in blocks.values()):
+    wordings = _checked_wordings(table)
+    chosen = COLUMNS[score]
+    if table[chosen].isna().any():
         raise InputError(f"the results were not judged by {score}: that needs simplemma (pip install simplemma)")
-    lines = _scored(blocks, wordings, COLUMNS[score])
-    accuracies = np.stack([scores[COLUMNS[score]] for _, _, scores in lines], axis=1)
-    names = [name for name, _, _ in lines]
+    scored = list(_scored(table.astype(dict.fromkeys(MEASURED, "float64")), wordings, chosen))
+    frames = [frame.loc[wordings.index] for _, _, frame in scored]
+    accuracies = np.stack([frame[chosen] for frame in frames], axis=1)
+    names, methods = [name for name, _, _ in scored], set(table["method"])
     against = names.index(REFERENCE) if REFERENCE in names else None
     means = resampled_means(accuracies, resamples=resamples, seed=seed)
     made = []
-    for i, (name, note, scores) in enumerate(lines):
+    for i, ((name, note, _), frame) in enumerate(zip(scored, frames, strict=True)):
         difference = None
         if against is not None and i != against:
             gap = accuracies[:, i].mean() - accuracies[:, against].mean()
             difference = interval(gap, means[:, i] - means[:, against])
-        mean = {key: _mean(values) for key, values in scores.items()}
-        made.append(
-            Line(
-                name,
-                note,
-                name not in blocks,
-                len(ids),
-                interval(accuracies[:, i].mean(), means[:, i]),
-                *(mean[key] for key in JUDGED),
-                difference,
-                *(mean[key] for key in COSTS),
-            )
-        )
+        mean = [None if np.isnan(each) else float(each) for each in frame[MEASURED].mean()]
+        accuracy, judged = interval(accuracies[:, i].mean(), means[:, i]), mean[: len(JUDGED)]
+        costs = mean[len(JUDGED) :]
+        made.append(Line(name, note, name not in methods, len(wordings), accuracy, *judged, difference, *costs))
     groups = tuple(
         Group(int(count), int(those.sum()), dict(zip(names, accuracies[those].mean(axis=0).tolist(), strict=True)))
         for count in np.unique(wordings)
-        for those in [wordings == count]
+        for those in [wordings.to_numpy() == count]
     )
-    return Summary(
-        len(ids), score, seed, resamples, tuple(made), groups, _notes(made, score, len(ids), resamples, seed)
-    )
+    notes = _notes(made, score, len(wordings), resamples, seed)
+    return Summary(len(wordings), score, seed, resamples, tuple(made), groups, notes)
 
 
-def _mean(values: np.ndarray) -> float | None:
-    """Mean over questions; None where a score is missing, which is so for all of a run or for none."""
-    return None if np.isnan(mean := float(values.mean())) else mean
-
-
-Scored = list[tuple[str, str, dict[str, np.ndarray]]]  # name, note and scores by question of lines
-Block = dict[str, Any]  # one method's scores by record and view, (n, views), NaN where a record has no such view
-
-
-def _blocks(table: DataFrame) -> tuple[list[str], np.ndarray, dict[str, Block]]:
-    """Record ids, number of wordings of each, and for each method its scores as arrays of (records, views)."""
+def _checked_wordings(table: DataFrame) -> Series:
+    """Number of wordings of each record, by id; InputError where a record lacks a row that others have."""
     if not len(table):
         raise InputError("the results table has no rows")
-    firsts = table.drop_duplicates("id")
-    ids = firsts["id"].tolist()
-    place = {name: i for i, name in enumerate(ids)}
-    wordings = np.array([1 + len(texts) for texts in firsts["paraphrases"]])
     twice = table[table.duplicated(["id", "method", "view"])]
     if len(twice):
         row = twice.iloc[0]
         raise InputError(f"record {row['id']!r} has two rows of {row['method']}, view {row['view']!r}")
-    blocks: dict[str, Block] = {}
+    wordings = table.drop_duplicates("id").set_index("id")["paraphrases"].map(len) + 1
+    positions = [f"P{k}" for k in range(1, wordings.max() + 1)]
+    each = table[table["method"] == EACH]
+    for view, count in zip(each["view"], wordings[each["id"]], strict=True):
+        if view not in positions[:count]:
+            raise InputError(f"{EACH} has a view {view!r}, but its views are P1, P2, ... of the wordings")
     for method, rows in table.groupby("method", sort=False):
-        views = list(dict.fromkeys(rows["view"]))
-        if method == EACH:
-            views = [f"P{k}" for k in range(1, int(wordings.max()) + 1)]
-            if strange := sorted(set(rows["view"]) - set(views)):
-                raise InputError(f"{EACH} has a view {strange[0]!r}, but its views are P1, P2, ... of the wordings")
-        records = np.array([place[name] for name in rows["id"]])
-        columns = np.array([views.index(view) for view in rows["view"]])
-        shape = (len(ids), len(views))
-        block: Block = {"views": views, "there": np.zeros(shape, dtype=bool), "said": np.full(shape, "", dtype=object)}
-        block["there"][records, columns] = True
-        block["said"][records, columns] = rows["prediction"].to_numpy(dtype=object)
-        for key in (*JUDGED, *COSTS):
-            block[key] = np.full(shape, np.nan)
-            block[key][records, columns] = rows[key].astype("Float64").to_numpy(dtype=float, na_value=np.nan)
-        lacking = np.flatnonzero(~_complete(block["there"], views, method, wordings))
+        found = rows["id"].value_counts().reindex(wordings.index, fill_value=0)
+        lacking = found.index[found != (wordings if _answers_each(rows) else 1)]
         if len(lacking):
-            which = ", ".join(repr(ids[i]) for i in lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+            which = ", ".join(map(repr, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
             raise InputError(f"{len(lacking)} records lack results of {method}, which others have: {which}")
-        blocks[str(method)] = block
-    return ids, wordings, blocks
+    return wordings
 
 
-def _complete(there: np.ndarray, views: Sequence[str], method: str, wordings: np.ndarray) -> np.ndarray:
-    """Which records have all rows of a method: one, or one for each wording."""
-    if method == EACH:
-        return (there == (np.arange(len(views)) < wordings[:, None])).all(axis=1)
-    return there.sum(axis=1) == (1 if list(views) == [method] else wordings)
+def _answers_each(rows: DataFrame) -> bool:
+    """Whether rows of one method are of its views, one for each wording."""
+    return bool((rows["method"] == EACH).all() or (rows["view"] != rows["method"]).any())
 
 
-def _scored(blocks: Mapping[str, Block], wordings: np.ndarray, chosen: str) -> Scored:
-    """Name, note and scores by question of every line: the methods, then what single prompts would give."""
-    lines = []
-    for method, block in blocks.items():
-        if method == EACH:
-            continue
-        each = list(block["views"]) != [method]
-        note = "mean over its views" if each else ""
-        lines.append((method, note, {key: _over_views(block[key], block["there"]) for key in (*JUDGED, *COSTS)}))
-    if EACH in blocks:
-        lines += _single_prompts(blocks[EACH], wordings, chosen, with_vote="vote" not in blocks)
-    return lines
-
-
-def _over_views(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Mean of each row's cells that are there; NaN if one of those is missing."""
-    return np.where(there, values, 0).sum(axis=1) / there.sum(axis=1)
-
-
-def _single_prompts(block: Block, wordings: np.ndarray, chosen: str, *, with_vote: bool) -> Scored:
-    there, views = block["there"], list(block["views"])
-    keys = (*JUDGED, *COSTS)
-    lines = [("mean single prompt", "", {key: _over_views(block[key], there) for key in keys})]
+def _scored(table: DataFrame, wordings: Series, chosen: str) -> Iterator[tuple[str, str, DataFrame]]:
+    """Name, note and MEASURED by id of every line: the methods, then what single prompts would give."""
+    for method, rows in table.groupby("method", sort=False):
+        if method != EACH:
+            note = "mean over its views" if _answers_each(rows) else ""
+            yield str(method), note, rows.groupby("id")[MEASURED].mean()
+    each = table[table["method"] == EACH]
+    if not len(each):
+        return
+    each = each.assign(position=each["view"].str[1:].astype(int)).sort_values("position", kind="stable")
+    by_id = each.groupby("id")
+    yield "mean single prompt", "", by_id[MEASURED].mean()
 
     common = int(wordings.min())  # positions that every record has
-    best = int(block[chosen][:, :common].mean(axis=0).argmax())
-    note = f"{views[best]} is chosen with hindsight, of {common} positions, and stays so in every resample"
-    lines.append((f"best single prompt ({views[best]})", note, {key: block[key][:, best] for key in keys}))
+    best = each[each["position"] <= common].groupby("position")[chosen].mean().idxmax()
+    note = f"P{best} is chosen with hindsight, of {common} positions, and stays so in every resample"
+    yield f"best single prompt (P{best})", note, each[each["position"] == best].set_index("id")[MEASURED]
 
-    summed = {key: np.where(there, block[key], 0).sum(axis=1) for key in COSTS}
-    highest = {key: np.where(there, block[key], -np.inf).max(axis=1) for key in JUDGED}
-    lines.append(("any of N right", "oracle: right if any single prompt is", highest | summed))
-    if with_vote:
-        elected = [majority(list(said[:count])) for said, count in zip(block["said"], wordings, strict=True)]
-        voted = {key: block[key][np.arange(len(elected)), elected] for key in JUDGED}
-        lines.append(("vote", "the most frequent answer of the single prompts", voted | summed))
-    return lines
+    summed = by_id[[*COSTS]].sum()
+    yield "any of N right", "oracle: right if any single prompt is", by_id[[*JUDGED]].max().join(summed)
+    if "vote" not in set(table["method"]):
+        elected = by_id["prediction"].agg(lambda said: majority(list(said)) + 1)
+        voted = each[each["position"] == each["id"].map(elected)].set_index("id")[[*JUDGED]]
+        yield "vote", "the most frequent answer of the single prompts", voted.join(summed)
 
 
 def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, seed: int) -> tuple[str, ...]:
@@ -312,24 +255,15 @@ def disagreements(table: DataFrame, limit: int) -> list[Disagreement]:
 
     The first view of a method speaks for it.
     """
-    found = []
+    found: list[Disagreement] = []
     for name, rows in table.groupby("id", sort=False):
-        if len(found) >= limit:
+        spoken = rows.drop_duplicates("method").set_index("method")
+        if spoken["prediction"].map(normalise).nunique() > 1:
+            first, right = spoken.iloc[0], spoken["exact_match"].astype(bool)
+            texts = (first["question"], tuple(first["paraphrases"]), tuple(first["answers"]))
+            found.append(Disagreement(str(name), *texts, spoken["prediction"].to_dict(), right.to_dict()))
+        if len(found) == limit:
             break
-        spoken = rows.drop_duplicates("method")
-        if spoken["prediction"].map(normalise).nunique() < 2:
-            continue
-        first = spoken.iloc[0]
-        found.append(
-            Disagreement(
-                str(name),
-                first["question"],
-                tuple(first["paraphrases"]),
-                tuple(first["answers"]),
-                dict(zip(spoken["method"], spoken["prediction"], strict=True)),
-                {method: bool(right) for method, right in zip(spoken["method"], spoken["exact_match"], strict=True)},
-            )
-        )
     return found
 
 

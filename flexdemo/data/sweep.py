@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..answers.methods import METHODS, Method
 from .summary import REFERENCE, Interval, Summary, summarise
@@ -74,9 +74,6 @@ class Sweep:
     score: str
     values: tuple[int, ...]
     curves: tuple[Curve, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of a table: a value a row, a method a column."""

@@ -7,20 +7,19 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+import pyarrow
+import pyarrow.json
+from pyarrow import feather, parquet
 
 from ..errors import InputError
-from .files import write_file
+from .files import read_file, write_file
 
 if TYPE_CHECKING:
     import pandas
-    import pyarrow
-
-FORMATS = (".feather", ".parquet", ".csv", ".jsonl")
-# What readers raise for bytes that are no table: pyarrow's own errors are kinds of these, and so is too deep a nesting.
-DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError, MemoryError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,31 @@ class Row:
     seconds: float
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-TYPES: Mapping[str, Any] = get_type_hints(Row)
-# How each type looks in a frame: lists and texts as they are, missing truth values as pandas' own.
-DTYPES = {int: "int64", bool: "bool", float: "float64", bool | None: "boolean", float | None: "float64"}
+KINDS: Mapping[Any, pyarrow.DataType] = {
+    str: pyarrow.string(),
+    tuple[str, ...]: pyarrow.list_(pyarrow.field("item", pyarrow.string(), nullable=False)),
+    int: pyarrow.int64(),
+    bool: pyarrow.bool_(),
+    float: pyarrow.float64(),
+}
+SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field(name, KINDS[kind], nullable=False)
+        if kind in KINDS
+        else pyarrow.field(name, KINDS[get_args(kind)[0]])
+        for name, kind in get_type_hints(Row).items()
+    ]
+)
+# What readers raise for bytes that are no table: pyarrow's own errors are kinds of these, and so is too deep a nesting.
+DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError, MemoryError, csv.Error)
 # A spreadsheet runs a cell that begins so as a formula; apostrophes before it are those of an earlier defence.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Write the rows whole or not at all, in the form that the ending of `path` names (one of FORMATS)."""
-    ending = _ending(path, "write")
-    write_file(path, lambda scratch: WRITERS[ending](rows, scratch))
+    write = WRITERS[path.suffix.lower()]
+    write_file(path, lambda scratch: write(rows, scratch))
 
 
 def read_table(path: Path, *, most_rows: int | None = None) -> pandas.DataFrame:
@@ -73,18 +85,16 @@ def read_table(path: Path, *, most_rows: int | None = None) -> pandas.DataFrame:
     Lists are lists; missing truth values are pandas.NA and a missing agreement is NaN. Raises InputError for a file
     that is no results table, or has more than `most_rows`.
     """
-    path = Path(path)
-    ending = _ending(path, "read")
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise InputError(f"cannot read {path}: the file must end in {', '.join(FORMATS)}")
+    data = read_file(path)
     try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        columns = READERS[ending](data)
-        rows = len(columns.get("id", ()))
-        if most_rows is not None and rows > most_rows:
-            raise InputError(f"the file {path} has {rows:,} rows: at most {most_rows:,} can be opened here")
-        return _frame(columns)
+        table = READERS[ending](data)
+        table.validate(full=True)  # a damaged table may point beyond its own memory
+        if most_rows is not None and len(table) > most_rows:
+            raise InputError(f"the file {path} has {len(table):,} rows: at most {most_rows:,} can be opened here")
+        return _frame(table)
     except InputError:
         raise
     except DAMAGED as error:
@@ -94,126 +104,45 @@ def read_table(path: Path, *, most_rows: int | None = None) -> pandas.DataFrame:
 
 def table_frame(rows: Sequence[Row]) -> pandas.DataFrame:
     """The rows as read_table gives them."""
-    return _frame({name: [getattr(row, name) for row in rows] for name in COLUMNS})
-
-
-def _ending(path: Path, verb: str) -> str:
-    ending = path.suffix.lower()
-    if ending not in FORMATS:
-        raise InputError(f"cannot {verb} {path}: the file must end in {', '.join(FORMATS)}")
-    return ending
-
-
-def _frame(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
-    import pandas
-
-    lacking = [name for name in COLUMNS if name not in columns]
-    if lacking:
-        raise ValueError(f"no column {lacking[0]!r}")
-    made = {}
-    for name in COLUMNS:
-        values, kind = columns[name], TYPES[name]
-        if not all(_fits(value, kind) for value in values):
-            raise _unfit(name)
-        if kind == tuple[str, ...]:
-            values = [list(value) for value in values]
-        elif kind == (bool | None):
-            values = [pandas.NA if value is None else value for value in values]
-        made[name] = pandas.Series(values, dtype=DTYPES.get(kind, "object"), name=name)
-    return pandas.DataFrame(made)
-
-
-def _unfit(name: str) -> ValueError:
-    kind = TYPES[name]
-    return ValueError(f"column {name!r} holds something else than {getattr(kind, '__name__', kind)}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value may stand in a column; checked because pandas would make any text true and no value false."""
-    if kind == tuple[str, ...]:
-        return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
-    if kind in (bool | None, float | None) and value is None:
-        return True
-    if kind in (bool, bool | None):
-        return isinstance(value, bool)
-    wanted = {str: str, int: int}.get(kind, int | float)
-    return isinstance(value, wanted) and not isinstance(value, bool)
-
-
-def _schema() -> pyarrow.Schema:
-    import pyarrow
-
-    kinds = {
-        str: pyarrow.string(),
-        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
-        int: pyarrow.int64(),
-        bool: pyarrow.bool_(),
-        float: pyarrow.float64(),
-        bool | None: pyarrow.bool_(),
-        float | None: pyarrow.float64(),
-    }
-    return pyarrow.schema([(name, kinds[TYPES[name]]) for name in COLUMNS])
+    return _frame(_arrow(rows))
 
 
 def _arrow(rows: Sequence[Row]) -> pyarrow.Table:
-    import pyarrow
-
-    return pyarrow.Table.from_pydict({n: [getattr(row, n) for row in rows] for n in COLUMNS}, schema=_schema())
+    return pyarrow.Table.from_pylist([vars(row) for row in rows], schema=SCHEMA)
 
 
-def _write_feather(rows: Sequence[Row], path: Path) -> None:
-    from pyarrow import feather
+def _frame(table: pyarrow.Table) -> pandas.DataFrame:
+    import pandas
 
-    feather.write_feather(_arrow(rows), str(path))
-
-
-def _write_parquet(rows: Sequence[Row], path: Path) -> None:
-    from pyarrow import parquet
-
-    parquet.write_table(_arrow(rows), str(path))
+    lacking = [name for name in SCHEMA.names if name not in table.column_names]
+    if lacking:
+        raise ValueError(f"no column {lacking[0]!r}")
+    table = table.select(SCHEMA.names).cast(SCHEMA)
+    frame = table.to_pandas(types_mapper={pyarrow.bool_(): pandas.BooleanDtype()}.get)
+    for name in ("paraphrases", "answers"):
+        frame[name] = pandas.Series(table[name].to_pylist(), dtype="object")
+        if any(None in texts for texts in frame[name]):
+            raise ValueError(f"column {name!r} has a list with nothing in it where a text should be")
+    return frame
 
 
 def _write_jsonl(rows: Sequence[Row], path: Path) -> None:
-    path.write_text("".join(f"{json.dumps(asdict(row), allow_nan=False)}\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(f"{json.dumps(vars(row), allow_nan=False)}\n" for row in rows), encoding="utf-8")
 
 
-def _read_feather(data: bytes) -> dict[str, list[Any]]:
-    from pyarrow import feather
-
-    return _columns(feather.read_table(io.BytesIO(data)))
-
-
-def _read_parquet(data: bytes) -> dict[str, list[Any]]:
-    from pyarrow import parquet
-
-    return _columns(parquet.read_table(io.BytesIO(data)))
-
-
-def _columns(table: pyarrow.Table) -> dict[str, list[Any]]:
-    table.validate(full=True)  # a damaged table may point beyond its own memory
-    return table.to_pydict()
-
-
-def _read_jsonl(data: bytes) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for line in data.decode("utf-8").split("\n"):
-        if not line:
-            continue
-        told = json.loads(line)
-        if not (isinstance(told, dict) and set(COLUMNS) <= set(told)):
-            raise ValueError("a line lacks a column")
-        for name, values in columns.items():
-            if not _fits(told[name], TYPES[name]):
-                raise _unfit(name)
-            values.append(told[name])
-    return columns
+def _read_jsonl(data: bytes) -> pyarrow.Table:
+    if not data:
+        return SCHEMA.empty_table()
+    options = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
+    whole = pyarrow.json.ReadOptions(block_size=len(data))  # no line may be longer than a block
+    return pyarrow.json.read_json(io.BytesIO(data), parse_options=options, read_options=whole)
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(getattr(row, name)) for name in COLUMNS] for row in rows)
+        writer.writerow(SCHEMA.names)
+        writer.writerows(map(_cell, vars(row).values()) for row in rows)
 
 
 def _cell(value: Any) -> str:
@@ -222,36 +151,38 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) if value is not None else ""
 
 
-def _read_csv(data: bytes) -> dict[str, list[Any]]:
+def _read_csv(data: bytes) -> pyarrow.Table:
     before = csv.field_size_limit(max(len(data), 1))  # cells may be longer than the module's default
     try:
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
     finally:
         csv.field_size_limit(before)
-    if not set(COLUMNS) <= set(header):
-        raise ValueError("a column is missing")
-    places = {name: header.index(name) for name in COLUMNS}
-    cells = [line for line in lines if line]
-    if any(len(line) != len(header) for line in cells):
-        raise ValueError("a line has too few or too many cells")
-    return {name: [_value(line[place], TYPES[name]) for line in cells] for name, place in places.items()}
+    rows = (dict(zip(header, line, strict=True)) for line in lines if line)
+    return _read_jsonl("".join(f"{json.dumps(_values(row))}\n" for row in rows).encode())
 
 
-def _value(cell: str, kind: Any) -> Any:
-    if kind is str:
-        return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-    return json.loads(cell) if cell else None
+def _values(cells: Mapping[str, str]) -> dict[str, Any]:
+    """A row of CSV as JSON has it: texts are texts, other cells JSON, an empty one null."""
+    values: dict[str, Any] = {}
+    for name in SCHEMA.names:
+        cell = cells[name]
+        if SCHEMA.field(name).type == KINDS[str]:
+            values[name] = cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+        else:
+            values[name] = json.loads(cell) if cell else None
+    return values
 
 
 WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {
-    ".feather": _write_feather,
-    ".parquet": _write_parquet,
+    ".feather": lambda rows, path: feather.write_feather(_arrow(rows), str(path)),
+    ".parquet": lambda rows, path: parquet.write_table(_arrow(rows), path),
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
 }
-READERS: Mapping[str, Callable[[bytes], dict[str, list[Any]]]] = {
-    ".feather": _read_feather,
-    ".parquet": _read_parquet,
+READERS: Mapping[str, Callable[[bytes], pyarrow.Table]] = {
+    ".feather": lambda data: feather.read_table(io.BytesIO(data)),
+    ".parquet": lambda data: parquet.read_table(io.BytesIO(data)),
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
 }
+FORMATS = tuple(WRITERS)

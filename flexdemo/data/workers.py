@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError, is_out_of_memory
+from ..errors import InputError, OutOfMemory, within_memory
 from .journal import TABLE, Contents, Journal, finish
 
 Made = Mapping[int, Sequence[Any]]
@@ -33,39 +32,28 @@ def in_batches(
     Without `halves` it is an InputError: other processes would still work on the whole batch. `let_go` drops what is
     kept for speed alone, before a smaller batch, or the same record once more, is tried.
     """
-    start, kept = 0, True
+    start, again = 0, False
     while start < len(indices):
         batch = indices[start : start + size]
-        made = _unless_out_of_memory(work, batch)
-        if made is not None:
-            yield batch, made
-            start += len(batch)
-            kept = True
+        try:
+            with within_memory(give_up=let_go):
+                made = work(batch)
+        except OutOfMemory as error:
+            if not halves:
+                said = f"a batch of {len(batch)} records does not fit in memory: give a smaller --batch-size"
+                raise InputError(said) from error
+            if again:
+                raise InputError(
+                    f"record {batch[0] + 1} does not fit in memory even alone: use fewer methods, fewer or shorter "
+                    "paraphrases, or a smaller model"
+                ) from error
+            again = len(batch) == 1
+            if not again:
+                size = len(batch) // 2
+                log(f"out of memory: going on with {size} records a batch")
             continue
-        if not halves:
-            raise InputError(f"a batch of {len(batch)} records does not fit in memory: give a smaller --batch-size")
-        let_go()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(batch) == 1 and kept:
-            kept = False
-            continue
-        if len(batch) == 1:
-            raise InputError(
-                f"record {batch[0] + 1} does not fit in memory even alone: use fewer methods, fewer or shorter "
-                "paraphrases, or a smaller model"
-            )
-        size = len(batch) // 2
-        log(f"out of memory: going on with {size} records a batch")
-
-
-def _unless_out_of_memory(work: Work, batch: Sequence[int]) -> Made | None:
-    try:
-        return work(batch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return None  # only here has the failed attempt let go of its tensors
+        yield batch, made
+        start, again = start + len(batch), False
 
 
 def work_through(
@@ -79,29 +67,26 @@ def work_through(
     settings: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
+    let_go: Callable[[], None],
     form: Contents = TABLE,
-    let_go: Callable[[], None] = lambda: None,
 ) -> list[Any] | None:
     """Do `work` on records 0 <= i < total, this process's share of them, a batch at a time.
 
     With `output` every batch is on the disk when it is done and the finished whole is written there by process 0; the
     result is then None. Without, it is everything that `work` made, in the records' order.
     """
+
+    def begin() -> Journal | None:
+        if output is None or not workers.writes:
+            return None
+        return Journal.open(output, settings, resume=resume, overwrite=overwrite, rank=workers.rank, form=form)
+
     kept: dict[int, Sequence[Any]] = {}
-    journal = None
-    if output is not None and workers.writes:
-        place = {"rank": workers.rank, "world": workers.writers}
-
-        def begin() -> Journal:
-            return Journal.open(output, settings, resume=resume, overwrite=overwrite, form=form, **place)
-
-        journal = begin() if workers.together else workers.first_then_others(begin)
+    journal = workers.first_then_others(begin)
     done = workers.agreed(journal.done if journal else frozenset())
     mine = [i for i in workers.share(total) if i not in done]
     # A bar for each process of a machine would be a mess: the first speaks for all, which do alike.
-    with tqdm(
-        total=len(mine), desc=what, unit="record", file=sys.stderr, disable=not (workers.is_first and mine)
-    ) as bar:
+    with tqdm(total=len(mine), desc=what, unit="record", disable=not (workers.is_first and mine)) as bar:
         for batch, made in in_batches(mine, size, work, log=bar.write, halves=not workers.together, let_go=let_go):
             if journal is not None:
                 journal.append(batch, made)
@@ -146,10 +131,6 @@ class Workers:
         """Whether this process keeps what it has made: where all make the same, the first does."""
         return self.is_first or not self.together
 
-    @property
-    def writers(self) -> int:
-        return 1 if self.together else self.world
-
     def agreed(self, value: Any) -> Any:
         """Process 0's value in all that work together; elsewhere each one's own."""
         if not self.together:
@@ -188,7 +169,6 @@ def join_workers(*, cpu: bool, together: bool = False) -> Workers:
     """This process's place in the run, from the environment that `accelerate launch` and `torchrun` set."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Workers(0, 1, 0)
-    import torch
     from accelerate import PartialState
 
     state = PartialState(cpu=cpu or not torch.cuda.is_available())  # or it takes each process for the only one

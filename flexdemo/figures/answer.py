@@ -20,6 +20,7 @@ NAMED_TOKENS = 32  # up to here bars are named by their tokens, above by their n
 LETTERED_TOKENS = 10  # up to here segments are named inside their bars
 TICK_CHARACTERS, WORDING_CHARACTERS = 12, 64
 ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
+AXIS = {"zeroline": False, "automargin": True, "title_standoff": 8}
 EDGE = "rgba(255,255,255,0.55)"  # thin, between neighbours in a stack
 SHADES = ((0.0, HIDDEN), (0.02, "rgba(30,136,229,0.20)"), (1.0, "rgba(30,136,229,1)"))
 MARKS = (0.01, 0.1, 0.4, 1.0)  # probabilities named beside the colours
@@ -93,27 +94,23 @@ def mass_figure(
         ticktext = [_shortened(visible_text(token), TICK_CHARACTERS) for token in tokens]
         ticks = {"tickmode": "array", "tickvals": steps, "ticktext": ticktext}
     title = "attention per token of the segment" if per_token else "share of attention"
-    common = {"zeroline": False, "automargin": True, "title_standoff": 8}
-    figure.update_xaxes(**common, **ticks, showgrid=False, title_text="token of the fused answer")
-    figure.update_yaxes(**common, gridcolor=GRID, title_text=title, rangemode="tozero")
+    figure.update_xaxes(**AXIS, **ticks, showgrid=False, title_text="token of the fused answer")
+    figure.update_yaxes(**AXIS, gridcolor=GRID, title_text=title, rangemode="tozero")
     return figure if per_token else figure.update_yaxes(range=[0, 1])
 
 
-def effect_figure(
-    names: Sequence[str], effects: Sequence[float], wordings: Sequence[str] | None = None, *, height: int | None = None
-) -> go.Figure:
+def effect_figure(names: Sequence[str], effects: Sequence[float], wordings: Sequence[str]) -> go.Figure:
     """Leave-one-out effects, in nats, as one bar for each hidden paraphrase, the first on top.
 
     An effect above 0 says that the answer was likelier with that paraphrase. `wordings` are told above the bars.
     """
-    wordings = [""] * len(names) if wordings is None else list(wordings)
     if not len(names) == len(effects) == len(wordings):
         raise ValueError(f"{len(names)} names, {len(effects)} effects and {len(wordings)} wordings do not fit together")
-    places = list(range(len(names)))
+    places = range(len(names))
     told = [f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects]
     bars = go.Bar(
         x=list(effects),
-        y=places,
+        y=list(places),
         orientation="h",
         width=0.42,
         marker={"color": [segment_colour(name, "paraphrase") for name in names]},
@@ -123,11 +120,11 @@ def effect_figure(
         customdata=[f"<b>{_label(n)}</b> {_label(w)}" for n, w in zip(names, wordings, strict=True)],
         hovertemplate="%{customdata}<br>effect %{text}<extra></extra>",
     )
-    figure = base_figure(bars, height=height or MARGIN + ROW * len(names))
+    figure = base_figure(bars, height=MARGIN + ROW * len(names))
     captions = [
         {
             "xref": "paper", "x": 0, "xanchor": "left", "y": place, "yshift": 20, "showarrow": False, "align": "left",
-            "text": f"<b>{_label(name)}</b> {_shortened(_sentence(wording), WORDING_CHARACTERS) if wording else ''}",
+            "text": f"<b>{_label(name)}</b> {_shortened(_sentence(wording), WORDING_CHARACTERS)}",
         }
         for place, name, wording in zip(places, names, wordings, strict=True)
     ]  # fmt: skip
@@ -136,16 +133,13 @@ def effect_figure(
     # The line of no effect stands beside the bars only: between them it would cross their captions.
     line = {"type": "line", "x0": 0, "x1": 0, "line": {"color": LINE, "width": 1.5}}
     figure.update_layout(shapes=[{**line, "y0": place - 0.21, "y1": place + 0.21} for place in places])
-    axis = {"automargin": True, "title_standoff": 8, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**axis, range=[low - room * (low < 0), high + room * (high > 0 or low == 0)])
+    figure.update_xaxes(**AXIS, showgrid=False, range=[low - room * (low < 0), high + room * (high > 0 or low == 0)])
     figure.update_xaxes(title_text="log-probability lost without it (nats)")
     figure.update_yaxes(visible=False, range=[len(names) - 0.5, -0.75])
     return figure.update_layout(annotations=captions, showlegend=False, dragmode=False)
 
 
-def attention_figure(
-    rows: np.ndarray, tokens: Sequence[str], segments: Sequence[Any], *, title: str = "", height: int | None = None
-) -> go.Figure:
+def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence[Any], *, title: str = "") -> go.Figure:
     """Attention (T, T), row = query, rows summing to 1, over the axes of the mask.
 
     Colours follow the square root of the probability, as most of it often goes to one token; texts tell it exactly.
@@ -155,6 +149,8 @@ def attention_figure(
     if rows.shape != (length, length):
         raise ValueError(f"attention of shape {rows.shape} does not fit {length} tokens")
     labels = token_labels(tokens, segments)
+    bar = {"orientation": "h", "thickness": 8, "len": 0.6, "tickangle": 0, "outlinewidth": 0, "tickfont_color": INK}
+    bar |= {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
     trace = go.Heatmap(
         z=np.sqrt(rows),
         customdata=rows,
@@ -163,24 +159,10 @@ def attention_figure(
         zmin=0,
         zmax=1,
         colorscale=[list(shade) for shade in SHADES],
-        colorbar={
-            "tickvals": np.sqrt(MARKS).tolist(),
-            "ticktext": [f"{mark:g}" for mark in MARKS],
-            "orientation": "h",
-            "thickness": 8,
-            "len": 0.6,
-            "tickangle": 0,
-            "outlinewidth": 0,
-            "x": 0,
-            "xanchor": "left",
-            "y": 1,
-            "yanchor": "bottom",
-            "tickfont": {"color": INK},
-        },
+        colorbar={**bar, "tickvals": np.sqrt(MARKS).tolist(), "ticktext": [f"{mark:g}" for mark in MARKS]},
         hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",
     )
-    figure = base_figure(trace, title=title, height=height)
-    return segment_axes(figure, segments)
+    return segment_axes(base_figure(trace, title=title), segments)
 
 
 def gave_figure(
@@ -198,18 +180,12 @@ def gave_figure(
     figure = mass_figure(mass, tokens, names, per_token=per_token, legend=False)
     if not effects:
         return figure
-    other = effect_figure(*(list(each) for each in zip(*effects, strict=True)))
-    for bars in other.data:
-        figure.add_trace(bars.update(xaxis="x2", yaxis="y2"))
-    axes = {"x2": (other.layout.xaxis, [0.64, 1.0]), "y2": (other.layout.yaxis, None)}
-    for key, (axis, domain) in axes.items():
-        told = (
-            axis.to_plotly_json() | {"anchor": "y2" if key == "x2" else "x2"} | ({"domain": domain} if domain else {})
-        )
-        figure.layout[f"{key[0]}axis2"] = told
-    figure.update_layout(
+    other = effect_figure(*zip(*effects, strict=True))
+    figure.add_traces([bars.update(xaxis="x2", yaxis="y2") for bars in other.data])
+    return figure.update_layout(
         xaxis_domain=[0.0, 0.58],
+        xaxis2=other.layout.xaxis.update(anchor="y2", domain=[0.64, 1.0]),
+        yaxis2=other.layout.yaxis.update(anchor="x2"),
         shapes=[shape.update(xref="x2", yref="y2") for shape in other.layout.shapes],
         annotations=[note.update(xref="x2 domain", yref="y2") for note in other.layout.annotations],
     )
-    return figure

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -27,24 +27,11 @@ from ..request import FIELDS
 from .answer import effect_figure, mass_figure
 from .cells import visible_text
 from .mask import mask_figure
-from .results import CONFIG, STYLE
+from .results import charts_html, facts_html, page_html, table_html, text_html
 
 AUTO = {"cpu": ("float32", "sdpa"), "cuda": ("bfloat16", "flex")}  # what "auto" usually is on a device
 LONGEST_NAME = 60
 SHOWN_CANDIDATES = 3
-MORE_STYLE = """
-td, th { text-align: left; }
-td { min-width: 6rem; white-space: normal; overflow-wrap: anywhere; }
-td.number, th.number { min-width: 0; text-align: right; white-space: nowrap; }
-p { max-width: 46rem; }
-.js-plotly-plot :is(.xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .annotation-text) {
-  fill: var(--soft) !important; }
-#leave-one-out .bartext { fill: var(--soft) !important; }
-details { margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 1rem; }
-summary { cursor: pointer; }
-pre { overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-pre.json { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 40rem; overflow-y: auto; }
-"""
 
 
 def mask_csv(prompt: SegmentedPrompt, cells: np.ndarray) -> str:
@@ -89,13 +76,7 @@ def snippet(result: Result) -> str:
 
 def _literal(value: Any) -> str:
     """Python text that reads as the same value; numpy's numbers as Python's."""
-    return repr(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
+    return repr(json.loads(json.dumps(value)))
 
 
 def _model_arguments(result: Result) -> str:
@@ -111,10 +92,8 @@ def _model_arguments(result: Result) -> str:
 def file_name(question: str, suffix: str) -> str:
     """A name for a file about a question, such as `flexdemo-what-is-the-capital-of-peru.csv`, of at most 60 characters.
 
-    ASCII letters, digits and dashes, then `suffix`, which must look like `.csv` or `-mask.csv`.
+    ASCII letters, digits and dashes, then `suffix`.
     """
-    if not re.fullmatch(r"(-[a-z0-9]+)*\.[a-z0-9]+", suffix) or len(suffix) > 30:
-        raise ValueError(f"{suffix!r} is no suffix such as .csv or -mask.csv")
     plain = unicodedata.normalize("NFKD", question[:500]).encode("ascii", "ignore").decode().lower()
     name = "-".join(["flexdemo", *re.findall(r"[a-z0-9]+", plain)])
     return name[: LONGEST_NAME - len(suffix)].rstrip("-") + suffix
@@ -131,46 +110,19 @@ def report_html(
 
     `ran` are the versions that computed the result, by default those of this process.
     """
-    charts = [_chart(*each, first=i == 0) for i, each in enumerate(_figures(result, explanation))]
     parts = [
-        f"<h1>{_text(title)}</h1>",
         "<h2>Wordings</h2>",
         _wordings(result),
         "<h2>Answers</h2>",
         _answers(result),
-        *charts,
+        *charts_html(_figures(result, explanation)),
         *(_explained(explanation) if explanation else []),
         "<h2>What ran</h2>",
-        _facts(result, versions() if ran is None else ran),
+        facts_html(_facts(result, versions() if ran is None else ran)),
         _details("Python program that asks this again", f"<pre>{escape(snippet(result))}</pre>"),
         _details("All data as JSON", f'<pre class="json">{escape(result_json(result, explanation))}</pre>'),
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}{MORE_STYLE}</style></head>\n<body>\n{chr(10).join(parts)}\n</body></html>\n"
-    )
-
-
-def _text(text: str) -> str:
-    """A text of others, whose direction marks reach no further than itself."""
-    return f"<bdi>{escape(text)}</bdi>"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    """Cells are HTML already; columns `numbers` are set to the right."""
-    right = [' class="number"' if i in numbers else "" for i in range(len(header))]
-    head = "".join(f'<th scope="col"{kind}>{cell}</th>' for cell, kind in zip(header, right, strict=True))
-    lines = []
-    for row in rows:
-        cells = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, right, strict=True))
-        lines.append(f"<tr>{cells}</tr>")
-    body = "\n".join(lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return page_html(title, parts)
 
 
 def _details(heading: str, inside: str) -> str:
@@ -182,30 +134,29 @@ def _asked(result: Result) -> list[str]:
 
 
 def _wordings(result: Result) -> str:
-    shares = result.confidence.shares if result.confidence else [None] * len(result.prompt.paraphrases)
+    header = ["Segment", "Text", "Weight", "Tokens"]
     rows = [
-        [segment.name, _text(text), _number(segment.weight, ".3f"), str(len(segment)), _number(share, ".2f")]
-        for segment, text, share in zip(result.prompt.paraphrases, _asked(result), shares, strict=True)
+        [segment.name, text_html(text), "" if segment.weight is None else f"{segment.weight:.3f}", str(len(segment))]
+        for segment, text in zip(result.prompt.paraphrases, _asked(result), strict=True)
     ]
-    header = ["Segment", "Text", "Weight", "Tokens", "Confidence"]
-    if not result.confidence:
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    return _table(header, rows, numbers=range(2, len(header)))
+    if result.confidence:
+        header.append("Confidence")
+        rows = [[*row, f"{share:.2f}"] for row, share in zip(rows, result.confidence.shares, strict=True)]
+    return table_html(header, rows, numbers=range(2, len(header)))
 
 
 def _answers(result: Result) -> str:
     rows = []
     for answer in result.results:
-        known = METHODS.get(answer.method)
-        label = escape(known.label if known else answer.method)
-        each = known is not None and known.answers_each and len(answer.views) > 1
+        method = METHODS[answer.method]
+        each = method.answers_each and len(answer.views) > 1
         for view in answer.views if each else (answer,):
             name = f"{answer.method} {view.name}" if each else answer.method
             mean = sum(view.logprobs) / max(1, len(view.logprobs))
             numbers = [str(len(view.token_ids)), f"{round(mean, 3) + 0.0:.3f}", f"{answer.seconds:.3f}"]
-            rows.append([label, escape(name), _text(view.answer), *numbers])
+            rows.append([escape(method.label), escape(name), text_html(view.answer), *numbers])
     header = ["Method", "Name", "Answer", "Tokens", "Mean log-probability", "Seconds"]
-    return _table(header, rows, numbers=(3, 4, 5))
+    return table_html(header, rows, numbers=(3, 4, 5))
 
 
 def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str, str, Any]]:
@@ -231,13 +182,6 @@ def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str,
     return charts
 
 
-def _chart(heading: str, note: str, figure: Any, *, first: bool) -> str:
-    """A figure as HTML; plotly.js goes in once, before the first."""
-    name = heading.lower().replace(" ", "-")
-    chart = figure.to_html(include_plotlyjs=first, full_html=False, config=CONFIG, div_id=name)
-    return f'<h2>{escape(heading)}</h2>\n<p class="notes">{escape(note)}</p>\n{chart}'
-
-
 def _explained(explanation: Explanation) -> list[str]:
     agreed = explanation.agreement
     parts = [
@@ -256,21 +200,21 @@ def _explained(explanation: Explanation) -> list[str]:
             "<h2>Candidates</h2>",
             f'<p class="notes">The {SHOWN_CANDIDATES} likeliest tokens of each method at each step, with their '
             "probabilities; whether the methods chose the same.</p>",
-            _table(["Step", "Methods", *map(escape, methods)], rows),
+            table_html(["Step", "Methods", *map(escape, methods)], rows, numbers=()),
         ]
     return parts
 
 
 def _likeliest(candidates: Sequence[Mapping[str, Any]]) -> str:
     return "<br>".join(
-        f"{_text(visible_text(each['token']))} {each['probability']:.3f}" for each in candidates[:SHOWN_CANDIDATES]
+        f"{text_html(visible_text(each['token']))} {each['probability']:.3f}" for each in candidates[:SHOWN_CANDIDATES]
     )
 
 
-def _facts(result: Result, ran: Mapping[str, str]) -> str:
+def _facts(result: Result, ran: Mapping[str, str]) -> dict[str, str]:
     asked = result.request
     kind = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature}, top-p {asked.top_p}"
-    facts = {
+    return {
         "Model": result.model,
         "Device, dtype, backend": f"{result.device}, {result.dtype}, {result.backend}",
         "Prompt": f"{len(result.prompt.token_ids)} tokens, template {result.prompt.kind}",
@@ -279,5 +223,3 @@ def _facts(result: Result, ran: Mapping[str, str]) -> str:
         "Versions": ", ".join(f"{name} {value}" for name, value in ran.items()),
         "Decoding": f"{kind}, at most {asked.max_new_tokens} tokens, seed {asked.seed}",
     }
-    rows = "".join(f'<tr><th scope="row">{name}</th><td>{_text(told)}</td></tr>' for name, told in facts.items())
-    return f'<div class="wide"><table class="facts">{rows}</table></div>'

@@ -1,24 +1,22 @@
-"""A summary of results -> plotly charts and one offline HTML page. Knows no models and no tables.
+"""One offline HTML page of charts and tables, and a summary of results on it. Knows no models and no results tables.
 
 A summary has `lines`, `groups`, `notes`, `score`, `cells()` as `data.summary.Summary` has them, all that is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
+from .answer import AXIS, GRID
 from .cells import PARAPHRASE_COLOURS
+from .mask import base_figure
 
-INK, GRID = "#6B7280", "rgba(128,136,148,0.25)"
-METHOD, DERIVED, ENDS = (
-    "#56B4E9",
-    "#A3ABB6",
-    "#D55E00",
-)  # what was run, and what picking among single prompts would give; intervals
+METHOD, DERIVED, ENDS = "#56B4E9", "#A3ABB6", "#D55E00"  # what was run, what picking single prompts gives; intervals
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "responsive": True}
@@ -27,30 +25,25 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #E4E8EE; --soft: #9AA5B4; --line: #39434F; --paper: #0E1218; } }
 body { margin: 2rem auto; max-width: 84rem; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif;
   color: var(--ink); background: var(--paper); }
+p { max-width: 46rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td { min-width: 6rem; overflow-wrap: anywhere; }
+td.number, th.number { min-width: 0; text-align: right; white-space: nowrap; }
 .notes { color: var(--soft); font-size: 0.9rem; }
+.js-plotly-plot :is(.xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .annotation-text),
+#leave-one-out .bartext { fill: var(--soft) !important; }
+details { margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 1rem; }
+summary { cursor: pointer; }
+pre { overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre.json { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 40rem; overflow-y: auto; }
 """
 
 
 def styled(figure: go.Figure, *, height: int) -> go.Figure:
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 8, "r": 16, "t": 8, "b": 8},
-        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        hoverlabel={"bgcolor": "#1F2937", "bordercolor": "#1F2937", "font": {"color": "#FFFFFF"}},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": "#0072B2"},
-        height=height,
-    )
-    axes = {"gridcolor": GRID, "zeroline": False, "automargin": True, "title_standoff": 8}
-    figure.update_xaxes(**axes)
-    return figure.update_yaxes(**axes)
+    """A figure in the look of all, with lines of its axes' values."""
+    return base_figure(figure, height=height).update_xaxes(**AXIS, gridcolor=GRID).update_yaxes(**AXIS, gridcolor=GRID)
 
 
 def accuracy_figure(summary: Any) -> go.Figure:
@@ -104,44 +97,55 @@ def report_html(
     *,
     title: str,
     facts: Mapping[str, Any],
-    more_charts: Sequence[tuple[str, go.Figure]] = (),
-    more_parts: Sequence[str] = (),
+    charts: Sequence[tuple[str, str, go.Figure]] = (),
+    tables: Sequence[str] = (),
 ) -> str:
-    """One HTML page, complete and offline: facts about the run, the table of lines, the charts and the notes."""
+    """One HTML page: facts about the run, the table of lines, the charts and the notes; more charts, tables of them."""
     header, rows = summary.cells()
-    charts = [("Accuracy", accuracy_figure(summary)), *more_charts]
+    drawn = [("Accuracy", "", accuracy_figure(summary))]
     if len(summary.groups) > 1:
-        charts.append(("Accuracy and number of wordings", wordings_figure(summary)))
+        drawn.append(("Accuracy and number of wordings", "", wordings_figure(summary)))
+    table = table_html(header, [[escape(cell) for cell in row] for row in rows])
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
-    parts = ["<h2>Results</h2>", table_html(header, rows), *charts_html(charts), *more_parts]
-    return page_html(title, facts, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
+    parts = [facts_html(facts), "<h2>Results</h2>", table, *charts_html([*drawn, *charts]), *tables]
+    return page_html(title, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
 
 
-def charts_html(charts: Sequence[tuple[str, go.Figure]]) -> list[str]:
-    """Charts under their headings; plotly.js goes in once, before the first."""
-    parts = []
-    for i, (heading, figure) in enumerate(charts):
-        chart = figure.to_html(include_plotlyjs=i == 0, full_html=False, config=CONFIG, div_id=f"chart-{i}")
-        parts.append(f"<h2>{escape(heading)}</h2>\n{chart}")
-    return parts
+def text_html(text: str) -> str:
+    """A text of others, whose direction marks reach no further than itself."""
+    return f"<bdi>{escape(text)}</bdi>"
 
 
-def page_html(title: str, facts: Mapping[str, Any], parts: Sequence[str]) -> str:
-    """A whole page of HTML that needs nothing else: a title, facts about the run, and parts that are HTML already."""
-    parts = [f"<h1>{escape(title)}</h1>", _facts(facts), *parts]
+def page_html(title: str, parts: Iterable[str]) -> str:
+    """A whole page, complete and offline: a title, and parts that are HTML already."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
+        f"<body>\n<h1>{text_html(title)}</h1>\n{chr(10).join(parts)}\n</body></html>\n"
     )
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    rows = (f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in facts.items())
-    return f'<div class="wide"><table class="facts">{"".join(rows)}</table></div>' if facts else ""
+def charts_html(charts: Iterable[tuple[str, str, go.Figure]]) -> list[str]:
+    """Charts under their headings and notes; plotly.js goes in once, before the first."""
+    parts = []
+    for i, (heading, note, figure) in enumerate(charts):
+        name = re.sub(r"\W+", "-", heading.lower())
+        chart = figure.to_html(include_plotlyjs=i == 0, full_html=False, config=CONFIG, div_id=name)
+        said = f'<p class="notes">{escape(note)}</p>\n' if note else ""
+        parts.append(f"<h2>{escape(heading)}</h2>\n{said}{chart}")
+    return parts
 
 
-def table_html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+def facts_html(facts: Mapping[str, Any]) -> str:
+    rows = (f'<tr><th scope="row">{escape(k)}</th><td>{text_html(str(v))}</td></tr>' for k, v in facts.items())
+    return f'<div class="wide"><table class="facts">{"".join(rows)}</table></div>'
+
+
+def table_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None) -> str:
+    """A table of cells that are HTML already; columns `numbers` are set to the right, all but the first by default."""
+    right = range(1, len(header)) if numbers is None else numbers
+    kinds = [' class="number"' if i in right else "" for i in range(len(header))]
+    head = "".join(f'<th scope="col"{kind}>{cell}</th>' for cell, kind in zip(header, kinds, strict=True))
+    lines = ("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,8 +11,9 @@ from .cells import PARAPHRASE_COLOURS
 from .results import DASHES, SYMBOLS, styled, table_html
 
 
-def sweep_chart(sweep: Any) -> tuple[str, go.Figure]:
-    """A heading, and accuracy against what was swept: a curve with 95 % intervals for each method."""
+def sweep_chart(sweep: Any) -> tuple[str, str, go.Figure]:
+    """A heading, the choice of a best value, and accuracy against what was swept: a curve with 95 % intervals for each
+    method."""
     figure = go.Figure()
     for i, curve in enumerate(sweep.curves):
         shares, colour = curve.accuracy, PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)]
@@ -38,17 +38,10 @@ def sweep_chart(sweep: Any) -> tuple[str, go.Figure]:
     figure = styled(figure, height=420)
     figure.update_xaxes(title_text=sweep.axis, tickvals=sweep.values)
     figure.update_yaxes(title_text=f"accuracy ({sweep.score}), with 95 % interval", range=[0, 1])
-    return _heading(sweep), figure
+    return f"Accuracy by {sweep.called}", " ".join(sweep.notes), figure
 
 
-def sweep_parts(sweeps: Sequence[Any]) -> list[str]:
-    """Tables of sweeps as HTML, and the choices of best values in words."""
-    parts = []
-    for sweep in sweeps:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in sweep.notes)
-        parts += [f"<h2>{_heading(sweep)}</h2>", table_html(*sweep.cells()), f'<ul class="notes">{notes}</ul>']
-    return parts
-
-
-def _heading(sweep: Any) -> str:
-    return f"Accuracy by {sweep.called}"
+def sweep_table(sweep: Any) -> str:
+    """The table of a sweep as HTML."""
+    header, rows = sweep.cells()
+    return table_html([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows])

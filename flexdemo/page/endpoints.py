@@ -31,8 +31,9 @@ from ..serve.log import checkpoint, note, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
 from .state import check_limits, packed, token_limit
 
-MODEL = "name of one of the models offered here; the first by default. See methods."
-Model = Annotated[str | None, Field(description=MODEL)]
+Model = Annotated[
+    str | None, Field(description="name of one of the models offered here; the first by default. See methods.")
+]
 PARTIAL_SECONDS = 0.25  # between the answers so far that a client is sent
 PACKED = ("question", "paraphrases", "mask", "positions", "prefix", "template")  # what a prompt and its mask depend on
 
@@ -263,16 +264,12 @@ def add_endpoints(models: Models, limits: Limits, gpu: Gpu = LOCAL) -> None:
 
 def program_section() -> gr.HTML:
     """How to call what this page does: a section that opens on demand. The page's script puts in its own address."""
-    blocks = "".join(
-        f'<h3>{escape(title)}</h3><pre tabindex="0"><code>{_with_address(code)}</code></pre>' for title, code in CALLS
-    )
+    here = f'<span class="address">{ADDRESS}</span>'
+    shown = [(title, escape(code).replace("{address}", here)) for title, code in CALLS]
+    blocks = "".join(f'<h3>{escape(title)}</h3><pre tabindex="0"><code>{code}</code></pre>' for title, code in shown)
     told = (
         "<p>Endpoints: <code>/generate</code>, <code>/mask</code>, <code>/paraphrase</code> and <code>/methods</code>, "
         "which lists what can be asked for. They answer with the JSON of the command line. Started with "
         "<code>--mcp</code>, the page offers the same four as MCP tools.</p>"
     )
     return gr.HTML(f"<details><summary>Use it from a program</summary>{told}{blocks}</details>", elem_id="program")
-
-
-def _with_address(code: str) -> str:
-    return escape(code).replace("{address}", f'<span class="address">{ADDRESS}</span>')

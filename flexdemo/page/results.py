@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -160,9 +161,9 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
             return changes_of(None, str(error))
 
     # One at a time, beside the redraws: a large file takes seconds.
-    waiting = {"concurrency_id": "results", "concurrency_limit": 1, "show_progress": "minimal"}
-    waiting["show_progress_on"] = file = widgets["results_file"]
-    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=list(changes_of(None)), **waiting)
+    opening: dict[str, Any] = {"busy": "results_file", "concurrency_id": "results", "concurrency_limit": 1}
+    file, changes = widgets["results_file"], list(changes_of(None))
+    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=changes, **opening)
     room = limits.paraphrases
 
     def fill(values: Values, visit: Visit) -> Changes:

@@ -19,7 +19,7 @@ from ..errors import InputError, OutOfTime
 from ..figures.cells import unseen
 from ..request import Limits, Request
 from ..serve.log import checkpoint, within_noted_memory
-from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
+from ..serve.zerogpu import Gpu, answer_seconds
 from .state import HEAVIEST, PageState, Row, check_limits, prompt_of, row_values, rows_of, token_limit
 from .widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html
 
@@ -128,7 +128,7 @@ def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Chan
     widgets["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=EDITS)
 
 
-def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu = LOCAL) -> Any:
+def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu) -> Any:
     """Events of the rows; returns the one after which all weights are equal."""
     room = limits.paraphrases
     reads, changes = list(row_values((), room)), [*row_changes((), room), "rows_message"]
@@ -167,9 +167,8 @@ def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu = LOCAL
 
     widgets.on(widgets["add"].click, add, reads=reads, changes=changes)
     widgets.on(widgets["edits"].select, edit, reads=reads, changes=changes)
-    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["write"]}
     asked = [*reads, "question", "seed", "model"]
-    widgets.on(widgets["write"].click, write, reads=asked, changes=changes, **waiting)
+    widgets.on(widgets["write"].click, write, reads=asked, changes=changes, busy="write", **RUNNING)
     weights = [f"weight-{i}" for i in range(room + 1)]
 
     def equal(values: Values, visit: Visit) -> Changes:

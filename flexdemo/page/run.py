@@ -101,7 +101,8 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         note(outcome="refused", message=str(error))
         yield {"status": status_html("ready", "Not run"), "message": alert_html(str(error))}
     finally:
-        note_result(result)
+        if result is not None:
+            note_result(result)
 
 
 def _cleared(room: int) -> Changes:
@@ -152,10 +153,8 @@ def seconds_of(state: PageState, *_: Any) -> float:
     return answer_seconds(state.max_new_tokens, rows=len(state.wordings) * samples * max(1, len(state.methods)))
 
 
-def note_result(result: Result | None) -> None:
+def note_result(result: Result) -> None:
     """Tell the log what ran: no text of the visitor's, unless it was started to be logged."""
-    if result is None:
-        return
     made = sum(len(view.token_ids) for answered in result.results for view in answered.views)
     methods = [answered.method for answered in result.results]
     note(methods=methods, prompt_tokens=len(result.prompt.token_ids), new_tokens=made)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -170,16 +169,14 @@ def _check_model(name: str) -> None:
 
 
 # What names something is looked up in the table that it names.
-CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        "mask": lambda mask: check_encoding(Encoding(mask)),
-        "positions": lambda positions: check_encoding(Encoding(positions=positions)),
-        "methods": resolve_methods,
-        "left": side_parts,
-        "right": side_parts,
-        "model": _check_model,
-    }
-)
+CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "mask": lambda mask: check_encoding(Encoding(mask)),
+    "positions": lambda positions: check_encoding(Encoding(positions=positions)),
+    "methods": resolve_methods,
+    "left": side_parts,
+    "right": side_parts,
+    "model": _check_model,
+}
 FIELDS = PageState.model_fields
 FACES = {name: face for name, field in FIELDS.items() if (face := face_of(field))}
 LABELS = {name: face.label for name, face in FACES.items()}

@@ -22,7 +22,7 @@ from ..prompt import SegmentedPrompt
 from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
-from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
+from ..serve.zerogpu import Gpu, answer_seconds
 from .endpoints import program_section
 from .link import to_query
 from .run import LastRun
@@ -90,9 +90,9 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str], disk_bytes: int | None = None) -> None:
+def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str], disk_bytes: int | None) -> None:
     """Have a click hand out a file that is made of values, which keeps the server's files below `disk_bytes`."""
-    file, button = widgets["file"], widgets[name]
+    file = widgets["file"]
 
     def save(values: Values, visit: Visit) -> Changes:
         folder = served_folder(file)
@@ -110,8 +110,7 @@ def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str], 
         delete_with_page(file, path)
         return {"file": path, "message": ""}
 
-    waiting = {"show_progress": "minimal", "show_progress_on": button}
-    made = widgets.on(button.click, save, reads=reads, changes=["file", "message"], **waiting)
+    made = widgets.on(widgets[name].click, save, reads=reads, changes=["file", "message"], busy=name)
     made.then(None, file, None, js=SAVE, **PRIVATE)
 
 
@@ -137,23 +136,14 @@ def build_tools(widgets: Widgets, last: LastRun | None) -> None:
     with gr.Accordion("Export, program", open=False, elem_id="tools", elem_classes="group"):
         with gr.Row(elem_id="result-tools"):
             for kind, (label, _, _) in FILES.items():
-                widgets[f"save-{kind}"] = gr.Button(
-                    label, size="sm", elem_id=f"save-{kind}", min_width=70, interactive=last is not None
-                )
+                name, ran = f"save-{kind}", last is not None
+                widgets[name] = gr.Button(label, size="sm", elem_id=name, min_width=70, interactive=ran)
         widgets["file"] = gr.DownloadButton(visible=False)
         widgets["program"] = gr.Code(
             export.snippet(last.result) if last else FIRST, language="python", wrap_lines=True,
             label="Python program that asks this again", elem_id="repeat", interactive=False,
         )  # fmt: skip
         program_section()
-
-
-def build_link(widgets: Widgets) -> None:
-    """Where a link stands that was copied."""
-    widgets["link"] = gr.Textbox(
-        visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
-    )
-    widgets["link_said"] = gr.HTML("", elem_id="link-said")
 
 
 CHANGES = ("check", "proof", "program", *(f"save-{kind}" for kind in FILES))
@@ -166,9 +156,7 @@ def ready(last: LastRun | None) -> Changes:
     return {**usable, "check": check, "proof": "", "program": export.snippet(last.result) if last else FIRST}
 
 
-def wire_tools(
-    widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu = LOCAL, *, disk_bytes: int | None = None
-) -> None:
+def wire_tools(widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu, *, disk_bytes: int | None) -> None:
     """Events of the tools; `page` are the widgets that a PageState is made of."""
     proved = gpu.wrap(prover(models), lambda last: answer_seconds(32))
 
@@ -191,8 +179,8 @@ def wire_tools(
         mark = gr.update(value="proved ✓" if proof.ok else "not proved ✕", variant="secondary" if proof.ok else "stop")
         return {"check": mark, "proof": proof_html(proof), "message": ""}
 
-    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["check"]}
-    widgets.on(widgets["check"].click, check, reads=["last"], changes=["check", "proof", "message"], **waiting)
+    changes = ["check", "proof", "message"]
+    widgets.on(widgets["check"].click, check, reads=["last"], changes=changes, busy="check", **RUNNING)
 
     def link(values: Values, visit: Visit) -> Changes:
         try:

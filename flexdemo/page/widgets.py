@@ -44,11 +44,12 @@ class Widgets(dict[str, Any]):
         *,
         reads: Iterable[str] = (),
         changes: Sequence[str],
+        busy: str = "",
         **options: Any,
     ) -> Any:
         """Wire what listens to widgets, or what follows an event; `options` are gradio's, DRAWING where none are given.
 
-        Returns the event.
+        While somebody waits, the widget `busy` says so. Returns the event.
         """
         inputs, outputs = {name: self[name] for name in reads}, {name: self[name] for name in changes}
 
@@ -73,6 +74,7 @@ class Widgets(dict[str, Any]):
         handler = streamed if inspect.isgeneratorfunction(work) else once
         handler.__name__ = work.__name__
         wired = {"inputs": set(inputs.values()), "outputs": list(outputs.values()), **DRAWING, **options}
+        wired |= {"show_progress": "minimal", "show_progress_on": self[busy]} if busy else {}
         return triggers.then(handler, **wired) if hasattr(triggers, "then") else gr.on(triggers, handler, **wired)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -26,17 +25,15 @@ class Gate:
     """Whether requests may begin, and whether those that run may go on."""
 
     def __init__(self) -> None:
-        self._closing = threading.Event()
         self._ends: float | None = None
 
     @property
     def is_closing(self) -> bool:
-        return self._closing.is_set()
+        return self._ends is not None
 
     def close(self, grace: float) -> None:
         """No request begins any more; those that run have `grace` seconds."""
         self._ends = time.monotonic() + grace
-        self._closing.set()
 
     @property
     def is_closed(self) -> bool:
@@ -103,35 +100,30 @@ class Guard:
                 yield entry
         finally:
             error = told.error
-            if isinstance(error, gr.Error) and error.title == WORKER_TITLE:
-                entry.outcome, entry.facts["error"] = "error", str(error.message)  # a class
-            elif isinstance(error, InputError | gr.Error):
+            by_worker = isinstance(error, gr.Error) and error.title == WORKER_TITLE
+            out_of_memory = error is not None and is_out_of_memory(error)
+            if out_of_memory:
+                entry.facts["out_of_memory"] = True
+            if by_worker:
+                entry.facts["error"] = str(error.message)  # a class
+            if isinstance(error, InputError | gr.Error) and not by_worker:
                 entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
                 if isinstance(error, InputError):
                     entry.facts["message"] = str(error)
             elif error is not None:
                 entry.outcome = "error"
-            out_of_memory = error is not None and is_out_of_memory(error)
-            if out_of_memory:
-                entry.facts["out_of_memory"] = True
-            told_by_worker = isinstance(error, gr.Error)
-            unexpected = error if entry.outcome == "error" and not (out_of_memory or told_by_worker) else None
+            unexpected = error if entry.outcome == "error" and not (out_of_memory or by_worker) else None
             self._ledger.end(entry, logged=logged, error=unexpected)
-        if told.error is not None:
-            raise self._line(told.error, entry, out_of_memory)
-
-    @staticmethod
-    def _line(error: Exception, entry: Entry, out_of_memory: bool) -> gr.Error:
-        """What the visitor is told of an error."""
-        if isinstance(error, gr.Error) and error.title != WORKER_TITLE:
-            error.print_exception = False
-            return error
-        if isinstance(error, InputError):
-            return gr.Error(str(error), print_exception=False)
+        if error is None:
+            return
         if out_of_memory:
             free(error)
-            return gr.Error(f"this request does not fit in memory: {ADVICE}", print_exception=False)
-        return gr.Error(FAULT.format(id=entry.id), print_exception=False)
+            raise gr.Error(f"this request does not fit in memory: {ADVICE}", print_exception=False)
+        if isinstance(error, gr.Error) and not by_worker:
+            error.print_exception = False
+            raise error
+        said = str(error) if isinstance(error, InputError) else FAULT.format(id=entry.id)
+        raise gr.Error(said, print_exception=False)
 
 
 class _Told:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import logging
-import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -24,25 +24,6 @@ from .. import __version__
 from ..errors import InputError
 from . import internals
 from .log import Ledger, fault
-
-STATM = Path("/proc/self/statm")
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process, in bytes; None where the system does not tell."""
-    if not STATM.is_file():
-        return None
-    return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def gpu_bytes() -> dict[int, tuple[int, int]]:
-    """GPU -> (allocated, reserved) bytes of this process; empty without a GPU in use."""
-    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
-        return {}
-    return {
-        i: (torch.cuda.memory_allocated(i), torch.cuda.memory_reserved(i)) for i in range(torch.cuda.device_count())
-    }
-
 
 GRACE = 5.0  # seconds that running answers have once the server was told to stop
 HEALTH, METRICS = "/healthz", "/metrics"
@@ -67,14 +48,9 @@ def read_account(text: str | None) -> Account | None:
 
 def is_account(header: str | None, account: Account) -> bool:
     """Whether an Authorization header of the Basic kind names this account."""
-    kind, _, value = (header or "").partition(" ")
-    if kind.lower() != "basic":
-        return False
-    try:
-        given = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return hmac.compare_digest(given, ":".join(account).encode())
+    kind, _, given = (header or "").partition(" ")
+    right = base64.b64encode(":".join(account).encode())
+    return kind.lower() == "basic" and hmac.compare_digest(given.encode(), right)
 
 
 @dataclass
@@ -99,10 +75,9 @@ class State:
         """Queue -> requests that wait in it."""
         if self.demo is None:
             return {}
-        named = {"model": 0, "draw": 0}
+        named = Counter(model=0, draw=0)
         for name, requests in internals.waiting(self.demo).items():
-            key = name if name in named else "other"
-            named[key] = named.get(key, 0) + len(requests)
+            named[name if name in named else "other"] += len(requests)
         return named
 
     def health(self) -> dict[str, Any]:
@@ -114,17 +89,16 @@ class State:
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, Any], float]]:
         labels = {"version": __version__, "model": self.model, "backend": self.backend, "device": self.device}
-        yield "flexdemo_info", "What runs here.", labels, 1
-        yield "flexdemo_ready", "1 while requests are taken.", {}, int(self.is_ready)
-        yield "flexdemo_start_time_seconds", "When it started, in Unix time.", {}, self.began
+        yield "info", "What runs here.", labels, 1
+        yield "ready", "1 while requests are taken.", {}, int(self.is_ready)
+        yield "start_time_seconds", "When it started, in Unix time.", {}, self.began
         for name, count in self.waiting().items():
-            yield "flexdemo_queue_length", "Requests that wait, by queue.", {"queue": name}, count
-        resident = resident_bytes()
-        if resident is not None:
-            yield "flexdemo_resident_memory_bytes", "Memory of the process.", {}, resident
-        for i, (allocated, reserved) in gpu_bytes().items():
-            for kind, size in (("allocated", allocated), ("reserved", reserved)):
-                yield "flexdemo_gpu_memory_bytes", "GPU memory of the process.", {"gpu": i, "kind": kind}, size
+            yield "queue_length", "Requests that wait, by queue.", {"queue": name}, count
+        yield "resident_memory_bytes", "Memory of the process.", {}, psutil.Process().memory_info().rss
+        told = {"allocated": torch.cuda.memory_allocated, "reserved": torch.cuda.memory_reserved}
+        for i in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+            for kind, size in told.items():
+                yield "gpu_memory_bytes", "GPU memory of the process.", {"gpu": i, "kind": kind}, size(i)
 
 
 def routes(state: State) -> list[Route]:
@@ -136,7 +110,7 @@ def routes(state: State) -> list[Route]:
     async def metrics(request: Request) -> Response:
         if state.account is not None and not is_account(request.headers.get("authorization"), state.account):
             return PlainTextResponse("an account is needed\n", 401, {"www-authenticate": 'Basic realm="metrics"'})
-        text = state.ledger.metrics(gauges=state.gauges())
+        text = state.ledger.metrics(state.gauges())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [Route(HEALTH, health), Route(METRICS, metrics)]
@@ -196,4 +170,4 @@ class ServerLog(logging.Handler):
 
 def _running(state: State) -> int:
     """Requests at work, and those that wait for the model and are still to be told that they will not run."""
-    return sum(state.ledger.running.values()) + sum(state.waiting().values())
+    return state.ledger.running() + sum(state.waiting().values())

@@ -5,23 +5,33 @@ Without `log_text` nothing that a visitor wrote is kept: no text, no answer, no 
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import sys
 import threading
 import time
 import traceback
 import uuid
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import InputError, OutOfMemory, within_memory
 
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
+FAMILIES = {  # of counts: kind and help
+    "requests_total": ("counter", "Requests by endpoint and outcome."),
+    "running": ("gauge", "Requests at work now."),
+    "request_seconds": ("histogram", "Time at work on a request, waiting left out."),
+    "tokens_total": ("counter", "Prompt tokens of requests, and tokens that were generated."),
+    "out_of_memory_total": ("counter", "Requests that did not fit in memory."),
+}
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 TEXTS = ("question", "paraphrases", "prefix", "message")  # what only `log_text` writes
 
 
@@ -83,32 +93,39 @@ class Ledger:
     def __init__(self, *, log: Callable[[str], None] = to_stderr, log_text: bool = False) -> None:
         self._log, self._log_text = log, log_text
         self._lock = threading.Lock()
-        self.requests: Counter[tuple[str, str]] = Counter()
-        self.running: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self.memory_errors = 0
-        self._seconds: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
-        self._total: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, str, tuple[tuple[str, str], ...]]] = Counter()  # family, ending, labels
+        self._add("out_of_memory_total", 0)
+
+    def _add(self, family: str, value: float, *, ending: str = "", **labels: str) -> None:
+        self._counts[family, ending, tuple(labels.items())] += value
 
     def begin(self, endpoint: str) -> Entry:
         with self._lock:
-            self.running[endpoint] += 1
+            self._add("running", 1, endpoint=endpoint)
         return Entry(endpoint)
+
+    def running(self) -> int:
+        """Requests at work now."""
+        with self._lock:
+            return sum(count for (family, *_), count in self._counts.items() if family == "running")
 
     def end(self, entry: Entry, *, logged: bool = True, error: BaseException | None = None) -> None:
         """Count a request that is over, and write its line; `logged` is False for what happens at every key press.
 
         An unexpected `error` is always written, as its class and the lines of code it came through.
         """
-        seconds = time.perf_counter() - entry.began
+        seconds, whose = time.perf_counter() - entry.began, {"endpoint": entry.endpoint}
         with self._lock:
-            self.running[entry.endpoint] -= 1
-            self.requests[entry.endpoint, entry.outcome] += 1
-            self._seconds[entry.endpoint][bisect_left(BOUNDS, seconds)] += 1
-            self._total[entry.endpoint] += seconds
-            self.memory_errors += bool(entry.facts.get("out_of_memory"))
+            self._add("running", -1, **whose)
+            self._add("requests_total", 1, **whose, outcome=entry.outcome)
+            for bound in (*BOUNDS, math.inf):
+                le = "+Inf" if bound == math.inf else str(bound)
+                self._add("request_seconds", seconds <= bound, ending="_bucket", **whose, le=le)
+            self._add("request_seconds", seconds, ending="_sum", **whose)
+            self._add("request_seconds", 1, ending="_count", **whose)
             for kind in ("prompt_tokens", "new_tokens"):
-                self.tokens[kind] += entry.facts.get(kind, 0)
+                self._add("tokens_total", entry.facts.get(kind, 0), kind=kind)
+            self._add("out_of_memory_total", bool(entry.facts.get("out_of_memory")))
         if logged or error is not None:
             self._write(entry, seconds, error)
 
@@ -126,37 +143,18 @@ class Ledger:
         """A line of the log about the server itself."""
         self._log(json.dumps({"time": timestamp(), "event": event, **facts}, ensure_ascii=False, default=str))
 
-    def metrics(self, *, gauges: Iterable[tuple[str, str, Mapping[str, Any], float]] = ()) -> str:
+    def metrics(self, gauges: Iterable[tuple[str, str, Mapping[str, Any], float]] = ()) -> str:
         """All counts in Prometheus' text format; `gauges` are (name, help, labels, value), those of a name together."""
         with self._lock:
-            requests, tokens, total = Counter(self.requests), Counter(self.tokens), Counter(self._total)
-            seconds = {endpoint: list(counts) for endpoint, counts in self._seconds.items()}
-            running, memory_errors = Counter(self.running), self.memory_errors
-        lines = _head("flexdemo_requests_total", "counter", "Requests by endpoint and outcome.")
-        lines += [
-            _line("flexdemo_requests_total", {"endpoint": endpoint, "outcome": outcome}, count)
-            for (endpoint, outcome), count in sorted(requests.items())
-        ]
-        lines += _head("flexdemo_running", "gauge", "Requests at work now.")
-        lines += [_line("flexdemo_running", {"endpoint": e}, count) for e, count in sorted(running.items())]
-        name = "flexdemo_request_seconds"
-        lines += _head(name, "histogram", "Time at work on a request, waiting left out.")
-        for endpoint, counts in sorted(seconds.items()):
-            sum_so_far = 0
-            for bound, count in zip((*map(str, BOUNDS), "+Inf"), counts, strict=True):
-                sum_so_far += count
-                lines.append(_line(f"{name}_bucket", {"endpoint": endpoint, "le": bound}, sum_so_far))
-            lines.append(_line(f"{name}_sum", {"endpoint": endpoint}, total[endpoint]))
-            lines.append(_line(f"{name}_count", {"endpoint": endpoint}, sum_so_far))
-        lines += _head("flexdemo_tokens_total", "counter", "Prompt tokens of requests, and tokens that were generated.")
-        lines += [_line("flexdemo_tokens_total", {"kind": kind}, n) for kind, n in sorted(tokens.items())]
-        lines += _head("flexdemo_out_of_memory_total", "counter", "Requests that did not fit in memory.")
-        lines.append(_line("flexdemo_out_of_memory_total", {}, memory_errors))
-        told: set[str] = set()
-        for name, text, labels, value in gauges:
-            lines += [] if name in told else _head(name, "gauge", text)
-            told.add(name)
-            lines.append(_line(name, labels, value))
+            counts = list(self._counts.items())
+        lines: list[str] = []
+        for family, (kind, text) in FAMILIES.items():
+            lines += _head(family, kind, text)
+            lines += [_line(of + ending, labels, value) for (of, ending, labels), value in counts if of == family]
+        for name, those in itertools.groupby(gauges, key=lambda gauge: gauge[0]):
+            samples = list(those)
+            lines += _head(name, "gauge", samples[0][1])
+            lines += [_line(name, labels.items(), value) for _, _, labels, value in samples]
         return "\n".join(lines) + "\n"
 
 
@@ -171,21 +169,16 @@ def fault(error: BaseException) -> dict[str, Any]:
 
 def timestamp() -> str:
     """Now, in UTC, to the millisecond."""
-    now = time.time()
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z"
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _head(name: str, kind: str, text: str) -> list[str]:
-    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+def _head(family: str, kind: str, text: str) -> list[str]:
+    return [f"# HELP flexdemo_{family} {text}", f"# TYPE flexdemo_{family} {kind}"]
 
 
-def _line(name: str, labels: Mapping[str, Any], value: float) -> str:
-    told = ",".join(f'{key}="{_escaped(str(label))}"' for key, label in labels.items())
-    return f"{name}{{{told}}} {value}" if told else f"{name} {value}"
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _line(name: str, labels: Iterable[tuple[str, Any]], value: float) -> str:
+    told = ",".join(f'{key}="{str(label).translate(ESCAPES)}"' for key, label in labels)
+    return f"flexdemo_{name}{{{told}}} {value}" if told else f"flexdemo_{name} {value}"
 
 
 @contextmanager

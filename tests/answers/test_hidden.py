@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import models
@@ -173,9 +172,8 @@ def test_requests_at_once_do_not_see_each_other(prepared: Callable[..., Language
 
 def test_several_prompts_in_a_batch_are_each_alone(lm: LanguageModel, plain: Any) -> None:
     """Of different numbers of wordings, beside others; answers end at different tokens, and their rows leave."""
-    settings = Settings(("all",), max_new_tokens=8, hidden_layer=1)
+    settings = Settings(methods=tuple(METHODS), max_new_tokens=8, hidden_layer=1)
     records = [Record(str(i), question, ("x",), tuple(others)) for i, (question, others) in enumerate(QUESTIONS)]
-    settings = replace(settings, methods=tuple(METHODS))
     asked, _ = prepare_questions(lm, records, settings)
     for record, rows in zip(records, answer(lm, asked, settings), strict=True):
         options = {"hidden_layer": 1, "max_new_tokens": 8}

@@ -99,7 +99,7 @@ def test_the_capital_of_france(real: tuple[Any, Any, LanguageModel]) -> None:
 
 def test_shots_are_turns(real: tuple[Any, Any, LanguageModel]) -> None:
     shots = [("What is the capital of Spain?", "Madrid"), ("What is the capital of Egypt?", "Cairo")]
-    settings = Settings(("origin",), max_new_tokens=NEW_TOKENS, shots=tuple(shots))
+    settings = Settings(methods=("origin",), max_new_tokens=NEW_TOKENS, shots=tuple(shots))
     asked, _ = prepare_questions(real[2], [Record("1", "What is the capital of Japan?", ("Tokyo",))], settings)
     ((row,),) = answer(real[2], asked, settings)
     assert row.prediction == "Tokyo"

@@ -100,7 +100,7 @@ def make_model(shape: str, folder: Path) -> None:
     The tokenizer's vocabulary is filled up with words that no text is made of, so that every id has a text.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = SHAPES[shape]["vocab"]
+    size = SHAPES[shape]["vocab_size"]
     model = random_model(shape, device=device, dtype="bfloat16" if device == "cuda" else "float32")
     model.save_pretrained(folder)
     told = json.loads((BUNDLED / "tokenizer.json").read_text(encoding="utf-8"))

@@ -18,11 +18,11 @@ from plotly.subplots import make_subplots
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
-from flexdemo.cli.measures import Cost, check_shape, cost, mask_and_attention, random_lm, run_facts
+from flexdemo.cli.measures import check_shape, cost, mask_and_attention, random_lm, run_facts
 from flexdemo.engine.loading import resolve_device, resolve_dtype
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.cells import PARAPHRASE_COLOURS
-from flexdemo.figures.results import charts_html, page_html, styled, table_html
+from flexdemo.figures.results import charts_html, facts_html, page_html, styled, table_html
 
 SEGMENTS = ((5, 122), (5, 1600), (8, 4096), (16, 2048))  # segments x tokens of each, for attention alone
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
@@ -45,18 +45,17 @@ def costs(
     new_tokens: int,
     runs: int,
     log: Callable[[str], None],
-) -> dict[str, list[Cost]]:
+) -> dict[str, list[dict[str, Any]]]:
     """How cost grows with each of the three, the others held at 1,024 tokens, 8 paraphrases and one row."""
     asked = {
         "tokens": [(n, 8, 1) for n in tokens],
         "paraphrases": [(1024, n, 1) for n in paraphrases],
         "rows": [(1024, 8, n) for n in rows],
     }
-    told: dict[tuple[int, int, int], Cost] = {}
+    told: dict[tuple[int, int, int], dict[str, Any]] = {}
     for size in (size for sizes in asked.values() for size in sizes):
         if size not in told:
-            told[size] = cost(lm, *size, new_tokens=new_tokens, runs=runs)
-            log(str(told[size]))
+            told[size] = cost(lm, *size, new_tokens=new_tokens, runs=runs, log=log)
     return {name: [told[size] for size in sizes] for name, sizes in asked.items()}
 
 
@@ -82,12 +81,11 @@ def measure_growth(
     alone: dict[str, Any] = {"mask_milliseconds": None, "attention": []}
     if device != "cpu":
         alone = mask_and_attention(device, SEGMENTS, log=log)
-    grown = {name: [each.to_dict() for each in column] for name, column in told.items()}
     return {
         **run_facts(shape, device, dtype),
         "backend": lm.backend,
         "compiled": compiled,
-        "costs": grown,
+        "costs": told,
         **alone,
     }
 
@@ -127,7 +125,7 @@ def growth_figure(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure
 def growth_html(result: Mapping[str, Any]) -> str:
     """The page: facts, charts, a table for each size that grows and, from a GPU, attention alone."""
     costs = result["costs"]
-    parts = charts_html([("How cost grows", growth_figure(costs))])
+    parts = charts_html([("How cost grows", "", growth_figure(costs))])
     shown = _shown_quantities(costs)
     for name, label in GROWS.items():
         header = [label, *(title for _, title, _ in shown)]
@@ -146,7 +144,7 @@ def growth_html(result: Mapping[str, Any]) -> str:
     facts = {key: result[key] for key in ("shape", "backend", "device", "dtype", "torch", "compiled")}
     if result["mask_milliseconds"]:
         facts["BlockMask of 32,768 tokens"] = f"{result['mask_milliseconds']:.2f} ms"
-    return page_html("How cost grows", facts, parts)
+    return page_html("How cost grows", [facts_html(facts), *parts])
 
 
 def _shown(value: float | None, factor: float) -> str:

@@ -108,7 +108,7 @@ def main() -> int:
     args = parser.parse_args()
     options = {"device": args.device, "dtype": args.dtype, "runs": args.runs, "compiled": args.device != "cpu"}
     result = measure(
-        shape=args.shape, lengths=(args.length,), backends=(args.backend,), **options,
+        shape=args.shape, lengths=(args.length,), new_tokens=32, backends=(args.backend,), **options,
         log=lambda text: print(text, file=sys.stderr, flush=True),
     )  # fmt: skip
     rows = reached(result)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
+import targets
 from targets import reached
 
 THEIRS = ("generate", "generate, static")
@@ -77,3 +79,13 @@ def test_other_shapes_have_other_targets() -> None:
 def test_what_was_not_measured_is_not_told(missing: str) -> None:
     result = {name: each for name, each in RESULT.items() if name != missing}
     assert len(reached(result, THEIRS)) == 7
+
+
+def test_the_program_measures_and_says_what_it_reached(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    measured = create_autospec(targets.measure, return_value=RESULT)  # it takes what the real one takes
+    monkeypatch.setattr(targets, "measure", measured)
+    monkeypatch.setattr("sys.argv", ["targets.py", "--length", "650"])
+    assert targets.main() == 1
+    assert measured.call_args.kwargs["lengths"] == (650,) and "MISSED" in capsys.readouterr().out

@@ -167,14 +167,13 @@ def measure_bundled(
     examples = json.loads((ROOT / "assets" / "examples.json").read_text(encoding="utf-8"))
     asked = [each for each in examples if len(each["paraphrases"]) == PARAPHRASES - 1]
     prompts = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in asked]
-    cost = methods_cost(lm, prompts, new_tokens, runs=runs)
-    log(f"{cost}, {len(prompts)} questions of {PARAPHRASES} wordings")
+    log(f"{len(prompts)} questions of {PARAPHRASES} wordings")
+    cost = methods_cost(lm, prompts, new_tokens, runs=runs, log=log)
     every = [build_prompt(lm.tokenizer, each["question"], each["paraphrases"]) for each in examples]
-    batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3))
-    log(str(batch))
+    batch = batch_speed(lm, (every * BATCH)[:BATCH], new_tokens, runs=min(runs, 3), log=log)
     texts = [(each["question"], each["paraphrases"]) for each in asked]
     spent = measure_whereabouts(lm, texts, new_tokens=new_tokens, runs=runs, log=log)
-    measured = {"questions": len(prompts), "methods": [cost.to_dict()], "batches": [batch.to_dict()]}
+    measured = {"questions": len(prompts), "methods": [cost], "batches": [batch]}
     return {**run_facts("bundled", device, dtype), **measured, **spent}
 
 

@@ -32,7 +32,6 @@ from flexdemo.data.workers import in_batches
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
-from flexdemo.request import Ape
 
 RECORDS = [
     Record("a", "What is the capital of Peru?", ("Lima",), ("Name it.", "Which city is Peru's capital?")),
@@ -54,7 +53,7 @@ def write_data(path: Path, records: Sequence[Record] = RECORDS) -> Path:
 
 def test_each_row_is_what_asking_alone_gives(lm: LanguageModel) -> None:
     """All methods, questions of different lengths and numbers of wordings in one batch, against one request each."""
-    settings = Settings(tuple(METHODS), max_new_tokens=6)
+    settings = Settings(methods=tuple(METHODS), max_new_tokens=6)
     asked, problems = prepare_questions(lm, RECORDS, settings)
     assert problems == []
     for record, rows in zip(RECORDS, answer(lm, asked, settings), strict=True):
@@ -74,10 +73,10 @@ def test_each_row_is_what_asking_alone_gives(lm: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"mask": "causal", "positions": "sequential"}, {"ape": Ape(0.7, 1.2)}], ids=str
+    "options", [{}, {"mask": "causal", "positions": "sequential"}, {"ape_temperature": 0.7, "ape_scale": 1.2}], ids=str
 )
 def test_answers_do_not_depend_on_the_batch(lm: LanguageModel, options: dict) -> None:
-    settings = Settings(("flex", "avg", "causal"), max_new_tokens=8, prefix="Answer briefly.", **options)
+    settings = Settings(methods=("flex", "avg", "causal"), max_new_tokens=8, prefix="Answer briefly.", **options)
     asked, _ = prepare_questions(lm, RECORDS, settings)
     together = answer(lm, asked, settings)
     turned = answer(lm, asked[::-1], settings)[::-1]
@@ -88,8 +87,8 @@ def test_answers_do_not_depend_on_the_batch(lm: LanguageModel, options: dict) ->
 
 
 def test_costs_count_what_each_view_reads(lm: LanguageModel) -> None:
-    asked, _ = prepare_questions(lm, RECORDS[:1], Settings(("flex", "per_prompt", "avg")))
-    (rows,) = answer(lm, asked, Settings(("flex", "per_prompt", "avg")))
+    asked, _ = prepare_questions(lm, RECORDS[:1], Settings(methods=("flex", "per_prompt", "avg")))
+    (rows,) = answer(lm, asked, Settings(methods=("flex", "per_prompt", "avg")))
     prefix, *paraphrases, suffix = (len(segment) for segment in asked[0].prompt.segments)
     own = [prefix + each + suffix for each in paraphrases]
     assert [row.prompt_tokens for row in rows] == [prefix + sum(paraphrases) + suffix, *own, sum(own)]
@@ -353,7 +352,7 @@ def test_shots_are_told_and_never_a_question_that_is_asked(
 
 
 def test_shots_are_turns_of_a_chat(prepared: Any) -> None:
-    settings = Settings(("origin",), prefix="Be brief.", shots=(("1+1?", "2"),))
+    settings = Settings(methods=("origin",), prefix="Be brief.", shots=(("1+1?", "2"),))
     lm = prepared("llama", "sdpa", chat=True)
     asked, _ = prepare_questions(lm, RECORDS[:1], settings)
     before = "<s><|user|>Be brief.<|end|><|user|>1+1?<|end|><|user|>2<|end|><|user|>"
@@ -384,7 +383,7 @@ def test_records_whose_suffixes_differ_are_answered_all_the_same() -> None:
     lm = prepare(models.random_model("llama", vocab_size=len(tokenizer)), tokenizer, name="vicuna", backend="sdpa")
     questions = ("Who wrote Hamlet?", "Who wrote Hamlet", "Name it!", "Name it")
     records = [Record(str(i), question, ("x",)) for i, question in enumerate(questions)]
-    settings = Settings(("origin",), max_new_tokens=4)
+    settings = Settings(methods=("origin",), max_new_tokens=4)
     asked, _ = prepare_questions(lm, records, settings)
     assert len({len(each.prompt.segments[-1]) for each in asked}) > 1
     together = answer(lm, asked, settings)
@@ -400,7 +399,7 @@ def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.Cap
     markdown, page = (path.read_text(encoding="utf-8") for path in reports)
     line = next(line for line in printed.splitlines() if line.startswith("| flex"))
     assert line in markdown and '- model: "tinyqa"' in markdown
-    assert "<h1>flexdemo on data.jsonl</h1>" in page and "<script src" not in page
+    assert "<h1><bdi>flexdemo on data.jsonl</bdi></h1>" in page and "<script src" not in page
 
 
 def test_a_data_set_is_paraphrased(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

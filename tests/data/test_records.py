@@ -11,12 +11,14 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from flexdemo.answers.metrics import normalise
-from flexdemo.data.records import Record, draw_shots, fingerprint, frame_records, myriadlama_records, read_records
+from flexdemo.data.readers import cloze_rows, table_rows
+from flexdemo.data.records import Record, build_records, draw_shots, fingerprint, read_records
 from flexdemo.errors import InputError
 
 GOOD: list[dict[str, Any]] = [
@@ -206,12 +208,12 @@ def test_bad_rows_of_a_frame_are_named_by_row() -> None:
         {
             "id": [1.0, np.nan, 3.5],
             "question": ["q", "r", None],
-            "answers": [np.array(["a"]), ["b"], np.array([])],
+            "answers": [np.array(["a"]), ["b"], np.array([], dtype=object)],
             "paraphrases": [np.array(["p"], dtype=object), None, pd.NA],
             "weights": [np.array([1, 2]), np.nan, None],
         }
     )
-    records, problems = frame_records(frame)
+    records, problems = build_records(table_rows(pyarrow.Table.from_pandas(frame)))
     assert records == [Record("1", "q", ("a",), ("p",), (1.0, 2.0)), Record("2", "r", ("b",))]
     assert problems == ["row 3: no question"]
 
@@ -271,7 +273,7 @@ MYRIAD = pd.DataFrame(
 
 
 def test_myriadlama_rows_become_cloze_questions() -> None:
-    records, problems = myriadlama_records(MYRIAD)
+    records, problems = build_records(cloze_rows(pyarrow.Table.from_pandas(MYRIAD)))
     assert records == [
         Record(
             "u1",
@@ -282,7 +284,7 @@ def test_myriadlama_rows_become_cloze_questions() -> None:
         Record("u2", "The capital of [Y] Land is [MASK].", ("Oslo",)),  # a subject is never a slot
     ]
     assert problems == ["row 6: a template must have [X] and [Y], not 'no slots'"]
-    assert [record.id for record in myriadlama_records(MYRIAD, limit=1)[0]] == ["u1"]
+    assert [record.id for record in build_records(cloze_rows(pyarrow.Table.from_pandas(MYRIAD)), limit=1)[0]] == ["u1"]
 
 
 def test_named_sets_are_read_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

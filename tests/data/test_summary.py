@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flexdemo.data import summary as bootstrap
-from flexdemo.data.summary import Summary, disagreements, interval, resample_indices, resampled_means, summarise
+from flexdemo.data.summary import Summary, disagreements, interval, resampled_means, summarise
 from flexdemo.data.table import Row, read_table, table_frame, write_table
 from flexdemo.errors import InputError
 from flexdemo.figures.results import accuracy_figure, report_html, wordings_figure
@@ -109,11 +109,11 @@ def test_a_pair_that_never_differs_has_no_interval_however_each_varies() -> None
 
 
 def test_chunks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = np.concatenate(list(resample_indices(7, 101, seed=3)))
+    scores = np.random.default_rng(0).random((7, 2))
+    whole = resampled_means(scores, resamples=101, seed=3)
     monkeypatch.setattr(bootstrap, "CELLS", 7 * 10)
-    parts = list(resample_indices(7, 101, seed=3))
-    assert len(parts) == 11 and (np.concatenate(parts) == whole).all()
-    assert whole.shape == (101, 7) and set(np.unique(whole)) == set(range(7))
+    assert whole.shape == (101, 2)
+    np.testing.assert_allclose(resampled_means(scores, resamples=101, seed=3), whole, rtol=1e-12)
 
 
 def test_single_prompts_are_counted_by_hand() -> None:
@@ -187,10 +187,8 @@ def test_the_chosen_score_is_accuracy_with_its_interval_and_difference() -> None
     assert summarise(table_frame(rows), score="f1", resamples=5)["flex"].accuracy.value == 0.5
 
 
-def test_a_score_that_is_none_or_was_not_taken_is_refused() -> None:
+def test_a_score_that_was_not_taken_is_refused() -> None:
     rows = [row(0, "flex", True, lemma_match=None, lemma_match_both=None)]
-    with pytest.raises(InputError, match="choose from exact, contains, f1, lemma"):
-        summarise(table_frame(rows), score="bleu")
     with pytest.raises(InputError, match="pip install simplemma"):
         summarise(table_frame(rows), score="lemma")
 
@@ -220,11 +218,6 @@ def spoiled() -> Iterator[tuple[list[Row], str]]:
 def test_tables_with_gaps_are_refused(rows: list[Row], match: str) -> None:
     with pytest.raises(InputError, match=match):
         summarise(table_frame(rows), resamples=5)
-
-
-def test_resamples_must_be_some() -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        summarise(table_frame(random_rows(2)), resamples=0)
 
 
 @pytest.mark.parametrize("ending", [".feather", ".csv"])

@@ -185,7 +185,7 @@ def test_random_texts_come_back_from_the_program(result: Result, seed: int) -> N
     assert told == {
         "question": request.question,
         "paraphrases": request.paraphrases,
-        "weights": request.weights,
+        "weights": list(request.weights),
         "prefix": request.prefix,
         "seed": request.seed,
     }
@@ -227,9 +227,6 @@ def test_file_names_tell_the_question() -> None:
     assert file_name(A, ".csv") == "flexdemo-what-is-the-capital-of-peru.csv"
     assert file_name("Où est l'Élysée?", "-mask.csv") == "flexdemo-ou-est-l-elysee-mask.csv"
     assert file_name("日本", ".json") == "flexdemo.json"
-    for bad in ("csv", "/x.csv", "..csv", ".c/v", "", ".csv\n"):
-        with pytest.raises(ValueError, match="no suffix"):
-            file_name(A, bad)
 
 
 # --- the page

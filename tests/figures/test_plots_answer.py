@@ -62,7 +62,9 @@ def test_effects_keep_their_sign_and_their_wordings() -> None:
 
 @pytest.mark.parametrize("effects", [[0.0], [0.2, 0.3], [-0.1, -0.4]])
 def test_the_line_of_no_effect_is_always_in_sight(effects: list[float]) -> None:
-    low, high = effect_figure([f"P{i + 1}" for i in range(len(effects))], effects).layout.xaxis.range
+    low, high = effect_figure(
+        [f"P{i + 1}" for i in range(len(effects))], effects, ["x"] * len(effects)
+    ).layout.xaxis.range
     assert low <= 0 <= high and low < high
 
 
@@ -93,6 +95,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="does not fit 3 tokens"):
         mass_figure(MASS, ["a", "b", "c"], NAMES)
     with pytest.raises(ValueError, match="do not fit together"):
-        effect_figure(["P1"], [1.0, 2.0])
+        effect_figure(["P1"], [1.0, 2.0], ["x"])
     with pytest.raises(ValueError, match="does not fit"):
         attention_figure(MASS, ["a", "b"], SEGMENTS)

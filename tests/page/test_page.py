@@ -167,7 +167,7 @@ def recordings() -> list[Recorded]:
 
 
 def recorded(recordings: list[Recorded], example: dict) -> Any:
-    return recorded_of(recordings, example, state_of(example, 10))
+    return recorded_of(recordings, state_of(example, 10))
 
 
 def test_every_example_is_recorded_and_the_file_is_small(recordings: list[Recorded]) -> None:

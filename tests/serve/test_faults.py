@@ -138,7 +138,7 @@ def test_the_command_line_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(commands, "run_generate", full)
     assert cli.main(["generate", QUESTION]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: this does not fit in memory: use fewer methods") and said.count("\n") == 1
+    assert said.startswith("error: this request does not fit in memory: use fewer methods") and said.count("\n") == 1
 
 
 # Anything else

@@ -57,9 +57,8 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
             return {"head_plot": shown(None), "head_message": alert_html(str(error))}
         return {"head_plot": shown(figure), "head_message": ""}
 
-    waiting = {**RUNNING, "show_progress": "minimal", "show_progress_on": widgets["head_show"]}
-    reads = ["last", "head_layer", "head_head"]
-    widgets.on(widgets["head_show"].click, attention, reads=reads, changes=["head_plot", "head_message"], **waiting)
+    wired = {"reads": ["last", "head_layer", "head_head"], "changes": ["head_plot", "head_message"]}
+    widgets.on(widgets["head_show"].click, attention, busy="head_show", **wired, **RUNNING)
 
 
 def attention_plot(lm: LanguageModel, last: LastRun | None, layer: float | None, head: float | None) -> Any:

@@ -72,7 +72,10 @@ def grid_html(prompt: SegmentedPrompt, text: str) -> str:
     reasons = mask.reasons()
     shown = [i for i, segment in enumerate(mask.segments) if segment.role != "separator"]
     names = {i: escape(mask.segments[i].name) for i in shown}
-    sizes = " ".join(f"minmax(26px, {max(1, mask.segments[i].end - mask.segments[i].start)}fr)" for i in shown)
+    tokens = [max(1, mask.segments[i].end - mask.segments[i].start) for i in shown]
+    least = [18 + 9 * len(names[i]) for i in shown]  # px, for the names above
+    columns = " ".join(f"minmax({px}px, {n}fr)" for px, n in zip(least, tokens, strict=True))
+    heights = " ".join(f"minmax(26px, {n}fr)" for n in tokens)
     heads = "".join(f'<span role="columnheader" class="chip is-{names[k]}">{names[k]}</span>' for k in shown)
     rows = [f'<div role="row"><span role="columnheader"></span>{heads}</div>']
     for row, q in enumerate(shown):
@@ -91,7 +94,8 @@ def grid_html(prompt: SegmentedPrompt, text: str) -> str:
                 f'tabindex="{0 if row == column == 0 else -1}" title="{told}" aria-label="{told}"></button></span>'
             )
         rows.append(f'<div role="row">{"".join(cells)}</div>')
-    style = f"grid-template-columns: max-content {sizes}; grid-template-rows: auto {sizes}"
+    size = f"height: max(420px, {28 * (len(shown) + 1)}px)"
+    style = f"grid-template-columns: max-content {columns}; grid-template-rows: auto {heights}; {size}"
     label = "Which segment sees which: a row for each that asks, a column for each that is seen"
     return f'<div class="pairs" role="grid" aria-label="{label}" style="{style}">{"".join(rows)}</div>'
 
