@@ -133,4 +133,10 @@ class Stream:
     seed: int = 0  # added to the request's seed, so that samples of one view differ
     temperature: float | None = None  # instead of the request's
     limit: int | None = None  # tokens, instead of the request's and below it
+    mix_from: int | None = None  # layer, from 1: from its output on the views share their mean hidden state
     forced: tuple[int, ...] = ()  # tokens to feed instead of choosing: their log-probabilities are what is wanted
+
+    @property
+    def together(self) -> tuple[View, ...]:
+        """The views whose rows must be in one pass."""
+        return self.views if self.mix_from else ()

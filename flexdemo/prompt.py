@@ -64,6 +64,32 @@ class SegmentedPrompt:
         segments = tuple(given[s.start] if s.role == "paraphrase" else s for s in self.segments)
         return replace(self, segments=segments, weights=tuple(weights))
 
+    def repeated(self) -> SegmentedPrompt:
+        """The question as often as there are wordings, between the same prefix and suffix."""
+        asked = self.paraphrases[0]
+        return self._packed([(s, asked if s.role == "paraphrase" else s) for s in self.segments], self.weights)
+
+    def shortened(self, n: int) -> SegmentedPrompt:
+        """Its first n wordings alone, between the same prefix and suffix, which share the weight; raw weights stay."""
+        if n >= len(self.paraphrases):
+            return self
+        last = self.paraphrases[n - 1].end
+        shares = self.weights[:n] if any(self.weights[:n]) else (1.0,) * n
+        raw = all(weight == 1 for weight in self.weights)
+        kept = [(s, s) for s in self.segments if s.end <= last or s.role == "suffix"]
+        return self._packed(kept, normalise_weights("raw" if raw else shares, n))
+
+    def _packed(self, parts: Sequence[tuple[Segment, Segment]], weights: tuple[float, ...]) -> SegmentedPrompt:
+        """Another prompt of this one's tokens: segments as they are called, and whose tokens they hold."""
+        ids, tokens, segments = [], [], []
+        for called, source in parts:
+            start = len(ids)
+            ids += self.token_ids[source.start : source.end]
+            tokens += self.tokens[source.start : source.end]
+            segments.append(replace(called, start=start, end=len(ids), text=source.text))
+        made = SegmentedPrompt(tuple(ids), tuple(tokens), tuple(segments), weights, self.kind)
+        return made.reweighted(weights)
+
     @property
     def segment_ids(self) -> tuple[int, ...]:
         """The index of each token's segment in `segments`: 0 for the prefix, the last for the suffix."""

@@ -124,6 +124,13 @@ class Request(Checked):
     template: Annotated[Literal["auto", "plain", "chat"], Face("template", "Template", metavar="NAME")] = Field(
         "auto", description="auto, plain (Q: ... A:) or chat (the model's own)"
     )
+    hidden_layer: Annotated[int, Face("hidden_layer", "Layer of hidden_avg", metavar="L")] = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="hidden_avg mixes the wordings from the output of this layer on, counted from 1; 0 is two thirds "
+        "of the model's layers, rounded to the nearest",
+    )
     mass: bool = Field(True, description="record the attention mass by segment")
     candidates: int = Field(0, ge=0, description="how many of the likeliest tokens are kept at each step")
 

@@ -187,12 +187,14 @@ ENCODINGS = {
     "origin": ("segment", "aligned"),
     "per_prompt": ("segment", "aligned"),
     "causal": ("causal", "sequential"),
+    "repeat": ("causal", "sequential"),
     "vote": ("segment", "aligned"),
     "weighted_max": ("segment", "aligned"),
     "leave_one_out": ("segment", "aligned"),
 }
 COMBINED = ("avg", "max", "weighted_avg")  # their rows share tokens: test_combinations recomputes them
-ENCODINGS |= dict.fromkeys(COMBINED, ("segment", "aligned"))
+MIXED = "hidden_avg"  # and those of this one hidden states: decode_mixed does
+ENCODINGS |= dict.fromkeys((*COMBINED, MIXED), ("segment", "aligned"))
 
 
 def combine(method: str, rows: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -218,18 +220,69 @@ def decode_combined(
     return chosen
 
 
+def repeated(
+    token_ids: Sequence[int], segments: Sequence[Mapping[str, Any]]
+) -> tuple[list[int], list[Mapping[str, Any]]]:
+    """The packed prompt with the question (P1) in place of every wording, as ids and segments."""
+    ids: list[int] = []
+    made = []
+    question = next(segment for segment in segments if segment["role"] == "paraphrase")
+    for segment in segments:
+        source, start = (question if segment["role"] == "paraphrase" else segment), len(ids)
+        ids += token_ids[source["start"] : source["end"]]
+        made.append({**segment, "start": start, "end": len(ids)})
+    return ids, made
+
+
+@torch.no_grad()
+def decode_mixed(model: Any, prompts: Sequence[Sequence[int]], layer: int, new_tokens: int) -> Decoded:
+    """Greedy tokens of plain prompts that share hidden states, a left-padded batch recomputed whole for every token.
+
+    At the output of the layers from `layer` on, counted from 1, every token that predicts (the last of a prompt and
+    those of the answer) has the rows' mean hidden state; the next token is that of the mean logits.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth)
+    longest, chosen, logprobs = max(map(len, prompts)), [], []
+
+    def average(module: Any, args: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        predict = len(chosen) + 1
+        states[..., -predict:, :] = states[..., -predict:, :].mean(dim=-3, keepdim=True)  # (..., rows, tokens, width)
+        return output
+
+    hooks = [each.register_forward_hook(average) for each in layers[layer - 1 :]]
+    try:
+        for _ in range(new_tokens):
+            pads = [longest - len(ids) for ids in prompts]
+            ids = torch.tensor([[0] * pad + [*row, *chosen] for pad, row in zip(pads, prompts, strict=True)])
+            there = torch.arange(ids.shape[1])[None] >= torch.tensor(pads)[:, None]
+            places = (there.cumsum(1) - 1).clamp(min=0)
+            out = model(input_ids=ids, attention_mask=there.long(), position_ids=places, use_cache=False)
+            logits = out.logits[:, -1].double().mean(0)
+            chosen.append(int(logits.argmax()))
+            logprobs.append(float(logits.log_softmax(-1)[chosen[-1]]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Decoded(chosen, logprobs, [])
+
+
 def decode_views(
     model: Any, result: Mapping[str, Any], *, masses: bool = False
 ) -> dict[tuple[str, str], tuple[Any, Decoded]]:
     """What every view of a `Result.to_dict()` should have said: {(method, view): (the view told, the reference)}."""
     prompt, told = result["prompt"], {}
     for method in result["results"]:
-        if method["method"] in COMBINED:
+        ids, segments = prompt["token_ids"], prompt["segments"]
+        if method["method"] == "repeat":
+            ids, segments = repeated(ids, segments)
+        if method["method"] in (*COMBINED, MIXED):
             continue
         chosen = ENCODINGS[method["method"]] or (result["mask"]["strategy"], result["mask"]["positions"])
         for view in method["views"]:
             told[method["method"], view["name"]] = view, decode(
-                model, prompt["token_ids"], prompt["segments"], *chosen, view["weights"], len(view["token_ids"]),
+                model, ids, segments, *chosen, view["weights"], len(view["token_ids"]),
                 suffix_position=view["suffix_position"], masses=masses,
             )  # fmt: skip
     return told
@@ -248,7 +301,7 @@ def expected_views(
     views["origin", "origin"] = (one_hot[0], own[0])
     for i in range(n):
         views["per_prompt", f"P{i + 1}"] = (one_hot[i], own[i])
-        for method in ("vote", *COMBINED):
+        for method in ("vote", *COMBINED, MIXED):
             views[method, f"P{i + 1}"] = (one_hot[i], own[i])
         rest = [0.0 if j == i else weight for j, weight in enumerate(given)]
         total = 1 if given == [1.0] * n else sum(rest)  # raw weights are 1, whatever is hidden
@@ -256,6 +309,7 @@ def expected_views(
     heaviest = max(range(n), key=lambda i: (given[i], -i))
     views["weighted_max", f"P{heaviest + 1}"] = (one_hot[heaviest], own[heaviest])
     views["causal", "causal"] = ([1.0] * n, start)
+    views["repeat", "repeat"] = ([1.0] * n, repeated([0] * segments[-1]["end"], segments)[1][-1]["start"])
     return views
 
 

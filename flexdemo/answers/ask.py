@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import time
@@ -18,7 +17,7 @@ from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts
 from ..request import Request, parameters_of
 from .confidence import confidence_weights, measure_confidence
-from .methods import SEGMENT, Method, _alone, check_names
+from .methods import SEGMENT, Method, _alone, check_names, mixing_layer, plan_all
 from .metrics import answer_text, is_reasoning
 from .result import Candidate, MethodResult, Result, ViewResult
 
@@ -78,7 +77,7 @@ def _method_result(
     method: Method,
     streams: Sequence[Stream],
     answers: Mapping[Stream, Answer],
-    facts: Mapping[Encoding, Any],
+    facts: Mapping[tuple[int, Encoding], Any],
 ) -> MethodResult:
     views, spoken, chosen = told(lm, prompt, method, streams, answers)
     return MethodResult(
@@ -90,7 +89,7 @@ def _method_result(
         spoken.logprobs,
         answers[chosen].stopped_by,
         max(answers[stream].seconds for stream in streams),
-        facts[streams[0].views[0].encoding],
+        facts[chosen.prompt, streams[0].views[0].encoding],
         lm.backend,
         views,
         tuple(_candidates(lm, step) for step in answers[chosen].candidates),
@@ -149,22 +148,30 @@ def stream(
         lm.tokenizer, request.question, request.paraphrases,
         weights=request.given_weights, prefix=request.prefix, template=request.template,
     )  # fmt: skip
-    check_room(lm, prompt, request.max_new_tokens)  # before its mask is counted: what no model holds may be very long
+    for method in chosen:  # before a mask is counted: what no model holds may be very long
+        check_room(lm, method.packed(prompt), request.max_new_tokens)
     known, confidence = reading.known(prompt) if reading else None, None
     spent = 0.0
-    facts = {encoding: mask_facts(prompt, encoding)}
+    facts = {(0, encoding): mask_facts(prompt, encoding)}
 
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         views = [view for each in results for view in each.views] if done else []
         thinks = any(is_reasoning(view.generation, thinking=prompt.opens_thinking) for view in views)
         notes = (*lm.notes, *([STILL_REASONING.format(request.max_new_tokens)] if thinks else []))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
-        told = (facts[encoding], prompt, prompt.position_ids(request.positions), results[: len(chosen)], seconds, done)
+        told = (
+            facts[0, encoding],
+            prompt,
+            prompt.position_ids(request.positions),
+            results[: len(chosen)],
+            seconds,
+            done,
+        )
         return Result(*where, *told, request, ape, confidence, results[len(chosen) :], notes)
 
     if request.by_confidence:
         sampling = time.perf_counter()
-        known = prefill(lm, [prompt], [SEGMENT], known)
+        known = prefill(lm, {SEGMENT: [prompt]}, known)
         steps = measure_confidence(lm, prompt, request, view=_alone, known=known)
         for measured in steps:
             if check is not None:
@@ -179,12 +186,13 @@ def stream(
         prompt = prompt.reweighted(confidence_weights(confidence))
 
     asked = (*chosen, *map(_side, dict.fromkeys(schemes)))
-    plans = {method: method.streams(prompt, fused_view(prompt, encoding, ape)) for method in asked}
+    layer = mixing_layer(request.hidden_layer, lm.depth)
+    batch, (plans,) = plan_all([prompt], asked, lambda each: fused_view(each, encoding, ape), layer=layer)
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
-    encodings = {view.encoding for each in distinct for view in each.views}
-    facts |= {each: mask_facts(prompt, each) for each in encodings - set(facts)}
-    keep = functools.partial(reading.keep, encodings=encodings) if reading else None
-    for progress in generate(lm, [prompt], distinct, decoding, known=known, keep=keep, began=began):
+    read = {(each.prompt, view.encoding) for each in distinct for view in each.views}
+    facts |= {(place, each): mask_facts(batch[place], each) for place, each in read - set(facts)}
+    keep = reading.keep if reading else None
+    for progress in generate(lm, batch, distinct, decoding, known=known, keep=keep, began=began):
         if check is not None:
             check()
         done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class Method:
     spokesman: Callable[[Sequence[str]], int] = lambda answers: 0
     minimum: int = 1  # wordings without which the method means nothing
     answers_each: bool = False  # its views have answers of their own to show
+    mix_from: int | None = None  # layer from which on its rows share hidden states; 0: that of the request
+    packed: Callable[[SegmentedPrompt], SegmentedPrompt] = lambda prompt: prompt  # what it reads of what was asked
 
 
 def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
@@ -56,9 +58,12 @@ def _per_prompt(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     return tuple(Stream((_alone(prompt, i, s.name),)) for i, s in enumerate(prompt.paraphrases))
 
 
-def _causal(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
-    everything = (1.0,) * len(prompt.paraphrases)
-    return (Stream((View("causal", CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
+def _standard(name: str) -> Streams:
+    def streams(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
+        everything = (1.0,) * len(prompt.paraphrases)
+        return (Stream((View(name, CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
+
+    return streams
 
 
 def _one_by_one(prompt: SegmentedPrompt) -> tuple[View, ...]:
@@ -122,6 +127,13 @@ _ALL = (
         "One token for all wordings, from their highest probability.",
         _combined(max_probability),
     ),
+    Method(
+        "hidden_avg",
+        "Mean of hidden states",
+        "One token for all wordings, whose hidden states are averaged from a layer on.",
+        _combined(mean_logits),
+        mix_from=0,
+    ),
     Method("weighted_avg", "Weighted mean of logits", "As avg, with the weights.", _weighted),
     Method("weighted_max", "Heaviest paraphrase", "Only the wording with the largest weight.", _heaviest),
     Method(
@@ -133,7 +145,17 @@ _ALL = (
         answers_each=True,
     ),
     Method(
-        "causal", "Standard attention", "All wordings one after the other, each token seeing all before it.", _causal
+        "causal",
+        "Standard attention",
+        "All wordings one after the other, each token seeing all before it.",
+        _standard("causal"),
+    ),
+    Method(
+        "repeat",
+        "Standard attention, copies",
+        "The question as often as there are wordings, in a prompt of its own, each token seeing all before it.",
+        _standard("repeat"),
+        packed=SegmentedPrompt.repeated,
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
@@ -152,6 +174,39 @@ def resolve_methods(names: Sequence[str], wordings: int = 2) -> tuple[Method, ..
     if lacking:
         raise InputError(f"{lacking[0]} needs at least {METHODS[lacking[0]].minimum} wordings: add a paraphrase")
     return tuple(METHODS[name] for name in dict.fromkeys(wanted))
+
+
+Plan = dict[Method, tuple[Stream, ...]]
+
+
+def plan_all(
+    prompts: Sequence[SegmentedPrompt],
+    methods: Sequence[Method],
+    fused: Callable[[SegmentedPrompt], View],
+    *,
+    layer: int,
+) -> tuple[list[SegmentedPrompt], list[Plan]]:
+    """The prompts of a batch, those that a method packs for itself behind the ones that are asked, and the streams of
+    every method for each of these. `layer` is the request's, where rows begin to share hidden states."""
+    batch, plans = list(prompts), []
+    for place, asked in enumerate(prompts):
+        plan: Plan = {}
+        places = {asked: place}
+        for method in methods:
+            prompt = method.packed(asked)
+            at = places.setdefault(prompt, len(batch))
+            batch += [prompt] if at == len(batch) else []
+            start = layer if method.mix_from == 0 else method.mix_from
+            streams = method.streams(prompt, fused(prompt))
+            plan[method] = tuple(replace(stream, prompt=at, mix_from=start) for stream in streams)
+        plans.append(plan)
+    return batch, plans
+
+
+def mixing_layer(asked: int, depth: int) -> int:
+    """The layer, counted from 1, from whose output on hidden_avg mixes: that asked for, or for 0 two thirds of the
+    depth, rounded to the nearest."""
+    return asked or round(2 * depth / 3)
 
 
 def check_names(request: Request) -> tuple[Method, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch._dynamo.utils import counters
 
-from ..answers.methods import resolve_methods
+from ..answers.methods import mixing_layer, plan_all, resolve_methods
 from ..engine.attention import BACKENDS
 from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
@@ -123,10 +123,10 @@ def methods_cost(
     def seconds(names: Sequence[str]) -> tuple[float, int]:
         spent, most = 0.0, 0
         for prompt in prompts:
-            fused = fused_view(prompt, Encoding())
-            chosen = resolve_methods(names, len(prompt.paraphrases))
-            streams = list(dict.fromkeys(s for method in chosen for s in method.streams(prompt, fused)))
-            *_, last = generate(lm, [prompt], streams, Decoding(new_tokens, mass=False))
+            chosen, layer = resolve_methods(names, len(prompt.paraphrases)), mixing_layer(0, lm.depth)
+            batch, (plan,) = plan_all([prompt], chosen, lambda each: fused_view(each, Encoding()), layer=layer)
+            streams = list(dict.fromkeys(stream for streams in plan.values() for stream in streams))
+            *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False))
             spent, most = spent + last.total_seconds, max(most, sum(len(stream.views) for stream in streams))
         return spent, most
 

@@ -17,6 +17,7 @@ from ..answers.metrics import find_lemmatiser
 from ..data.files import check_output, print_json, write_file
 from ..data.journal import TABLE, check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
+from ..data.sweep import Sweep, find_sweeps, swept_methods, without_sweeps
 from ..errors import InputError
 from ..plan import Encoding, check_encoding
 from ..request import check_settings
@@ -199,6 +200,9 @@ def _evaluate(
 
     fewest = min(1 + len(record.paraphrases) for record in records)
     methods = [method.name for method in resolve_methods(settings.methods, fewest)]
+    if args.sweep:
+        most = max(1 + len(record.paraphrases) for record in records)
+        methods += swept_methods(args.sweep, methods, depth=lm.depth, wordings=most)
     settings = settings.but(methods=methods)
     args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems = prepare_questions(lm, records, settings)
@@ -226,26 +230,31 @@ def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dro
     """Print the summary, write the reports."""
     from ..data.summary import summarise
 
-    summary = summarise(table, score=args.score, seed=args.seed)
+    summary = summarise(without_sweeps(table), score=args.score, seed=args.seed)
+    sweeps = find_sweeps(table, score=args.score, seed=args.seed)
+    shown = {key: value for key, value in facts.items() if value not in (None, "")}
     title = f"flexdemo on {Path(args.data).name}"
     for path in args.report:
-        text = _report(path.suffix.lower(), title, summary, {k: v for k, v in facts.items() if v not in (None, "")})
+        text = _report(path.suffix.lower(), title, summary, sweeps, shown)
         write_file(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
     if args.json:
         told = {"dropped_paraphrases": dict(dropped)} if dropped else {}
+        told |= {"sweeps": [asdict(sweep) for sweep in sweeps]} if sweeps else {}
         print_json({"settings": facts, **asdict(summary), **told})
         return
-    print(summary.markdown())
+    print("\n".join(each.markdown() for each in (summary, *sweeps)))
     if dropped:
         print(f"paraphrases written{_told(dropped)}")
     for path in (*([args.output] if args.output else []), *args.report):
         print(f"wrote {path}")
 
 
-def _report(ending: str, title: str, summary: Summary, facts: dict[str, Any]) -> str:
+def _report(ending: str, title: str, summary: Summary, sweeps: Sequence[Sweep], facts: dict[str, Any]) -> str:
     if ending == ".html":
         from ..figures.results import report_html
+        from ..figures.sweep import sweep_chart, sweep_table
 
-        return report_html(summary, title=title, facts=facts)
+        more = {"charts": [sweep_chart(each) for each in sweeps], "tables": [sweep_table(each) for each in sweeps]}
+        return report_html(summary, title=title, facts=facts, **more)
     told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
-    return f"# {title}\n\n{summary.markdown()}\n{told}\n"
+    return "\n".join([f"# {title}\n", *(each.markdown() for each in (summary, *sweeps)), f"{told}\n"])

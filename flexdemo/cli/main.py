@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ..answers.methods import METHODS
 from ..answers.metrics import SCORES
+from ..data.sweep import SWEEPS
 from ..errors import InputError, within_memory
 from ..masks import STRATEGIES
 from ..prompt import POSITIONS
@@ -157,12 +158,17 @@ def make_parser() -> argparse.ArgumentParser:
         help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
     )
     _add_setting(evaluate, "methods", help="as for generate (default: flex and causal; repeat for several)")
-    _add_settings(evaluate, *SHARED, *APE, "max_new_tokens")
+    _add_settings(evaluate, "hidden_layer", *SHARED, *APE, "max_new_tokens")
     _add_hardware(evaluate)
     raw = "raw: every weight 1 (default: 1/N, or the record's own)"
     _add_setting(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)
     evaluate.add_argument(
         "--paraphrases", type=int, metavar="N", help="use at most N; generate N where there are none (default: 5)"
+    )
+    evaluate.add_argument(
+        "--sweep",
+        choices=list(SWEEPS),
+        help="also hidden_avg from several layers on, or each method over the first wordings of a question",
     )
     evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
     evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")

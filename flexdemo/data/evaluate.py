@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.ask import told
-from ..answers.methods import METHODS, Method
+from ..answers.methods import Method, mixing_layer, plan_all
 from ..answers.metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
@@ -24,6 +24,7 @@ from ..request import FIELDS, Decoding, Request, Texts
 from ..template import Template, make_template
 from .journal import Contents
 from .records import Record, write_records
+from .sweep import method_named
 from .table import Row
 
 # Fields of Request that do not act here: a record has its own wordings, and answers are greedy.
@@ -105,7 +106,8 @@ def prepare_questions(
                 weights=settings.weights or record.weights,
                 template=template,
             )
-            check_room(lm, prompt, settings.max_new_tokens)
+            for method in settings.methods:
+                check_room(lm, method_named(method).packed(prompt), settings.max_new_tokens)
         except InputError as error:
             asked.append(None)
             problems.append(f"record {record.id!r}: {error}")
@@ -132,22 +134,25 @@ def _answer_alike(
     lm: LanguageModel, asked: Sequence[Question], settings: Settings, lemmatise: Lemmatiser | None
 ) -> list[tuple[Row, ...]]:
     began = time.perf_counter()
-    encoding, methods = Encoding(settings.mask, settings.positions), [METHODS[name] for name in settings.methods]
-    plans: list[dict[Method, list[Stream]]] = []
-    for i, question in enumerate(asked):
-        fused = fused_view(question.prompt, encoding, settings.ape)
-        plans.append({m: [replace(stream, prompt=i) for stream in m.streams(question.prompt, fused)] for m in methods})
+    encoding = Encoding(settings.mask, settings.positions)
+    batch, plans = plan_all(
+        [question.prompt for question in asked],
+        [method_named(name) for name in settings.methods],
+        lambda prompt: fused_view(prompt, encoding, settings.ape),
+        layer=mixing_layer(settings.hidden_layer, lm.depth),
+    )
     streams = list(dict.fromkeys(stream for plan in plans for each in plan.values() for stream in each))
     decoding = Decoding(settings.max_new_tokens, mass=False)
-    *_, last = generate(lm, [question.prompt for question in asked], streams, decoding)
+    *_, last = generate(lm, batch, streams, decoding)
     answers = dict(zip(streams, last.answers, strict=True))
     views = sum(len(stream.views) for plan in plans for each in plan.values() for stream in each)
     share = (time.perf_counter() - began) / max(1, views)
-    return [tuple(_rows(lm, *each, answers, share, lemmatise)) for each in zip(asked, plans, strict=True)]
+    return [tuple(_rows(lm, batch, *each, answers, share, lemmatise)) for each in zip(asked, plans, strict=True)]
 
 
 def _rows(
     lm: LanguageModel,
+    batch: Sequence[SegmentedPrompt],
     question: Question,
     plan: Mapping[Method, Sequence[Stream]],
     answers: Mapping[Stream, Answer],
@@ -156,17 +161,17 @@ def _rows(
 ) -> Iterator[Row]:
     """One row for a method, or one for each view of a method that answers each wording; `share` is a view's seconds."""
     record, alone = question.record, []
-    spoken: list[tuple[Method, str, ViewResult, list[View]]] = []
+    spoken: list[tuple[Method, str, ViewResult, list[int]]] = []
     for method, streams in plan.items():
         views, spokesman, _ = told(lm, question.prompt, method, streams, answers)
-        asked = [view for stream in streams for view in stream.views]
+        read = [_tokens_read(batch[stream.prompt], view) for stream in streams for view in stream.views]
         if method.name in ("per_prompt", "vote"):
             alone = [normalise(view.answer) for view in views]
         if method.answers_each:
-            spoken += [(method, view.name, view, [one]) for view, one in zip(views, asked, strict=True)]
+            spoken += [(method, view.name, view, [tokens]) for view, tokens in zip(views, read, strict=True)]
         else:
-            spoken.append((method, method.name, spokesman, asked))
-    for method, name, view, asked in spoken:
+            spoken.append((method, method.name, spokesman, read))
+    for method, name, view, read in spoken:
         judged = (view.answer, record.answers)
         lemmas = [lemmatise and lemma_match(*judged, lemmatise=lemmatise, both_ways=both) for both in (False, True)]
         yield Row(
@@ -184,9 +189,9 @@ def _rows(
             token_f1(*judged),
             *lemmas,
             alone.count(normalise(view.answer)) / len(alone) if len(alone) > 1 else None,
-            sum(_tokens_read(question.prompt, each) for each in asked),
-            len(asked),
-            share * len(asked),
+            sum(read),
+            len(read),
+            share * len(read),
         )
 
 

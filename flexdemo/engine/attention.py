@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from ..errors import BackendError, InputError
 from .blocks import BLOCK, Layout, block_mask, dense_mask, round_up
 from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
 from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
+
+if TYPE_CHECKING:
+    from .mixing import Mixing
 
 NAME = "flexdemo_segments"
 
@@ -31,14 +34,16 @@ class Plan:
     """What one forward pass needs to attend, as it travels through `model(..., segment_plan=plan)`.
 
     `masks` has one entry for each device that holds a layer: a BlockMask, booleans (B, 1, T, T), or an additive bias
-    (rows, 1, q, kv) in fp32. `ape` likewise, if some row sharpens its scores. Made once before the forward, so that no
-    layer moves or makes a mask. `attend` runs instead of the backend's own, layer by layer in their order.
+    (rows, 1, q, kv) in fp32. `ape` likewise, if some row sharpens its scores, and `mixing`, if some rows share
+    hidden states. Made once before the forward, so that no layer moves or makes a mask. `attend` runs instead of the
+    backend's own, layer by layer in their order.
     """
 
     backend: str
     masks: Mapping[torch.device, BlockMask | Tensor]
     recorder: Recorder | None = None
     ape: Mapping[torch.device, ApeRows] | None = None
+    mixing: Mapping[torch.device, Mixing] | None = None
     attend: Attend | None = None
 
 

@@ -151,29 +151,32 @@ def branch(
     Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs.
     """
     cursor, layers = Cursor(), []
-    prompts = encoded[0].layers[0].keys.shape[0]
-    chosen = [encoding * prompts + prompt for encoding, prompt in sources]
-    index = _indices(chosen, {layer.keys.device for layer in encoded[0].layers})
-    for per_encoding in zip(*(cache.layers for cache in encoded), strict=True):
-        rows = index[per_encoding[0].keys.device]
+    devices = {layer.keys.device for layer in encoded[0].layers}
+    used = sorted({encoding for encoding, _ in sources})
+    pairs = [[(row, p) for row, (e, p) in enumerate(sources) if e == encoding] for encoding in used]
+    index = [_indices(each, devices) for each in pairs]
+    for per_encoding in zip(*(encoded[encoding].layers for encoding in used), strict=True):
+        places = [each[per_encoding[0].keys.device] for each in index]
         keys, values = (
-            _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], rows, capacity)
+            _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], places, len(sources), capacity)
             for name in ("keys", "values")
         )
         layers.append(SlotLayer(keys, values, cursor))
     return SlotCache(layers, cursor)
 
 
-def _indices(rows: Sequence[int], devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
+def _indices(rows: Sequence[Any], devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
     index = torch.tensor(rows)
     return {device: upload(index, device) for device in devices}
 
 
-def _copied(parts: Sequence[Tensor], rows: Tensor, capacity: int) -> Tensor:
-    """Rows of several (prompts, heads, length, width) one after the other, with room behind them."""
-    together = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-    out = together.new_zeros(len(rows), together.shape[1], capacity, together.shape[3])
-    out[:, :, : together.shape[2]] = together[rows]
+def _copied(parts: Sequence[Tensor], places: Sequence[Tensor], rows: int, capacity: int) -> Tensor:
+    """Prompts of parts (prompts, heads, length, width) as rows with room behind them: place (row, prompt) in its part
+    says which."""
+    _, heads, _, width = parts[0].shape
+    out = parts[0].new_zeros(rows, heads, capacity, width)
+    for part, place in zip(parts, places, strict=True):
+        out[place[:, 0], :, : part.shape[2]] = part[place[:, 1]]
     return out
 
 

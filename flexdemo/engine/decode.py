@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..plan import Stream, View
+from ..plan import Encoding, Stream, View
 from ..prompt import SegmentedPrompt, decode_ids
 from ..request import Decoding
 from .attention import UnsupportedModelError
 from .cache import Download, SlotCache, branch, upload
 from .fast.compiled import Scores
 from .fast.rows import Abreast, Queries, Rows, Steps
+from .mixing import Mixing
 from .model import LanguageModel
 from .reading import (
     Prefill,
@@ -62,6 +63,15 @@ class Progress:
     total_seconds: float
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of the batch: a view, settled for the model, and the stream that it belongs to, by number and itself."""
+
+    owner: int
+    stream: Stream
+    view: View
+
+
 @dataclass
 class _Decoding:
     """Mutable state of one stream while it runs."""
@@ -88,15 +98,8 @@ class _Decoding:
 
     def snapshot(self) -> Answer:
         masses = tuple(tuple(view) for view in self.masses)
-        return Answer(
-            tuple(self.token_ids),
-            tuple(self.logprobs),
-            masses,
-            self.stopped_by,
-            self.seconds,
-            tuple(self.detail),
-            tuple(self.candidates),
-        )
+        said = (tuple(self.token_ids), tuple(self.logprobs), masses, self.stopped_by, self.seconds)
+        return Answer(*said, tuple(self.detail), tuple(self.candidates))
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
@@ -166,53 +169,47 @@ def generate(
     for prompt in prompts:
         check_room(lm, prompt, decoding.max_new_tokens)
 
-    # 1. Encode: one prefill for each distinct encoding.
+    # 1. Encode: one prefill for each distinct encoding, of the prompts that are seen through it.
     slots = arrange(prompts, decoding.max_new_tokens, multiple_of(lm))
-    owners = [i for i, stream in enumerate(streams) for _ in stream.views]
-    row_prompts = [streams[i].prompt for i in owners]
-    views = [
-        settled(lm, prompts[stream.prompt], view, decoding.max_new_tokens)
-        for stream in streams
+    rows = [
+        _Row(i, stream, settled(lm, prompts[stream.prompt], view, decoding.max_new_tokens, stream.together))
+        for i, stream in enumerate(streams)
         for view in stream.views
     ]
-    encodings = list(dict.fromkeys(view.encoding for view in views))
-    read = prefill(lm, prompts, encodings, known)
+    seen: dict[Encoding, list[int]] = {}
+    for encoding, prompt in dict.fromkeys((row.view.encoding, row.stream.prompt) for row in rows):
+        seen.setdefault(encoding, []).append(prompt)
+    read = prefill(lm, {encoding: [prompts[i] for i in places] for encoding, places in seen.items()}, known)
     if keep is not None:
         keep(read)
 
     # 2. Branch: one row for each view; those that LongRoPE reads otherwise are passes of their own.
     lanes: dict[bool, list[int]] = {}
-    for row, view in enumerate(views):
-        lanes.setdefault(view.encoding.shift > 0, []).append(row)
-    caches = [read.caches[encoding] for encoding in encodings]
+    for place, row in enumerate(rows):
+        lanes.setdefault(row.view.encoding.shift > 0, []).append(place)
+    apart = [[rows[place] for place in lane] for lane in lanes.values()]
+    caches = [read.caches[encoding] for encoding in seen]
+    index = {(e, p): (i, k) for i, (e, places) in enumerate(seen.items()) for k, p in enumerate(places)}
     branched = []
-    for lane in lanes.values():
-        sources = [(encodings.index(views[row].encoding), row_prompts[row]) for row in lane]
+    for lane in apart:
+        sources = [index[row.view.encoding, row.stream.prompt] for row in lane]
         branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity))
     del caches, read
-    made = [
-        _rows(lm, slots, [views[row] for row in lane], [row_prompts[row] for row in lane], branched.pop(0), decoding)
-        for lane in lanes.values()
-    ]
+    made = [_made(lm, slots, lane, branched.pop(0), decoding) for lane in apart]
     states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
     encoded = time.perf_counter() - began
-    yield Progress(tuple(s.snapshot() for s in states), len(views), encoded, 0.0, encoded)
+    yield Progress(tuple(s.snapshot() for s in states), len(rows), encoded, 0.0, encoded)
 
     # Popped, as memory kept from an earlier request may take the place of what was made.
     parts = [(lane, Steps(lm, made.pop(0), prompt=slots.prompt, answer=slots.answer)) for lane in lanes.values()]
     with Abreast(parts) as steps:
+        owners = [row.owner for row in rows]
         yield from _decode(lm, prompts, steps, states, owners, decoding, began=began, encoded=encoded)
 
 
-def _rows(
-    lm: LanguageModel,
-    slots: Slots,
-    views: Sequence[View],
-    row_prompts: Sequence[int],
-    cache: SlotCache,
-    decoding: Decoding,
-) -> Rows:
-    """What the passes over some rows work on: a view each, over a prompt of `slots`."""
+def _made(lm: LanguageModel, slots: Slots, rows: Sequence[_Row], cache: SlotCache, decoding: Decoding) -> Rows:
+    """What the passes over some rows work on, over a prompt of `slots`."""
+    views, row_prompts = [row.view for row in rows], [row.stream.prompt for row in rows]
     biases = row_biases(slots, views, row_prompts)
     suffix, answer = (
         Queries(on_devices(lm, bias), on_devices(lm, ape))
@@ -222,10 +219,11 @@ def _rows(
     if decoding.mass or decoding.detail:
         check_recorded(lm)
         recorder = MassRecorder(on_devices(lm, key_groups(slots, row_prompts)), decoding.detail)
+    mixing = on_devices(lm, Mixing.of([row.owner for row in rows], [row.stream.mix_from for row in rows]))
     ids = torch.tensor([slots.prompts[prompt].token_ids[slots.prompt - slots.answer :] for prompt in row_prompts])
     starts = torch.tensor([view.suffix_position for view in views])
     positions = starts[:, None] + torch.arange(ids.shape[1])  # (rows,) -> (rows, suffix)
-    return Rows(cache, upload(ids, lm.device), upload(positions, lm.device), suffix, answer, recorder)
+    return Rows(cache, upload(ids, lm.device), upload(positions, lm.device), suffix, answer, recorder, mixing)
 
 
 def _decode(

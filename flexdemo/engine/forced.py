@@ -16,7 +16,6 @@ from .cache import branch, upload
 from .flex import Attend
 from .model import LanguageModel
 from .reading import Prefill, arrange, check_recorded, on_devices, prefill, row_biases, settled
-from .recorders import Recorder
 
 Forward = Callable[[Tensor, Tensor, Plan, Cache], Any]  # of ids and positions (rows, q)
 
@@ -29,7 +28,6 @@ def feed(
     forward: Forward,
     *,
     attend: Attend = attend_written_out,
-    recorder: Recorder | None = None,
     read: Prefill | None = None,
 ) -> tuple[list[Any], Prefill]:
     """What `forward` makes of the suffix and, if there are any, of answer tokens behind it; a row for each view.
@@ -43,7 +41,7 @@ def feed(
     views = [settled(lm, prompt, view, count + 1) for view in views]
     slots = arrange([prompt], count + 1, 1)
     encodings = list(dict.fromkeys(view.encoding for view in views))
-    read = prefill(lm, [prompt], encodings, read)
+    read = prefill(lm, {encoding: [prompt] for encoding in encodings}, read)
     sources = [(encodings.index(view.encoding), 0) for view in views]
     caches = [read.caches[encoding] for encoding in encodings]
     cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
@@ -63,7 +61,7 @@ def feed(
             continue
         cache.point(first, first + len(ids))
         positions = starts + (first - slots.prompt) + torch.arange(len(ids))
-        plan = Plan(lm.backend, on_devices(lm, bias) or {}, recorder, on_devices(lm, ape), attend)
+        plan = Plan(lm.backend, on_devices(lm, bias) or {}, ape=on_devices(lm, ape), attend=attend)
         fed = torch.tensor([list(ids)] * len(views))
         told.append(forward(upload(fed, lm.device), upload(positions, lm.device), plan, cache))
     return told, read

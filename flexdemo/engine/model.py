@@ -19,11 +19,13 @@ from .blocks import layout_of
 from .cache import PromptCache, branch
 from .fast.compiled import Pass, call_of, compiled_pass, join_siblings, next_scores
 from .fast.graphs import Graphs
+from .mixing import Hooks
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model and what a request must know about it; shared by all requests. Only its graphs change."""
+    """A loaded model and what a request must know about it; shared by all requests. Only its graphs change,
+    and its hooks come and go with a pass."""
 
     name: str
     model: PreTrainedModel
@@ -38,6 +40,7 @@ class LanguageModel:
     load_seconds: float = 0.0
     captures: bool = False  # whether passes are replayed as CUDA graphs
     graphs: Graphs = field(default_factory=Graphs, compare=False)
+    hooks: Hooks = field(default_factory=Hooks, compare=False)
     compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
     processes: int = 1  # over which every layer is split; each sees its share of the heads
 
@@ -45,6 +48,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where token ids enter the model."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def depth(self) -> int:
+        """How many decoder layers it has."""
+        return self.model.config.get_text_config().num_hidden_layers
 
     @property
     def dtype(self) -> str:

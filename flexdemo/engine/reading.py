@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from .attention import BACKENDS, Plan, UnsupportedModelError
 from .blocks import Layout, dense_mask, lay_out, round_up
 from .cache import PromptCache, upload
 from .fast.compiled import Scores, call_of, next_scores
+from .mixing import Mixing
 from .model import LanguageModel
 from .recorders import ApeRows, HeadRecorder, Recorder
 
@@ -32,20 +34,23 @@ REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launchi
 FEW_SHAPES = 128  # lengths are padded to a multiple of it where graphs are kept
 
 
+Read = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Prefill:
     """Prompts read once: for each encoding a KV cache of prefix and paraphrases, a row a prompt.
 
-    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each; `owner` is the
-    transformers model that read them, the only one that may go on from here.
+    Views with any weights branch off it; it is never written to. `prompts` has the `read_of` of each row; `owner` is
+    the transformers model that read them, the only one that may go on from here.
     """
 
-    prompts: tuple[tuple[tuple[int, int], ...], ...]
+    prompts: Mapping[Encoding, tuple[Read, ...]]
     caches: Mapping[Encoding, PromptCache]
     owner: Any
 
 
-def read_of(prompt: SegmentedPrompt) -> tuple[tuple[int, int], ...]:
+def read_of(prompt: SegmentedPrompt) -> Read:
     """What a prefill reads of a prompt: token and segment ids. The same tokens in other segments are another prompt."""
     n = prompt.suffix_start
     return tuple(zip(prompt.token_ids[:n], prompt.segment_ids[:n], strict=True))
@@ -110,7 +115,7 @@ def multiple_of(lm: LanguageModel) -> int:
     return max(BACKENDS[lm.backend].multiple, FEW_SHAPES if lm.captures else 1)
 
 
-def on_devices(lm: LanguageModel, part: Tensor | ApeRows | None) -> dict[torch.device, Any] | None:
+def on_devices(lm: LanguageModel, part: Tensor | ApeRows | Mixing | None) -> dict[torch.device, Any] | None:
     """A part of what a pass needs, on each device that holds a layer; None for None."""
     if part is None:
         return None
@@ -121,7 +126,8 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     """What follows the last token of each row; fills the cache."""
     # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
     run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
-    return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
+    with lm.hooks.on(lm.model) if plan.mixing else nullcontext():
+        return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
 
 
 def check_recorded(lm: LanguageModel) -> None:
@@ -181,15 +187,18 @@ def _read(
     return cache
 
 
-def settled(lm: LanguageModel, prompt: SegmentedPrompt, view: View, new_tokens: int) -> View:
+def settled(
+    lm: LanguageModel, prompt: SegmentedPrompt, view: View, new_tokens: int, together: Sequence[View] = ()
+) -> View:
     """The view at positions of which LongRoPE makes what it would of the view's own prompt, whatever is read with it.
 
     It chooses its factors by the largest position of a pass, and rotary positions are relative: shifted ones change
-    nothing else. The factors of the prompt are kept for its answer.
+    nothing else. The factors of the prompt are kept for its answer. Views that are `together` must share a pass: the
+    one that reaches farthest decides for all of them.
     """
     if lm.turn is None:
         return view
-    end = view.suffix_position + len(prompt.segments[-1])
+    end = max(each.suffix_position for each in (view, *together)) + len(prompt.segments[-1])
     if end > lm.turn:
         shift, highest = lm.turn, None
     else:
@@ -200,20 +209,17 @@ def settled(lm: LanguageModel, prompt: SegmentedPrompt, view: View, new_tokens: 
 
 @torch.no_grad()
 def prefill(
-    lm: LanguageModel,
-    prompts: Sequence[SegmentedPrompt],
-    encodings: Sequence[Encoding],
-    known: Prefill | None = None,
+    lm: LanguageModel, asked: Mapping[Encoding, Sequence[SegmentedPrompt]], known: Prefill | None = None
 ) -> Prefill:
-    """Encode prompts under each encoding once; those that `known` holds for the same prompts are taken from it."""
-    read = tuple(read_of(prompt) for prompt in prompts)
-    if known is not None and (known.prompts != read or known.owner is not lm.model):
-        raise ValueError("a Prefill of other prompts, or of another model, cannot be reused")
-    caches = dict(known.caches) if known else {}
-    for encoding in encodings:
-        if encoding not in caches:
-            caches[encoding] = encode(lm, prompts, encoding)
-    return Prefill(read, caches, lm.model)
+    """Encode prompts under the encodings they are asked with; what `known` holds of the same ones is taken from it."""
+    if known is not None and known.owner is not lm.model:
+        raise ValueError("a Prefill of another model cannot be reused")
+    prompts, caches = {}, {}
+    for encoding, given in asked.items():
+        prompts[encoding] = tuple(read_of(prompt) for prompt in given)
+        held = known is not None and known.prompts.get(encoding) == prompts[encoding]
+        caches[encoding] = known.caches[encoding] if held else encode(lm, given, encoding)
+    return Prefill(prompts, caches, lm.model)
 
 
 def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:
@@ -261,7 +267,7 @@ MOST_SESSIONS = 16
 
 @dataclass
 class Reading:
-    """At most one Prefill of one prompt of up to `most_tokens` tokens; a later one replaces it.
+    """At most one Prefill of up to `most_tokens` tokens an encoding; a later one replaces it.
 
     All are of one model, which `model` names.
     """
@@ -272,17 +278,13 @@ class Reading:
 
     def known(self, prompt: SegmentedPrompt) -> Prefill | None:
         """The Prefill held, if it is of the same tokens of prefix and paraphrases in the same segments."""
-        held = self.prefill
-        return held if held is not None and held.prompts == (read_of(prompt),) else None
+        held, wanted = self.prefill, read_of(prompt)
+        return held if held is not None and any(wanted in each for each in held.prompts.values()) else None
 
-    def keep(self, read: Prefill, encodings: Collection[Encoding]) -> None:
-        """Hold a Prefill of one prompt, with the caches of these encodings only; nothing if the prompt is too long."""
-        if len(read.prompts) != 1 or len(read.prompts[0]) > self.most_tokens:
-            self.prefill = None
-            return
-        wanted = {(each.strategy, each.positions) for each in encodings}
-        caches = {each: cache for each, cache in read.caches.items() if (each.strategy, each.positions) in wanted}
-        self.prefill = replace(read, caches=caches)
+    def keep(self, read: Prefill) -> None:
+        """Hold a Prefill; nothing if what was read under one encoding is too long."""
+        longest = max(sum(map(len, each)) for each in read.prompts.values())
+        self.prefill = read if longest <= self.most_tokens else None
 
 
 class Readings:

@@ -92,15 +92,22 @@ def wordings_figure(summary: Any) -> go.Figure:
     return figure.update_yaxes(title_text=f"accuracy ({summary.score})", range=[0, 1])
 
 
-def report_html(summary: Any, *, title: str, facts: Mapping[str, Any]) -> str:
-    """One HTML page: facts about the run, the table of lines, the charts and the notes."""
+def report_html(
+    summary: Any,
+    *,
+    title: str,
+    facts: Mapping[str, Any],
+    charts: Sequence[tuple[str, str, go.Figure]] = (),
+    tables: Sequence[str] = (),
+) -> str:
+    """One HTML page: facts about the run, the table of lines, the charts and the notes; more charts, tables of them."""
     header, rows = summary.cells()
-    charts = [("Accuracy", "", accuracy_figure(summary))]
+    drawn = [("Accuracy", "", accuracy_figure(summary))]
     if len(summary.groups) > 1:
-        charts.append(("Accuracy and number of wordings", "", wordings_figure(summary)))
+        drawn.append(("Accuracy and number of wordings", "", wordings_figure(summary)))
     table = table_html(header, [[escape(cell) for cell in row] for row in rows])
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
-    parts = [facts_html(facts), "<h2>Results</h2>", table, *charts_html(charts)]
+    parts = [facts_html(facts), "<h2>Results</h2>", table, *charts_html([*drawn, *charts]), *tables]
     return page_html(title, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
 
 

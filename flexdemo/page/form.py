@@ -29,11 +29,11 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "weights_from": [("Mine", "mine"), ("By confidence", "confidence")],
 }
 WEIGHING = ("weights_from", "samples", "sample_temperature", "ape_temperature", "ape_scale")
-ELSEWHERE = ("mask", "positions", "methods", *WEIGHING, "left", "right", "model")
+ELSEWHERE = ("mask", "positions", "methods", "hidden_layer", *WEIGHING, "left", "right", "model")
 # Name, title, settings, terms that explain them. What has no other place is a setting of the answer.
 GROUPS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("masking", "Mask and positions", ("mask", "positions"), ("Segment mask", "Aligned positions")),
-    ("methods_group", "Methods", ("methods",), ()),
+    ("methods_group", "Methods", ("methods", "hidden_layer"), ()),
     ("answering", "Answer", tuple(name for name in SETTINGS if name not in ELSEWHERE), ()),
     ("weighing", "Weights and attention", WEIGHING, ("Weights", "Confidence", "APE (attention T and S)")),
 )

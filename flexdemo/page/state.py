@@ -233,9 +233,9 @@ def prompt_of(lm: LanguageModel, asked: Request) -> SegmentedPrompt:
 def packed(lm: LanguageModel, limits: Limits, asked: Request, new_tokens: int) -> SegmentedPrompt:
     """The prompt of a request, if it can run here and has room for `new_tokens`; else InputError."""
     check_limits(limits, asked)
-    check_names(asked)
-    prompt = prompt_of(lm, asked)
-    need, limit = len(prompt.token_ids) + new_tokens, token_limit(lm, limits)
+    methods, prompt = check_names(asked), prompt_of(lm, asked)
+    longest = max(len(each.token_ids) for each in (prompt, *(method.packed(prompt) for method in methods)))
+    need, limit = longest + new_tokens, token_limit(lm, limits)
     if need > limit:
         raise InputError(
             f"prompt and answer need {need:,} tokens and the limit is {limit:,}: "

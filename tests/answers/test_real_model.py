@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import families
+import oracle
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GgufConfig
@@ -74,6 +75,20 @@ def test_property_9_on_24_wordings_of_a_real_chat_model(
     said = [generated(real, asked_alone(tokenizer, wording)) for wording in wordings]
     assert [view.token_ids for view in result["per_prompt"].views] == said
     assert result["origin"].token_ids == said[0]
+
+
+@pytest.mark.parametrize("wordings", ASKED, ids=[topic for topic, _ in TOPICS])
+def test_hidden_states_and_copies_of_a_real_chat_model(
+    real: tuple[Any, Any, LanguageModel], wordings: list[str]
+) -> None:
+    """Of its 30 layers the default is the 20th. Copies stand with a line end between them, as wordings do."""
+    tokenizer, plain, ours = real
+    asked = {"methods": ("hidden_avg", "repeat"), "max_new_tokens": NEW_TOKENS}
+    result = ask(ours, wordings[0], wordings[1:], **asked)
+    prompts, told = [asked_alone(tokenizer, wording) for wording in wordings], result["hidden_avg"].token_ids
+    assert oracle.decode_mixed(plain, prompts, 20, len(told)).token_ids == list(told)
+    ids = oracle.repeated(result.prompt.token_ids, result.to_dict()["prompt"]["segments"])[0]
+    assert result["repeat"].token_ids == generated(real, ids)
 
 
 def test_the_capital_of_france(real: tuple[Any, Any, LanguageModel]) -> None:

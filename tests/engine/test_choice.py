@@ -185,13 +185,13 @@ def test_runs_of_one_visitor_with_another_model_each_time(page: Served, both: Mo
 def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
     (_, small), (_, large) = both.named
     prompt = build_prompt(small.tokenizer, QUESTION, OTHERS)
-    read = prefill(small, [prompt], [Encoding()])
-    assert prefill(small, [prompt], [Encoding()], known=read).caches == read.caches
+    read = prefill(small, {Encoding(): [prompt]})
+    assert prefill(small, {Encoding(): [prompt]}, known=read).caches == read.caches
     with pytest.raises(ValueError, match="of another model"):
-        prefill(large, [prompt], [Encoding()], known=read)
+        prefill(large, {Encoding(): [prompt]}, known=read)
     readings = Readings()
     mine = readings.of("me", "small")
-    mine.keep(read, [Encoding()])
+    mine.keep(read)
     assert readings.of("me", "small").known(prompt) is not None
     assert readings.of("me", "large").known(prompt) is None and len(readings) == 1
     assert readings.of("me", "small").known(prompt) is None, "it was let go"

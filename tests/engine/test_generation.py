@@ -131,10 +131,12 @@ def test_property_10_one_prefill_an_encoding_then_one_token_a_step(lm: LanguageM
     with forwards(lm) as shapes:
         result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=3)
     body, suffix = result.prompt.suffix_start, len(result.prompt.segments[-1])
+    copies = result.prompt.repeated().suffix_start
     # On one encoding: flex; P1 to P3 for origin, per_prompt, vote and weighted_max together; three rows each for avg
-    # (weighted_avg is the same with equal weights), max and leave_one_out. Causal on another.
-    assert shapes[:3] == [(1, body), (1, body), (1 + 3 + 3 * 3 + 1, suffix)]
-    assert all(length == 1 and rows <= 17 for rows, length in shapes[3:])
+    # (weighted_avg is the same with equal weights), hidden_avg, max and leave_one_out. Causal and repeat, two prompts,
+    # on another.
+    assert shapes[:3] == [(1, body), (2, max(body, copies)), (1 + 3 + 4 * 3 + 2, suffix)]
+    assert all(length == 1 and rows <= 18 for rows, length in shapes[3:])
     assert len(shapes) <= 3 + 2
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from test_combinations import alone
 from torch._dynamo.utils import counters
 
 from flexdemo.answers.ask import ask
@@ -117,6 +118,8 @@ def test_property_10_all_methods_on_compiled_flex(in_fp32: dict[str, LanguageMod
     result = ask(in_fp32["flex"], QUESTION, OTHERS, methods=("all",), max_new_tokens=6)
     for name, (view, reference) in oracle.decode_views(plain, result.to_dict()).items():
         assert list(view["token_ids"]) == reference.token_ids, name
+    told = result[oracle.MIXED].token_ids  # of four layers the third is two thirds
+    assert list(told) == oracle.decode_mixed(plain, alone(result), 3, len(told)).token_ids
 
 
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])

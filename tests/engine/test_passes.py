@@ -10,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from test_combinations import alone
 from torch._dynamo.utils import counters
 
 import flexdemo
@@ -58,6 +59,10 @@ def test_a_compiled_pass_gives_the_oracles_tokens(traced: LanguageModel, method:
     for name, (view, reference) in oracle.decode_views(plain, result.to_dict()).items():
         assert list(view["token_ids"]) == reference.token_ids, name
         assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5), name
+    if method == "all":
+        told = result[oracle.MIXED]
+        expected = oracle.decode_mixed(plain, alone(result), 1, len(told.token_ids))
+        assert list(told.token_ids) == expected.token_ids
 
 
 def test_another_length_compiles_nothing_anew(traced: LanguageModel) -> None:

@@ -136,10 +136,10 @@ def test_the_same_tokens_in_other_segments_are_read_anew(lm: LanguageModel) -> N
     merged = replace(two.segments[1], start=start, end=end)
     one = replace(two, segments=(two.segments[0], merged, two.segments[-1]), weights=(1.0,))
     assert one.token_ids == two.token_ids
-    read = generation.prefill(lm, [two], [Encoding()])
+    read = generation.prefill(lm, {Encoding(): [two]})
     assert Reading(prefill=read).known(two) is read and Reading(prefill=read).known(one) is None
-    with pytest.raises(ValueError, match="other prompts"):
-        generation.prefill(lm, [one], [Encoding()], read)
+    assert generation.prefill(lm, {Encoding(): [two]}, read).caches == read.caches
+    assert generation.prefill(lm, {Encoding(): [one]}, read).caches != read.caches
 
 
 def test_only_the_encodings_of_the_last_run_are_held(lm: LanguageModel) -> None:
@@ -176,9 +176,10 @@ def test_sessions_have_readings_of_their_own_and_the_oldest_goes() -> None:
     assert readings.of("1") is not first
 
 
-def test_a_prefill_of_several_prompts_is_not_held(lm: LanguageModel) -> None:
-    prompts = [prompt_of(lm), prompt_of(lm)]
-    read = generation.prefill(lm, prompts, [Encoding()])
-    reading = Reading(prefill=replace(read))
-    reading.keep(read, [Encoding()])
-    assert reading.prefill is None
+def test_prompts_that_are_long_together_are_not_held(lm: LanguageModel) -> None:
+    prompt, copies = prompt_of(lm), prompt_of(lm).repeated()
+    for most, held in ((prompt.suffix_start + copies.suffix_start, True), (2 * prompt.suffix_start, False)):
+        read = generation.prefill(lm, {Encoding(): [prompt, copies]})
+        reading = Reading(most_tokens=most)
+        reading.keep(read)
+        assert (reading.prefill is read) == held

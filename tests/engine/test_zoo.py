@@ -26,11 +26,14 @@ NEW_TOKENS = 4
 
 
 def assert_property_9(plain: Any, result: Result) -> None:
-    """`origin`, every `per_prompt` and `causal` answer = the plain model's own `generate` on that prompt."""
+    """`origin`, every `per_prompt`, `causal` and `repeat` answer = the plain model's own `generate` on that prompt."""
     prompt = result.prompt
     prefix, suffix = prompt.token_ids[: prompt.segments[0].end], prompt.token_ids[prompt.suffix_start :]
     alone = [(*prefix, *prompt.token_ids[s.start : s.end], *suffix) for s in prompt.paraphrases]
     cases = [(alone[0], result["origin"].token_ids), (prompt.token_ids, result["causal"].token_ids)]
+    if "repeat" in [each.method for each in result.results]:
+        segments = result.to_dict()["prompt"]["segments"]
+        cases.append((oracle.repeated(prompt.token_ids, segments)[0], result["repeat"].token_ids))
     cases += [(ids, view.token_ids) for ids, view in zip(alone, result["per_prompt"].views, strict=True)]
     for ids, told in cases:
         given = torch.tensor([ids])

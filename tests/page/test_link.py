@@ -296,6 +296,7 @@ def test_a_link_tells_what_the_page_holds() -> None:
         "temperature": ["0.35"], "top_p": ["0.9"], "seed": ["77"], "prefix": ["Be brief.\n"], "samples": ["4"],
         "sample_temperature": ["0.8"], "ape_temperature": ["0.9"], "ape_scale": ["1.1"], "template": ["plain"],
         "left": ["late_fusion.right_aligned.raw"], "model": ["large"], "right": ["form.aligned.weights"],
+        "hidden_layer": ["3"],
     }  # fmt: skip
     assert "right" not in to_query(PageState(question="q", right="causal.sequential.raw"))
 

@@ -24,6 +24,7 @@ FULL = PageState(
     positions="sequential", methods=("flex", "vote"), max_new_tokens=9, temperature=0.35, top_p=0.9, seed=77,
     prefix="Be brief.\n", weights_from="confidence", samples=4, sample_temperature=0.8, ape_temperature=0.9,
     ape_scale=1.1, template="plain", left="late_fusion.right_aligned.raw", right="form.aligned.weights", model="large",
+    hidden_layer=3,
 )  # fmt: skip
 
 

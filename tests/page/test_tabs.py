@@ -108,6 +108,21 @@ def test_without_the_wordings_alone_agreement_is_unknown() -> None:
     assert "choose <b>Each paraphrase alone</b>" in table
 
 
+def test_copies_are_told_with_their_own_cost_and_what_they_are_for(lm: LanguageModel) -> None:
+    run = ran(lm, "Name it.", "Which city?", methods=("flex", "causal", "repeat"))
+    prompt = run.result.prompt
+    question = len(prompt.paraphrases[0])
+    lines = {line[0]: line for line in cells(methods_html(run))[1:]}
+    assert lines["Standard attention"][5] == str(prompt.suffix_start)
+    assert lines["Standard attention, copies"][5] == str(prompt.segments[0].end + 3 * question)
+    said = re.search('<p class="controls">(.*?)</p>', methods_html(run))[1]
+    quoted = [html.unescape(text) for text in re.findall("<q>(.*?)</q>", said)]
+    assert quoted == [run.methods[name].answer for name in ("causal", "repeat", "flex")]
+    assert "it is repetition that helps" in said
+    for names, others in ((("flex", "causal"), ("Name it.",)), (("flex", "repeat"), ("x",)), (METHODS, ())):
+        assert "controls" not in methods_html(ran(lm, *others, methods=names))
+
+
 def test_candidates_mark_steps_and_methods_that_part_ways() -> None:
     table = candidates_html(last(FUSED, ALONE, CAUSAL))
     bodies = [cells(body) for body in re.findall(r"<tbody.*?</tbody>", table)]

@@ -202,7 +202,7 @@ def leave_while(page: Served, slow: Slow, name: str, data: list[Any], session: s
 def test_work_for_an_endpoint_stops_within_one_token_when_the_client_is_gone(page: Served, slow: Slow) -> None:
     slow.seconds = 0.02
     data = [QUESTION, ["Name it."], ["flex"], "segment", "aligned", None, "", 200, 0.0, 1.0, 0, 8, 0.7, 1.0, 1.0]
-    data += ["auto", False, None]
+    data += ["auto", 0, False, None]
     known, end, line = leave_while(page, slow, "generate", data, "leaver")
     assert (line["endpoint"], line["outcome"]) == ("generate", "gone")
     assert end <= known + 1 < 100

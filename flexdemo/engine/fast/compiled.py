@@ -110,6 +110,9 @@ def compiled_pass(backend: str = "inductor") -> Pass:
             mark_sizes(layer.values, 0, 2)
         for mask in plan.masks.values():
             mark_mask(mask)
+        for mixing in (plan.mixing or {}).values():
+            mark_sizes(mixing.shares, 0, 1)
+            mark_sizes(mixing.starts, 0)
         for group in getattr(plan.recorder, "groups", {}).values():
             mark_sizes(group, 0, 1, 2)
         step = run_step if plan.recorder is None else run_recorded_step

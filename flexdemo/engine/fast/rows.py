@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..attention import Plan
 from ..cache import SlotCache
+from ..mixing import Mixing
 from ..model import LanguageModel
 from ..reading import forward
 from ..recorders import ApeRows, MassRecorder
@@ -72,6 +73,7 @@ class Rows:
     suffix: Queries
     answer: Queries
     recorder: MassRecorder | None
+    mixing: Mapping[torch.device, Mixing] | None = None
     tokens: Tensor = field(init=False)
     places: Tensor = field(init=False)
     replays: dict[str, Replay | None] = field(default_factory=dict)  # None: it ran once, uncaptured
@@ -89,7 +91,8 @@ class Rows:
         """All that one request's rows differ in from another's of the same shape, in the same order."""
         groups = [] if self.recorder is None else self.recorder.groups.values()
         own = [self.ids, self.positions, self.tokens, self.places]
-        return [*self.cache.tensors(), *own, *self.suffix.tensors(), *self.answer.tensors(), *groups]
+        mixed = [part for each in (self.mixing or {}).values() for part in each.tensors()]
+        return [*self.cache.tensors(), *own, *self.suffix.tensors(), *self.answer.tensors(), *groups, *mixed]
 
     def key(self) -> Hashable:
         """What a graph cannot change."""
@@ -111,6 +114,7 @@ class Rows:
             suffix=self.suffix.select(index),
             answer=self.answer.select(index),
             recorder=self.recorder and self.recorder.select(index),
+            mixing=self.mixing and {device: each.select(index) for device, each in self.mixing.items()},
             replays={},
         )
         chosen.places = self.places[index]
@@ -168,13 +172,13 @@ class Steps:
         return replay()
 
     def _suffix(self, rows: Rows) -> Outcome:
-        plan = Plan(self.lm.backend, rows.suffix.bias, rows.recorder, rows.suffix.ape)
+        plan = Plan(self.lm.backend, rows.suffix.bias, rows.recorder, rows.suffix.ape, rows.mixing)
         return self._outcome(rows, forward(self.lm, rows.ids, rows.positions, plan, rows.cache))
 
     def _step(self, rows: Rows) -> Outcome:
         for device, each in rows.answer.bias.items():  # a step unhides its own slot
             each.index_fill_(-1, rows.cache.cursor.on(device), 0.0)
-        plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape)
+        plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape, rows.mixing)
         scores = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
         rows.places += 1
         rows.cache.cursor.advance()

@@ -36,10 +36,11 @@ def methods_html(last: LastRun) -> str:
     for answered in last.result.results:
         agree = agreement(answered.answer, alone).agree if alone else ()
         share = f"{sum(agree) / len(agree):.2f}" if agree else "–"
+        read = METHODS[answered.method].packed(prompt).suffix_start
         mean = math.fsum(answered.logprobs) / len(answered.logprobs)
         encoding = f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")
         tokens, rows = len(answered.token_ids), len(answered.views)
-        cells = (tokens, f"{round(mean, 3) + 0.0:.3f}", share, f"{prompt.suffix_start:,}", rows)
+        cells = (tokens, f"{round(mean, 3) + 0.0:.3f}", share, f"{read:,}", rows)
         lines.append(
             f'<tr><th scope="row">{escape(method_label(answered))}</th>'
             f'<td class="method-answer" title="{escape(answered.answer)}"><div>{escape(answered.answer)}</div></td>'
@@ -51,11 +52,25 @@ def methods_html(last: LastRun) -> str:
     costs = (
         "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
         "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same "
-        "encoding share one prefill and its cost. <b>Rows</b>: views that decode as rows of the batch, each reading "
-        f"the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; equal views are computed once."
+        "encoding share one prefill and its cost; copies are a prompt of their own. <b>Rows</b>: views that decode as "
+        f"rows of the batch, each reading the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; "
+        "equal views are computed once."
     )
     table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="methods", numbers=range(2, 7))
-    return f'{_agreement_html(last, alone)}{belongs_html(last)}{table}<p class="costs">{costs}</p>'
+    told = _agreement_html(last, alone) + _controls_html(last)
+    return f'{told}{belongs_html(last)}{table}<p class="costs">{costs}</p>'
+
+
+def _controls_html(last: LastRun) -> str:
+    """What standard attention over the wordings, over copies of the question, and the fused answer tell together."""
+    if not {"causal", "repeat"} <= set(last.methods) or len(last.result.prompt.paraphrases) == 1:
+        return ""
+    names = {"causal": "over the wordings", "repeat": "over as many copies of the question", "flex": "fused"}
+    told = "; ".join(
+        f"{said} <q>{escape(last.methods[name].answer)}</q>" for name, said in names.items() if name in last.methods
+    )
+    said = "If copies do as well, it is repetition that helps; if only wordings do, diversity; if only the fused, how"
+    return f'<p class="controls">Standard attention {told}. {said} they are read.</p>'
 
 
 def _agreement_html(last: LastRun, alone: list[str]) -> str:
