@@ -79,7 +79,8 @@ def reference_model(lm: LanguageModel) -> PreTrainedModel:
     """
     groups = [module.group for module in lm.model.modules() if isinstance(module, Sibling)]  # of fused weights
     shared = [*lm.model.parameters(), *lm.model.buffers(), *groups]
-    model = copy.deepcopy(lm.model, {id(each): each for each in shared})
+    with lm.hooks.off():
+        model = copy.deepcopy(lm.model, {id(each): each for each in shared})
     part_siblings(model)  # nothing of what is proved computes the proof
     model.set_attn_implementation("eager")
     return model
@@ -226,8 +227,10 @@ def dense_bias(prompt: SegmentedPrompt, mask: str, weights: Sequence[float], *, 
     """
     strategy, pairs = _rule(mask)
     roles, homes, number = [], [], 0  # a token's home is the number of its paraphrase; the prefix's is 0
+    called = {}  # its name -> its number: a page leaves gaps where a row is blank
     for segment in prompt.segments:
         number += segment.role in ("paraphrase", "suffix")
+        called |= {segment.name: number} if segment.role == "paraphrase" else {}
         roles += [segment.role] * (segment.end - segment.start)
         homes += [number] * (segment.end - segment.start)
     roles, numbers = np.array([*roles, *["answer"] * answers]), np.array([*homes, *[number] * answers])
@@ -246,8 +249,8 @@ def dense_bias(prompt: SegmentedPrompt, mask: str, weights: Sequence[float], *, 
         """The tokens that a pair's name means; what closes a paraphrase closes the separator behind it."""
         if name == "*":
             return ~is_separator | (sign == "-")
-        if name.startswith("P"):
-            return (numbers == int(name[1:])) & (is_paraphrase | (is_separator & (sign == "-")))
+        if name in called:
+            return (numbers == called[name]) & (is_paraphrase | (is_separator & (sign == "-")))
         return roles == name
 
     for sign, query, key in pairs:

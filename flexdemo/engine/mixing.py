@@ -90,7 +90,7 @@ class Hooks:
     """The hooks of one model, on its layers while at least one pass wants them."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._passes = 0
         self._handles: list[Any] = []
 
@@ -110,3 +110,11 @@ class Hooks:
                 self._passes -= 1
                 while not self._passes and self._handles:
                     self._handles.pop().remove()
+                self._lock.notify_all()
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """No hook is on, and none comes on: for whoever copies the layers, as copies would keep theirs for good."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._passes)
+            yield

@@ -43,7 +43,7 @@ def recorded_of(recordings: Sequence[Recorded], state: PageState) -> LastRun | N
     for recorded in recordings:
         asked = recorded.result.request
         if (asked.question, asked.paraphrases) == (state.question, state.paraphrases):
-            named = replace(recorded.result, prompt=state.named(recorded.result.prompt))
+            named = state.told(recorded.result)
             return LastRun(state, named, recorded.explanation, recorded)
     return None
 

@@ -92,7 +92,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         options = {"schemes": schemes, "reading": reading, "until": until, "check": checkpoint()}
         with within_noted_memory(size, give_up=give_up):
             for result in stream(lm, asked, **options, wanted=Pace(FRAME_SECONDS, known)):
-                named = replace(result, prompt=state.named(result.prompt))
+                named = state.told(result)
                 yield frame(state, named, room)
 
         # 3. What is kept for the tabs and the tools.

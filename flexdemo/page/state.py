@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ..answers.methods import check_names, resolve_methods
+from ..answers.result import Result
 from ..engine.loading import NAME
 from ..engine.model import LanguageModel
 from ..errors import InputError
@@ -128,6 +129,18 @@ class PageState(Request):
         for scheme in self.schemes:
             check_encoding(scheme.encoding, prompt)
         return prompt
+
+    def told(self, result: Result) -> Result:
+        """A result with the page's names for its wordings, in its masks too."""
+        names = {f"P{i}": name for i, (name, _) in enumerate(self.wordings, start=1)}
+
+        def mask(facts: Mapping[str, Any]) -> dict[str, Any]:
+            return {**facts, "strategy": renamed(facts["strategy"], names)}
+
+        results, sides = (
+            tuple(replace(each, mask=mask(each.mask)) for each in some) for some in (result.results, result.sides)
+        )
+        return replace(result, prompt=self.named(result.prompt), mask=mask(result.mask), results=results, sides=sides)
 
     def named(self, prompt: SegmentedPrompt) -> SegmentedPrompt:
         """A prompt of these wordings with the page's names for its segments."""

@@ -18,6 +18,10 @@ from test_sides import seen
 from visitor import Built, Visitor
 
 import flexdemo
+from flexdemo.answers.head import attention_map
+from flexdemo.answers.heads import reading_heads
+from flexdemo.answers.merge import merging
+from flexdemo.answers.proof import prove
 from flexdemo.answers.result import Candidate
 from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
@@ -43,7 +47,7 @@ def ran(lm: LanguageModel, *paraphrases: str, methods: tuple[str, ...] = METHODS
         **{"question": "Who?", "paraphrases": paraphrases, "methods": methods, "max_new_tokens": 6} | changes
     )
     result = flexdemo.ask(lm, state.asked(candidates=5))
-    return LastRun(state, replace(result, prompt=state.named(result.prompt)))
+    return LastRun(state, state.told(result))
 
 
 def answered(
@@ -353,3 +357,24 @@ def test_a_mask_names_rows_as_the_page_does_where_one_is_blank(page: Built, lm: 
     ).all()
     with pytest.raises(InputError, match="names P2, which is not there"):
         PageState.of(visitor.values | {"mask": "segment+P4>P2"}).compose(lm, Limits())
+
+
+def test_every_tab_and_the_proof_read_a_mask_over_a_blank_row(bundled: LanguageModel) -> None:
+    state = PageState(
+        question="Who painted The Scream?",
+        paraphrases=["", "The Scream came from the brush of", "the painter of the scream"],
+        mask="segment+P4>P3-suffix>P1",
+        max_new_tokens=4,
+    )
+    made = flexdemo.ask(bundled, state.asked(candidates=5))
+    run = explained(offered(bundled), Limits(), LastRun(state, state.told(made)))
+    assert run.result.mask["strategy"] == state.mask and made.mask["strategy"] == "segment+P3>P2-suffix>P1"
+    assert (run.result["flex"].answer, run.result["flex"].logprobs) == (made["flex"].answer, made["flex"].logprobs)
+    assert [effect.hidden for effect in run.explanation.attribution.effects] == ["P1", "P3", "P4"]
+    assert prove(bundled, run.result).ok
+    for tab in (candidates, gave, head, methods):
+        tab.fill(offered(bundled), run)
+    attention_map(bundled, run.result, 1, 2)
+    merging(bundled, run.result, 0)
+    *_, reads = reading_heads(bundled, run.result, 1)
+    assert reads.name == "P3" and reads.strongest

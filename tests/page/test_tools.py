@@ -37,7 +37,7 @@ def last(lm: LanguageModel) -> LastRun:
     methods = ("flex", "origin", "per_prompt", "causal")
     state = PageState(question=NASTY, paraphrases=("Name it.", "", "Which?"), methods=methods, max_new_tokens=4)
     result = flexdemo.ask(lm, state.asked(candidates=5))
-    return explained(offered(lm), Limits(), LastRun(state, replace(result, prompt=state.named(result.prompt))))
+    return explained(offered(lm), Limits(), LastRun(state, state.told(result)))
 
 
 def made(kind: str, last: LastRun) -> bytes:
