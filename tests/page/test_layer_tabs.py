@@ -101,6 +101,20 @@ def test_it_is_said_at_which_layer_they_agree(lm: LanguageModel) -> None:
     assert "0.900 after layer 1, 0.800 after layer 2" in never
 
 
+@pytest.mark.parametrize(
+    ("methods", "layer", "marked"),
+    [(("flex", "hidden_avg"), 2, 2), (("flex", "hidden_avg"), 99, None), (("flex",), 2, None)],
+)
+def test_the_layer_from_which_states_are_averaged_is_marked(
+    lm: LanguageModel, methods: Any, layer: int, marked: Any
+) -> None:
+    last = ran(lm, "Name it.", methods=methods, hidden_layer=layer)
+    figure = merge.picture(last, merging(lm, last.result, 0))
+    assert any("mean of states from here" in (each.text or "") for each in figure.layout.annotations) == (
+        marked is not None
+    )
+
+
 def test_one_wording_is_told_without_pairs(lm: LanguageModel) -> None:
     last = ran(lm, methods=("flex",))
     words = text(merge.words_html(last, merging(lm, last.result, 0), 0))

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...answers.merge import Merge, merging
-from ...answers.methods import METHODS
+from ...answers.methods import METHODS, mixing_layer
 from ...engine.loading import Models
 from ...errors import InputError
 from ...figures.cells import visible_text
@@ -101,16 +101,21 @@ def told(last: LastRun, found: Merge, step: int) -> Changes:
     """One token of the answer in words, as a picture, and as a table."""
     return {
         "merge_words": words_html(last, found, step),
-        "merge_plot": shown(picture(found)),
+        "merge_plot": shown(picture(last, found)),
         "merge_table": says_html(found),
     }
 
 
-def picture(found: Merge) -> Any:
+def picture(last: LastRun, found: Merge) -> Any:
+    """The layer from which `hidden_avg` mixes is marked, where that ran and the model has it."""
     hits = found.top == found.token_id
     cosines = (found.to_fused, found.between)
-    agree = found.agree_from
-    return merge_figure(found.probability, found.says, hits, *cosines, found.names[:-1], found.token, agree_from=agree)
+    begun = mixing_layer(last.result.request.hidden_layer, found.layers)
+    marks = {
+        "agree_from": found.agree_from,
+        "marked_layer": begun if "hidden_avg" in last.methods and begun <= found.layers else None,
+    }
+    return merge_figure(found.probability, found.says, hits, *cosines, found.names[:-1], found.token, **marks)
 
 
 def words_html(last: LastRun, found: Merge, step: int) -> str:
