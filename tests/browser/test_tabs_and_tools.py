@@ -116,7 +116,8 @@ def test_all_methods_run_by_one_click(visitors: Visitors, bundled_url: str, bund
         assert (answer, int(tokens), int(rows)) == (told.answer, len(told.token_ids), len(told.views))
         assert abs(float(mean) - np.mean(told.logprobs)) < 0.002
         assert float(agreement) == pytest.approx(alone.count(told.answer) / len(alone))
-        assert int(cost) == result.prompt.suffix_start
+        prefix, first = (len(segment) for segment in result.prompt.segments[:2])
+        assert int(cost) == (prefix + 5 * first if told.method == "repeat" else result.prompt.suffix_start)
         assert encoding == f"{told.mask['strategy']}, {told.mask['positions']}"
     assert f"{len(known.METHODS)} chosen" in visit.text("methods-group")
     clean(visit)
