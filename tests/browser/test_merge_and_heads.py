@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser_visit import Visit, Visitors, clean, fits_sideways
+from browser_visit import Visit, Visitors, clean
 from playwright.sync_api import expect
 from test_asking import PARAPHRASES, QUESTION, asked
 
@@ -91,13 +91,4 @@ def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundle
     page.mouse.down()
     page.mouse.up()
     shows(visit, (2, 1), bundled, result)
-    clean(visit)
-
-
-def test_a_phone_shows_both(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url, width=390, height=844, scheme="dark")
-    for tab, name in ((MERGE, "merge-plot"), (HEADS, "heads-plot")):
-        visit.open(tab)  # of the recorded answer that the page opens on
-        visit.plot(name, "layout.height")
-        assert fits_sideways(visit), tab
     clean(visit)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
 PATIENCE = 60_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
-CALM_MS = 120  # nothing is asked or awaited for so long: what follows an answer is asked at once
+CALM_MS = 250  # nothing is asked or awaited for so long: what follows an answer is asked at once
 LOOK_MS = 50  # how often a page is looked at: at each frame would keep it busy with frames
 PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
 # Counts what the page has asked the program and waits for, so that no test has to guess how long that takes.
