@@ -31,6 +31,7 @@ from .terms import COLOURS
 from .widgets import Changes, Widgets, plot
 
 SIDES = ("left", "right")
+LONG = 32  # characters of an answer that fit on one large line
 CARDS = {"left": "answer-flex", "right": "answer-causal"}  # elements that hold the answers
 PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
 # Each step of the ladder: what the left side answers with, its name, and what it changes.
@@ -144,9 +145,10 @@ def answered(result: Result, state: PageState, side: str) -> MethodResult | None
     return given.get(state.scheme(value).name) or (given.get("causal") if value == STANDARD else None)
 
 
-def answer_html(side: str, marked: str = "") -> str:
-    """An element whose text content is the answer and nothing else."""
-    return f'<span id="{CARDS[side]}">{marked}</span>'
+def answer_html(side: str, marked: str = "", *, is_long: bool = False) -> str:
+    """An element whose text content is the answer and nothing else; a long one is set smaller."""
+    kind = ' class="long"' if is_long else ""
+    return f'<span id="{CARDS[side]}"{kind}>{marked}</span>'
 
 
 def figures_html(answer: MethodResult, first_token: float) -> str:
@@ -177,7 +179,7 @@ def answers_changes(state: PageState, result: Result) -> Changes:
             continue
         differs = differing(mine.token_ids, other.token_ids) if other else [False] * len(mine.tokens)
         marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
-        changes[f"{side}_answer"] = answer_html(side, marked)
+        changes[f"{side}_answer"] = answer_html(side, marked, is_long=len(mine.answer) > LONG)
         changes[f"{side}_figures"] = figures_html(mine, first)
         live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
     return changes | {"live": live_html(live)}

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import browser_support
 import torch

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 import browser_support
 from gradio_client import Client
 

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
 import browser_support
 from PIL import Image
 from playwright.sync_api import expect
