@@ -48,8 +48,8 @@ PARAPHRASES = ("Name it.", "Which city is Peru's capital?")
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model and its tokenizer in a folder."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
+    """A random model and its tokenizer in a folder, as a user has them."""
+    folder = tmp_path_factory.mktemp("models") / "tiny llama"
     models.random_model("llama").save_pretrained(folder)
     models.tokenizer().save_pretrained(folder)
     return folder

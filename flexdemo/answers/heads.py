@@ -145,7 +145,7 @@ def _logprobs(
 
     attend = _HiddenFrom(heads_of(lm)[0], rows)
     views = [*[full] * len(rows), without]
-    (suffix, *behind), _ = feed(lm, result.prompt, views, token_ids[:-1], forward, attend=attend, read=known)
+    suffix, *behind = feed(lm, result.prompt, views, token_ids[:-1], forward, attend=attend, read=known)
     logits = torch.cat([suffix[:, -1:], *behind], dim=1)  # (rows, T, V)
     chosen = torch.tensor(token_ids, device=logits.device).expand(len(views), -1)[..., None]
     return (logits.gather(2, chosen)[..., 0] - logits.logsumexp(dim=-1)).double().sum(dim=-1).tolist()

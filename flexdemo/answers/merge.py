@@ -136,7 +136,7 @@ def _pass(lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], tok
         seen.clear()
         return next_scores(model, ids, positions, plan, cache, call)
 
-    logits = feed(lm, prompt, views, token_ids, forward)[0][-1].logits
+    logits = feed(lm, prompt, views, token_ids, forward)[-1].logits
     return [*(each.to(logits.device) for each in seen), logits]
 
 

@@ -108,14 +108,14 @@ class Summary:
     def markdown(self) -> str:
         """The lines as a table in Markdown, then the groups if there are several, then the notes."""
         header, rows = self.cells()
-        parts = [_markdown_table(header, rows)]
+        parts = [markdown_table(header, rows)]
         if len(self.groups) > 1:
             names = [line.name for line in self.lines]
             rows = [
                 [str(group.wordings), str(group.questions), *(f"{group.accuracy[name]:.3f}" for name in names)]
                 for group in self.groups
             ]
-            parts.append(_markdown_table(["Wordings", "Questions", *names], rows))
+            parts.append(markdown_table(["Wordings", "Questions", *names], rows))
         parts.append("\n".join(f"- {_markdown(note)}" for note in self.notes))
         return "\n\n".join(parts) + "\n"
 
@@ -124,8 +124,8 @@ class Summary:
         columns: list[tuple[str, list[str]]] = [
             ("Method", [line.name for line in self.lines]),
             ("Questions", [str(line.questions) for line in self.lines]),
-            (f"Accuracy ({self.score})", [_interval(line.accuracy) for line in self.lines]),
-            (f"Difference to {REFERENCE}", [_interval(line.difference, "+") for line in self.lines]),
+            (f"Accuracy ({self.score})", [interval_text(line.accuracy) for line in self.lines]),
+            (f"Difference to {REFERENCE}", [interval_text(line.difference, "+") for line in self.lines]),
         ]
         for field, title, decimals in MEANS:
             means = [getattr(line, field) for line in self.lines]
@@ -267,7 +267,7 @@ def disagreements(table: DataFrame, limit: int) -> list[Disagreement]:
     return found
 
 
-def _interval(found: Interval | None, sign: str = "") -> str:
+def interval_text(found: Interval | None, sign: str = "") -> str:
     return "" if found is None else f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
@@ -278,7 +278,8 @@ def _markdown(text: str) -> str:
     return re.sub(r"\](?=[(\[:])", r"\]", plain)  # no links, and an interval's brackets stay bare
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, first: str = "---") -> str:
+    """Columns of numbers behind one that `first` aligns."""
     lines = [" | ".join(map(_markdown, line)) for line in (header, *rows)]
-    lines.insert(1, " | ".join(["---"] + ["---:"] * (len(header) - 1)))
+    lines.insert(1, " | ".join([first] + ["---:"] * (len(header) - 1)))
     return "\n".join(f"| {line} |" for line in lines)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..answers.methods import METHODS, Method
-from .summary import REFERENCE, Interval, Summary, summarise
+from .summary import REFERENCE, Interval, Summary, interval_text, markdown_table, summarise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +78,8 @@ class Sweep:
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of a table: a value a row, a method a column."""
         rows = [
-            [str(value), *(_told(curve.accuracy[i]) for curve in self.curves)] for i, value in enumerate(self.values)
+            [str(value), *(interval_text(curve.accuracy[i]) for curve in self.curves)]
+            for i, value in enumerate(self.values)
         ]
         return [self.called.capitalize(), *(curve.method for curve in self.curves)], rows
 
@@ -89,21 +90,16 @@ class Sweep:
         for curve in self.curves:
             if (choice := curve.choice) is None:
                 continue
-            difference = f", {_told(choice.difference, '+')} against causal" if choice.difference else ""
+            difference = f", {interval_text(choice.difference, '+')} against causal" if choice.difference else ""
             told.append(
                 f"{curve.method}: best at {self.called} {choice.value} on the records at even positions "
-                f"({choice.chosen_on:.3f}); on the others that value has {_told(choice.told_on)}{difference}."
+                f"({choice.chosen_on:.3f}); on the others that value has {interval_text(choice.told_on)}{difference}."
             )
         return tuple(told)
 
     def markdown(self) -> str:
-        header, rows = self.cells()
-        lines = [" | ".join(line) for line in (header, ["---:"] * len(header), *rows)]
-        return "\n".join([*(f"| {line} |" for line in lines), "", *(f"- {note}" for note in self.notes)]) + "\n"
-
-
-def _told(found: Interval, sign: str = "") -> str:
-    return f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+        table = markdown_table(*self.cells(), first="---:")
+        return "\n".join([table, "", *(f"- {note}" for note in self.notes)]) + "\n"
 
 
 def without_sweeps(table: DataFrame) -> DataFrame:

@@ -29,7 +29,7 @@ def feed(
     *,
     attend: Attend = attend_written_out,
     read: Prefill | None = None,
-) -> tuple[list[Any], Prefill]:
+) -> list[Any]:
     """What `forward` makes of the suffix and, if there are any, of answer tokens behind it; a row for each view.
 
     The few queries of these passes are written out, whatever the backend: a callable for `attend` may tell layers and
@@ -64,4 +64,4 @@ def feed(
         plan = Plan(lm.backend, on_devices(lm, bias) or {}, ape=on_devices(lm, ape), attend=attend)
         fed = torch.tensor([list(ids)] * len(views))
         told.append(forward(upload(fed, lm.device), upload(positions, lm.device), plan, cache))
-    return told, read
+    return told

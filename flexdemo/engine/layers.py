@@ -15,19 +15,22 @@ from transformers import PreTrainedModel
 from .attention import UnsupportedModelError
 
 
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers of a model in their order, or UnsupportedModelError."""
+    count = model.config.get_text_config().num_hidden_layers
+    found = [each for each in model.get_decoder().children() if isinstance(each, nn.ModuleList) and len(each) == count]
+    if len(found) != 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no one list of its {count} decoder layers, where hidden states could be seen "
+            "or averaged: leave out what asks for it"
+        )
+    return found[0]
+
+
 def _path(model: PreTrainedModel) -> list[str]:
     """Names of the modules that lead from a model to the list of its decoder layers."""
-    decoder, count = model.get_decoder(), model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if module is decoder:
-            for child, held in decoder.named_children():
-                if isinstance(held, nn.ModuleList) and len(held) == count:
-                    return [*filter(None, name.split(".")), child]
-    raise UnsupportedModelError(f"{type(model).__name__} does not say which its layers are: they are not told apart")
-
-
-def _layers(model: PreTrainedModel) -> Sequence[nn.Module]:
-    return model.get_submodule(".".join(_path(model)))  # type: ignore[return-value]
+    layers = decoder_layers(model)
+    return next(name for name, module in model.named_modules() if module is layers).split(".")
 
 
 def _with_layers(model: PreTrainedModel, layers: Sequence[nn.Module]) -> PreTrainedModel:
@@ -66,7 +69,7 @@ def watched(model: PreTrainedModel, tell: Callable[[Tensor], None]) -> PreTraine
 
         return _instead(layer, forward)
 
-    return _with_layers(model, [watch(layer) for layer in _layers(model)])
+    return _with_layers(model, [watch(layer) for layer in decoder_layers(model)])
 
 
 def said_from(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
@@ -74,7 +77,7 @@ def said_from(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
     That is the logit lens: the model's own final norm, head, scaling and capping, applied once.
     """
-    last = _layers(model)[-1]
+    last = decoder_layers(model)[-1]
 
     @torch.no_grad()
     def said(states: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .attention import Plan, UnsupportedModelError
 from .cache import upload
+from .layers import decoder_layers
 
 NEVER = torch.iinfo(torch.long).max
 
@@ -54,18 +55,6 @@ class Mixing:
         last, begun = hidden[..., -1, :], (self.starts <= layer)[:, None]
         mean = self.shares @ last.float().where(begun, 0.0)  # or another row's infinity would make it nan
         return torch.cat([hidden[..., :-1, :], mean.to(last.dtype).where(begun, last)[..., None, :]], dim=-2)
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a model in their order, or UnsupportedModelError."""
-    count = model.config.get_text_config().num_hidden_layers
-    found = [each for each in model.get_decoder().children() if isinstance(each, nn.ModuleList) and len(each) == count]
-    if len(found) != 1:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no one list of its {count} decoder layers, where hidden states could be "
-            "averaged: leave out the method that asks for it"
-        )
-    return found[0]
 
 
 def _hook(layer: int, module: nn.Module, args: Any, *given: Any) -> Any:

@@ -6,7 +6,7 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -176,6 +176,19 @@ def belongs_html(last: LastRun) -> str:
     wordings = f"{count} wording{'' if count == 1 else 's'}"
     whose = "Last run" if last.recorded is None else f"Recorded {escape(last.recorded.date)}"
     return f'<p class="belongs">{whose}: <q>{escape(last.state.question)}</q> {wordings}, {escape(settings)}</p>'
+
+
+def lacking_html(last: LastRun, *methods: str) -> str:
+    """What to choose so that a run has what is to be seen."""
+    labels = " and ".join(f"<b>{escape(METHODS[name].label)}</b>" for name in methods)
+    return f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
+
+
+def due(tab: str, last: LastRun, cleared: Callable[[str], Changes]) -> Changes:
+    """Of a run that a tab on the fused answer does not show yet the work is due, see its `wire`."""
+    if "flex" in last.methods:
+        return {f"{tab}_due": last.key}
+    return {**cleared(lacking_html(last, "flex")), f"{tab}_due": ""}
 
 
 def method_label(answered: MethodResult) -> str:

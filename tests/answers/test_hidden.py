@@ -21,8 +21,9 @@ from flexdemo.answers.result import MethodResult, Result
 from flexdemo.data.evaluate import Settings, answer, prepare_questions
 from flexdemo.data.records import Record
 from flexdemo.engine.attention import UnsupportedModelError
+from flexdemo.engine.layers import decoder_layers
 from flexdemo.engine.loading import BUNDLED
-from flexdemo.engine.mixing import Mixing, decoder_layers
+from flexdemo.engine.mixing import Mixing
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
 from flexdemo.tinyqa.data import load_world

@@ -162,15 +162,6 @@ def test_positions_matter(lm: LanguageModel) -> None:
 # --- loading
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model and its tokenizer in a folder, as a user has them."""
-    folder = tmp_path_factory.mktemp("models") / "tiny llama"
-    models.random_model("llama").save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_saved_folder_loads_and_answers_as_in_memory(saved: Path, lm: LanguageModel, as_text: bool) -> None:
     loaded = load_model(str(saved) if as_text else saved, device="cpu", dtype="float32")

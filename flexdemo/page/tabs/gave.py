@@ -10,11 +10,10 @@ import numpy as np
 
 from ...answers.explain import NEEDED, seen_counts
 from ...answers.head import heads_of
-from ...answers.methods import METHODS
 from ...engine.loading import Models
 from ...figures.answer import gave_figure
 from ...serve.zerogpu import Gpu
-from ..run import LastRun, belongs_html
+from ..run import LastRun, belongs_html, lacking_html
 from ..terms import terms_html
 from ..widgets import Changes, Values, Visit, Widgets, chip, plot, shown
 
@@ -55,10 +54,7 @@ def empty(said: str = f'<p class="to-come">{BEFORE}</p>') -> Changes:
 
 def fill(models: Models, last: LastRun) -> Changes:
     if last.explanation is None:
-        labels = " and ".join(f"<b>{escape(METHODS[name].label)}</b>" for name in NEEDED)
-        return empty(
-            f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
-        )
+        return empty(lacking_html(last, *NEEDED))
     counts = heads_of(models.that_made(last.result.model))
     single = last.explanation.attribution.mass.shape[1:3] == counts
     changes: Changes = {

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from ...answers.heads import Reads, reading_heads
-from ...answers.methods import METHODS
 from ...engine.loading import Models
 from ...errors import InputError
 from ...figures.heads import heads_figure
 from ...serve.log import checkpoint, within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html
+from ..run import LastRun, belongs_html, due
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
@@ -56,11 +54,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def fill(models: Models, last: LastRun) -> Changes:
-    """Of a run that is not shown yet the work is due, see `wire`."""
-    if "flex" in last.methods:
-        return {"heads_due": last.key}
-    said = f"To see this, choose <b>{escape(METHODS['flex'].label)}</b> under Methods, then Run."
-    return {**_cleared(f'<p class="to-come">{said}</p>{belongs_html(last)}'), "heads_due": ""}
+    return due(NAME, last, _cleared)
 
 
 def _cleared(note: str) -> Changes:

@@ -9,14 +9,14 @@ from typing import Any
 import gradio as gr
 
 from ...answers.merge import Merge, merging
-from ...answers.methods import METHODS, mixing_layer
+from ...answers.methods import mixing_layer
 from ...engine.loading import Models
 from ...errors import InputError
 from ...figures.cells import visible_text
 from ...figures.merge import merge_figure
 from ...serve.log import within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html
+from ..run import LastRun, belongs_html, due
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
@@ -45,11 +45,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def fill(models: Models, last: LastRun) -> Changes:
-    """Of a run that is not shown yet the work is due, see `wire`."""
-    if "flex" in last.methods:
-        return {"merge_due": last.key}
-    said = f"To see this, choose <b>{escape(METHODS['flex'].label)}</b> under Methods, then Run."
-    return {**_cleared(f'<p class="to-come">{said}</p>{belongs_html(last)}'), "merge_due": ""}
+    return due(NAME, last, _cleared)
 
 
 def _cleared(note: str) -> Changes:
