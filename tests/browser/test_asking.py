@@ -87,6 +87,7 @@ def test_run_shows_the_engine_s_answers(visitors: Visitors, bundled_url: str, bu
 
 def test_answers_and_rows_grow_while_they_stream(visitors: Visitors, slow_url: str) -> None:
     visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=64)
+    assert visit.text("answer-flex") == "", "a link brings no answer, and nothing is left of the page's own example"
     visit.page.evaluate(
         """() => {
             window.lengths = [];

@@ -31,7 +31,7 @@ PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
 # Counts what the page has asked the program and waits for, so that no test has to guess how long that takes.
 WATCH = """(() => {
     const real = window.fetch, open = new Set(), over = new Set();
-    const asked = window.asked = {runs: 0, posting: 0, since: performance.now()};
+    const asked = window.asked = {runs: 0, posting: 0, since: performance.now(), loaded: false};
     asked.calm = (ms) => !open.size && !asked.posting && performance.now() - asked.since > ms;
     const tell = () => { asked.since = performance.now(); };
     const end = (id) => { over.add(id); open.delete(id); tell(); };
@@ -48,7 +48,10 @@ WATCH = """(() => {
         const path = String(input?.url ?? input), posts = options?.method === 'POST';
         if (path.includes('/cancel')) end(JSON.parse(options.body).event_id);
         asked.posting += posts;
-        if (path.includes('/queue/join')) asked.runs += 1;
+        if (path.includes('/queue/join')) {
+            asked.runs += 1;
+            asked.loaded ||= JSON.parse(options.body).trigger_id === 0;  // the page itself asks what its link holds
+        }
         try {
             const answer = await real(input, options);
             if (path.includes('/queue/data')) read(answer.clone().body).catch(() => {});
@@ -213,7 +216,9 @@ class Visit:
             self.page.on(event, listener)
 
     def open_page(self, url: str) -> None:
+        """A page is drawn as its server began it, and asks what its link holds only once all its scripts are there."""
         self.page.goto(url)
+        self.until("() => window.asked.loaded")
         self.drawn()
 
     def drawn(self) -> None:
