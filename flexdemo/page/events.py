@@ -25,7 +25,7 @@ from . import examples as shown_examples
 from . import results, rows, run, tools
 from .form import GROUPS, group_changes
 from .link import open_link
-from .run import LastRun, status_html
+from .run import LastRun, belongs_html, status_html
 from .sides import LADDER, SIDES, answer_html, draw
 from .state import SETTINGS, PageState, rows_of
 from .tabs import TABS, gave, upclose
@@ -71,7 +71,8 @@ class Events:
         self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
         self.running += [name for name in self.drawing if name.startswith("share-")]
         tabs = [name for tab in TABS for name in tab.CHANGES]
-        self.finished = ["last", *tabs, *tools.CHANGES]
+        self.finished = ["last", "looked", *tabs, *tools.CHANGES]
+        self.looks: dict[str, Callable[[LastRun], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
         """A page as it is before a run: its masks, and a recording of an example if there is one."""
@@ -101,18 +102,33 @@ class Events:
         shown = rows.row_changes(rows_of(values), self.room)
         return {**self.opening(state, is_example=is_example), **values, **shown}
 
-    def filled(self, last: LastRun | None, tab: str) -> Changes:
-        """The open tab with a run; a tab does its work when it is open."""
+    def filled(self, values: Values, tab: str) -> Iterator[Changes]:
+        """The open tab with a run, then with what it asks of the model, once for each run: a tab works when it is open.
+
+        What the model refuses is asked again when the tab is opened again.
+        """
+        last: LastRun | None = values["last"]
         if last is None:
-            return gave.empty() if tab == gave.NAME else {}
+            yield gave.empty() if tab == gave.NAME else {}
+            return
         changes: Changes = {}
         if tab == gave.NAME and last.explanation is None:
             try:
                 last = changes["last"] = self.explained(last)
             except InputError as error:
-                return {"gave_note": alert_html(f"Not explained: {error}")}
+                yield {"gave_note": alert_html(f"Not explained: {error}")}
+                return
         (open_tab,) = (each for each in TABS if tab == each.NAME)
-        return changes | open_tab.fill(self.models, last)
+        yield changes | open_tab.fill(self.models, last)
+        if tab not in self.looks or "flex" not in last.methods or values["looked"].get(tab) == last.key:
+            return
+        looked = {**values["looked"], tab: last.key}
+        try:
+            for changes in self.looks[tab](last):
+                yield {"looked": looked, **changes}
+        except InputError as error:
+            said = f"{alert_html(str(error))}{belongs_html(last)}"
+            yield {"looked": values["looked"], f"{tab}_note": said}
 
     # Events
 
@@ -141,9 +157,10 @@ class Events:
         if run.only_decodes(state, prompt, self.readings.of(visit.session, state.model)):
             yield from self.run(values, visit)
 
-    def conclude(self, values: Values, visit: Visit) -> Changes:
-        """The tabs and tools after a run."""
-        return tools.ready(values["last"]) | self.filled(values["last"], values["tab"])
+    def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:
+        """The tools and the open tab after a run."""
+        for changes in self.filled(values, values["tab"]):
+            yield tools.ready(values["last"]) | changes
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
         """What Stop says at once, and again once nothing of the run can come any more; nothing if nothing runs."""
@@ -204,7 +221,7 @@ class Events:
         for each in masked:  # a folded group has no widget that would tell of its change
             on(each, self.redraw, **redraw)
             events.append(on(each, self.run, **again))
-        concluding = {"reads": ["last", "tab"], "changes": self.finished, **RUNNING}
+        concluding = {"reads": ["last", "looked", "tab"], "changes": self.finished, **RUNNING}
 
         answers = [f"{side}_answer" for side in SIDES]
         told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
@@ -235,14 +252,17 @@ class Events:
         demo.unload(self.forget)
 
     def _wire_tab(self, widgets: Widgets, tab: Any) -> None:
-        def select(values: Values, visit: Visit) -> Changes:
-            return {"tab": tab.NAME, **self.filled(values["last"], tab.NAME)}
+        def select(values: Values, visit: Visit) -> Iterator[Changes]:
+            for changes in self.filled(values, tab.NAME):
+                yield {"tab": tab.NAME, **changes}
 
-        queue = RUNNING if tab is gave else DRAWING
-        changes = list(dict.fromkeys(["last", "tab", "gave_note", *tab.CHANGES]))
-        widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=["last"], changes=changes, **queue)
-        if hasattr(tab, "wire"):
-            tab.wire(widgets, self.models, self.gpu)
+        look = tab.wire(widgets, self.models, self.gpu) if hasattr(tab, "wire") else None
+        if look is not None:
+            self.looks[tab.NAME] = look
+        queue = RUNNING if look or tab is gave else DRAWING
+        changes = list(dict.fromkeys(["last", "looked", "tab", "gave_note", *tab.CHANGES]))
+        reads = ["last", "looked"]
+        widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=reads, changes=changes, **queue)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""

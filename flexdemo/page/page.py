@@ -82,6 +82,7 @@ def build_demo(
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         widgets["last"], widgets["tab"] = gr.State(opening["last"]), gr.State(gave.NAME)
+        widgets["looked"] = gr.State({})  # by tab, the key of the run that it has asked the model about
         _build_head(widgets, models, opening, notice, warming)
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=300, elem_id="ask"):

@@ -184,11 +184,9 @@ def lacking_html(last: LastRun, *methods: str) -> str:
     return f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
 
 
-def due(tab: str, last: LastRun, cleared: Callable[[str], Changes]) -> Changes:
-    """Of a run that a tab on the fused answer does not show yet the work is due, see its `wire`."""
-    if "flex" in last.methods:
-        return {f"{tab}_due": last.key}
-    return {**cleared(lacking_html(last, "flex")), f"{tab}_due": ""}
+def lacking(last: LastRun, cleared: Callable[[str], Changes]) -> Changes:
+    """A tab on the fused answer, of a run without one; any other run it asks the model about, see `wire`."""
+    return {} if "flex" in last.methods else cleared(lacking_html(last, "flex"))
 
 
 def method_label(answered: MethodResult) -> str:

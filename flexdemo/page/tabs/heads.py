@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -13,13 +13,13 @@ from ...errors import InputError
 from ...figures.heads import heads_figure
 from ...serve.log import checkpoint, within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html, due
+from ..run import LastRun, belongs_html, lacking
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
 
 TITLE, NAME = "Heads that read wordings", "heads"
-CHANGES = ("heads_note", "heads_wording", "heads_plot", "heads_list", "heads_due")
+CHANGES = ("heads_note", "heads_wording", "heads_plot", "heads_list")
 BEFORE = "After a run: which heads of the model look at a wording, and which of them matter to the answer."
 SAID = (
     "Left: the share of its attention that each head gives the wording, mean over the answer's tokens; looking is no "
@@ -45,7 +45,6 @@ document.addEventListener('click', (event) => {
 
 
 def build(widgets: Widgets, models: Models) -> None:
-    widgets["heads_due"] = gr.State("")  # the key of a run
     widgets["heads_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="heads-note")
     widgets["heads_wording"] = gr.Radio([], label="Wording", elem_id="heads-wording", visible=False)
     widgets["heads_plot"] = plot("heads-plot")
@@ -54,7 +53,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def fill(models: Models, last: LastRun) -> Changes:
-    return due(NAME, last, _cleared)
+    return lacking(last, _cleared)
 
 
 def _cleared(note: str) -> Changes:
@@ -63,7 +62,9 @@ def _cleared(note: str) -> Changes:
     }  # fmt: skip
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu) -> Callable[[LastRun], Iterator[Changes]]:
+    """Another wording is looked at by its name; returns the look at a run that is new to the tab."""
+
     def look(last: LastRun, wording: int) -> Iterator[Reads]:
         with within_noted_memory(give_up=models.let_go):
             lm = models.that_made(last.result.model)
@@ -73,19 +74,13 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
     looked = gpu.wrap(look, lambda *_: answer_seconds(32))
 
     def read(last: LastRun, wording: int) -> Iterator[Changes]:
-        try:
-            for found in looked(last, wording):
-                listed = list_html(found) if found.strongest else f"<p>{HIDING}</p>"
-                yield {"heads_plot": shown(picture(found)), "heads_list": listed}
-            if not found.strongest:
-                yield {"heads_plot": shown(picture(found)), "heads_list": f"<p>{NOTHING}</p>"}
-        except InputError as error:
-            yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None)}
+        for found in looked(last, wording):
+            listed = list_html(found) if found.strongest else f"<p>{HIDING}</p>"
+            yield {"heads_plot": shown(picture(found)), "heads_list": listed}
+        if not found.strongest:
+            yield {"heads_plot": shown(picture(found)), "heads_list": f"<p>{NOTHING}</p>"}
 
-    def begun(values: Values, visit: Visit) -> Iterator[Changes]:
-        last = values["last"]
-        if last is None or not values["heads_due"]:
-            return
+    def begun(last: LastRun) -> Iterator[Changes]:
         yield _cleared(f"<p>{WAITING}</p>")
         names = [segment.name for segment in last.result.prompt.paraphrases]
         radio = gr.update(choices=names, value=names[0], visible=True)
@@ -96,14 +91,18 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
     def wording(values: Values, visit: Visit) -> Iterator[Changes]:
         last = values["last"]
         names = [segment.name for segment in last.result.prompt.paraphrases] if last else []
-        if values["heads_wording"] in names:
+        if values["heads_wording"] not in names:
+            return
+        try:
             for changes in read(last, names.index(values["heads_wording"])):
                 yield {"heads_wording": values["heads_wording"], **changes}
+        except InputError as error:
+            yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None)}
 
-    model = {**RUNNING, "trigger_mode": "always_last", "busy": "heads_note"}
-    widgets.on(widgets["heads_due"].change, begun, reads=["last", "heads_due"], changes=CHANGES[:-1], **model)
     reads, changes = ["last", "heads_wording"], ["heads_wording", "heads_plot", "heads_list"]
+    model = {**RUNNING, "trigger_mode": "always_last", "busy": "heads_note"}
     widgets.on(widgets["heads_wording"].input, wording, reads=reads, changes=changes, **model)
+    return begun
 
 
 def picture(found: Reads) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
@@ -16,13 +16,13 @@ from ...figures.cells import visible_text
 from ...figures.merge import merge_figure
 from ...serve.log import within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html, due
+from ..run import LastRun, belongs_html, lacking
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
 
 TITLE, NAME = "Where wordings merge", "merge"
-CHANGES = ("merge_note", "merge_words", "merge_token", "merge_plot", "merge_table", "merge_due")
+CHANGES = ("merge_note", "merge_words", "merge_token", "merge_plot", "merge_table")
 BEFORE = "After a run: at which layer the wordings, each asked alone, come to the fused answer."
 SAID = (
     "Each wording is asked alone, and all of them fused, with the answer so far. Above: how probable the fused "
@@ -33,7 +33,6 @@ WAITING = "Reading the prompt once more, layer by layer …"
 
 
 def build(widgets: Widgets, models: Models) -> None:
-    widgets["merge_due"] = gr.State("")  # the key of a run
     widgets["merge_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="merge-note")
     widgets["merge_token"] = gr.Slider(
         1, 2, 1, step=1, label="Token of the answer", elem_id="merge-token", visible=False, buttons=[], min_width=110
@@ -45,7 +44,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def fill(models: Models, last: LastRun) -> Changes:
-    return due(NAME, last, _cleared)
+    return lacking(last, _cleared)
 
 
 def _cleared(note: str) -> Changes:
@@ -53,7 +52,9 @@ def _cleared(note: str) -> Changes:
     return {"merge_note": note, "merge_words": "", "merge_token": hidden, "merge_plot": shown(None), "merge_table": ""}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu) -> Callable[[LastRun], Iterator[Changes]]:
+    """Another token is looked at by its number; returns the look at a run that is new to the tab."""
+
     def look(last: LastRun, step: int) -> Merge:
         with within_noted_memory(give_up=models.let_go):
             lm = models.that_made(last.result.model)
@@ -62,16 +63,9 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
 
     looked = gpu.wrap(look, lambda *_: answer_seconds(2))
 
-    def merged(values: Values, visit: Visit) -> Iterator[Changes]:
-        last = values["last"]
-        if last is None or not values["merge_due"]:
-            return
+    def merged(last: LastRun) -> Iterator[Changes]:
         yield _cleared(f"<p>{WAITING}</p>")
-        try:
-            found = looked(last, 0)
-        except InputError as error:
-            yield {"merge_note": f"{alert_html(str(error))}{belongs_html(last)}"}
-            return
+        found = looked(last, 0)
         count = len(last.methods["flex"].token_ids)
         label = f"Token of the answer, 1 to {count}"
         slider = gr.update(value=1, maximum=max(2, count), visible=count > 1, label=label)
@@ -86,11 +80,10 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
         except InputError as error:
             return {"merge_words": alert_html(str(error)), "merge_plot": shown(None), "merge_table": ""}
 
-    model = {**RUNNING, "trigger_mode": "always_last"}
-    reads, changes = ["last", "merge_due"], CHANGES[:-1]
-    widgets.on(widgets["merge_due"].change, merged, reads=reads, changes=changes, busy="merge_note", **model)
     reads, changes = ["last", "merge_token"], ["merge_words", "merge_plot", "merge_table"]
-    widgets.on(widgets["merge_token"].input, token, reads=reads, changes=changes, busy="merge_words", **model)
+    model = {**RUNNING, "trigger_mode": "always_last", "busy": "merge_words"}
+    widgets.on(widgets["merge_token"].input, token, reads=reads, changes=changes, **model)
+    return merged
 
 
 def told(last: LastRun, found: Merge, step: int) -> Changes:
