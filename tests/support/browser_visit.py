@@ -25,15 +25,27 @@ if TYPE_CHECKING:
 NASTY = "<b>x</b> <script>document.title='hacked'</script> ${1+1} <|eot_id|> &lt;"
 PATIENCE = 60_000  # ms; a machine with other work is slow, and only a test that fails waits so long
 MOST_VISITS = 30  # of one page: its process keeps some memory of each
-CALM_MS = 250  # nothing is asked or awaited for so long: what follows an answer is asked at once
+CALM_MS = 100  # what follows an act or an answer is asked at once; of the page's own timers one is longer, see `settle`
 LOOK_MS = 50  # how often a page is looked at: at each frame would keep it busy with frames
 PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
-# Counts what the page has asked the program and waits for, so that no test has to guess how long that takes.
+# Counts what the page has asked the program and waits for, so that no test has to guess how long that takes. It is calm
+# when nothing is awaited, and nothing was asked, answered or drawn until its own thread had a frame and then nothing to
+# do: an answer is drawn in several steps, and timers of one thread keep their order, however busy the machine is.
 WATCH = """(() => {
     const real = window.fetch, open = new Set(), over = new Set();
-    const asked = window.asked = {runs: 0, posting: 0, since: performance.now(), loaded: false};
-    asked.calm = (ms) => !open.size && !asked.posting && performance.now() - asked.since > ms;
-    const tell = () => { asked.since = performance.now(); };
+    const asked = window.asked = {runs: 0, posting: 0, told: 0, loaded: false};
+    const next = (step, ...more) => new Promise(done => step(done, ...more));
+    asked.calm = async (ms) => {
+        for (let before = -1; open.size || asked.posting || asked.told !== before;) {
+            before = asked.told;
+            await next(setTimeout, ms);
+            await next(requestAnimationFrame);
+            await next(requestIdleCallback);
+        }
+        return true;
+    };
+    const tell = () => { asked.told += 1; };
+    new MutationObserver(tell).observe(document, {childList: true, subtree: true, attributes: true, characterData: true});
     const end = (id) => { over.add(id); open.delete(id); tell(); };
     async function read(body) {
         const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -66,10 +78,14 @@ WATCH = """(() => {
         }
     };
 })();"""
-# The status of an earlier run is marked as old; a new one that says the same may leave it where it is.
-OVER = "() => document.querySelector('#status [data-state=done]:not([data-old])') || window.asked.calm(3000)"
-DRAWN = """() => ['#mask-plot', '#mask-plot-right'].every(name =>
-    document.querySelector(`${name} .js-plotly-plot`)?.linked && document.querySelector(`${name} .nsewdrag`))"""
+# Both masks are there, and below the prompt's rows stand those of a finished answer that belongs to it.
+DRAWN = """plots => Object.entries(plots).every(([side, name]) => {
+    const plot = document.querySelector(`#${name} .js-plotly-plot`), meta = plot?.layout?.meta;
+    if (!plot?.linked || !meta || !plot.querySelector('.nsewdrag')) return false;
+    const live = JSON.parse(document.querySelector('#live [data-live]')?.dataset.live ?? '{}')[side];
+    const belongs = live?.done && live.signature === meta.signature;
+    return !belongs || JSON.stringify(meta.answer ?? []) === JSON.stringify(live.tokens);
+})"""
 
 
 @pytest.fixture(scope="session")
@@ -219,25 +235,23 @@ class Visit:
         """A page is drawn as its server began it, and asks what its link holds only once all its scripts are there."""
         self.page.goto(url)
         self.until("() => window.asked.loaded")
-        self.drawn()
-
-    def drawn(self) -> None:
-        """Until the program has answered all that the page asked it so far, and both masks are there."""
         self.settle()
-        self.until(DRAWN)
 
-    def settle(self) -> None:
-        """Until nothing has been asked or awaited for a moment from now on."""
-        self.page.evaluate("() => { window.asked.since = performance.now(); }")
-        self.until("(ms) => window.asked.calm(ms)", CALM_MS)
+    def settle(self, calm_ms: int = CALM_MS) -> None:
+        """Until the program has answered all that the page asks it from now on, and the masks are drawn.
+
+        `calm_ms` is longer than any timer of the page that is awaited.
+        """
+        self.until("(ms) => window.asked.calm(ms)", calm_ms)
+        self.until(DRAWN, PLOTS)
 
     def forget(self) -> None:
         for event, listener in self._listeners.items():
             self.page.remove_listener(event, listener)
 
-    def until(self, condition: str, value: Any = None) -> None:
-        """Wait until a function of the page is true of `value`."""
-        self.page.wait_for_function(condition, arg=value, timeout=PATIENCE, polling=LOOK_MS)
+    def until(self, condition: str, value: Any = None) -> Any:
+        """Wait until a function of the page is true of `value`; returns what it says then."""
+        return self.page.wait_for_function(condition, arg=value, timeout=PATIENCE, polling=LOOK_MS).json_value()
 
     def text(self, name: str) -> str:
         """The text of an element; only that of an answer is kept to the letter."""
@@ -275,7 +289,7 @@ class Visit:
         """Fill in one of the examples, which asks this, with its recording."""
         self.page.locator(f"#examples [data-example='{i}']").evaluate("each => each.click()")
         self.until("question => document.querySelector('#question textarea').value === question", question)
-        self.drawn()
+        self.settle()
 
     def wordings(self) -> list[str]:
         """The paraphrases in the rows that are there."""
@@ -290,13 +304,13 @@ class Visit:
 
     def run(self, button: str = "run") -> None:
         """Press Run and wait for the answer, and for the tabs and tools after it."""
-        self.page.evaluate("() => { document.querySelector('#status [data-state]').dataset.old = ''; }")
+        before = self.page.evaluate("() => window.asked.runs")
         self.page.locator(f"#{button}").click()
+        self.until("before => window.asked.runs > before", before)
         self.done()
 
     def done(self) -> None:
-        """Until a run is over that has begun, or whose beginning `run` waits for."""
-        self.until(OVER)
+        """Until the run is over that was just asked for."""
         self.settle()
         assert self.text("status").startswith("Done"), self.text("status")
 
@@ -318,7 +332,7 @@ class Visit:
             const plot = document.querySelector('#{name} .js-plotly-plot');
             return plot?._fullData?.length && plot.querySelector('.nsewdrag') ? JSON.stringify(plot.{what}) : null;
         }}"""
-        return json.loads(self.page.wait_for_function(script).json_value())
+        return json.loads(self.until(script))
 
     def cells(self, side: str = "left") -> np.ndarray:
         """What a mask shows as visible, a row for each query."""
