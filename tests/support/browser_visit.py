@@ -45,7 +45,8 @@ WATCH = """(() => {
         return true;
     };
     const tell = () => { asked.told += 1; };
-    new MutationObserver(tell).observe(document, {childList: true, subtree: true, attributes: true, characterData: true});
+    const all = {childList: true, subtree: true, attributes: true, characterData: true};
+    new MutationObserver(tell).observe(document, all);
     const end = (id) => { over.add(id); open.delete(id); tell(); };
     async function read(body) {
         const reader = body.pipeThrough(new TextDecoderStream()).getReader();
