@@ -49,7 +49,8 @@ class Widgets(dict[str, Any]):
     ) -> Any:
         """Wire what listens to widgets, or what follows an event; `options` are gradio's, DRAWING where none are given.
 
-        While somebody waits, the widget `busy` says so. Returns the event.
+        While somebody waits, the widget `busy` says so; without one nothing does, and gradio's page is told of a state
+        that shows nothing: else each step of an event would touch all that any event may change. Returns the event.
         """
         inputs, outputs = {name: self[name] for name in reads}, {name: self[name] for name in changes}
 
@@ -74,7 +75,7 @@ class Widgets(dict[str, Any]):
         handler = streamed if inspect.isgeneratorfunction(work) else once
         handler.__name__ = work.__name__
         wired = {"inputs": set(inputs.values()), "outputs": list(outputs.values()), **DRAWING, **options}
-        wired |= {"show_progress": "minimal", "show_progress_on": self[busy]} if busy else {}
+        wired |= {"show_progress": "minimal", "show_progress_on": self[busy]} if busy else {"show_progress_on": self["tab"]}
         return triggers.then(handler, **wired) if hasattr(triggers, "then") else gr.on(triggers, handler, **wired)
 
 
