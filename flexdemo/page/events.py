@@ -197,11 +197,13 @@ class Events:
         return {} if state is None else self.loaded(state) | {"note": ""}
 
     def wire(self, widgets: Widgets, demo: gr.Blocks) -> None:
-        """Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run."""
+        """Only the endpoints are public; redraws have a queue of their own, so that they never wait for a run, and come
+        one after the other, so that the last one is what is seen."""
         on = widgets.on
-        changing = [widgets[name].change for name in self.state]
+        gr.on([widgets[name].change for name in self.state], None, None, None, js=rows.CHANGED, **PRIVATE)
         redraw = {"reads": [*self.state, "drawn"], "changes": [*self.drawing], "trigger_mode": "always_last"}
-        on([*changing, widgets["edits"].input], self.redraw, **redraw)
+        redraw |= {"concurrency_id": "redraw", "concurrency_limit": 1}
+        on(widgets["edits"].change, self.redraw, **redraw)
 
         # Who waits is told the place in the queue, where nothing else is covered by it.
         asked = {"reads": self.state, "changes": self.running, "busy": "queue", **RUNNING}

@@ -26,11 +26,18 @@ from .widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 WRITTEN = 4  # paraphrases that one click asks the model for
 HINT = "Another wording; several pasted lines become several rows"
-# What page.js tells: of a row {row, act}, or {row, lines} of a paste; and that a text was typed.
+# What page.js tells: of a row {row, act}, or {row, lines} of a paste; and that a text was typed. What `Events` tells:
+# that something has changed. Many rows change one after the other, as each comes to be there: all of it is one change.
 EDITS = """
+let soon = 0;
 document.addEventListener('flexdemo:row', (event) => trigger('select', event.detail));
 document.addEventListener('flexdemo:typed', () => trigger('input'));
+document.addEventListener('flexdemo:changed', () => {
+  clearTimeout(soon);
+  soon = setTimeout(() => trigger('change'), 50);
+});
 """
+CHANGED = "() => { document.dispatchEvent(new CustomEvent('flexdemo:changed')); }"
 
 
 def moved(rows: Sequence[Row], index: int, by: int) -> list[Row]:

@@ -75,7 +75,7 @@ class Widgets(dict[str, Any]):
         handler = streamed if inspect.isgeneratorfunction(work) else once
         handler.__name__ = work.__name__
         wired = {"inputs": set(inputs.values()), "outputs": list(outputs.values()), **DRAWING, **options}
-        wired |= {"show_progress": "minimal", "show_progress_on": self[busy]} if busy else {"show_progress_on": self["tab"]}
+        wired |= {"show_progress_on": self[busy or "tab"], **({"show_progress": "minimal"} if busy else {})}
         return triggers.then(handler, **wired) if hasattr(triggers, "then") else gr.on(triggers, handler, **wired)
 
 

@@ -56,6 +56,23 @@ def test_only_the_endpoints_are_public(page: Built) -> None:
     assert {fn.api_name for fn in page.demo.fns.values() if fn.api_visibility == "public"} == PUBLIC
 
 
+def test_many_changes_at_once_are_drawn_once_and_in_order(page: Built) -> None:
+    """A link that fills in 20 rows changes each of them for itself."""
+    widgets, every = page.widgets, page.demo.fns.values()
+    changed = {(widgets[name]._id, "change") for name in PageState(question="").values(10)}
+    listens = [fn for fn in every if changed & set(fn.targets)]
+    assert [(fn.fn, changed <= set(fn.targets)) for fn in listens] == [(None, True)], "the program hears of none alone"
+    drawing = [fn for fn in every if fn.name == "redraw"]
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in drawing} == {("redraw", 1)}
+    assert [(widgets["edits"]._id, "change")] in [fn.targets for fn in drawing]
+
+
+def test_progress_is_told_to_one_widget_of_each_event(page: Built) -> None:
+    """Gradio's page touches all of them at each step of any event."""
+    told = [fn.show_progress_on for fn in page.demo.fns.values() if fn.fn and fn.api_name not in PUBLIC and fn.outputs]
+    assert len(told) > 40 and all(len(widgets) == 1 for widgets in told)
+
+
 def test_what_is_opened_first_is_drawn(visitor: Visitor, lm: LanguageModel) -> None:
     first = EXAMPLES[0]
     assert visitor.values["question"] == first["question"] and visitor.values["used"] == len(first["paraphrases"])
