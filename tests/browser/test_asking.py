@@ -86,7 +86,8 @@ def test_run_shows_the_engine_s_answers(visitors: Visitors, bundled_url: str, bu
 
 
 def test_answers_and_rows_grow_while_they_stream(visitors: Visitors, slow_url: str) -> None:
-    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=64)
+    tokens = 128  # several pictures even of a fast machine, and few enough for rows while they come
+    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=tokens)
     assert visit.text("answer-flex") == "", "a link brings no answer, and nothing is left of the page's own example"
     visit.page.evaluate(
         """() => {
@@ -105,14 +106,15 @@ def test_answers_and_rows_grow_while_they_stream(visitors: Visitors, slow_url: s
     visit.run()
     lengths = visit.page.evaluate("() => window.lengths")
     assert lengths == sorted(lengths) and len({each for each in lengths if each}) >= 3, "the answer came in pieces"
-    visit.until("n => window.plots.every(gd => gd._fullData[0].z.length === n)", length + 64)
+    visit.until("n => window.plots.every(gd => gd._fullData[0].z.length === n)", length + tokens)
     assert visit.page.evaluate("() => window.plots.every(gd => gd.isConnected)"), "no new figure"
     rows = visit.page.evaluate("() => [...window.rows]")
     assert len(rows) >= 3, "rows came while the answer did"
-    assert visit.page.locator("#answer-tokens .token").count() == 64
+    assert visit.page.locator("#answer-tokens .token").count() == tokens
+    total = length + tokens
     for side in ("left", "right"):
         cells = visit.cells(side)
-        assert cells[length:, :].tolist() == [[k <= q for k in range(length + 64)] for q in range(length, length + 64)]
+        assert cells[length:, :].tolist() == [[k <= q for k in range(total)] for q in range(length, total)]
     clean(visit)
 
 
