@@ -96,7 +96,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.serve import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
-    from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes
+    from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import suit_threads
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
@@ -121,6 +121,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     for name, lm in models.named if several else ():
         size = f"{weights_gigabytes(lm):.2f} GB of weights"
         print(f"model {name}: {lm.name}, {size} in {lm.dtype} on {lm.device}", file=sys.stderr)
+    models = without_paths(models)
     lm, every = models.default, [each for _, each in models.named]
     suit_threads(max(every, key=weights_gigabytes))
 

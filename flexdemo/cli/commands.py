@@ -178,7 +178,9 @@ def run_record(args: argparse.Namespace) -> None:
 
     date = args.date or datetime.date.today().isoformat()
     check_date(date)
-    lm = load(args)
+    from ..engine.loading import offered, without_paths
+
+    lm = without_paths(offered(load(args))).default  # visitors of a page read its name
     ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
     text = record(lm, examples, date=date)
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
