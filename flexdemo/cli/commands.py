@@ -123,6 +123,7 @@ def run_mask(args: argparse.Namespace) -> None:
 
 def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -> None:
     from ..figures import mask as plots
+    from ..figures.cells import mask_png
     from ..masks import Mask
 
     rows, shown = mask_array(prompt, args.mask), (prompt.tokens, prompt.segments)
@@ -131,7 +132,7 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -
             csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
         return
     if path.suffix.lower() == ".png":
-        path.write_bytes(plots.mask_png(rows))
+        path.write_bytes(mask_png(rows))
         return
     if args.against is None:
         figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
