@@ -191,7 +191,7 @@ def test_record_writes_what_the_page_shows(capsys: pytest.CaptureFixture, tmp_pa
     status, out, _ = run(capsys, *given)
     assert status == 0 and f"wrote {path}: 1 examples" in out
     (recorded,) = load_recorded(path)
-    assert (recorded.date, recorded.note, recorded.result.request.question) == ("2026-01-31", "n", QUESTION)
+    assert (recorded.date, recorded.result.request.question) == ("2026-01-31", QUESTION)
     assert {each.method: each.answer for each in recorded.result.results} == dict.fromkeys(METHODS, "Lima")
 
 
