@@ -27,7 +27,7 @@ EXAMPLES, RECORDED = ROOT / "assets" / "examples.json", ROOT / "assets" / "recor
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from flexdemo.cli.main import OneLineParser
+    from flexdemo.cli.main import OneLineParser, add_hardware
     from flexdemo.serve.profiles import PROFILES
 
     parser = OneLineParser(prog="python app.py", description="Serve the flexdemo page on this machine.")
@@ -46,10 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     hosted = "space" if "SPACE_ID" in os.environ else "local"
     parser.add_argument("--profile", choices=PROFILES, default=hosted, help=f"whose limits hold ({where})")
     parser.add_argument("--proxies", type=int, metavar="N", help="proxies in front that tell the visitor's address")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
-    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
-    parser.add_argument("--compile", action="store_true", help="compile the whole forward pass: fastest (one GPU)")
+    add_hardware(parser)
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as MCP tools (gradio[mcp])")
     parser.add_argument("--root-path", metavar="/PATH", help="path behind a proxy (default: GRADIO_ROOT_PATH)")
     parser.add_argument(
