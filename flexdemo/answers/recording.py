@@ -77,15 +77,14 @@ class Recorded:
     date: str
 
 
-def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: str) -> str:
+def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]]) -> str:
     """Run all methods and explain each example; everything as one file's text, of at most MOST_BYTES.
 
-    An example has a `question` and may have a `title`, a `note` and other settings of a Request. `date` is the day,
-    YYYY-MM-DD. Raises InputError for a bad example, or for examples that do not fit even without the attention mass of
-    single layers and heads.
+    An example has a `question` and may have a `title`, a `note` and other settings of a Request. Raises InputError for
+    a bad example, or for examples that do not fit even without the attention mass of single layers and heads.
     """
-    check_date(date)
     made = [_run(lm, example, f"example {i}") for i, example in enumerate(examples, start=1)]
+    date = datetime.date.today().isoformat()
     head = json.dumps({"format": FORMAT, "date": date, "versions": versions()})
     for by_head in (True, False):
         lines = ",\n".join(_example(*each, by_head=by_head) for each in made)
@@ -96,15 +95,6 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: st
     raise InputError(
         f"{len(made)} examples make a recording of {size} bytes: at most {MOST_BYTES}; record fewer of them"
     )
-
-
-def check_date(date: str) -> None:
-    try:
-        is_day = datetime.date.fromisoformat(date).isoformat() == date  # newer Pythons read other forms as well
-    except ValueError:
-        is_day = False
-    if not is_day:
-        raise InputError(f"the date must look like 2026-01-31, not {date!r}")
 
 
 def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Result, Explanation]:

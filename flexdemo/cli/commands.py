@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import sys
 from collections.abc import Iterable
@@ -175,15 +174,12 @@ def run_record(args: argparse.Namespace) -> None:
     check_output(args.output, (".json",))
     examples = _examples(args.examples or EXAMPLES)
     from ..answers.ask import ask
-    from ..answers.recording import check_date, record
-
-    date = args.date or datetime.date.today().isoformat()
-    check_date(date)
+    from ..answers.recording import record
     from ..engine.loading import offered, without_paths
 
     lm = without_paths(offered(load(args))).default  # visitors of a page read its name
     ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
-    text = record(lm, examples, date=date)
+    text = record(lm, examples)
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"wrote {args.output}: {len(examples)} examples, {len(text.encode()):,} bytes")
 

@@ -195,7 +195,6 @@ def make_parser() -> argparse.ArgumentParser:
     record = subparsers.add_parser("record", help="record the page's examples, to be shown without a model")
     record.add_argument("--output", type=Path, metavar="FILE.json", required=True, help="the recording to write")
     record.add_argument("--examples", type=Path, metavar="FILE.json", help="a list of examples (default: the page's)")
-    record.add_argument("--date", metavar="YYYY-MM-DD", help="the day to note (default: today)")
     _add_model(record)
     record.set_defaults(run=commands.run_record)
 
