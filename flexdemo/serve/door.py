@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import ipaddress
 import itertools
+import json
 import re
 import time
 from collections import Counter
@@ -309,6 +310,7 @@ def _json(data: bytes) -> Mapping[str, Any]:
     """The object that a body holds; Refused for what is no strict JSON, or has texts that are no Unicode."""
     try:
         body = from_json(data, allow_inf_nan=False)
+        json.dumps(body, allow_nan=False)  # a number above a double was read as infinite
     except ValueError as error:
         raise Refused(400, f"the request is no strict JSON: {first_line(error)[:120]}") from error
     if not isinstance(body, dict):
