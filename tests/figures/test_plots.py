@@ -140,6 +140,17 @@ def test_difference_has_exact_shares() -> None:
     assert figure.data[0].text[7, 3] == "removed: visible in causal only"
 
 
+def test_a_difference_of_long_masks_is_of_block_means_and_says_so() -> None:
+    segment, tokens, segments = make((1, 300, 297, 2))
+    causal = make((1, 300, 297, 2), "causal")[0]
+    for words in (True, False):
+        figure = plots.difference_figure(segment, causal, tokens, segments, words=words)
+        assert figure.data[0].z.shape == (200, 200) and figure.data[0].zmin == -1
+        assert np.isclose(figure.data[0].z.mean(), segment.mean() - causal.mean(), atol=1e-6)
+        title = figure.layout.title.text
+        assert ("removed 0." in title and "3 x 3" in title) if words else not title
+
+
 def test_png_holds_the_mask() -> None:
     mask, _, segments = make()
     png = mask_png(mask, segments)
