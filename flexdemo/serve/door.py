@@ -37,6 +37,7 @@ OPEN = frozenset(
         "reset", "run", "startup-events", "theme.css", "upload", "upload_progress", "user",
     }
 )  # fmt: skip
+MOST_READ = 4_000_000  # bytes of a request, files apart
 MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to answer
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
@@ -126,7 +127,7 @@ class Door:
         if first == "upload":
             await self._take_upload(internals.upload_folder(scope["app"]))
             return receive, nobody
-        data = await _body(receive, self._profile.request_bytes)
+        data = await _body(receive, MOST_READ)
         again = _replayed(data, receive)
         if not route:
             return again, nobody

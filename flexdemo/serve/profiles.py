@@ -20,7 +20,7 @@ class Profile:
     running, `connections` how many open connections, `visits` how many pages and calls in a minute, each of which costs
     memory and time; `sessions` is how many pages' last results are kept in memory. `proxies` is how many proxies of the
     host stand in front and add to X-Forwarded-For. `uploads` is whether results files may be opened, `disk_bytes` what
-    all files of visitors may take together, `request_bytes` a request.
+    all files of visitors may take together.
     """
 
     name: str
@@ -34,7 +34,6 @@ class Profile:
     proxies: int = 0
     uploads: bool = True
     disk_bytes: int | None = None
-    request_bytes: int = 4_000_000
 
 
 _ALL = (

@@ -36,7 +36,6 @@ def table() -> str:
         ("characters of each text", *(f"{p.limits.characters:,}" for p in profiles)),
         ("tokens of prompt and answer", *(f"{p.limits.prompt_tokens:,}" for p in profiles)),
         ("tokens of the answer", *(f"{p.limits.new_tokens:,}" for p in profiles)),
-        ("methods at once", *(_or_any(p.limits.methods) for p in profiles)),
         ("samples of each wording", *(f"{p.limits.samples}" for p in profiles)),
         ("seconds of computing", *(_or_any(p.limits.seconds) for p in profiles)),
         ("requests that wait, in all", *(f"{p.queue}" for p in profiles)),
@@ -125,12 +124,6 @@ def test_mask_holds_the_limits(space_client: Client, given: dict, said: str) -> 
 def test_paraphrase_holds_the_limits(space_client: Client) -> None:
     with pytest.raises(AppError, match="the number of paraphrases must be from 1 to 8, not 10000"):
         space_client.predict(question=QUESTION, n=10_000, api_name="/paraphrase")
-
-
-def test_methods_are_counted() -> None:
-    with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
-        generate = generating(SimpleNamespace(name="none"), Limits(methods=2))
-        generate(QUESTION, methods=["flex", "avg", "max"])
 
 
 @pytest.mark.parametrize(
