@@ -124,7 +124,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     name = ", ".join(models.choices) or lm.name
-    state = State(name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
+    state = State(name, lm.backend, str(lm.device), ledger, gate, account)
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else [FALLBACK]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
     warm_up = WarmUp(
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(args)
         host, port = resolve_address(args.host, args.port)
         own_folder()
-        demo, state, gate = start(args, host, port)
+        _, state, _ = start(args, host, port)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.freeze()
     from flexdemo.serve.health import serve_until_told
 
-    serve_until_told(demo, state, gate.close, grace=args.grace)
+    serve_until_told(state, grace=args.grace)
     return 0
 
 
