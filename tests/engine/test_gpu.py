@@ -59,7 +59,7 @@ def on_gpu(backend: str, *, kind: str = "llama", dtype: torch.dtype = torch.floa
 
 @pytest.fixture(scope="module")
 def in_fp32() -> dict[str, LanguageModel]:
-    return {backend: on_gpu(backend) for backend in BACKENDS}
+    return {backend: on_gpu(backend, max_position_embeddings=4096) for backend in BACKENDS}
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +212,13 @@ def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
 def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
     """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
-    from flexdemo.cli.measures import SHAPES, cost, random_lm
+    from parts import cost
+
+    from flexdemo.cli.bench import SHAPES, random_lm
 
     wide = {**SHAPES["llama-3.2-3b"], "num_hidden_layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flexdemo.cli.measures.SHAPES", {**SHAPES, "wide": wide})
+        patch.setattr("flexdemo.cli.bench.SHAPES", {**SHAPES, "wide": wide})
         lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
     told = cost(lm, 32768, 8, 1, new_tokens=2, runs=1, log=print)
     assert told["other_bytes"] < 2**30, told
@@ -401,6 +403,16 @@ def test_a_graph_counts_its_own_memory() -> None:
     assert 2**28 <= replay.nbytes <= 2**30
     x.fill_(4)
     assert float(replay()[-1]) == 5
+
+
+def test_a_graph_needs_nothing_that_others_may_clear() -> None:
+    """The compiler's own graphs clear the memory that cuBLAS works in before and after each of them."""
+    halves = torch.randn(2, 512, 4096, device="cuda", dtype=torch.bfloat16)
+    replay = capture(lambda: halves[0] @ halves[1].T)
+    held = torch.cuda.memory_allocated()
+    torch._C._cuda_clearCublasWorkspaces()
+    assert torch.cuda.memory_allocated() == held
+    torch.testing.assert_close(replay(), halves[0] @ halves[1].T)
 
 
 def test_a_graph_dropped_by_another_thread_spoils_no_capture() -> None:
