@@ -5,6 +5,7 @@ Descriptive: that states are alike proves no influence. Knows no page and no fil
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,23 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers.cache_utils import Cache
 
-from ..engine.attention import Plan, UnsupportedModelError
-from ..engine.fast.compiled import Scores, call_of, next_scores
+from ..engine.fast.compiled import call_of, next_scores
 from ..engine.forced import feed
-from ..engine.layers import said_from, watched
+from ..engine.layers import check_said, said_from, watched
 from ..engine.model import LanguageModel
-from ..engine.reading import settled
+from ..engine.reading import Prefill, prefill, settled
 from ..errors import InputError
 from ..plan import Encoding, View, fused_view
 from ..prompt import SegmentedPrompt, token_texts
 from ..request import Ape
 from .methods import METHODS
 from .result import Result
-
-ROUNDING = {torch.float32: 1e-3}  # of the largest logit; of other dtypes LESS_EXACT
-LESS_EXACT = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,26 +65,24 @@ class Merge:
 
 
 @torch.no_grad()
-def merging(lm: LanguageModel, result: Result, step: int) -> Merge:
+def merging(lm: LanguageModel, result: Result, step: int, *, known: Prefill | None = None) -> Merge:
     """Look at the place in the fused answer of `result` that says its token `step`, counted from 0.
 
-    The prompt is read once more; then the suffix and the answer so far are fed to the fused view and to each wording
-    alone, and the state of the last of these tokens is kept after every layer.
+    The suffix and the answer so far are fed to the fused view and to each wording alone, and the state of the last of
+    these tokens is kept after every layer. A prompt that `known` holds is not read again.
     """
     answer = result["flex"]
     if not 0 <= step < len(answer.token_ids):
         raise InputError(f"there is no token {step} of the answer: choose from 0 to {len(answer.token_ids) - 1}")
     prompt, token = result.prompt, answer.token_ids[step]
-    views = _views(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
-    states, logits = _states(lm, prompt, views, answer.token_ids[:step])
+    encoding, count = Encoding(result.mask["strategy"], result.mask["positions"]), step + 1
+    views = [settled(lm, prompt, view, count) for view in _views(prompt, encoding, result.ape)]
+    read = prefill(lm, {view.encoding: [prompt] for view in views}, known)
+    states, logits = _states(lm, prompt, views, answer.token_ids[:step], read)
 
     said = said_from(lm.model)
-    told = [said(layer) for layer in states]
-    off = (told[-1] - logits).abs().max()
-    if off > ROUNDING.get(lm.model.dtype, LESS_EXACT) * logits.abs().max():
-        raise UnsupportedModelError(
-            f"{lm.name} makes its answer of more than its last layer's output: what it would say earlier is not known"
-        )
+    told = [said(layer[:, None])[:, 0] for layer in states]
+    check_said(lm.model, told[-1], logits)
     shares = np.array([layer.softmax(dim=-1)[:, token].tolist() for layer in told])
     top = np.array([layer.argmax(dim=-1).tolist() for layer in told])
     known = sorted({int(each) for each in top.flat})
@@ -113,31 +107,21 @@ def _views(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape) -> list[View]:
 
 
 def _states(
-    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]
+    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int], read: Prefill
 ) -> tuple[list[Tensor], Tensor]:
-    """What each layer makes of the last token fed, (rows, width) each, and logits (rows, V)."""
-    shifts = [settled(lm, prompt, view, len(token_ids) + 1).encoding.shift > 0 for view in views]
-    parts, order = [], []
+    """What each layer makes of the last token fed, (rows, width) each, and logits (rows, V), on one device."""
+    shifts = [view.encoding.shift > 0 for view in views]
+    parts, order, call = [], [], call_of(lm.model)
     for shift in dict.fromkeys(shifts):  # LongRoPE reads these rows otherwise than the others
         rows = [row for row, other in enumerate(shifts) if other == shift]
-        parts.append(_pass(lm, prompt, [views[row] for row in rows], token_ids))
+        seen: list[Tensor] = []
+        forward = functools.partial(next_scores, watched(lm.model, seen.append), call=call)
+        logits = feed(lm, prompt, [views[row] for row in rows], token_ids, read, forward).logits
+        parts.append([*(each.to(logits.device) for each in seen), logits])
         order += rows
     index = [order.index(row) for row in range(len(order))]
     *states, logits = (torch.cat(each)[index] for each in zip(*parts, strict=True))
     return states, logits
-
-
-def _pass(lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]) -> list[Tensor]:
-    """The layers' states of the last token fed and, last, the logits, on one device."""
-    seen: list[Tensor] = []
-    model, call = watched(lm.model, seen.append), call_of(lm.model)
-
-    def forward(ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
-        seen.clear()
-        return next_scores(model, ids, positions, plan, cache, call)
-
-    logits = feed(lm, prompt, views, token_ids, forward)[-1].logits
-    return [*(each.to(logits.device) for each in seen), logits]
 
 
 def _alike(states: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:

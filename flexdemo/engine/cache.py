@@ -87,6 +87,21 @@ class PromptCache(_Layers):
         return cache
 
 
+class SharedLayer(PromptLayer):
+    """Keys and values of one layer that stay as they are: `update` returns them with the new ones behind.
+
+    Those of one row are read by as many rows as come.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        keys, values = (each.expand(len(key_states), -1, -1, -1) for each in (self.keys, self.values))
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
 
@@ -141,6 +156,16 @@ class SlotCache(_Layers):
         """These rows of every layer, in this order, under a cursor of their own."""
         index, cursor = _indices(rows, {layer.keys.device for layer in self.layers}), Cursor()
         return SlotCache([layer.select(index[layer.keys.device], cursor) for layer in self.layers], cursor)
+
+
+def share(encoded: Sequence[PromptCache], *, length: int) -> Cache:
+    """A cache for one pass over rows that start as the first `length` slots of encodings of one prompt, a row each; of
+    a single encoding any number of rows."""
+    layers = []
+    for parts in zip(*(each.layers for each in encoded), strict=True):
+        start = (torch.cat([getattr(part, name)[:, :, :length] for part in parts]) for name in ("keys", "values"))
+        layers.append(SharedLayer(*start))
+    return _Layers(layers=layers)
 
 
 def branch(
