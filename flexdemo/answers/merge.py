@@ -26,6 +26,8 @@ from ..request import Ape
 from .methods import METHODS
 from .result import Result
 
+MOST_ROWS = 64  # whose scores over the whole vocabulary are held at once
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -80,19 +82,21 @@ def merging(lm: LanguageModel, result: Result, step: int, *, known: Prefill | No
     read = prefill(lm, {view.encoding: [prompt] for view in views}, known)
     states, logits = _states(lm, prompt, views, answer.token_ids[:step], read)
 
-    said = said_from(lm.model)
-    told = [said(layer[:, None])[:, 0] for layer in states]
+    said, shares, tops = said_from(lm.model), [], []
+    for layers in states.split(max(1, MOST_ROWS // len(views))):
+        told = said(layers.flatten(0, 1)[:, None]).unflatten(0, layers.shape[:2])[:, :, 0]  # (layers, rows, V)
+        shares.append(told.softmax(dim=-1)[..., token].cpu())
+        tops.append(told.argmax(dim=-1).cpu())
     check_said(lm.model, told[-1], logits)
-    shares = np.array([layer.softmax(dim=-1)[:, token].tolist() for layer in told])
-    top = np.array([layer.argmax(dim=-1).tolist() for layer in told])
-    known = sorted({int(each) for each in top.flat})
-    texts = dict(zip(known, token_texts(lm.tokenizer, known), strict=True))
+    top = torch.cat(tops).numpy()
+    distinct = sorted({int(each) for each in top.flat})
+    texts = dict(zip(distinct, token_texts(lm.tokenizer, distinct), strict=True))
     to_fused, between = _alike(states)
     return Merge(
         tuple(view.name for view in views),
         token,
         answer.tokens[step],
-        shares,
+        torch.cat(shares).numpy(),
         top,
         tuple(tuple(texts[int(each)] for each in row) for row in top),
         to_fused,
@@ -108,8 +112,8 @@ def _views(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape) -> list[View]:
 
 def _states(
     lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int], read: Prefill
-) -> tuple[list[Tensor], Tensor]:
-    """What each layer makes of the last token fed, (rows, width) each, and logits (rows, V), on one device."""
+) -> tuple[Tensor, Tensor]:
+    """What each layer makes of the last token fed, (L, rows, width), and logits (rows, V), on one device."""
     shifts = [view.encoding.shift > 0 for view in views]
     parts, order, call = [], [], call_of(lm.model)
     for shift in dict.fromkeys(shifts):  # LongRoPE reads these rows otherwise than the others
@@ -117,14 +121,14 @@ def _states(
         seen: list[Tensor] = []
         forward = functools.partial(next_scores, watched(lm.model, seen.append), call=call)
         logits = feed(lm, prompt, [views[row] for row in rows], token_ids, read, forward).logits
-        parts.append([*(each.to(logits.device) for each in seen), logits])
+        parts.append((torch.stack([each.to(logits.device) for each in seen], dim=1), logits))
         order += rows
     index = [order.index(row) for row in range(len(order))]
-    *states, logits = (torch.cat(each)[index] for each in zip(*parts, strict=True))
-    return states, logits
+    states, logits = (torch.cat(each)[index] for each in zip(*parts, strict=True))
+    return states.transpose(0, 1), logits
 
 
-def _alike(states: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def _alike(states: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Cosines of the wordings' states to the fused one, (L, N), and among themselves, their mean, (L,)."""
     to_fused, between = [], []
     for layer in states:
