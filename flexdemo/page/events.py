@@ -242,7 +242,7 @@ class Events:
         changes = list(dict.fromkeys(["last", "tab", "gave_note", *tab.CHANGES]))
         widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=["last"], changes=changes, **queue)
         if hasattr(tab, "wire"):
-            tab.wire(widgets, self.models, self.gpu)
+            tab.wire(widgets, self.models, self.gpu, self.readings)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""

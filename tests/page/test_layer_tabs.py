@@ -14,6 +14,7 @@ from visitor import Built, Visitor
 
 from flexdemo.answers.heads import HeadEffect, Reads, reading_heads
 from flexdemo.answers.merge import Merge, merging
+from flexdemo.engine import reading
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page.run import LastRun
 from flexdemo.page.tabs import TABS, head, heads, merge
@@ -83,6 +84,18 @@ def test_the_slider_goes_through_the_answer(visitor: Visitor, lm: LanguageModel)
     upper = visitor.values["merge_plot"].data[0]
     assert np.allclose(upper.y, np.maximum(found.probability[:, -1], 1e-6))
     assert "<mark" in visitor.values["merge_words"]
+
+
+def test_what_the_run_has_read_is_not_read_again(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "encode", None)
+    for name, move, moved in (("merge", "token", {"merge_token": 3}), ("heads", "wording", {"heads_wording": "P3"})):
+        opened(visitor, name)
+        visitor.do(move, **moved)
+        assert visitor.visible[f"{name}_plot"]
+    visitor.session = "another"  # of whom nothing is kept
+    for move in ("merged", "begun"):
+        with pytest.raises(TypeError, match="not callable"):
+            visitor.do(move)
 
 
 def test_it_is_said_at_which_layer_they_agree(lm: LanguageModel) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from ...answers.explain import NEEDED, seen_counts
 from ...answers.head import heads_of
 from ...engine.loading import Models
+from ...engine.reading import Readings
 from ...figures.answer import gave_figure
 from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, lacking_html
@@ -67,7 +68,7 @@ def fill(models: Models, last: LastRun) -> Changes:
     return changes
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
     names = ["mass_layer", "mass_head", "per_token"]
 
     def choose(values: Values, visit: Visit) -> Changes:

@@ -10,6 +10,7 @@ import gradio as gr
 from ...answers.head import attention_map, heads_of
 from ...engine.loading import Models
 from ...engine.model import LanguageModel
+from ...engine.reading import Readings
 from ...errors import InputError
 from ...figures.answer import attention_figure
 from ...serve.log import within_noted_memory
@@ -46,7 +47,7 @@ def fill(models: Models, last: LastRun) -> Changes:
     return note if last.head else {**note, "head_plot": shown(None), "head_message": ""}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
     def draw(last: LastRun | None, layer: float | None, head: float | None) -> Any:
         with within_noted_memory(give_up=models.let_go):
             lm = models.default if last is None else models.that_made(last.result.model)

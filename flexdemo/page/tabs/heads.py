@@ -9,11 +9,12 @@ import gradio as gr
 
 from ...answers.heads import Reads, reading_heads
 from ...engine.loading import Models
+from ...engine.reading import Prefill, Readings
 from ...errors import InputError
 from ...figures.heads import heads_figure
 from ...serve.log import checkpoint, within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html, due
+from ..run import LastRun, belongs_html, due, kept
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
@@ -63,18 +64,18 @@ def _cleared(note: str) -> Changes:
     }  # fmt: skip
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
-    def look(last: LastRun, wording: int) -> Iterator[Reads]:
+def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
+    def look(last: LastRun, wording: int, known: Prefill | None) -> Iterator[Reads]:
         with within_noted_memory(give_up=models.let_go):
             lm = models.that_made(last.result.model)
             check_same(lm, last)
-            yield from reading_heads(lm, last.result, wording, check=checkpoint())
+            yield from reading_heads(lm, last.result, wording, known=known, check=checkpoint())
 
     looked = gpu.wrap(look, lambda *_: answer_seconds(32))
 
-    def read(last: LastRun, wording: int) -> Iterator[Changes]:
+    def read(last: LastRun, wording: int, visit: Visit) -> Iterator[Changes]:
         try:
-            for found in looked(last, wording):
+            for found in looked(last, wording, kept(readings, visit, models, last)):
                 listed = list_html(found) if found.strongest else f"<p>{HIDING}</p>"
                 yield {"heads_plot": shown(picture(found)), "heads_list": listed}
             if not found.strongest:
@@ -90,14 +91,14 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
         names = [segment.name for segment in last.result.prompt.paraphrases]
         radio = gr.update(choices=names, value=names[0], visible=True)
         told = {"heads_note": f"<p>{SAID}</p>{belongs_html(last)}", "heads_wording": radio}
-        for changes in read(last, 0):
+        for changes in read(last, 0, visit):
             yield told | changes  # all of it each time: of changes that come quickly a page may show the last only
 
     def wording(values: Values, visit: Visit) -> Iterator[Changes]:
         last = values["last"]
         names = [segment.name for segment in last.result.prompt.paraphrases] if last else []
         if values["heads_wording"] in names:
-            for changes in read(last, names.index(values["heads_wording"])):
+            for changes in read(last, names.index(values["heads_wording"]), visit):
                 yield {"heads_wording": values["heads_wording"], **changes}
 
     model = {**RUNNING, "trigger_mode": "always_last", "busy": "heads_note"}
