@@ -36,7 +36,8 @@ Hidden = tuple[Sequence[int], Sequence[int]]  # layers, and the heads of each th
 
 @dataclass(frozen=True)
 class HeadEffect:
-    """A head, the share of its attention that falls on a wording, and its effect as in `Reads`."""
+    """A head and its layer, counted from 0, the share of its attention that falls on a wording, and its effect as in
+    `Reads`."""
 
     layer: int
     head: int

@@ -45,7 +45,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def _numbered(count: int) -> list[tuple[str, int]]:
-    return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
+    return [("Mean over all", MEAN), *((str(i + 1), i) for i in range(count))]
 
 
 def empty(said: str = f'<p class="to-come">{BEFORE}</p>') -> Changes:

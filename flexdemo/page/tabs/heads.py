@@ -115,8 +115,8 @@ def picture(found: Reads) -> Any:
 def list_html(found: Reads) -> str:
     """The heads that look most, each with its effect; then a layer as a whole, and all of them."""
     lines = [
-        f'<tr><td class="number">{place}</td><th scope="row"><button type="button" data-layer="{each.layer}" '
-        f'data-head="{each.head}">layer {each.layer}, head {each.head}</button></th>'
+        f'<tr><td class="number">{place}</td><th scope="row"><button type="button" data-layer="{each.layer + 1}" '
+        f'data-head="{each.head + 1}">layer {each.layer + 1}, head {each.head + 1}</button></th>'
         f'<td class="number" style="--share: {each.attention * 100:.1f}%">{each.attention:.3f}</td>'
         f'<td class="number">{effect_text(each.effect)}</td></tr>'
         for place, each in enumerate(found.strongest, start=1)
@@ -125,7 +125,7 @@ def list_html(found: Reads) -> str:
     if found.by_layer:
         layer = max(range(len(found.by_layer)), key=lambda i: abs(found.by_layer[i]))
         share = float(found.attention[layer].mean())
-        said = f"layer {layer}, all its heads at once (the layer that matters most)"
+        said = f"layer {layer + 1}, all its heads at once (the layer that matters most)"
         wholes.append(_whole(said, f"{share:.3f}", found.by_layer[layer]))
     if found.without is not None:
         share = float(found.attention.mean())
