@@ -199,9 +199,11 @@ def _copied(parts: Sequence[Tensor], places: Sequence[Tensor], rows: int, capaci
     """Prompts of parts (prompts, heads, length, width) as rows with room behind them: place (row, prompt) in its part
     says which."""
     _, heads, _, width = parts[0].shape
-    out = parts[0].new_zeros(rows, heads, capacity, width)
+    out = parts[0].new_empty(rows, heads, capacity, width)
     for part, place in zip(parts, places, strict=True):
-        out[place[:, 0], :, : part.shape[2]] = part[place[:, 1]]
+        length, own = part.shape[2], place[:, 0]
+        out[own, :, :length] = part if len(part) == 1 else part[place[:, 1]]  # one prompt needs no copy before this one
+        out[own, :, length:] = 0.0
     return out
 
 
