@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -161,11 +161,8 @@ def generate(
         keep(read)
 
     # 2. Branch: one row for views that are the same; those that LongRoPE reads otherwise are passes of their own.
-    alone = [i if row.stream.mix_from or not _shares(lm) else None for i, row in enumerate(rows)]
-    wanted = [(row.view, row.stream.prompt, i) for row, i in zip(rows, alone, strict=True)]
-    places = {want: place for place, want in enumerate(dict.fromkeys(wanted))}
-    owners, at = [row.owner for row in rows], [places[want] for want in wanted]
-    rows = [rows[wanted.index(want)] for want in places]
+    owners, at = [row.owner for row in rows], _shared(lm, rows)
+    rows = list(dict(zip(at, rows, strict=True)).values())
     lanes: dict[bool, list[int]] = {}
     for place, row in enumerate(rows):
         lanes.setdefault(row.view.encoding.shift > 0, []).append(place)
@@ -188,10 +185,16 @@ def generate(
         yield from _decode(lm, prompts, steps, states, owners, at, decoding, began=began, encoded=encoded)
 
 
-def _shares(lm: LanguageModel) -> bool:
-    """Whether views share a row for as long as their tokens are the same. Not where a pass is to keep its shape, nor on
-    a GPU, whose next step begins before tokens are known."""
-    return multiple_of(lm) == 1 and lm.device.type != "cuda"
+def _shared(lm: LanguageModel, wanted: Sequence[_Row]) -> list[int]:
+    """Numbers of the rows that serve those wanted: on the CPU the same ones share one while their tokens are the same.
+
+    Not so where a pass is to keep its shape, nor on a GPU, whose next step begins before tokens are known.
+    """
+    shares = multiple_of(lm) == 1 and lm.device.type != "cuda"
+    found: dict[Hashable, int] = {}
+    alone = [None if shares and row.stream.mix_from is None else i for i, row in enumerate(wanted)]
+    kinds = [(row.view, row.stream.prompt, i) for row, i in zip(wanted, alone, strict=True)]
+    return [found.setdefault(kind, len(found)) for kind in kinds]
 
 
 def _made(lm: LanguageModel, slots: Slots, rows: Sequence[_Row], cache: SlotCache, decoding: Decoding) -> Rows:
@@ -268,19 +271,18 @@ def _decode(
         first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
         yield Progress(tuple(s.snapshot() for s in states), count, encoded, first, total)
 
-        alive = [
-            (row, states[i].token_ids[-1], i) for row, i in zip(at, owners, strict=True) if not states[i].stopped_by
-        ]
+        alive = [(i, row) for i, row in zip(owners, at, strict=True) if states[i].stopped_by is None]
         if not alive:
             return
-        kept = sorted({(row, token) for row, token, _ in alive})  # a row goes on once for each token that it is fed
-        chosen_rows = [row for row, _ in kept]
+        kept: dict[tuple[int, int], int] = {}  # a row goes on once for each token that it is fed
+        going_to = [kept.setdefault((row, states[i].token_ids[-1]), len(kept)) for i, row in alive]
+        came_from = [row for row, _ in kept]
         # Compiled and captured steps keep their shapes, until half of their rows are done.
-        if chosen_rows != list(range(count)) and (multiple_of(lm) == 1 or len(kept) <= count / 2):
-            owners, at = [i for *_, i in alive], [kept.index((row, token)) for row, token, _ in alive]
+        if came_from != list(range(count)) and (multiple_of(lm) == 1 or len(kept) <= count / 2):
+            owners, at = [i for i, _ in alive], going_to
             fed = upload(torch.tensor([[token] for _, token in kept]), lm.device)
-            ahead = ahead and ahead.select(index(*chosen_rows))  # first: the memory behind it is given back now
-            steps.select(chosen_rows)
+            ahead = ahead and ahead.select(index(*came_from))  # first: the memory behind it is given back now
+            steps.select(came_from)
         out = ahead or steps.run(fed)
 
 

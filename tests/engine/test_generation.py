@@ -150,6 +150,15 @@ def test_views_share_a_row_until_their_tokens_differ(lm: LanguageModel) -> None:
     assert [rows for rows, _ in shapes[1:]] == rows and rows[0] == 3 < max(rows)
 
 
+def test_mixed_rows_are_shared_with_nobody(lm: LanguageModel) -> None:
+    with forwards(lm) as shapes:
+        result = ask(lm, QUESTION, OTHERS, methods=("hidden_avg", "avg"), hidden_layer=1, max_new_tokens=4)
+    assert shapes[1][0] == 6
+    (alone,) = ask(lm, QUESTION, OTHERS, methods=("avg",), max_new_tokens=4).results
+    assert result["avg"].token_ids == alone.token_ids
+    assert result["avg"].logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
 # --- properties 7 and 8 need views of their own
 
 
