@@ -200,10 +200,10 @@ def _copied(parts: Sequence[Tensor], places: Sequence[Tensor], rows: int, capaci
     says which."""
     _, heads, _, width = parts[0].shape
     out = parts[0].new_empty(rows, heads, capacity, width)
+    out[:, :, min(part.shape[2] for part in parts) :] = 0.0
     for part, place in zip(parts, places, strict=True):
-        length, own = part.shape[2], place[:, 0]
-        out[own, :, :length] = part if len(part) == 1 else part[place[:, 1]]  # one prompt needs no copy before this one
-        out[own, :, length:] = 0.0
+        # One prompt needs no copy before this one.
+        out[place[:, 0], :, : part.shape[2]] = part if len(part) == 1 else part[place[:, 1]]
     return out
 
 

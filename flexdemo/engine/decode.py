@@ -277,8 +277,9 @@ def _decode(
         kept: dict[tuple[int, int], int] = {}  # a row goes on once for each token that it is fed
         going_to = [kept.setdefault((row, states[i].token_ids[-1]), len(kept)) for i, row in alive]
         came_from = [row for row, _ in kept]
-        # Compiled and captured steps keep their shapes, until half of their rows are done.
-        if came_from != list(range(count)) and (multiple_of(lm) == 1 or len(kept) <= count / 2):
+        # Compiled and captured steps keep their shapes, until half of their rows are done. Elsewhere too a few that are
+        # done cost less than a copy of all others.
+        if len(set(came_from)) < len(kept) or len(kept) <= count * (0.5 if multiple_of(lm) > 1 else 0.75):
             owners, at = [i for i, _ in alive], going_to
             fed = upload(torch.tensor([[token] for _, token in kept]), lm.device)
             ahead = ahead and ahead.select(index(*came_from))  # first: the memory behind it is given back now
