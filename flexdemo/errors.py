@@ -37,7 +37,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the GPU's or the CPU's allocator gave up."""
     torch = sys.modules.get("torch")  # who has not imported it cannot run out of a GPU's memory
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+    by_name = ("DefaultCPUAllocator", "CUDA error: out of memory")  # the latter where other programs fill the GPU
+    return isinstance(error, kinds) or any(name in str(error) for name in by_name)
 
 
 def free(error: BaseException) -> None:

@@ -105,6 +105,7 @@ def test_records_that_cannot_be_asked_are_named(lm: LanguageModel) -> None:
 
 NO_ROOM = {
     "gpu": torch.OutOfMemoryError("no room"),
+    "gpu shared with other programs": torch.AcceleratorError("CUDA error: out of memory\nSearch for it in the docs"),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
     "python": MemoryError(),
 }

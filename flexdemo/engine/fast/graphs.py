@@ -89,6 +89,10 @@ def capture(work: Callable[[], Any], device: torch.device | None = None) -> Repl
             ) from error
         finally:
             torch.cuda.set_stream(before)  # torch leaves a thread on the capture's stream if its end fails
+            # What cuBLAS worked in is let go of: it stays in this graph's memory, and the next capture takes its own.
+            # A graph that went on in an earlier one's would write to nobody's memory once anyone cleared it, as the
+            # compiler's own graphs do (those of a static cache in transformers' `generate`).
+            torch._C._cuda_clearCublasWorkspaces()
     return _Captured(graph, out, max(0, reserved))
 
 
