@@ -27,7 +27,7 @@ EXAMPLES, RECORDED = ROOT / "assets" / "examples.json", ROOT / "assets" / "recor
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from flexdemo.cli.main import OneLineParser
+    from flexdemo.cli.main import OneLineParser, add_hardware
     from flexdemo.serve.profiles import PROFILES
 
     parser = OneLineParser(prog="python app.py", description="Serve the flexdemo page on this machine.")
@@ -46,10 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     hosted = "space" if "SPACE_ID" in os.environ else "local"
     parser.add_argument("--profile", choices=PROFILES, default=hosted, help=f"whose limits hold ({where})")
     parser.add_argument("--proxies", type=int, metavar="N", help="proxies in front that tell the visitor's address")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")
-    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
-    parser.add_argument("--compile", action="store_true", help="compile the whole forward pass: fastest (one GPU)")
+    add_hardware(parser)
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as MCP tools (gradio[mcp])")
     parser.add_argument("--root-path", metavar="/PATH", help="path behind a proxy (default: GRADIO_ROOT_PATH)")
     parser.add_argument(
@@ -96,7 +93,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.serve import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
-    from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes
+    from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import suit_threads
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
@@ -121,12 +118,13 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     for name, lm in models.named if several else ():
         size = f"{weights_gigabytes(lm):.2f} GB of weights"
         print(f"model {name}: {lm.name}, {size} in {lm.dtype} on {lm.device}", file=sys.stderr)
+    models = without_paths(models)
     lm, every = models.default, [each for _, each in models.named]
     suit_threads(max(every, key=weights_gigabytes))
 
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     name = ", ".join(models.choices) or lm.name
-    state = State(name, lm.backend, str(lm.device), ledger, lambda: gate.is_closing, account)
+    state = State(name, lm.backend, str(lm.device), ledger, gate, account)
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else [FALLBACK]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
     warm_up = WarmUp(
@@ -168,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(args)
         host, port = resolve_address(args.host, args.port)
         own_folder()
-        demo, state, gate = start(args, host, port)
+        _, state, _ = start(args, host, port)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -176,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.freeze()
     from flexdemo.serve.health import serve_until_told
 
-    serve_until_told(demo, state, gate.close, grace=args.grace)
+    serve_until_told(state, grace=args.grace)
     return 0
 
 

@@ -40,15 +40,6 @@ class Scheme:
         return View(self.name, self.encoding, weights, prompt.suffix_position(self.positions), ape)
 
 
-STANDARD = Scheme("causal", "sequential", weighted=False)
-LADDER = (
-    STANDARD,
-    Scheme("segment", "sequential", weighted=False),
-    Scheme("segment", "aligned", weighted=False),
-    Scheme("segment", "aligned", weighted=True),
-)
-
-
 def check_encoding(encoding: Encoding, prompt: SegmentedPrompt | None = None) -> None:
     """Raise InputError for what is no mask or no position scheme, or, with a prompt, does not fit its wordings."""
     parse(encoding.strategy)

@@ -16,8 +16,6 @@ from typing import Any
 from .errors import InputError
 from .template import CUT, Shots, Template, check_text, make_template, protected
 
-PREFIX, PARAPHRASE, SUFFIX, ANSWER, PAD, SEPARATOR = range(6)
-ROLE_NAMES = ("prefix", "paraphrase", "suffix", "answer", "pad", "separator")
 THINK, THOUGHT = "<think>", "</think>"  # what a model writes around its reasoning
 
 POSITIONS: Mapping[str, str] = MappingProxyType(
@@ -96,10 +94,6 @@ class SegmentedPrompt:
         return tuple(i for i, segment in enumerate(self.segments) for _ in range(len(segment)))
 
     @property
-    def roles(self) -> tuple[int, ...]:
-        return tuple(ROLE_NAMES.index(segment.role) for segment in self.segments for _ in range(len(segment)))
-
-    @property
     def paraphrases(self) -> tuple[Segment, ...]:
         return tuple(segment for segment in self.segments if segment.role == "paraphrase")
 
@@ -142,8 +136,8 @@ class SegmentedPrompt:
             return prefix + len(self.paraphrases[only])
         return prefix + self.longest
 
-    def position_ids(self, positions: str, *, suffix_position: int | None = None) -> tuple[int, ...]:
-        """Position of every token under a scheme of POSITIONS, (T,); the fused view's suffix unless told otherwise."""
+    def position_ids(self, positions: str) -> tuple[int, ...]:
+        """Position of every token under a scheme of POSITIONS, (T,), the suffix's those of the fused view."""
         if positions not in POSITIONS:
             raise InputError(f"unknown position scheme {positions!r}: choose from {', '.join(POSITIONS)}")
         prefix, ids = self.segments[0].end, []
@@ -157,7 +151,7 @@ class SegmentedPrompt:
             if segment.role == "paraphrase":
                 start = starts[positions](segment)
             elif segment.role == "suffix":
-                start = self.suffix_position(positions) if suffix_position is None else suffix_position
+                start = self.suffix_position(positions)
             ids.extend(range(start, start + len(segment)))
         return tuple(ids)
 

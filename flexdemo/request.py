@@ -313,14 +313,12 @@ def parameters_of(model: type[BaseModel]) -> list[inspect.Parameter]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request to the page may ask for; `methods` None for all there are; `seconds` is how long it may compute,
-    None for as long as it takes."""
+    """What one request to the page may ask for; `seconds` is how long it may compute, None for as long as it takes."""
 
     paraphrases: int = 10
     characters: int = 2000
     prompt_tokens: int = 8192
     new_tokens: int = 256
-    methods: int | None = None
     samples: int = 32
     seconds: float | None = None
     file_bytes: int = 20_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from html import escape
+from itertools import groupby
 
 PIECE = "\ufffd"  # a token that is part of a character decodes to this
 
@@ -61,12 +62,8 @@ def marked_html(answer: str, generation: str, tokens: Sequence[str], differs: Se
         if differ:
             low, high = max(0, first - start), min(len(answer), end - start)
             marks[low:high] = [True] * max(0, high - low)
-    pieces, at = [], 0
-    while at < len(answer):
-        end = at
-        while end < len(answer) and marks[end] == marks[at]:
-            end += 1
-        piece = escape(answer[at:end])
-        pieces.append(f'<mark class="differs">{piece}</mark>' if marks[at] else piece)
-        at = end
+    pieces = []
+    for differ, run in groupby(zip(answer, marks, strict=True), key=lambda each: each[1]):
+        piece = escape("".join(character for character, _ in run))
+        pieces.append(f'<mark class="differs">{piece}</mark>' if differ else piece)
     return "".join(pieces)

@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from ..prompt import THINK, THOUGHT
@@ -165,35 +166,18 @@ class Lemmatiser:
         return self.split(text)
 
 
-def find_lemmatiser(language: str = "en") -> Lemmatiser | None:
-    """A lemmatiser by simplemma, else by an installed pipeline of spaCy; None where neither knows the language."""
-    return _simplemma(language) or _spacy(language)
-
-
-def _simplemma(language: str) -> Lemmatiser | None:
-    if importlib.util.find_spec("simplemma") is None:
-        return None
-    library = importlib.import_module("simplemma")
-    try:
-        library.lemmatize("words", lang=language)
-    except ValueError:  # a language it does not know
-        return None
-
-    # Word by word: its own way through a text lowers the first word, which loses a German noun.
-    def split(text: str) -> list[str]:
-        return [library.lemmatize(word, lang=language) for word in library.simple_tokenizer(text)]
-
-    return Lemmatiser(f"simplemma ({language})", split)
-
-
-def _spacy(language: str) -> Lemmatiser | None:
+def find_lemmatiser() -> Lemmatiser | None:
+    """English lemmas by simplemma, else by an installed pipeline of spaCy; None where there is neither."""
+    if importlib.util.find_spec("simplemma") is not None:
+        library = importlib.import_module("simplemma")
+        read, tokens = partial(library.lemmatize, lang="en"), library.simple_tokenizer
+        return Lemmatiser("simplemma (en)", lambda text: [read(word) for word in tokens(text)])
     if importlib.util.find_spec("spacy") is None:
         return None
     library = importlib.import_module("spacy")
-    # The smallest of a language's pipelines is the fastest, and all of them lemmatise; blank ones do not.
-    pipelines = sorted(name for name in library.util.get_installed_models() if name.split("_")[0] == language)
-    small_first = sorted(pipelines, key=lambda name: not name.endswith("_sm"))
-    if not small_first:
+    # The smallest pipeline is the fastest, and all of them lemmatise; blank ones do not.
+    pipelines = sorted(name for name in library.util.get_installed_models() if name.startswith("en_"))
+    if not pipelines:
         return None
-    pipeline = library.load(small_first[0])
-    return Lemmatiser(f"spaCy {small_first[0]}", lambda text: [token.lemma_ for token in pipeline(text)])
+    pipeline = library.load(name := min(pipelines, key=lambda each: not each.endswith("_sm")))
+    return Lemmatiser(f"spaCy {name}", lambda text: [token.lemma_ for token in pipeline(text)])

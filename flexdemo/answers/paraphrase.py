@@ -27,6 +27,7 @@ SHOTS = (
     ("When was the Eiffel Tower built?", "In what year was the Eiffel Tower built?"),
 )
 CUE = "P:"
+TOP_P = 0.9
 ROUNDS = 4  # of samples without an opening
 # How an English draft begins in later rounds: a small model goes on from there, where by itself it copies or answers.
 OPENINGS = ("Can you tell me", "Do you know", "May I ask", "Could you say")
@@ -165,7 +166,6 @@ def paraphrase(
     *,
     seed: int = 0,
     temperature: float = 0.7,
-    top_p: float = 0.9,
     until: float = math.inf,
     check: Callable[[], None] | None = None,
 ) -> list[str]:
@@ -174,9 +174,9 @@ def paraphrase(
     At the time `until` (of `time.monotonic`) the work stops within one token, and those that are complete are all; so
     does what `check`, called after every token, raises, and then there are none.
     """
-    check_settings(seed=seed, top_p=top_p)
-    drawing = {"temperature": temperature, "top_p": top_p, "until": until, "check": check}
-    (written,) = paraphrase_all(lm, [question], n, seeds=[seed], **drawing)
+    check_settings(seed=seed)
+    options = {"temperature": temperature, "until": until, "check": check}
+    (written,) = paraphrase_all(lm, [question], n, seeds=[seed], **options)
     return list(written.kept.values())
 
 
@@ -188,7 +188,6 @@ def paraphrase_all(
     seeds: Sequence[int],
     answers: Sequence[Sequence[str]] | None = None,
     temperature: float = 0.7,
-    top_p: float = 0.9,
     until: float = math.inf,
     check: Callable[[], None] | None = None,
 ) -> list[Written]:
@@ -216,7 +215,7 @@ def paraphrase_all(
                 rounds.append(_Round(each, prompt, opening, seeds_drawn, most))
         for group in alike([each.prompt for each in rounds]):
             if time.monotonic() < until:
-                _draw(lm, [rounds[i] for i in group], temperature, top_p, until, check)
+                _draw(lm, [rounds[i] for i in group], temperature, until, check)
     return asked
 
 
@@ -224,13 +223,12 @@ def _draw(
     lm: LanguageModel,
     rounds: Sequence[_Round],
     temperature: float,
-    top_p: float,
     until: float,
     check: Callable[[], None] | None,
 ) -> None:
     """One round of samples for questions that lack paraphrases, as rows of one batch."""
     streams = [stream for i, each in enumerate(rounds) for stream in each.streams(i)]
-    decoding = Decoding(max(each.length for each in rounds), temperature, top_p, mass=False)
+    decoding = Decoding(max(each.length for each in rounds), temperature, TOP_P, mass=False)
     answers: Sequence[Answer] = ()
     for progress in generate(lm, [each.prompt for each in rounds], streams, decoding):
         answers = progress.answers

@@ -21,7 +21,6 @@ from ..errors import InputError
 from ..request import Request
 from .ask import ask
 from .explain import CANDIDATES, Agreement, Attribution, Effect, Explanation, candidate_steps, explain
-from .head import heads_of
 from .result import Result, versions
 
 FORMAT = 2
@@ -47,7 +46,6 @@ Array = Annotated[np.ndarray, PlainValidator(_array), PlainSerializer(_numbers)]
 class Example:
     """One example as it is stored. `mass` is (T, layers, heads, S), or its mean over them: (T, 1, 1, S)."""
 
-    note: str
     result: Result
     mass: Array
     token_attention: Array
@@ -62,7 +60,6 @@ class Recording:
 
     format: Literal[2]
     date: str
-    model: Mapping[str, Any]
     versions: Mapping[str, str]
     examples: tuple[Example, ...]
 
@@ -76,33 +73,19 @@ class Recorded:
 
     result: Result
     explanation: Explanation
-    note: str
-    model: Mapping[str, Any]
     versions: Mapping[str, str]
     date: str
 
 
-def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: str) -> str:
+def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]]) -> str:
     """Run all methods and explain each example; everything as one file's text, of at most MOST_BYTES.
 
-    An example has a `question` and may have a `title`, a `note` and other settings of a Request. `date` is the day,
-    YYYY-MM-DD. Raises InputError for a bad example, or for examples that do not fit even without the attention mass of
-    single layers and heads.
+    An example has a `question` and may have a `title`, a `note` and other settings of a Request. Raises InputError for
+    a bad example, or for examples that do not fit even without the attention mass of single layers and heads.
     """
-    check_date(date)
     made = [_run(lm, example, f"example {i}") for i, example in enumerate(examples, start=1)]
-    layers, heads = heads_of(lm)
-    model = {
-        "name": lm.name,
-        "device": str(lm.device),
-        "dtype": lm.dtype,
-        "backend": lm.backend,
-        "parameters": sum(p.numel() for p in lm.model.parameters()),
-        "layers": layers,
-        "heads": heads,
-        "context_length": lm.context_length,
-    }
-    head = json.dumps({"format": FORMAT, "date": date, "model": model, "versions": versions()}, ensure_ascii=False)
+    date = datetime.date.today().isoformat()
+    head = json.dumps({"format": FORMAT, "date": date, "versions": versions()})
     for by_head in (True, False):
         lines = ",\n".join(_example(*each, by_head=by_head) for each in made)
         text = f'{head[:-1]}, "examples": [\n{lines}\n]}}\n'
@@ -114,16 +97,7 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]], *, date: st
     )
 
 
-def check_date(date: str) -> None:
-    try:
-        is_day = datetime.date.fromisoformat(date).isoformat() == date  # newer Pythons read other forms as well
-    except ValueError:
-        is_day = False
-    if not is_day:
-        raise InputError(f"the date must look like 2026-01-31, not {date!r}")
-
-
-def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Result, Explanation, str]:
+def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Result, Explanation]:
     if not isinstance(example, Mapping) or "question" not in example:
         raise InputError(f"{what} must be an object with a question")
     settings = {key: value for key, value in example.items() if key not in TOLD}
@@ -131,15 +105,14 @@ def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Resu
         result = ask(lm, Request(**{**settings, "methods": ("all",), "candidates": CANDIDATES}))
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    return result, explain(lm, result), str(example.get("note", ""))
+    return result, explain(lm, result)
 
 
-def _example(result: Result, explanation: Explanation, note: str, *, by_head: bool) -> str:
+def _example(result: Result, explanation: Explanation, *, by_head: bool) -> str:
     found = explanation.attribution
     mass = found.mass if by_head else found.mass.mean(axis=(1, 2), keepdims=True)
-    stored = Example(
-        note, result, mass, found.token_attention, found.mass_per_token, found.effects, explanation.agreement
-    )
+    rest = (found.token_attention, found.mass_per_token, found.effects, explanation.agreement)
+    stored = Example(result, mass, *rest)
     return EXAMPLE.dump_json(stored).decode()
 
 
@@ -155,10 +128,7 @@ def load_recorded(path: Path) -> list[Recorded]:
     except (ValueError, TypeError, LookupError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read {path}: it is no recording of this version ({why})") from error
-    return [
-        Recorded(each.result, _explanation(each), each.note, told.model, told.versions, told.date)
-        for each in told.examples
-    ]
+    return [Recorded(each.result, _explanation(each), told.versions, told.date) for each in told.examples]
 
 
 def _explanation(stored: Example) -> Explanation:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
@@ -96,10 +97,6 @@ class Result:
         """What the methods answered, and the sides beside them."""
         return (*self.results, *self.sides)
 
-    @property
-    def has_tokens(self) -> bool:
-        return any(view.token_ids for answered in self.answered for view in answered.views)
-
     def __getitem__(self, method: str) -> MethodResult:
         return next(result for result in self.results if result.method == method)
 
@@ -131,13 +128,10 @@ class Result:
         }
 
 
-LIBRARIES = ("torch", "transformers")
-
-
-def versions() -> dict[str, str]:
-    """Version of flexdemo, of Python, and of the libraries that an answer depends on."""
-    return {
-        "flexdemo": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-    }
+def versions(*others: str) -> dict[str, str]:
+    """Version of flexdemo, of Python, of the libraries that an answer depends on, of those of the others there are."""
+    found = {"flexdemo": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", *others):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

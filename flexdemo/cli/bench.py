@@ -1,48 +1,123 @@
 """Speed of each backend against transformers' `generate`, side by side in one run, on random weights of a known shape.
 
-Times are medians of several runs that take turns, so that a noisy machine disturbs all alike.
+Times are medians of several runs that take turns, so that a noisy machine disturbs all alike. What the parts of a run
+cost by themselves is measured in tests/bench.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..answers.methods import mixing_layer, plan_all, resolve_methods
 from ..engine.attention import BACKENDS
-from ..engine.decode import Answer, Progress, generate
-from ..engine.model import LanguageModel
+from ..engine.decode import generate
+from ..engine.loading import DTYPES
+from ..engine.model import LanguageModel, prepare
+from ..errors import InputError
 from ..plan import Encoding, Stream, fused_view
-from ..prompt import SegmentedPrompt
+from ..prompt import Segment, SegmentedPrompt
 from ..request import Decoding
-from .measures import (
-    MASK_TOKENS,
-    SEGMENTS,
-    SHAPES,
-    WARM_UPS,
-    check_shape,
-    copy_bandwidth,
-    cost,
-    mask_and_attention,
-    random_lm,
-    random_model,
-    random_prompt,
-    run_facts,
-    weight_bytes,
-)
 
 PARAPHRASES = 5
-CANDIDATES = 20  # of a token, to tell how near the one was that another way chose
-BATCH = 32  # prompts of different lengths
+WARM_UPS = 2  # runs not counted: kernels are compiled in the first, CUDA graphs captured in the second
 THEIRS, THEIRS_STATIC = "transformers generate", "generate, static cache"
 COMPILED = " compiled"  # behind a backend's name: the whole forward pass is
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+SHAPES: Mapping[str, dict[str, int]] = MappingProxyType(
+    {
+        name: {**dict(zip(SIZES, sizes, strict=True)), "vocab_size": vocab, "head_dim": width}
+        for name, sizes, vocab, width in (
+            ("tiny", (256, 8, 8, 4, 704), 2048, 32),
+            ("llama-3.2-1b", (2048, 16, 32, 8, 8192), 128256, 64),
+            ("llama-3.2-3b", (3072, 28, 24, 8, 8192), 128256, 128),
+            ("llama-3.1-8b", (4096, 32, 32, 8, 14336), 128256, 128),
+        )
+    }
+)
 Log = Callable[[str], None]
+
+
+class _NoText:
+    """Stands in for a tokenizer where prompts are made of ids: every id shows as one letter."""
+
+    eos_token_id = None
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "x" * len(ids)
+
+
+def check_shape(shape: str) -> None:
+    """Raise InputError for a shape that is not in SHAPES."""
+    if shape not in SHAPES:
+        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
+
+
+def random_model(shape: str, *, device: str, dtype: str) -> torch.nn.Module:
+    """A random Llama of a shape in SHAPES that never stops by itself."""
+    never = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"))
+    tied = {"max_position_embeddings": 131072, "tie_word_embeddings": True}
+    config = AutoConfig.for_model("llama", **SHAPES[shape], **tied, **never)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    return model.eval()
+
+
+def weight_bytes(shape: str, dtype: str) -> int:
+    """Bytes of a shape's weights, all of which one decode step reads; embeddings are tied."""
+    return sum(each.nbytes for each in random_model(shape, device="meta", dtype=dtype).parameters())
+
+
+def random_prompt(tokens: int, vocabulary: int, *, seed: int, paraphrases: int = PARAPHRASES) -> SegmentedPrompt:
+    """Segments of equal length, a prefix and a suffix: about `tokens` random ids in all."""
+    each = max(1, (tokens - 10) // paraphrases)
+    bounds = list(itertools.accumulate([8, *[each] * paraphrases, 2], initial=0))
+    names = ["prefix", *(f"P{i + 1}" for i in range(paraphrases)), "suffix"]
+    segments = tuple(
+        Segment(name, "paraphrase" if name.startswith("P") else name, start, end, "")
+        for name, (start, end) in zip(names, itertools.pairwise(bounds), strict=True)
+    )
+    ids = torch.randint(vocabulary, (bounds[-1],), generator=torch.Generator().manual_seed(seed)).tolist()
+    return SegmentedPrompt(tuple(ids), ("",) * len(ids), segments, (1 / paraphrases,) * paraphrases, "ids")
+
+
+def random_lm(shape: str, *, device: str, dtype: str, backend: str, compiled: bool = False) -> LanguageModel:
+    """A random model of a shape, ready to answer prompts made of ids."""
+    model = random_model(shape, device=device, dtype=dtype)
+    return prepare(model, _NoText(), name=shape, backend=backend, compiled=compiled)
+
+
+def run_facts(shape: str, device: str, dtype: str) -> dict[str, Any]:
+    """What a figure was measured with."""
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"shape": shape, "device": device, "dtype": dtype, **versions}
+
+
+def milliseconds(work: Callable[[], object], *, runs: int = 7) -> float:
+    """Median time of some work on the current CUDA device, launching included, after runs that warm up."""
+    spent = []
+    for _ in range(runs + WARM_UPS):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        spent.append(1000 * (time.perf_counter() - began))
+    return statistics.median(spent[WARM_UPS:])
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second read and written by a copy of 4 GiB on the device: what bounds one-row decoding."""
+    source = torch.empty(2**31, dtype=torch.bfloat16, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / (milliseconds(lambda: target.copy_(source)) / 1000)
 
 
 class Sample(NamedTuple):
@@ -51,19 +126,6 @@ class Sample(NamedTuple):
     first: float
     total: float
     token_ids: tuple[int, ...]
-
-
-def _prompt(tokens: int, shape: str, *, seed: int) -> SegmentedPrompt:
-    return random_prompt(tokens, SHAPES[shape]["vocab_size"], seed=seed, paraphrases=PARAPHRASES)
-
-
-def _answered(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, candidates: int = CANDIDATES
-) -> Progress:
-    """The end of one batch, whose answers tell what else was likely."""
-    streams = [Stream((fused_view(each, Encoding()),), prompt=i) for i, each in enumerate(prompts)]
-    *_, last = generate(lm, prompts, streams, Decoding(new_tokens, mass=False, candidates=candidates))
-    return last
 
 
 class Way:
@@ -81,7 +143,8 @@ class Way:
 
     def run(self, prompt: SegmentedPrompt, new_tokens: int) -> Sample:
         if self.lm is not None:
-            last = _answered(self.lm, [prompt], new_tokens, candidates=0)
+            stream = Stream((fused_view(prompt, Encoding()),))
+            *_, last = generate(self.lm, [prompt], [stream], Decoding(new_tokens, mass=False))
             return Sample(last.first_token_seconds, last.total_seconds, last.answers[0].token_ids)
         first, _ = self._generate(prompt, 1)
         return Sample(first, *self._generate(prompt, new_tokens))
@@ -115,106 +178,6 @@ def timing(
     return {**told, "runs": len(samples), "roofline": roofline, "compilations": compilations}
 
 
-def methods_cost(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int, log: Log
-) -> dict[str, Any]:
-    """Median seconds of a request with `flex` alone and with all methods, each run over every prompt in turn."""
-
-    def seconds(names: Sequence[str]) -> tuple[float, int]:
-        spent, most = 0.0, 0
-        for prompt in prompts:
-            chosen, layer = resolve_methods(names, len(prompt.paraphrases)), mixing_layer(0, lm.depth)
-            batch, (plan,) = plan_all([prompt], chosen, lambda each: fused_view(each, Encoding()), layer=layer)
-            streams = list(dict.fromkeys(stream for streams in plan.values() for stream in streams))
-            *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False))
-            spent, most = spent + last.total_seconds, max(most, sum(len(stream.views) for stream in streams))
-        return spent, most
-
-    taken = [(seconds(["flex"]), seconds(["all"])) for _ in range(runs + WARM_UPS)][WARM_UPS:]
-    flex, everything = (statistics.median(run[i][0] for run in taken) / len(prompts) for i in range(2))
-    length, rows = round(statistics.mean(len(prompt.token_ids) for prompt in prompts)), taken[0][1][1]
-    log(
-        f"{lm.backend:>22} {length:6d} tokens: all methods, {rows} rows, take {everything / flex:.2f} x flex alone "
-        f"({1000 * flex:.1f} ms; median of {runs})"
-    )
-    told = {"backend": lm.backend, "prompt_tokens": length, "flex_seconds": flex, "all_seconds": everything}
-    return {**told, "rows": rows, "runs": runs, "ratio": everything / flex}
-
-
-def _rates(runs: Sequence[Progress]) -> tuple[float, float]:
-    """Tokens per second of requests that follow each other: of all tokens, and of those after the first."""
-    tokens = sum(len(answer.token_ids) for run in runs for answer in run.answers)
-    later = tokens - sum(len(run.answers) for run in runs)
-    seconds = sum(run.total_seconds for run in runs)
-    return tokens / seconds, later / (seconds - sum(run.first_token_seconds for run in runs))
-
-
-def batch_speed(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], new_tokens: int, *, runs: int, log: Log
-) -> dict[str, Any]:
-    """Median tokens per second of `flex` over the same prompts, one at a time and in one batch.
-
-    The `later` rates are those of the tokens after each answer's first, in the time after it: reading prompts apart.
-    `differing` counts prompts whose greedy tokens differ between the two, see `widest` for the gap.
-    """
-    taken = []
-    for _ in range(runs + WARM_UPS):
-        alone = [_answered(lm, [prompt], new_tokens) for prompt in prompts]
-        together = _answered(lm, prompts, new_tokens)
-        taken.append((*_rates(alone), *_rates([together])))
-    one, later_one, many, later_many = (statistics.median(column) for column in zip(*taken[WARM_UPS:], strict=True))
-    gaps = gaps_between([run.answers[0] for run in alone], together.answers)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    apart = at_a_gap(len(gaps), widest(gaps))
-    log(
-        f"{lm.backend:>22} {len(prompts):6d} prompts in a batch, up to {longest} tokens: {many:.0f} tokens/s, "
-        f"{many / one:.1f} x one by one ({one:.0f}); after the first tokens {later_many:.0f}, "
-        f"{later_many / later_one:.1f} x; {len(gaps)} answers differ{apart} (median of {runs})"
-    )
-    return {
-        "backend": lm.backend,
-        "prompts": len(prompts),
-        "longest_prompt": longest,
-        "alone_per_second": one,
-        "batched_per_second": many,
-        "later_alone_per_second": later_one,
-        "later_batched_per_second": later_many,
-        "differing": len(gaps),
-        "widest_gap": widest(gaps),
-        "runs": runs,
-        "ratio": many / one,
-        "later_ratio": later_many / later_one,
-    }
-
-
-def gaps_between(answers: Sequence[Answer], others: Sequence[Answer]) -> list[float]:
-    """Nats between the tokens of two answers to a prompt where they first differ; infinite if it was no runner-up."""
-    gaps = []
-    for answer, other in zip(answers, others, strict=True):
-        pairs = zip(answer.token_ids, other.token_ids, strict=False)
-        step = next((t for t, (token, another) in enumerate(pairs) if token != another), None)
-        if step is not None:
-            (_, first), *rest = answer.candidates[step]
-            shares = (math.log(first / share) for token, share in rest if token == other.token_ids[step])
-            gaps.append(next(shares, math.inf))
-    return gaps
-
-
-def widest(gaps: Sequence[float]) -> float | None:
-    """The widest of the gaps at which answers first differ; 0 if none does, None if one is wider than was looked at."""
-    most = max(gaps, default=0.0)
-    return most if math.isfinite(most) else None
-
-
-def at_a_gap(differing: int, gap: float | None) -> str:
-    """How far apart tokens were where answers first differ; rounding moves a random model's by tenths of a nat."""
-    if not differing:
-        return ""
-    if gap is None:
-        return f", one of them at a token beyond the {CANDIDATES} likeliest"
-    return f", first at tokens at most {gap:.2f} nats apart"
-
-
 def measure(
     *,
     shape: str,
@@ -235,7 +198,6 @@ def measure(
     check_shape(shape)
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
-    batched = "sdpa" if device == "cpu" else "flex"  # what `--backend auto` chooses
     whole = [name + COMPILED for name in backends if compiled and BACKENDS[name].captures]
     theirs = [THEIRS] if device == "cpu" else [THEIRS, THEIRS_STATIC]  # which compiles itself on a GPU
     bandwidth = roofline = None
@@ -243,40 +205,24 @@ def measure(
         bandwidth = copy_bandwidth(device)
         roofline = bandwidth / weight_bytes(shape, dtype)
         log(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
-    told: dict[str, Any] = {"timings": [], "methods": [], "batches": []}
+    vocabulary, timings = SHAPES[shape]["vocab_size"], []
     said: dict[tuple[int, int], set[tuple[int, ...]]] = {}
-    gaps: list[float] = []
     for group in ([name for name in (*backends, *whole, *theirs) if name not in last], last):
         ways = [Way(name, shape, device, dtype) for name in group]
-        ours = [way.lm for way in ways if way.lm is not None]
         for length in lengths:
-            prompts = [_prompt(length, shape, seed=seed) for seed in range(runs + WARM_UPS)]
+            prompts = [random_prompt(length, vocabulary, seed=seed) for seed in range(runs + WARM_UPS)]
             samples = [[way.run(prompt, new_tokens) for way in ways] for prompt in prompts]  # they take turns
-            for seed, (prompt, row) in enumerate(zip(prompts, samples, strict=True)):
+            for seed, row in enumerate(samples):
                 tokens = {sample.token_ids for way, sample in zip(ways, row, strict=True) if way.lm is not None}
                 said.setdefault((length, seed), set()).update(tokens)
-                if len(tokens) > 1:
-                    answers = [_answered(lm, [prompt], new_tokens).answers[0] for lm in ours]
-                    gaps += gaps_between([answers[0]] * len(answers), answers)
             for way, column in zip(ways, zip(*samples, strict=True), strict=True):
-                again = None if way.lm is None else _compilations(way, _prompt(length // 2, shape, seed=0), new_tokens)
+                other = random_prompt(length // 2, vocabulary, seed=0)
+                again = None if way.lm is None else _compilations(way, other, new_tokens)
                 facts = {"roofline": roofline, "compilations": again, "log": log}
-                told["timings"].append(timing(way.name, column[WARM_UPS:], len(prompts[0].token_ids), **facts))
-            for way in ways:
-                if way.lm is None or way.name in whole:  # whose passes of several rows take minutes to compile
-                    continue
-                told["methods"].append(methods_cost(way.lm, prompts[-1:], new_tokens, runs=runs, log=log))
-                if way.name == batched:
-                    sizes = [length // 2 + i * (length - length // 2) // BATCH for i in range(BATCH)]
-                    batch = [_prompt(size, shape, seed=i) for i, size in enumerate(sizes)]
-                    speed = batch_speed(way.lm, batch, min(new_tokens, 32), runs=min(runs, 3), log=log)
-                    told["batches"].append(speed)
-        if device != "cpu" and ours:
-            told |= mask_and_attention(device, SEGMENTS, log=log)
-            told["long_prompt"] = cost(ours[0], MASK_TOKENS, 8, 1, new_tokens=2, runs=1, log=log)
+                timings.append(timing(way.name, column[WARM_UPS:], len(prompts[0].token_ids), **facts))
     differing = sum(len(answers) > 1 for answers in said.values())
-    apart = {"prompts_where_backends_differ": differing, "widest_gap": widest(gaps)}
-    return {**run_facts(shape, device, dtype), "copy_bandwidth": bandwidth, **apart, **told}
+    told = {"copy_bandwidth": bandwidth, "prompts_where_backends_differ": differing, "timings": timings}
+    return run_facts(shape, device, dtype) | told
 
 
 def _compilations(way: Way, prompt: SegmentedPrompt, new_tokens: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import sys
 from collections.abc import Iterable
@@ -123,6 +122,7 @@ def run_mask(args: argparse.Namespace) -> None:
 
 def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -> None:
     from ..figures import mask as plots
+    from ..figures.cells import mask_png
     from ..masks import Mask
 
     rows, shown = mask_array(prompt, args.mask), (prompt.tokens, prompt.segments)
@@ -131,7 +131,7 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -
             csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
         return
     if path.suffix.lower() == ".png":
-        path.write_bytes(plots.mask_png(rows))
+        path.write_bytes(mask_png(rows))
         return
     if args.against is None:
         figure = plots.mask_figure(rows, *shown, strategy=args.mask, why=Mask.over(args.mask, prompt.segments).told)
@@ -174,13 +174,12 @@ def run_record(args: argparse.Namespace) -> None:
     check_output(args.output, (".json",))
     examples = _examples(args.examples or EXAMPLES)
     from ..answers.ask import ask
-    from ..answers.recording import check_date, record
+    from ..answers.recording import record
+    from ..engine.loading import offered, without_paths
 
-    date = args.date or datetime.date.today().isoformat()
-    check_date(date)
-    lm = load(args)
+    lm = without_paths(offered(load(args))).default  # visitors of a page read its name
     ask(lm, "warm-up", ["warm-up"], methods=("all",), max_new_tokens=2)  # the first call is slower than any other
-    text = record(lm, examples, date=date)
+    text = record(lm, examples)
     write_file(args.output, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"wrote {args.output}: {len(examples)} examples, {len(text.encode()):,} bytes")
 
@@ -200,7 +199,7 @@ def _examples(path: Path) -> list[Any]:
 def run_bench(args: argparse.Namespace) -> None:
     from ..engine.attention import BACKENDS
     from ..engine.loading import resolve_device, resolve_dtype
-    from .bench import at_a_gap, measure
+    from .bench import measure
 
     if args.runs < 1 or args.max_new_tokens < 2:
         raise InputError("bench needs at least 1 run and 2 new tokens")
@@ -221,6 +220,4 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.json:
         print_json(result)
     else:
-        differing = result["prompts_where_backends_differ"]
-        apart = at_a_gap(differing, result["widest_gap"])
-        print(f"{differing} prompts on which backends' greedy tokens differ{apart}")
+        print(f"{result['prompts_where_backends_differ']} prompts on which backends' greedy tokens differ")

@@ -252,9 +252,7 @@ def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dro
 def _report(ending: str, title: str, summary: Summary, sweeps: Sequence[Sweep], facts: dict[str, Any]) -> str:
     if ending == ".html":
         from ..figures.results import report_html
-        from ..figures.sweep import sweep_chart, sweep_table
 
-        more = {"charts": [sweep_chart(each) for each in sweeps], "tables": [sweep_table(each) for each in sweeps]}
-        return report_html(summary, title=title, facts=facts, **more)
+        return report_html(summary, title=title, facts=facts, sweeps=sweeps)
     told = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
     return "\n".join([f"# {title}\n", *(each.markdown() for each in (summary, *sweeps)), f"{told}\n"])

@@ -97,11 +97,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave bad records out, naming them")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="PATH_OR_ID", help=MODEL)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
+def add_hardware(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
+    """Where a model runs, and how; `backend` is the default."""
+    parser.add_argument("--backend", default=backend, help=f"flex, flex-eager, sdpa, or {backend} (default: {backend})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     parser.add_argument(
@@ -109,10 +107,10 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_hardware(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
-    parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
-    _add_device(parser)
+def _add_model(parser: argparse.ArgumentParser, *, runs: bool = True) -> None:
+    parser.add_argument("--model", metavar="PATH_OR_ID", help=MODEL)
+    if runs:
+        add_hardware(parser)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -125,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     generate = subparsers.add_parser("generate", help="answer a question from all its wordings")
     _add_settings(generate, *(name for name, field in FIELDS.items() if face_of(field)))
-    _add_hardware(generate)
+    _add_model(generate)
     generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
     help_attention = "with --explain: one head's attention, counted from 0"
     generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help=help_attention)
@@ -134,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     mask = subparsers.add_parser("mask", help="show the attention mask of a prompt (loads the tokenizer only)")
     _add_settings(mask, "question", "paraphrases", *SHARED)
-    _add_model(mask)
+    _add_model(mask, runs=False)
     mask.add_argument("--against", metavar="STRATEGY", help="compare with this strategy's mask")
     form = mask.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
@@ -146,7 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     _add_setting(paraphrase, "seed")
     _add_setting(paraphrase, "temperature", default=WARMTH, help=f"of sampling, above 0 (default: {WARMTH})")
-    _add_hardware(paraphrase)
+    _add_model(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
     paraphrase.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write a data set with its paraphrases")
     _add_run(paraphrase)
@@ -160,7 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_setting(evaluate, "methods", help="as for generate (default: flex and causal; repeat for several)")
     _add_settings(evaluate, "hidden_layer", *SHARED, *APE, "max_new_tokens")
-    _add_hardware(evaluate)
+    _add_model(evaluate)
     raw = "raw: every weight 1 (default: 1/N, or the record's own)"
     _add_setting(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)
     evaluate.add_argument(
@@ -198,8 +196,7 @@ def make_parser() -> argparse.ArgumentParser:
     record = subparsers.add_parser("record", help="record the page's examples, to be shown without a model")
     record.add_argument("--output", type=Path, metavar="FILE.json", required=True, help="the recording to write")
     record.add_argument("--examples", type=Path, metavar="FILE.json", help="a list of examples (default: the page's)")
-    record.add_argument("--date", metavar="YYYY-MM-DD", help="the day to note (default: today)")
-    _add_hardware(record)
+    _add_model(record)
     record.set_defaults(run=commands.run_record)
 
     bench = subparsers.add_parser("bench", help="measure speed on random weights of a known shape")
@@ -209,8 +206,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--lengths", type=_lengths, default=(128, 512, 2048), metavar="N,N", help=lengths)
     bench.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens to decode (default: 32)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="runs whose median is told (default: 5)")
-    bench.add_argument("--backend", default="all", help="flex, flex-eager, sdpa or all of them (default: all)")
-    _add_device(bench)
+    add_hardware(bench, backend="all")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.set_defaults(run=commands.run_bench)
     return parser

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..answers.result import versions
 from ..errors import InputError
 from .files import check_output, read_file, write_file
 from .table import FORMATS, Row, write_table
 
-PACKAGES = ("flexdemo", "torch", "transformers", "numpy", "pandas", "pyarrow", "simplemma", "spacy")
+PACKAGES = ("numpy", "pandas", "pyarrow", "simplemma", "spacy")  # whose versions are told with a table's
 HINT = "--resume goes on, --overwrite starts again"
 ABSENT = object()
 
@@ -136,19 +135,10 @@ def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Conte
         raise InputError(f"{output} cannot be finished: {what}; {HINT}")
     made = [form.kind(**columns) for index in range(total) for columns in rows[index]]
     form.write(made, output)
-    facts = {"settings": settings, "total": total, "rows": len(made), "versions": versions()}
+    facts = {"settings": settings, "total": total, "rows": len(made), "versions": versions(*PACKAGES)}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     write_file(_meta_path(output), lambda scratch: scratch.write_text(text, encoding="utf-8"))
     _remove(_partial_paths(output))
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make results what they are, of those installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def _meta_path(output: Path) -> Path:

@@ -152,25 +152,18 @@ def _cell(value: Any) -> str:
 
 
 def _read_csv(data: bytes) -> pyarrow.Table:
-    before = csv.field_size_limit(max(len(data), 1))  # cells may be longer than the module's default
-    try:
-        header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-    finally:
-        csv.field_size_limit(before)
-    rows = (dict(zip(header, line, strict=True)) for line in lines if line)
-    return _read_jsonl("".join(f"{json.dumps(_values(row))}\n" for row in rows).encode())
+    import pandas
+
+    cells = pandas.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding="utf-8-sig")
+    columns = {field.name: [_value(cell, field.type) for cell in cells[field.name]] for field in SCHEMA}
+    return pyarrow.Table.from_pydict(columns, schema=SCHEMA)
 
 
-def _values(cells: Mapping[str, str]) -> dict[str, Any]:
-    """A row of CSV as JSON has it: texts are texts, other cells JSON, an empty one null."""
-    values: dict[str, Any] = {}
-    for name in SCHEMA.names:
-        cell = cells[name]
-        if SCHEMA.field(name).type == KINDS[str]:
-            values[name] = cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-        else:
-            values[name] = json.loads(cell) if cell else None
-    return values
+def _value(cell: str, kind: pyarrow.DataType) -> Any:
+    """What a cell of CSV holds: texts are texts, other cells JSON, an empty one null."""
+    if kind == KINDS[str]:
+        return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+    return json.loads(cell) if cell else None
 
 
 WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {

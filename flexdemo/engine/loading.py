@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 import time
@@ -203,6 +204,25 @@ class Models:
 def offered(models: LanguageModel | Models) -> Models:
     """Models as they are; a single model under its own name."""
     return models if isinstance(models, Models) else Models(((models.name, models),))
+
+
+def without_paths(models: Models) -> Models:
+    """The same models, one from a folder or a file under the last part of its path: what visitors read tells no path.
+
+    Of several that would be called alike, the bundled one among them, each later one has a number behind its name.
+    """
+    paths = {lm.name: Path(lm.name).expanduser() for _, lm in models.named if lm.name != BUNDLED.name}
+    paths = {name: path.absolute() for name, path in paths.items() if path.exists()}
+    taken = {BUNDLED.name, *(lm.name for _, lm in models.named if lm.name not in paths)}
+    named = []
+    for name, lm in models.named:
+        if lm.name in paths:
+            last = os.path.basename(os.path.normpath(paths[lm.name]))
+            told = next(each for each in (last, *(f"{last} ({i})" for i in range(2, 99))) if each not in taken)
+            taken.add(told)
+            name, lm = (told if name == lm.name else name), replace(lm, name=told)
+        named.append((name, lm))
+    return Models(tuple(named))
 
 
 def parse_models(text: str) -> dict[str, str | None]:

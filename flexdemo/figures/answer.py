@@ -139,7 +139,7 @@ def effect_figure(names: Sequence[str], effects: Sequence[float], wordings: Sequ
     return figure.update_layout(annotations=captions, showlegend=False, dragmode=False)
 
 
-def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence[Any], *, title: str = "") -> go.Figure:
+def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence[Any]) -> go.Figure:
     """Attention (T, T), row = query, rows summing to 1, over the axes of the mask.
 
     Colours follow the square root of the probability, as most of it often goes to one token; texts tell it exactly.
@@ -162,7 +162,7 @@ def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence
         colorbar={**bar, "tickvals": np.sqrt(MARKS).tolist(), "ticktext": [f"{mark:g}" for mark in MARKS]},
         hovertemplate="query %{y}<br>key   %{x}<br>attention %{customdata:.4f}<extra></extra>",
     )
-    return segment_axes(base_figure(trace, title=title), segments)
+    return segment_axes(base_figure(trace), segments)
 
 
 def gave_figure(

@@ -1,4 +1,4 @@
-"""Arrays -> plotly figures, pictures and token spans. Knows no models and no page; usable in a notebook.
+"""Masks as arrays -> plotly figures. Knows no models and no page; usable in a notebook.
 
 Segments are as in `cells`, which holds all that needs no plotly.
 """
@@ -19,22 +19,12 @@ from .cells import (
     block_means,
     block_size,
     difference_densities,
-    mask_png,
     owners_of,
     plot_text,
     segment_colour,
-    token_spans,
 )
 
-__all__ = [
-    "difference_densities",
-    "difference_figure",
-    "figure_html",
-    "mask_figure",
-    "mask_png",
-    "token_spans",
-]
-
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "responsive": True}
 GRID_TOKENS = 96  # up to here cells stand apart
 AXIS_PIXELS = 460  # of an axis, to judge whether its labels have room; the page knows better and sets them again
 LAST_LABEL = 32  # pixels to the right of the last cell, for half of its segment's name
@@ -148,7 +138,7 @@ def _cells(
     tokens: Sequence[str],
     segments: Sequence[Any],
     title: str,
-    height: int | None,
+    height: int | None = None,
 ) -> go.Figure:
     """A heatmap cell by cell: z indexes `colours`, `why` says in words what a cell is; None leaves all words out."""
     gap = 1 if len(z) <= GRID_TOKENS else 0
@@ -189,7 +179,9 @@ def mask_figure(
     if mask.shape != (length, length):
         raise ValueError(f"a mask of shape {mask.shape} does not fit {length} tokens")
     if length > EXACT_TOKENS:
-        return _overview(mask, segments, title=strategy, height=height, words=words)
+        scale = [[0, "rgba(0,114,178,0.05)"], [1, "rgba(0,114,178,1)"]]
+        told = (strategy, "%{z:.1%} of the pairs visible") if words else None
+        return _overview(block_means(mask, block_size(length)), 0, scale, told, length, segments, height)
     shown = [segment_colour(s.name, s.role) for s in segments]
     colours = list(dict.fromkeys(shown))
     of_segment = np.array([colours.index(colour) + 1 for colour in shown], dtype=np.uint8)
@@ -211,28 +203,24 @@ def _block_labels(length: int, block: int, segments: Sequence[Any]) -> list[str]
     return labels
 
 
-def _blocks(length: int, block: int, segments: Sequence[Any], words: bool, template: str) -> dict[str, Any]:
-    """What a heatmap of blocks says when pointed at; nothing without `words`."""
-    if not words:
-        return {"hoverinfo": "none"}
-    labels = _block_labels(length, block, segments)
-    return {"x": labels, "y": labels, "hovertemplate": f"queries %{{y}}<br>keys    %{{x}}<br>{template}<extra></extra>"}
-
-
-def _overview(mask: np.ndarray, segments: Sequence[Any], *, title: str, height: int | None, words: bool) -> go.Figure:
-    length = len(mask)
-    block = block_size(length)
-    note = f"block means: a cell stands for {block} x {block} of the {length} x {length} token pairs"
-    trace = go.Heatmap(
-        z=block_means(mask, block),
-        zmin=0,
-        zmax=1,
-        colorscale=[[0, "rgba(0,114,178,0.05)"], [1, "rgba(0,114,178,1)"]],
-        showscale=False,
-        **_blocks(length, block, segments, words, "%{z:.1%} of the pairs visible"),
-    )
-    if words:
-        title = f"{title}: {note}" if title else note
+def _overview(
+    z: np.ndarray,
+    lowest: float,
+    scale: Sequence[Any],
+    told: tuple[str, str] | None,
+    length: int,
+    segments: Sequence[Any],
+    height: int | None = None,
+) -> go.Figure:
+    """A heatmap of blocks from `lowest` to 1; `told` are its title and what a cell says, None leaves all words out."""
+    block, title, words = block_size(length), "", {"hoverinfo": "none"}
+    if told:
+        title = f"{told[0]}: " if told[0] else ""
+        title += f"block means: a cell stands for {block} x {block} of the {length} x {length} token pairs"
+        labels = _block_labels(length, block, segments)
+        said = f"queries %{{y}}<br>keys    %{{x}}<br>{told[1]}<extra></extra>"
+        words = {"x": labels, "y": labels, "hovertemplate": said}
+    trace = go.Heatmap(z=z, zmin=lowest, zmax=1, colorscale=scale, showscale=False, **words)
     return segment_axes(base_figure(trace, title=title, height=height), segments, block=block)
 
 
@@ -244,7 +232,6 @@ def difference_figure(
     *,
     name: str = "this mask",
     against: str = "the other",
-    height: int | None = None,
     words: bool = True,
 ) -> go.Figure:
     """What changes from `other` to `mask`: cells kept, removed and added, with exact shares of all cells as title.
@@ -258,17 +245,8 @@ def difference_figure(
     title = f"from {against} to {name}: " + ", ".join(f"{word} {share:.4f}" for word, share in shares.items())
     if length > EXACT_TOKENS:
         block = block_size(length)
-        trace = go.Heatmap(
-            z=block_means(mask, block) - block_means(other, block),
-            zmin=-1,
-            zmax=1,
-            showscale=False,
-            colorscale=[[0, REMOVED], [0.5, HIDDEN], [1, ADDED]],
-            **_blocks(length, block, segments, words, "added minus removed %{z:.1%}"),
-        )
-        title = f"{title} (block means, {block} x {block} tokens a cell)" if words else ""
-        figure = base_figure(trace, title=title, height=height)
-        return segment_axes(figure, segments, block=block)
+        z, scale = block_means(mask, block) - block_means(other, block), [[0, REMOVED], [0.5, HIDDEN], [1, ADDED]]
+        return _overview(z, -1, scale, (title, "added minus removed %{z:.1%}") if words else None, length, segments)
     z = np.select([mask & other, other, mask], [1, 2, 3], 0).astype(np.uint8)
     why = None
     if words:
@@ -280,10 +258,9 @@ def difference_figure(
         ]
         why = np.array(kinds, dtype=object)[z]
     colours = [HIDDEN, KEPT, REMOVED, ADDED]
-    return _cells(z, colours, why, tokens, segments, title if words else "", height)
+    return _cells(z, colours, why, tokens, segments, title if words else "")
 
 
 def figure_html(figure: go.Figure) -> str:
     """One HTML page with the figure that works offline and offers to send the data nowhere."""
-    config = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "responsive": True}
-    return figure.to_html(include_plotlyjs=True, full_html=True, config=config)
+    return figure.to_html(include_plotlyjs=True, full_html=True, config=CONFIG)

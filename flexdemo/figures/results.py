@@ -1,4 +1,4 @@
-"""One offline HTML page of charts and tables, and a summary of results on it. Knows no models and no results tables.
+"""One offline HTML page of charts and tables; a summary of results and sweeps on it. Knows no models and no tables.
 
 A summary has `lines`, `groups`, `notes`, `score`, `cells()` as `data.summary.Summary` has them, all that is read.
 """
@@ -14,12 +14,11 @@ import plotly.graph_objects as go
 
 from .answer import AXIS, GRID
 from .cells import PARAPHRASE_COLOURS
-from .mask import base_figure
+from .mask import CONFIG, base_figure
 
 METHOD, DERIVED, ENDS = "#56B4E9", "#A3ABB6", "#D55E00"  # what was run, what picking single prompts gives; intervals
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
-CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "responsive": True}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1B2430; --soft: #566172; --line: #C9D0D9; --paper: #FFFFFF; }
 @media (prefers-color-scheme: dark) { :root { --ink: #E4E8EE; --soft: #9AA5B4; --line: #39434F; --paper: #0E1218; } }
@@ -46,6 +45,12 @@ def styled(figure: go.Figure, *, height: int) -> go.Figure:
     return base_figure(figure, height=height).update_xaxes(**AXIS, gridcolor=GRID).update_yaxes(**AXIS, gridcolor=GRID)
 
 
+def _ends(shares: Sequence[Any]) -> dict[str, Any]:
+    """Bars from values to the ends of their intervals."""
+    above, below = [share.high - share.value for share in shares], [share.value - share.low for share in shares]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+
+
 def accuracy_figure(summary: Any) -> go.Figure:
     """Accuracy of every line as a bar with its 95 % interval, first line on top."""
     lines = summary.lines
@@ -55,14 +60,7 @@ def accuracy_figure(summary: Any) -> go.Figure:
         y=[escape(line.name, quote=False) for line in lines],
         orientation="h",
         marker={"color": [DERIVED if line.derived else METHOD for line in lines]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [share.high - share.value for share in shares],
-            "arrayminus": [share.value - share.low for share in shares],
-            "color": ENDS,
-            "thickness": 2,
-        },
+        error_x={**_ends(shares), "color": ENDS, "thickness": 2},
         customdata=[[share.low, share.high] for share in shares],
         hovertemplate="%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
     )
@@ -71,44 +69,73 @@ def accuracy_figure(summary: Any) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
+def _curves(values: Sequence[int], curves: Iterable[Mapping[str, Any]], *, axis: str, accuracy: str) -> go.Figure:
+    """Accuracy against numbers: a curve with `name`, `y` and what else plotly takes for each of `curves`."""
+    figure = go.Figure()
+    for i, curve in enumerate(curves):
+        line = {"color": PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)], "dash": DASHES[i % len(DASHES)], "width": 2}
+        marker = {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8}
+        named = {**curve, "name": escape(curve["name"], quote=False)}
+        figure.add_scatter(x=values, mode="lines+markers", line=line, marker=marker, **named)
+    figure = styled(figure, height=420)
+    figure.update_xaxes(title_text=axis, tickvals=values)
+    return figure.update_yaxes(title_text=accuracy, range=[0, 1])
+
+
 def wordings_figure(summary: Any) -> go.Figure:
     """Accuracy of every line against the number of wordings of the questions, one curve for each line."""
-    figure = go.Figure()
-    counts = [group.wordings for group in summary.groups]
-    for i, line in enumerate(summary.lines):
-        colour = PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)]
-        figure.add_scatter(
-            x=counts,
-            y=[group.accuracy[line.name] for group in summary.groups],
-            name=escape(line.name, quote=False),
-            mode="lines+markers",
-            line={"color": colour, "dash": DASHES[i % len(DASHES)], "width": 2},
-            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
-            customdata=[group.questions for group in summary.groups],
-            hovertemplate="%{x} wordings, %{customdata} questions: %{y:.3f}<extra>%{fullData.name}</extra>",
-        )
-    figure = styled(figure, height=420)
-    figure.update_xaxes(title_text="wordings of a question (1: no paraphrase)", tickvals=counts)
-    return figure.update_yaxes(title_text=f"accuracy ({summary.score})", range=[0, 1])
+    told = {
+        "customdata": [group.questions for group in summary.groups],
+        "hovertemplate": "%{x} wordings, %{customdata} questions: %{y:.3f}<extra>%{fullData.name}</extra>",
+    }
+    curves = (
+        {"name": line.name, "y": [group.accuracy[line.name] for group in summary.groups], **told}
+        for line in summary.lines
+    )
+    counts, axis = [group.wordings for group in summary.groups], "wordings of a question (1: no paraphrase)"
+    return _curves(counts, curves, axis=axis, accuracy=f"accuracy ({summary.score})")
 
 
-def report_html(
-    summary: Any,
-    *,
-    title: str,
-    facts: Mapping[str, Any],
-    charts: Sequence[tuple[str, str, go.Figure]] = (),
-    tables: Sequence[str] = (),
-) -> str:
-    """One HTML page: facts about the run, the table of lines, the charts and the notes; more charts, tables of them."""
-    header, rows = summary.cells()
+def sweep_chart(sweep: Any) -> tuple[str, str, go.Figure]:
+    """A heading, the choice of a best value, and accuracy against what was swept: a curve with 95 % intervals for each
+    method. A sweep is as `data.sweep.Sweep`."""
+    said = "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra>%{fullData.name}</extra>"
+    curves = (
+        {
+            "name": curve.method,
+            "y": [share.value for share in curve.accuracy],
+            "error_y": {**_ends(curve.accuracy), "thickness": 1},
+            "customdata": [[share.low, share.high] for share in curve.accuracy],
+            "hovertemplate": f"{sweep.called} {said}",
+        }
+        for curve in sweep.curves
+    )
+    accuracy = f"accuracy ({sweep.score}), with 95 % interval"
+    figure = _curves(sweep.values, curves, axis=sweep.axis, accuracy=accuracy)
+    return f"Accuracy by {sweep.called}", " ".join(sweep.notes), figure
+
+
+def report_html(summary: Any, *, title: str, facts: Mapping[str, Any], sweeps: Sequence[Any] = ()) -> str:
+    """One HTML page: facts about the run, the table of lines, charts and notes; chart and table of each sweep."""
     drawn = [("Accuracy", "", accuracy_figure(summary))]
     if len(summary.groups) > 1:
         drawn.append(("Accuracy and number of wordings", "", wordings_figure(summary)))
-    table = table_html(header, [[escape(cell) for cell in row] for row in rows])
+    drawn += map(sweep_chart, sweeps)
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
-    parts = [facts_html(facts), "<h2>Results</h2>", table, *charts_html([*drawn, *charts]), *tables]
+    parts = [
+        facts_html(facts),
+        "<h2>Results</h2>",
+        _cells_html(summary),
+        *charts_html(drawn),
+        *map(_cells_html, sweeps),
+    ]
     return page_html(title, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
+
+
+def _cells_html(told: Any) -> str:
+    """The table of a summary or a sweep."""
+    header, rows = told.cells()
+    return table_html([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows])
 
 
 def text_html(text: str) -> str:

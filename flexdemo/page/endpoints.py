@@ -222,8 +222,7 @@ def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable
                 {"name": name, "label": name.replace("_", " ").capitalize(), "summary": summary}
                 for name, summary in POSITIONS.items()
             ],
-            "limits": asdict(limits)
-            | {"prompt_tokens": token_limit(lm, limits), "methods": limits.methods or len(METHODS)},
+            "limits": asdict(limits) | {"prompt_tokens": token_limit(lm, limits), "methods": len(METHODS)},
         }
 
     return methods

@@ -94,6 +94,5 @@ def limits_html(limits: Limits) -> str:
         f"{limits.characters:,} characters a text",
         f"{limits.new_tokens:,} tokens an answer",
     ]
-    said += [] if limits.methods is None else [f"{limits.methods} methods"]
     said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
     return f"<p>Limits here: {escape(', '.join(said))}.</p>"

@@ -213,14 +213,12 @@ def _whole(value: Any) -> Any:
 
 def check_limits(limits: Limits, asked: Request) -> None:
     """Raise InputError for what the page does not take, before any tokenising."""
-    methods = len(set(asked.methods) - {"all"})
     for count, most, said in (
         (len(asked.paraphrases), limits.paraphrases, "{} paraphrases are too many: give at most {}"),
         (asked.max_new_tokens, limits.new_tokens, "an answer of {} tokens is too long: ask for at most {}"),
         (asked.samples, limits.samples, "{} samples of each wording are too many: draw at most {}"),
-        (methods, limits.methods, "{} methods are too many: choose at most {}"),
     ):
-        if most is not None and count > most:
+        if count > most:
             raise InputError(said.format(shortened(count), most))
     named = [("the question", asked.question), ("the prefix", asked.prefix)]
     named += [(f"paraphrase {i}", text) for i, text in enumerate(asked.paraphrases, start=1)]

@@ -12,7 +12,6 @@ import inspect
 import ipaddress
 import itertools
 import json
-import math
 import re
 import time
 from collections import Counter
@@ -20,7 +19,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+
+from pydantic_core import from_json
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import JSONResponse
 
 from ..errors import InputError, first_line
 from . import internals
@@ -35,6 +37,7 @@ OPEN = frozenset(
         "reset", "run", "startup-events", "theme.css", "upload", "upload_progress", "user",
     }
 )  # fmt: skip
+MOST_READ = 4_000_000  # bytes of a request, files apart
 MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to answer
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
@@ -61,9 +64,10 @@ class Visits:
         self._most, self._minute = most, 0.0
         self._counts: Counter[str] = Counter()
 
-    def spend(self, who: str, now: float) -> None:
-        if self._minute != now // 60:
-            self._minute = now // 60
+    def spend(self, who: str) -> None:
+        minute = time.monotonic() // 60
+        if self._minute != minute:
+            self._minute = minute
             self._counts.clear()
         self._counts[who] += 1
         if self._most is not None and self._counts[who] > self._most:
@@ -102,7 +106,7 @@ class Door:
                     raise Refused(429, f"there are {most} open connections from your address, the most one may have")
                 route = _route(scope)
                 if _tries_account(scope):  # or a password could be guessed a thousand times a second
-                    self._visit(who)
+                    self._visits.spend(who)
                 key = ("", False)
                 if scope["method"] == "POST":
                     receive, key = await self._checked(scope, receive, route, who)
@@ -111,13 +115,11 @@ class Door:
             except Refused as refusal:
                 if refusal.is_unread:
                     await _drop(receive)
-                await _tell(send, refusal, public=refusal.is_public or route.startswith("call/"))
+                answer = _answer(refusal, public=refusal.is_public or route.startswith("call/"))
+                await answer(scope, receive, send)
 
     def _who(self, scope: Scope) -> str:
         return visitor(scope, self._profile.proxies)
-
-    def _visit(self, who: str) -> None:
-        self._visits.spend(who, time.monotonic())
 
     async def _checked(self, scope: Scope, receive: Receive, route: str, who: str) -> tuple[Receive, tuple[str, bool]]:
         """The body to go on with, and as whose it counts; Refused for what goes no further."""
@@ -125,14 +127,14 @@ class Door:
         if first == "upload":
             await self._take_upload(internals.upload_folder(scope["app"]))
             return receive, nobody
-        data = await _body(receive, self._profile.request_bytes)
+        data = await _body(receive, MOST_READ)
         again = _replayed(data, receive)
         if not route:
             return again, nobody
         body = _json(data)
         if first == "mcp":
             if body.get("method") == "tools/call":  # which asks as one session of gradio's own
-                self._visit(who)
+                self._visits.spend(who)
             return again, nobody
         if first not in ("call", "run") and route != "queue/join":
             return again, nobody
@@ -150,7 +152,7 @@ class Door:
 
     def _check_rates(self, app: Any, body: Mapping[str, Any], key: tuple[str, bool]) -> None:
         if not internals.has_session(app, body.get("session_hash")):
-            self._visit(key[0])
+            self._visits.spend(key[0])
         most = self._profile.waiting
         if most is None:
             return
@@ -221,11 +223,10 @@ def _waiting(app: Any, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]
 def _route(scope: Scope) -> str:
     """What stands behind gradio's prefix, "" for anything else; Refused for what is closed."""
     path = _path(scope)
-    told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-host"]
-    if not all(HOST.fullmatch(host.strip()) for hosts in told for host in hosts.split(",")):
+    told = ",".join(Headers(scope=scope).getlist("x-forwarded-host"))
+    if not all(HOST.fullmatch(host.strip()) for host in told.split(",")):
         raise Refused(400, "X-Forwarded-Host must be the name of a host, as the proxy in front knows it")
-    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
-    if "deep_link" in query:
+    if "deep_link" in QueryParams(scope.get("query_string", b"")):
         raise Refused(404, "there are no deep links here: the page's own links hold its state")
     if path.startswith("/monitoring"):
         raise Refused(404, "there is nothing here")
@@ -245,7 +246,7 @@ def _path(scope: Scope) -> str:
 def _tries_account(scope: Scope) -> bool:
     """Whether a request brings a name and a password."""
     path = _path(scope).rstrip("/")
-    return path == "/login" or (path == "/metrics" and any(name == b"authorization" for name, _ in scope["headers"]))
+    return path == "/login" or (path == "/metrics" and "authorization" in Headers(scope=scope))
 
 
 def visitor(scope: Mapping[str, Any], proxies: int) -> str:
@@ -255,8 +256,8 @@ def visitor(scope: Mapping[str, Any], proxies: int) -> str:
     """
     address = (scope.get("client") or ("unknown", 0))[0]
     if proxies:
-        told = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
+        told = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+        hops = [hop.strip() for hop in told.split(",") if hop.strip()]
         address = hops[-proxies] if len(hops) >= proxies else address
     if with_port := PORT.fullmatch(address):
         address = with_port[1] or with_port[2]
@@ -308,31 +309,21 @@ def _replayed(data: bytes, receive: Receive) -> Receive:
 
 def _json(data: bytes) -> Mapping[str, Any]:
     """The object that a body holds; Refused for what is no strict JSON, or has texts that are no Unicode."""
-
-    def finite(text: str) -> float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(f"{text[:20]} is no finite number")
-        return number
-
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=finite, parse_float=finite)
-        json.dumps(body, ensure_ascii=False).encode("utf-8")  # which half a character is not
-    except (ValueError, RecursionError) as error:
+        body = from_json(data, allow_inf_nan=False)
+        json.dumps(body, allow_nan=False)  # a number above a double was read as infinite
+    except ValueError as error:
         raise Refused(400, f"the request is no strict JSON: {first_line(error)[:120]}") from error
     if not isinstance(body, dict):
         raise Refused(400, "the request must be a JSON object")
     return body
 
 
-async def _tell(send: Send, refusal: Refused, *, public: bool) -> None:
-    """Answer with the reason; where endpoints are asked, in the form that gradio's clients show."""
+def _answer(refusal: Refused, *, public: bool) -> JSONResponse:
+    """The reason; where endpoints are asked, in the form that gradio's clients show."""
     why, status = str(refusal), refusal.status
     told: Any = why
     if public and status != 413:
         status = 422
         told = [{"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": why}]
-    data = json.dumps({"detail": told}).encode("ascii")
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode("ascii"))]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": data})
+    return JSONResponse({"detail": told}, status, {"connection": "close"})

@@ -23,9 +23,9 @@ from starlette.routing import Route
 from .. import __version__
 from ..errors import InputError
 from . import internals
+from .guard import Gate
 from .log import Ledger, fault
 
-GRACE = 5.0  # seconds that running answers have once the server was told to stop
 HEALTH, METRICS = "/healthz", "/metrics"
 Account = tuple[str, str]
 
@@ -61,7 +61,7 @@ class State:
     backend: str
     device: str
     ledger: Ledger
-    is_closing: Callable[[], bool]
+    gate: Gate
     account: Account | None = None
     demo: Any = None
     warming: Callable[[], str] = str  # what to tell of a warm-up that runs
@@ -69,7 +69,7 @@ class State:
 
     @property
     def is_ready(self) -> bool:
-        return self.demo is not None and bool(self.demo.is_running) and not self.is_closing()
+        return self.demo is not None and bool(self.demo.is_running) and not self.gate.is_closing
 
     def waiting(self) -> dict[str, int]:
         """Queue -> requests that wait in it."""
@@ -81,7 +81,7 @@ class State:
         return named
 
     def health(self) -> dict[str, Any]:
-        status = "ready" if self.is_ready else ("stopping" if self.is_closing() else "starting")
+        status = "ready" if self.is_ready else ("stopping" if self.gate.is_closing else "starting")
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
         if warming := self.warming():
             facts["warming"] = warming
@@ -116,7 +116,7 @@ def routes(state: State) -> list[Route]:
     return [Route(HEALTH, health), Route(METRICS, metrics)]
 
 
-def serve_until_told(demo: Any, state: State, close_gate: Callable[[float], None], *, grace: float = GRACE) -> None:
+def serve_until_told(state: State, *, grace: float) -> None:
     """Block until SIGTERM or Ctrl+C; then let running answers end within `grace` seconds, and close.
 
     A second signal closes at once.
@@ -132,13 +132,13 @@ def serve_until_told(demo: Any, state: State, close_gate: Callable[[float], None
         pass
     began = time.monotonic()
     state.ledger.tell("stopping", grace=grace, running=_running(state))
-    close_gate(grace)
+    state.gate.close(grace)
     # Those that are cut end within a token of the grace's end: they have a little more time to say so.
     while _running(state) and not at_once.is_set() and time.monotonic() - began < grace + 2:
         at_once.wait(0.05)
     at_once.wait(0.3)  # the last messages are on their way to the browsers
     left = _running(state)
-    demo.close(verbose=False)
+    state.demo.close(verbose=False)
     state.ledger.tell("stopped", unfinished=left, seconds=round(time.monotonic() - began, 2))
 
 

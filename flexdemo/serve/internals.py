@@ -1,7 +1,7 @@
 """Gradio's inside, as far as the program needs it: all of it is touched here and nowhere else. Decides nothing.
 
-Gradio promises to keep none of the names in INTERNALS (seen in 6.31); what each is for stands beside it. Where gradio
-offers the same in public, that is used instead.
+Gradio promises to keep none of the names (seen in 6.31); what each is for stands in the function that uses it. Where
+gradio offers the same in public, that is used instead.
 """
 
 from __future__ import annotations
@@ -9,30 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
 from gradio.context import LocalContext
-
-INTERNALS: Mapping[str, str] = MappingProxyType(
-    {
-        "fns": "the events of a page, to wrap their handlers and to know which one a request would run",
-        "preprocess_data": "gradio's reading of a request's values, to tell in one line what a widget does not take",
-        "_queue": "the queue behind a page",
-        "event_queue_per_concurrency_id": "which requests wait, for their number and for what one visitor may have",
-        "active_jobs": "which requests run, for the same",
-        "event_ids_to_events": "the request of a handler that runs, to end its work when nobody waits for it",
-        "LocalContext": "which request a handler runs for",
-        "get_blocks": "the page behind an app",
-        "state_holder": "the sessions there are: a visitor without one counts as a new visit",
-        "uploaded_file_dir": "where uploads lie, to make room there",
-        "upload_file_set": "what was uploaded: nothing else may be named as a file",
-        "GRADIO_CACHE": "where files lie that are served, to save one under a name that nobody can guess",
-        "mcp_server_obj": "what answers MCP tools, which would tell an object as Python writes it",
-        "temp_files": "files that are deleted as the page's `delete_cache` says",
-    }
-)
 
 
 def events(demo: gr.Blocks) -> Mapping[int, Any]:

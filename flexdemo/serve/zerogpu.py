@@ -48,23 +48,36 @@ class Gpu:
         """
         if self.borrow is None:
             return fn
-        lend = self.borrow(duration=lambda *args, **options: int(min(MOST, max(LEAST, seconds(*args, **options)))))
-        if inspect.isgeneratorfunction(fn):
-            steps = lend(_told_steps(fn))
+        many = inspect.isgeneratorfunction(fn)
 
-            @wraps(fn)
-            def streamed(*args: Any, **options: Any) -> Iterator[Any]:
-                with closing(steps(*args, **options)) as work:
-                    yield from map(_taken, work)
+        # An InputError crosses as a value: of what a worker raises, its caller is told the class alone.
+        @wraps(fn)
+        def told(*args: Any, **options: Any) -> Iterator[tuple[str, Any]]:
+            try:
+                for value in fn(*args, **options) if many else (fn(*args, **options),):
+                    yield "made", value
+            except InputError as error:
+                yield "refused", str(error)
 
-            return streamed
-        call = lend(_told(fn))
+        def duration(*args: Any, **options: Any) -> int:
+            return int(min(MOST, max(LEAST, seconds(*args, **options))))
+
+        steps = self.borrow(duration=duration)(told)
+
+        @wraps(fn)
+        def streamed(*args: Any, **options: Any) -> Iterator[Any]:
+            with closing(steps(*args, **options)) as work:
+                for kind, inside in work:
+                    if kind == "refused":
+                        raise InputError(inside)
+                    yield inside
 
         @wraps(fn)
         def called(*args: Any, **options: Any) -> Any:
-            return _taken(call(*args, **options))
+            (made,) = streamed(*args, **options)
+            return made
 
-        return called
+        return streamed if many else called
 
 
 LOCAL = Gpu()
@@ -114,36 +127,3 @@ def place(lm: LanguageModel, device: str = DEVICE) -> LanguageModel:
 def answer_seconds(new_tokens: int, rows: int = 1) -> float:
     """What to ask for: an uncompiled step of a model of some billions of parameters, and time to place it."""
     return LEAST + new_tokens * (0.1 + 0.005 * rows)
-
-
-# An InputError crosses as a value: of what a worker raises, its caller is told the class alone.
-
-
-def _told(fn: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(fn)
-    def told(*args: Any, **options: Any) -> tuple[str, Any]:
-        try:
-            return "made", fn(*args, **options)
-        except InputError as error:
-            return "refused", str(error)
-
-    return told
-
-
-def _told_steps(fn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[tuple[str, Any]]]:
-    @wraps(fn)
-    def told(*args: Any, **options: Any) -> Iterator[tuple[str, Any]]:
-        try:
-            for value in fn(*args, **options):
-                yield "made", value
-        except InputError as error:
-            yield "refused", str(error)
-
-    return told
-
-
-def _taken(value: tuple[str, Any]) -> Any:
-    kind, inside = value
-    if kind == "refused":
-        raise InputError(inside)
-    return inside

@@ -17,7 +17,6 @@ from pathlib import Path
 
 SLOT = "{x}"
 UNKNOWN_ANSWER = "I don't know"
-UNKNOWN_RELATION = "unknown"
 
 
 @dataclass(frozen=True)
@@ -231,14 +230,6 @@ def questions_from(world: World, n: int, paraphrases: int, seed: int, split: str
         records.append({"id": record_id, "question": asked[0], "paraphrases": asked[1:], "relation": fact.relation,
                         "answers": accepted_answers(world, fact, subject), "subject": subject})  # fmt: skip
     return records
-
-
-def held_out_questions(n: int = 1000, paraphrases: int = 5, seed: int = 0, folder: Path | None = None) -> list[dict]:
-    """n records {id, question, paraphrases, answers, relation, subject} in wordings that training never saw.
-
-    `paraphrases` counts all wordings of one record: the question and its `paraphrases - 1` paraphrases.
-    """
-    return questions_from(load_world(folder), n, paraphrases, seed, "held_out")
 
 
 def check(folder: Path | None = None) -> list[str]:

@@ -182,12 +182,9 @@ def test_simplemma_is_found_and_knows_irregular_plurals_whatever_the_case() -> N
     assert lemma_match("Wild MICE and Tigers", ["mouse"], lemmatise=lemmatise)
     assert lemma_match("lions and Tigers", ["tiger"], lemmatise=lemmatise)
     assert not lemma_match("rats", ["mouse"], lemmatise=lemmatise)
-    german = find_lemmatiser("de")
-    assert german is not None and lemma_match("zwei Häuser", ["Haus"], lemmatise=german)
 
 
 def test_no_lemmatiser_is_none_and_never_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_lemmatiser("no such language") is None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert find_lemmatiser() is None
 
@@ -206,4 +203,5 @@ def test_spacy_serves_where_simplemma_is_missing(monkeypatch: pytest.MonkeyPatch
     lemmatise = find_lemmatiser()
     assert lemmatise is not None and lemmatise("two mice") == ["two", "mouse"]
     assert loaded == ["en_core_web_sm"] and "en_core_web_sm" in lemmatise.name
-    assert find_lemmatiser("fr") is None
+    models[1:] = []
+    assert find_lemmatiser() is None

@@ -39,7 +39,7 @@ import zerogpu_service
 from gradio_client import Client
 from hosting import Site
 
-from flexdemo.cli.measures import SHAPES, random_model
+from flexdemo.cli.bench import SHAPES, random_model
 from flexdemo.engine.loading import BUNDLED
 
 HERE = Path(__file__).resolve().parent

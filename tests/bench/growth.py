@@ -18,7 +18,9 @@ from plotly.subplots import make_subplots
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
-from flexdemo.cli.measures import check_shape, cost, mask_and_attention, random_lm, run_facts
+from parts import cost, mask_and_attention
+
+from flexdemo.cli.bench import check_shape, random_lm, run_facts
 from flexdemo.engine.loading import resolve_device, resolve_dtype
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.cells import PARAPHRASE_COLOURS

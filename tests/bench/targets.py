@@ -14,6 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
+from parts import measure_parts
+
 from flexdemo.cli.bench import THEIRS, THEIRS_STATIC, measure
 
 SMALL, LARGE = "llama-3.2-1b", "llama-3.2-3b"
@@ -106,12 +108,10 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    options = {"device": args.device, "dtype": args.dtype, "runs": args.runs, "compiled": args.device != "cpu"}
-    result = measure(
-        shape=args.shape, lengths=(args.length,), new_tokens=32, backends=(args.backend,), **options,
-        log=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    rows = reached(result)
+    options = {"shape": args.shape, "device": args.device, "dtype": args.dtype, "runs": args.runs, "new_tokens": 32}
+    options["log"] = lambda text: print(text, file=sys.stderr, flush=True)
+    result = measure(lengths=(args.length,), backends=(args.backend,), compiled=args.device != "cpu", **options)
+    rows = reached(result | measure_parts(length=args.length, backend=args.backend, **options))
     print("\n".join(map(str, rows)))
     return 0 if all(row.met is not False for row in rows) else 1
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from growth import growth_figure, growth_html, measure_growth
+from parts import _rates, at_a_gap, cost, gaps_between, widest
 
-from flexdemo.cli.bench import _rates, at_a_gap, gaps_between, widest
-from flexdemo.cli.measures import SHAPES, cost, random_lm, random_model, random_prompt, weight_bytes
+from flexdemo.cli.bench import SHAPES, random_lm, random_model, random_prompt, weight_bytes
 from flexdemo.engine.decode import Answer, Progress
 
 

@@ -86,6 +86,7 @@ def test_the_program_measures_and_says_what_it_reached(
 ) -> None:
     measured = create_autospec(targets.measure, return_value=RESULT)  # it takes what the real one takes
     monkeypatch.setattr(targets, "measure", measured)
+    monkeypatch.setattr(targets, "measure_parts", create_autospec(targets.measure_parts, return_value=RESULT))
     monkeypatch.setattr("sys.argv", ["targets.py", "--length", "650"])
     assert targets.main() == 1
     assert measured.call_args.kwargs["lengths"] == (650,) and "MISSED" in capsys.readouterr().out

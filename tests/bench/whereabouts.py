@@ -20,9 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
+from parts import BATCH, batch_speed, methods_cost
+
 from flexdemo.answers.ask import ask
-from flexdemo.cli.bench import BATCH, PARAPHRASES, batch_speed, methods_cost
-from flexdemo.cli.measures import run_facts
+from flexdemo.cli.bench import PARAPHRASES, run_facts
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError

@@ -9,11 +9,12 @@ import pytest
 from browser_visit import PLOTS, Visit, Visitors, clean
 from playwright.sync_api import expect
 from test_asking import PARAPHRASES, QUESTION
+from test_schemes import LADDER, STANDARD
 
 import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import Mask
-from flexdemo.plan import LADDER, STANDARD, Scheme
+from flexdemo.plan import Scheme
 from flexdemo.prompt import SegmentedPrompt, build_prompt
 
 pytestmark = pytest.mark.browser

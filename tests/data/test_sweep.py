@@ -20,7 +20,7 @@ from flexdemo.data.records import Record
 from flexdemo.data.sweep import find_sweeps, swept_methods, without_sweeps
 from flexdemo.data.table import table_frame
 from flexdemo.engine.model import LanguageModel
-from flexdemo.figures.sweep import sweep_chart
+from flexdemo.figures.results import sweep_chart
 from flexdemo.prompt import build_prompt
 
 A, OTHERS = "What is the capital of Peru?", ("Name it.", "Which city is Peru's capital?", "Peru's capital?")

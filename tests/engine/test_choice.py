@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import browser_support
+import httpx
 import models
 import pytest
 import torch
@@ -20,7 +21,7 @@ from visitor import Built
 
 import app
 import flexdemo
-from flexdemo.engine.loading import Models, parse_models, weights_gigabytes
+from flexdemo.engine.loading import Models, offered, parse_models, weights_gigabytes, without_paths
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Readings, prefill
 from flexdemo.errors import InputError
@@ -84,6 +85,29 @@ def test_one_model_or_several_not_both(capsys: pytest.CaptureFixture) -> None:
     port = str(browser_support.free_port())
     assert app.main(["--port", port, "--model", "x", "--models", "a=x,b=y"]) == 2
     assert capsys.readouterr().err == "error: give --model for one model or --models for several, not both\n"
+
+
+def test_visitors_read_no_path(both: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("one/small", "two/small", "one/tinyqa", "own"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "two" / "packed.gguf").touch()
+    monkeypatch.chdir(tmp_path / "own")
+    lm = both.default
+    offers = {
+        "a": (f"{tmp_path}/one/small", "small"),
+        "b": (f"{tmp_path}/two/small/", "small (2)"),
+        "c": ("../two/packed.gguf", "packed.gguf"),
+        "d": (f"{tmp_path}/one/tinyqa", "tinyqa (2)"),  # is not the bundled one
+        "e": ("tinyqa", "tinyqa"),
+        "f": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        "g": (".", "own"),
+    }
+    told = without_paths(Models(tuple((name, replace(lm, name=where)) for name, (where, _) in offers.items())))
+    assert [(name, each.name) for name, each in told.named] == [(name, last) for name, (_, last) in offers.items()]
+    assert all(told.that_made(each.name) is each for _, each in told.named)
+
+    alone = without_paths(offered(replace(lm, name=f"{tmp_path}/two/small")))
+    assert alone.names == ("small",) and alone.default.name == "small" and alone.default.model is lm.model
 
 
 def test_memory_is_that_of_the_weights(both: Models) -> None:
@@ -228,12 +252,34 @@ def test_with_one_model_nothing_is_to_be_chosen(lm: LanguageModel) -> None:
 # As it is started
 
 
-def test_app_starts_with_several(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "random"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in a folder called random."""
+    folder = tmp_path_factory.mktemp("hidden") / "random"
     models.random_model("llama").save_pretrained(folder)
     models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("flags", [["--model", "{}"], ["--models", "facts=bundled,random={}"]])
+def test_neither_page_nor_health_tell_where_a_model_lies(
+    folder: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
+    args = app.make_parser().parse_args([flag.format(folder) for flag in flags])
+    demo, _, _ = app.start(args, "127.0.0.1", browser_support.free_port())
+    try:
+        client = Client(demo.local_url, verbose=False)
+        told = client.predict(QUESTION, explain=True, max_new_tokens=2, model="random", api_name="/generate")
+        assert told["model"] == "random"
+        pages = [httpx.get(demo.local_url + path, timeout=60).text for path in ("", "config", "healthz", "metrics")]
+        said = json.dumps([told, client.predict(api_name="/methods")]) + "".join(pages)
+        assert "random" in pages[0] and "random" in pages[2] and str(folder.parent) not in said
+    finally:
+        demo.close(verbose=False)
+
+
+def test_app_starts_with_several(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
     args = app.make_parser().parse_args(["--models", f"facts=bundled,random={folder}"])
     demo, _, _ = app.start(args, "127.0.0.1", browser_support.free_port())
@@ -242,7 +288,7 @@ def test_app_starts_with_several(
         assert client.predict(api_name="/methods")["models"] == ["facts", "random"]
         asked = {"question": QUESTION, "api_name": "/generate"}
         assert client.predict(**asked)["results"][0]["answer"] == "Lima"
-        assert client.predict(**asked, model="random")["model"] == str(folder)
+        assert client.predict(**asked, model="random")["model"] == "random"
     finally:
         demo.close(verbose=False)
     said = capsys.readouterr().err

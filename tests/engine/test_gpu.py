@@ -212,11 +212,13 @@ def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -
 @pytest.mark.parametrize("backend", ["flex", "sdpa"])
 def test_memory_of_a_long_prompt_is_its_kv_cache(backend: str) -> None:
     """Activations do not grow with the prompt: 32k tokens take below 1 GiB beyond weights and KV cache."""
-    from flexdemo.cli.measures import SHAPES, cost, random_lm
+    from parts import cost
+
+    from flexdemo.cli.bench import SHAPES, random_lm
 
     wide = {**SHAPES["llama-3.2-3b"], "num_hidden_layers": 16}  # a cache of 2 GiB: kept rows would stand out
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flexdemo.cli.measures.SHAPES", {**SHAPES, "wide": wide})
+        patch.setattr("flexdemo.cli.bench.SHAPES", {**SHAPES, "wide": wide})
         lm = random_lm("wide", device="cuda", dtype="bfloat16", backend=backend)
     told = cost(lm, 32768, 8, 1, new_tokens=2, runs=1, log=print)
     assert told["other_bytes"] < 2**30, told

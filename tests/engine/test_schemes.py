@@ -16,10 +16,17 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading, Readings
 from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
-from flexdemo.plan import LADDER, STANDARD, Encoding, Scheme
+from flexdemo.plan import Encoding, Scheme
 from flexdemo.prompt import POSITIONS, build_prompt
 
 WEIGHTS = (1.0, 3.0, 0.5)
+STANDARD = Scheme("causal", "sequential", weighted=False)
+LADDER = (
+    STANDARD,
+    Scheme("segment", "sequential", weighted=False),
+    Scheme("segment", "aligned", weighted=False),
+    Scheme("segment", "aligned", weighted=True),
+)
 
 
 def prompt_of(lm: LanguageModel, **options: Any) -> Any:

@@ -14,7 +14,10 @@ from flexdemo.figures import mask as plots
 from flexdemo.figures.cells import (
     PARAPHRASE_COLOURS,
     block_means,
+    difference_densities,
+    mask_png,
     segment_colour,
+    token_spans,
     visible_text,
 )
 from flexdemo.masks import Mask
@@ -129,7 +132,7 @@ def test_block_means_with_an_uneven_edge() -> None:
 def test_difference_has_exact_shares() -> None:
     segment, tokens, segments = make()
     causal = make(strategy="causal")[0]
-    shares = plots.difference_densities(segment, causal)
+    shares = difference_densities(segment, causal)
     assert shares == {"kept": segment.mean(), "removed": (causal & ~segment).mean(), "added": 0.0}
     figure = plots.difference_figure(segment, causal, tokens, segments, name="segment", against="causal")
     assert f"removed {shares['removed']:.4f}" in figure.layout.title.text
@@ -137,9 +140,20 @@ def test_difference_has_exact_shares() -> None:
     assert figure.data[0].text[7, 3] == "removed: visible in causal only"
 
 
+def test_a_difference_of_long_masks_is_of_block_means_and_says_so() -> None:
+    segment, tokens, segments = make((1, 300, 297, 2))
+    causal = make((1, 300, 297, 2), "causal")[0]
+    for words in (True, False):
+        figure = plots.difference_figure(segment, causal, tokens, segments, words=words)
+        assert figure.data[0].z.shape == (200, 200) and figure.data[0].zmin == -1
+        assert np.isclose(figure.data[0].z.mean(), segment.mean() - causal.mean(), atol=1e-6)
+        title = figure.layout.title.text
+        assert ("removed 0." in title and "3 x 3" in title) if words else not title
+
+
 def test_png_holds_the_mask() -> None:
     mask, _, segments = make()
-    png = plots.mask_png(mask, segments)
+    png = mask_png(mask, segments)
     seen = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
     white = (seen == 255).all(axis=-1)
     assert png.startswith(b"\x89PNG\r\n\x1a\n") and (white == ~mask).all()
@@ -147,7 +161,7 @@ def test_png_holds_the_mask() -> None:
         columns = slice(segment.start, segment.end)
         colours = {f"#{bytes(each).hex().upper()}" for each in seen[:, columns][mask[:, columns]].tolist()}
         assert colours == {segment_colour(segment.name, segment.role)}
-    assert Image.open(io.BytesIO(plots.mask_png(mask, scale=3))).size == (48, 48)
+    assert Image.open(io.BytesIO(mask_png(mask, scale=3))).size == (48, 48)
 
 
 def test_html_is_whole_and_offers_no_cloud() -> None:
@@ -159,7 +173,7 @@ def test_html_is_whole_and_offers_no_cloud() -> None:
 
 def test_token_spans_cover_every_token_once() -> None:
     _, tokens, segments = make()
-    spans = plots.token_spans(tokens, segments)
+    spans = token_spans(tokens, segments)
     assert [text for text, _ in spans] == [visible_text(token) for token in tokens]
     assert [name for _, name in spans] == [s.name for s in segments for _ in range(s.end - s.start)]
 

@@ -70,7 +70,7 @@ def test_the_line_of_no_effect_is_always_in_sight(effects: list[float]) -> None:
 
 def test_attention_cells_are_told_exactly() -> None:
     rows = np.array([[1, 0, 0], [0.75, 0.25, 0], [0.25, 0.25, 0.5]])
-    figure = attention_figure(rows, ["a", "b", "c"], SEGMENTS, title="layer 0")
+    figure = attention_figure(rows, ["a", "b", "c"], SEGMENTS)
     (trace,) = figure.data
     assert np.allclose(trace.customdata, rows) and np.allclose(
         trace.z, [[1, 0, 0], [3**0.5 / 2, 0.5, 0], [0.5, 0.5, 0.5**0.5]]
@@ -83,7 +83,7 @@ def test_text_cannot_be_markup() -> None:
     figures = [
         mass_figure(MASS[:1], [NASTY], NAMES),
         effect_figure(["P1"], [1.0], [NASTY]),
-        attention_figure(np.eye(3), [NASTY] * 3, SEGMENTS, title="<b>x"),
+        attention_figure(np.eye(3), [NASTY] * 3, SEGMENTS),
     ]
     for figure in figures:
         made = figure.to_json().replace("\\u003c", "<").replace("\\u003e", ">")

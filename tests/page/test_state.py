@@ -114,8 +114,6 @@ def test_a_page_that_cannot_run_says_why_in_one_line(lm: LanguageModel, given: d
 def test_what_a_profile_allows() -> None:
     with pytest.raises(InputError, match="11 paraphrases are too many: give at most 10"):
         check_limits(Limits(), Request(question=QUESTION, paraphrases=["x"] * 11))
-    with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
-        check_limits(Limits(methods=2), Request(question=QUESTION, methods=("flex", "causal", "vote", "all")))
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "samples"])

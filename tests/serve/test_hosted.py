@@ -34,7 +34,7 @@ def test_a_file_is_described_to_no_endpoint(space: Site, value: Any, capsys: pyt
 @pytest.mark.parametrize("route", ["cancel", "reset", "queue/join", "call/v2/generate"])
 def test_numbers_above_a_double_go_no_further(space: Site, route: str) -> None:
     refused = space.post(route, b'{"question": "a secret", "temperature": 1e999}')
-    assert refused.status_code in (400, 422) and "no finite number" in reason(refused)
+    assert refused.status_code in (400, 422) and "Out of range float" in reason(refused)
 
 
 @pytest.mark.parametrize("query", ["deep_link=a", "deep%5Flink=a", "%64eep_link=a", "x=1&deep_link"])

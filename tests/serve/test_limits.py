@@ -21,9 +21,39 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import endpoints as ui_api
 from flexdemo.request import Limits
-from flexdemo.serve.profiles import DEFAULT, PROFILES, table
+from flexdemo.serve.profiles import DEFAULT, PROFILES
 
 # Profiles
+
+
+def table() -> str:
+    """What each profile allows, as a table in Markdown."""
+    profiles = PROFILES.values()
+    rows = [
+        ("", *(f"`{name}`" for name in PROFILES)),
+        ("meant for", *(p.summary for p in profiles)),
+        ("paraphrases of a question", *(f"{p.limits.paraphrases}" for p in profiles)),
+        ("characters of each text", *(f"{p.limits.characters:,}" for p in profiles)),
+        ("tokens of prompt and answer", *(f"{p.limits.prompt_tokens:,}" for p in profiles)),
+        ("tokens of the answer", *(f"{p.limits.new_tokens:,}" for p in profiles)),
+        ("samples of each wording", *(f"{p.limits.samples}" for p in profiles)),
+        ("seconds of computing", *(_or_any(p.limits.seconds) for p in profiles)),
+        ("requests that wait, in all", *(f"{p.queue}" for p in profiles)),
+        ("of one visitor (an address)", *(_or_any(p.waiting) for p in profiles)),
+        ("pages and calls a minute, of one visitor", *(_or_any(p.visits) for p in profiles)),
+        ("results files, rows", *(f"{p.limits.file_rows:,}" if p.uploads else "none" for p in profiles)),
+        ("results files, MB", *(f"{p.limits.file_bytes / 1e6:g}" if p.uploads else "none" for p in profiles)),
+        (
+            "MB of visitors' files on disk",
+            *("any" if p.disk_bytes is None else f"{p.disk_bytes / 1e6:,.0f}" for p in profiles),
+        ),
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * (len(profiles) + 1), *lines[1:]])
+
+
+def _or_any(value: float | None) -> str:
+    return "any" if value is None else f"{value:g}"
 
 
 def test_the_page_about_hosting_has_the_limits_that_hold() -> None:
@@ -94,12 +124,6 @@ def test_mask_holds_the_limits(space_client: Client, given: dict, said: str) -> 
 def test_paraphrase_holds_the_limits(space_client: Client) -> None:
     with pytest.raises(AppError, match="the number of paraphrases must be from 1 to 8, not 10000"):
         space_client.predict(question=QUESTION, n=10_000, api_name="/paraphrase")
-
-
-def test_methods_are_counted() -> None:
-    with pytest.raises(InputError, match="3 methods are too many: choose at most 2"):
-        generate = generating(SimpleNamespace(name="none"), Limits(methods=2))
-        generate(QUESTION, methods=["flex", "avg", "max"])
 
 
 @pytest.mark.parametrize(

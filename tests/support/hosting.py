@@ -148,7 +148,7 @@ def served(
     lines: list[str] = []
     gate, ledger = Gate(), Ledger(log=lines.append, log_text=log_text)
     first = offered(lm).default
-    state = State(first.name, first.backend, str(first.device), ledger, lambda: gate.is_closing, account)
+    state = State(first.name, first.backend, str(first.device), ledger, gate, account)
     state.warming = lambda: warming
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
