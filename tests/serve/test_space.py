@@ -9,6 +9,8 @@ import yaml
 from packaging.version import Version
 
 import app
+from flexdemo.data.records import NAMED
+from flexdemo.engine.loading import parse_models
 
 README = (app.ROOT / "README.md").read_text(encoding="utf-8")
 HOSTING = (app.ROOT / "docs" / "hosting.md").read_text(encoding="utf-8")
@@ -26,7 +28,14 @@ def test_the_front_matter_is_what_a_gradio_space_needs(front: dict) -> None:
     assert {front["colorFrom"], front["colorTo"]} <= COLOURS
     assert len(front["emoji"]) == 1 and front["title"] and len(front["short_description"]) <= 60
     assert front["suggested_hardware"] == "zero-a10g" and front["license"] == "apache-2.0"
-    assert isinstance(front["models"], list) and all(re.fullmatch(r"[a-z-]+", tag) for tag in front["tags"])
+    assert all(re.fullmatch(r"[a-z-]+", tag) for tag in front["tags"])
+
+
+def test_models_and_data_sets_of_the_front_matter_are_those_that_are_offered(front: dict) -> None:
+    (offer,) = re.findall(r"`(tiny=bundled,\S+)`", HOSTING)
+    ids = list(parse_models(offer).values())
+    assert set(front["models"]) == set(front["preload_from_hub"]) <= set(ids), "what is gated cannot be fetched ahead"
+    assert set(front["datasets"]) <= {name for name, _ in NAMED.values()}
 
 
 def test_its_versions_are_ours(front: dict) -> None:
@@ -60,7 +69,7 @@ def test_links_between_the_pages_lead_to_files(page: str) -> None:
 def test_flags_that_the_page_about_hosting_names_exist() -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", HOSTING))
     docker = {"--rm", "--read-only", "--tmpfs", "--gpus", "--build-arg"}
-    load = {"--clients", "--seconds"}
+    others = {"--clients", "--seconds", "--type", "--sdk"}  # of tests/bench and of hf
     ours = {flag for action in app.make_parser()._actions for flag in action.option_strings}
-    assert flags <= ours | docker | load, flags - ours - docker - load
+    assert flags <= ours | docker | others, flags - ours - docker - others
     assert {"--root-path", "--auth", "--log-text", "--grace"} <= flags
