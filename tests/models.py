@@ -105,6 +105,12 @@ MORE: dict[str, dict] = {
         },
     },
 }  # fmt: skip
+# Layers that share keys with an earlier one, and several hidden states for a token.
+GEMMA3N = {
+    "num_kv_shared_layers": 1, "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8,
+    "intermediate_size": 48, "altup_num_inputs": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 3,
+    "layer_types": ["full_attention"] * 3,
+}  # fmt: skip
 # Attention with ways of its own: whether a version of transformers takes our mask there, the probe finds out; where it
 # does not, a word of the reason.
 ODD: dict[str, tuple[dict, str]] = {

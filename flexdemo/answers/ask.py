@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.decode import Answer, Progress, check_room, generate
+from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
-from ..engine.reading import Reading, prefill
+from ..engine.reading import Reading, check_room, prefill
 from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts

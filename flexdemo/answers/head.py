@@ -23,16 +23,17 @@ def heads_of(lm: LanguageModel) -> tuple[int, int]:
     return config.num_hidden_layers, config.num_attention_heads
 
 
-def check_head(lm: LanguageModel, layer: int, head: int) -> None:
-    """Raise InputError for a layer or a head that the model does not have."""
+def check_head(lm: LanguageModel, layer: int, head: int, *, first: int = 0) -> None:
+    """Raise InputError for a layer or a head that the model does not have; the first of each has the number `first`."""
     for what, value, count in zip(("layer", "head"), (layer, head), heads_of(lm), strict=True):
-        if not 0 <= value < count:
-            raise InputError(f"there is no {what} {value}: choose from 0 to {count - 1} of {lm.name}")
+        if not first <= value < first + count:
+            raise InputError(f"there is no {what} {value}: choose from {first} to {first + count - 1} of {lm.name}")
 
 
 @torch.no_grad()
 def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> np.ndarray:
-    """Attention (T, T) in fp32, row = query, over the axes of the mask of `result`; rows sum to 1.
+    """Attention (T, T) of a layer and head, counted from 0, in fp32, row = query, over the axes of the mask of
+    `result`; rows sum to 1.
 
     The prompt is read once more in the two passes that produced the fused answer's first token. Raises InputError for
     a prompt of more than MOST_TOKENS tokens, or a layer or head that is not there.

@@ -6,7 +6,7 @@ of hiding the wording from all of them. Knows no page and no files.
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,27 +16,28 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ..engine.attention import Plan, attend_written_out
-from ..engine.decode import generate
-from ..engine.fast.compiled import call_of
+from ..engine.fast.compiled import call_of, next_scores
+from ..engine.flex import Attend
 from ..engine.forced import feed
+from ..engine.layers import branching, check_said, said_from
 from ..engine.model import LanguageModel
-from ..engine.reading import Prefill
-from ..engine.recorders import ApeRows
+from ..engine.reading import Prefill, prefill, settled
+from ..engine.recorders import ApeRows, attention_probabilities
 from ..errors import InputError
-from ..plan import Encoding, Stream, View, fused_view
-from ..prompt import weights_without
-from ..request import Decoding
+from ..plan import Encoding, View, fused_view
+from ..prompt import SegmentedPrompt, weights_without
 from .head import heads_of
 from .result import Result
 
 STRONGEST = 12
-MOST_ROWS = 16  # of a pass: each has a copy of the prompt's keys and values
-Heads = tuple[int, tuple[int, ...]]  # a layer, and heads of it
+MOST_ROWS = 16  # of a pass: each has a copy of the keys and values of one layer at a time
+Hidden = tuple[Sequence[int], Sequence[int]]  # layers, and the heads of each that may not see the wording
 
 
 @dataclass(frozen=True)
 class HeadEffect:
-    """A head, the share of its attention that falls on a wording, and its effect as in `Reads`."""
+    """A head and its layer, counted from 0, the share of its attention that falls on a wording, and its effect as in
+    `Reads`."""
 
     layer: int
     head: int
@@ -60,16 +61,11 @@ class Reads:
     without: float | None = None
 
 
-@dataclass
-class _HiddenFrom:
-    """Attention in which some heads of each row see what the last row of the pass sees: one wording less."""
+def _looking(places: Sequence[int], count: int, shares: list[Tensor]) -> Attend:
+    """Attention that tells, layer by layer, what share of its heads' falls on some slots, mean over the last queries,
+    (H,)."""
 
-    layers: int
-    rows: Sequence[Heads | None]
-    _calls: int = 0
-
-    def __call__(
-        self,
+    def attend(
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -78,74 +74,110 @@ class _HiddenFrom:
         softcap: float | None,
         ape: ApeRows | None = None,
     ) -> Tensor:
-        layer = self._calls % self.layers
-        self._calls += 1
-        own = [(row, heads[1]) for row, heads in enumerate(self.rows) if heads is not None and heads[0] == layer]
-        if own:
-            mask = mask.repeat(1, query.shape[1], 1, 1)
-            for row, heads in own:
-                mask[row, list(heads)] = mask[-1, :1]
+        looks = attention_probabilities(query, key, mask, scale, softcap, ape)[0, :, -count:]
+        shares.append(looks[..., places].sum(dim=-1).mean(dim=-1).cpu())
         return attend_written_out(query, key, value, mask, scale, softcap, ape)
+
+    return attend
+
+
+def _hiding(hidden: Sequence[Hidden]) -> Attend:
+    """Attention in which heads see what the second mask shows where a row hides the wording from them, and elsewhere
+    what the first one shows; the first row hides nothing."""
+    layers = itertools.count()
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        scale: float,
+        softcap: float | None,
+        ape: ApeRows | None = None,
+    ) -> Tensor:
+        layer, rows, own = next(layers), len(query), mask[:1].repeat(len(query), query.shape[1], 1, 1)
+        for row, (of_layers, heads) in enumerate(hidden[: rows - 1], start=1):
+            if layer in of_layers:
+                own[row, list(heads)] = mask[1]
+        # A layer that reads the keys of an earlier one has more rows: those that joined since are as the first was.
+        key, value = (torch.cat([each, each[:1].expand(rows - len(each), -1, -1, -1)]) for each in (key, value))
+        return attend_written_out(query, key, value, own, scale, softcap, ape and ape.select([0]))
+
+    return attend
 
 
 def reading_heads(
-    lm: LanguageModel, result: Result, wording: int, *, check: Callable[[], None] = lambda: None
+    lm: LanguageModel,
+    result: Result,
+    wording: int,
+    *,
+    known: Prefill | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Reads]:
     """How the fused answer of `result` reads a wording, counted from 0: its attention, then what hiding it does.
 
-    The answer is fed again, not chosen again. `check` is called between passes, and what it raises ends the work.
+    The answer is fed again, not chosen again, and a prompt that `known` holds is not read again. `check` is called
+    between passes, and what it raises ends the work.
     """
     prompt, token_ids = result.prompt, result["flex"].token_ids
     if not 0 <= wording < len(prompt.paraphrases):
         raise InputError(f"there is no wording {wording}: choose from 0 to {len(prompt.paraphrases) - 1}")
     full = fused_view(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
-    kept: list[Prefill] = []
-    stream, decoding = Stream((full,), forced=token_ids), Decoding(len(token_ids), detail=True)
-    for progress in generate(lm, [prompt], [stream], decoding, keep=kept.append):
-        detail = progress.answers[0].detail
-        check()
-    masses = np.stack([by_head.numpy() for by_head, _ in detail])  # (T, L, H, S)
-    read = Reads(prompt.paraphrases[wording].name, masses[..., 1 + wording].mean(axis=0))
+    full = settled(lm, prompt, full, len(token_ids))
+    known = prefill(lm, {full.encoding: [prompt]}, known)
+    check()
+    places = [place for place, i in enumerate(prompt.segment_ids) if prompt.groups[i] == 1 + wording]
+    looks: list[Tensor] = []
+    _logprobs(lm, prompt, token_ids, [full], known, [], _looking(places, len(token_ids), looks))
+    read = Reads(prompt.paraphrases[wording].name, torch.stack(looks).numpy())
     yield read
 
     shares = weights_without(full.weights, wording)
     if shares is None or not full.weights[wording]:
         return
-    logprobs = functools.partial(_logprobs, lm, result, full, replace(full, weights=shares), kept[0])
-    layers, heads = heads_of(lm)
+    views = [full, replace(full, weights=shares)]
+    layers, heads = (range(count) for count in heads_of(lm))
+
+    def logprobs(hidden: Sequence[Hidden]) -> list[float]:
+        check()
+        return _logprobs(lm, prompt, token_ids, views, known, hidden, _hiding(hidden))
+
     order = np.argsort(-read.attention, axis=None, kind="stable")[:STRONGEST]
-    strongest = [(int(at) // heads, int(at) % heads) for at in order]
-    whole, *told, hidden = logprobs([None, *((layer, (head,)) for layer, head in strongest)])
-    listed = tuple(
-        HeadEffect(layer, head, float(read.attention[layer, head]), whole - each)
-        for (layer, head), each in zip(strongest, told, strict=True)
-    )
-    read = replace(read, strongest=listed, without=whole - hidden)
+    strongest = [(int(at) // len(heads), int(at) % len(heads)) for at in order]
+    by_layer = sorted(strongest)
+    whole, without, *told = logprobs([(layers, heads), *(((layer,), (head,)) for layer, head in by_layer)])
+    lost = {place: whole - each for place, each in zip(by_layer, told, strict=True)}
+    listed = tuple(HeadEffect(*place, float(read.attention[place]), lost[place]) for place in strongest)
+    read = replace(read, strongest=listed, without=whole - without)
     yield read
 
     effects: list[float] = []
-    for first in range(0, layers, MOST_ROWS - 1):
-        check()
-        some = range(first, min(first + MOST_ROWS - 1, layers))
-        effects += [whole - each for each in logprobs([(layer, tuple(range(heads))) for layer in some])[:-1]]
+    for first in range(0, len(layers), MOST_ROWS - 1):
+        whole, *told = logprobs([((layer,), heads) for layer in layers[first : first + MOST_ROWS - 1]])
+        effects += [whole - each for each in told]
     yield replace(read, by_layer=tuple(effects))
 
 
 @torch.no_grad()
 def _logprobs(
-    lm: LanguageModel, result: Result, full: View, without: View, known: Prefill, rows: Sequence[Heads | None]
+    lm: LanguageModel,
+    prompt: SegmentedPrompt,
+    token_ids: Sequence[int],
+    views: Sequence[View],
+    known: Prefill,
+    hidden: Sequence[Hidden],
+    attend: Attend,
 ) -> list[float]:
-    """Log-probability of the answer for each row, and last for the view without the wording."""
-    token_ids = result["flex"].token_ids
-    name = call_of(lm.model).cache
+    """Log-probability of the answer of the first view, then with the wording hidden from each of these, in the order of
+    their first layers: a row is computed from there on."""
+    seen: list[Tensor] = []
+    model, count = branching(lm.model, [of_layers[0] for of_layers, _ in hidden], seen.append), len(token_ids)
 
     def forward(ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Tensor:
-        given = {name: cache, "use_cache": True, "segment_plan": plan}
-        return lm.model(input_ids=ids, position_ids=positions, **given).logits.float()
+        return next_scores(model, ids[:1], positions[:1], plan, cache, call_of(lm.model)).logits
 
-    attend = _HiddenFrom(heads_of(lm)[0], rows)
-    views = [*[full] * len(rows), without]
-    suffix, *behind = feed(lm, result.prompt, views, token_ids[:-1], forward, attend=attend, read=known)
-    logits = torch.cat([suffix[:, -1:], *behind], dim=1)  # (rows, T, V)
-    chosen = torch.tensor(token_ids, device=logits.device).expand(len(views), -1)[..., None]
-    return (logits.gather(2, chosen)[..., 0] - logits.logsumexp(dim=-1)).double().sum(dim=-1).tolist()
+    logits = feed(lm, prompt, views, token_ids[:-1], known, forward, attend=attend)
+    said = said_from(lm.model)(seen[0][..., -count:, :])  # (rows, T, V)
+    check_said(lm.model, said[:1, -1], logits)
+    chosen = torch.tensor(token_ids, device=said.device).expand(len(said), -1)[..., None]
+    return (said.gather(2, chosen)[..., 0] - said.logsumexp(dim=-1)).double().sum(dim=-1).tolist()

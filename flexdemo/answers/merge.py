@@ -5,6 +5,7 @@ Descriptive: that states are alike proves no influence. Knows no page and no fil
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers.cache_utils import Cache
 
-from ..engine.attention import Plan, UnsupportedModelError
-from ..engine.fast.compiled import Scores, call_of, next_scores
+from ..engine.fast.compiled import call_of, next_scores
 from ..engine.forced import feed
-from ..engine.layers import said_from, watched
+from ..engine.layers import check_said, said_from, watched
 from ..engine.model import LanguageModel
-from ..engine.reading import settled
+from ..engine.reading import Prefill, prefill, settled
 from ..errors import InputError
 from ..plan import Encoding, View, fused_view
 from ..prompt import SegmentedPrompt, token_texts
@@ -27,8 +26,7 @@ from ..request import Ape
 from .methods import METHODS
 from .result import Result
 
-ROUNDING = {torch.float32: 1e-3}  # of the largest logit; of other dtypes LESS_EXACT
-LESS_EXACT = 0.05
+MOST_ROWS = 64  # whose scores over the whole vocabulary are held at once
 
 
 @dataclass(frozen=True)
@@ -69,36 +67,36 @@ class Merge:
 
 
 @torch.no_grad()
-def merging(lm: LanguageModel, result: Result, step: int) -> Merge:
+def merging(lm: LanguageModel, result: Result, step: int, *, known: Prefill | None = None) -> Merge:
     """Look at the place in the fused answer of `result` that says its token `step`, counted from 0.
 
-    The prompt is read once more; then the suffix and the answer so far are fed to the fused view and to each wording
-    alone, and the state of the last of these tokens is kept after every layer.
+    The suffix and the answer so far are fed to the fused view and to each wording alone, and the state of the last of
+    these tokens is kept after every layer. A prompt that `known` holds is not read again.
     """
     answer = result["flex"]
     if not 0 <= step < len(answer.token_ids):
         raise InputError(f"there is no token {step} of the answer: choose from 0 to {len(answer.token_ids) - 1}")
     prompt, token = result.prompt, answer.token_ids[step]
-    views = _views(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
-    states, logits = _states(lm, prompt, views, answer.token_ids[:step])
+    encoding, count = Encoding(result.mask["strategy"], result.mask["positions"]), step + 1
+    views = [settled(lm, prompt, view, count) for view in _views(prompt, encoding, result.ape)]
+    read = prefill(lm, {view.encoding: [prompt] for view in views}, known)
+    states, logits = _states(lm, prompt, views, answer.token_ids[:step], read)
 
-    said = said_from(lm.model)
-    told = [said(layer) for layer in states]
-    off = (told[-1] - logits).abs().max()
-    if off > ROUNDING.get(lm.model.dtype, LESS_EXACT) * logits.abs().max():
-        raise UnsupportedModelError(
-            f"{lm.name} makes its answer of more than its last layer's output: what it would say earlier is not known"
-        )
-    shares = np.array([layer.softmax(dim=-1)[:, token].tolist() for layer in told])
-    top = np.array([layer.argmax(dim=-1).tolist() for layer in told])
-    known = sorted({int(each) for each in top.flat})
-    texts = dict(zip(known, token_texts(lm.tokenizer, known), strict=True))
+    said, shares, tops = said_from(lm.model), [], []
+    for layers in states.split(max(1, MOST_ROWS // len(views))):
+        told = said(layers.flatten(0, 1)[:, None]).unflatten(0, layers.shape[:2])[:, :, 0]  # (layers, rows, V)
+        shares.append(told.softmax(dim=-1)[..., token].cpu())
+        tops.append(told.argmax(dim=-1).cpu())
+    check_said(lm.model, told[-1], logits)
+    top = torch.cat(tops).numpy()
+    distinct = sorted({int(each) for each in top.flat})
+    texts = dict(zip(distinct, token_texts(lm.tokenizer, distinct), strict=True))
     to_fused, between = _alike(states)
     return Merge(
         tuple(view.name for view in views),
         token,
         answer.tokens[step],
-        shares,
+        torch.cat(shares).numpy(),
         top,
         tuple(tuple(texts[int(each)] for each in row) for row in top),
         to_fused,
@@ -113,34 +111,24 @@ def _views(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape) -> list[View]:
 
 
 def _states(
-    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]
-) -> tuple[list[Tensor], Tensor]:
-    """What each layer makes of the last token fed, (rows, width) each, and logits (rows, V)."""
-    shifts = [settled(lm, prompt, view, len(token_ids) + 1).encoding.shift > 0 for view in views]
-    parts, order = [], []
+    lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int], read: Prefill
+) -> tuple[Tensor, Tensor]:
+    """What each layer makes of the last token fed, (L, rows, width), and logits (rows, V), on one device."""
+    shifts = [view.encoding.shift > 0 for view in views]
+    parts, order, call = [], [], call_of(lm.model)
     for shift in dict.fromkeys(shifts):  # LongRoPE reads these rows otherwise than the others
         rows = [row for row, other in enumerate(shifts) if other == shift]
-        parts.append(_pass(lm, prompt, [views[row] for row in rows], token_ids))
+        seen: list[Tensor] = []
+        forward = functools.partial(next_scores, watched(lm.model, seen.append), call=call)
+        logits = feed(lm, prompt, [views[row] for row in rows], token_ids, read, forward).logits
+        parts.append((torch.stack([each.to(logits.device) for each in seen], dim=1), logits))
         order += rows
     index = [order.index(row) for row in range(len(order))]
-    *states, logits = (torch.cat(each)[index] for each in zip(*parts, strict=True))
-    return states, logits
+    states, logits = (torch.cat(each)[index] for each in zip(*parts, strict=True))
+    return states.transpose(0, 1), logits
 
 
-def _pass(lm: LanguageModel, prompt: SegmentedPrompt, views: Sequence[View], token_ids: Sequence[int]) -> list[Tensor]:
-    """The layers' states of the last token fed and, last, the logits, on one device."""
-    seen: list[Tensor] = []
-    model, call = watched(lm.model, seen.append), call_of(lm.model)
-
-    def forward(ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
-        seen.clear()
-        return next_scores(model, ids, positions, plan, cache, call)
-
-    logits = feed(lm, prompt, views, token_ids, forward)[-1].logits
-    return [*(each.to(logits.device) for each in seen), logits]
-
-
-def _alike(states: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def _alike(states: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Cosines of the wordings' states to the fused one, (L, N), and among themselves, their mean, (L,)."""
     to_fused, between = [], []
     for layer in states:

@@ -125,7 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(generate, *(name for name, field in FIELDS.items() if face_of(field)))
     _add_model(generate)
     generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
-    generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help="with --explain: one head's attention")
+    help_attention = "with --explain: one head's attention, counted from 0"
+    generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help=help_attention)
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.set_defaults(run=commands.run_generate)
 

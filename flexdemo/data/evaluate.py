@@ -15,8 +15,9 @@ from ..answers.methods import Method, mixing_layer, plan_all
 from ..answers.metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
-from ..engine.decode import Answer, check_room, generate
+from ..engine.decode import Answer, generate
 from ..engine.model import LanguageModel
+from ..engine.reading import check_room
 from ..errors import InputError
 from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, alike, build_prompt

@@ -62,14 +62,15 @@ def attend_sdpa(
         )
     if ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
         return attend_written_out(query, key, value, mask, scale, softcap, ape)
-    if mask.dtype != torch.bool:
-        mask = mask.to(query.dtype)
     rows, heads, length, width = query.shape
     groups = heads // key.shape[1]
-    if length == 1 and groups > 1:
-        # One query a head: the heads that share a key head become queries of it, so that keys are not copied.
-        packed = query.reshape(rows, key.shape[1], groups, width)
-        return scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).reshape(rows, heads, 1, -1)
+    if (
+        mask.dtype != torch.bool
+    ):  # few queries: the heads that share a key head become more, so that keys stay as they are
+        packed = query.reshape(rows, key.shape[1], groups * length, width)
+        mask = mask.to(query.dtype) if length == 1 else mask.to(query.dtype).repeat(1, 1, groups, 1)
+        out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+        return out.reshape(rows, heads, length, -1)
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 

@@ -87,6 +87,21 @@ class PromptCache(_Layers):
         return cache
 
 
+class SharedLayer(PromptLayer):
+    """Keys and values of one layer that stay as they are: `update` returns them with the new ones behind.
+
+    Those of one row are read by as many rows as come.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        keys, values = (each.expand(len(key_states), -1, -1, -1) for each in (self.keys, self.values))
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
 
@@ -143,6 +158,16 @@ class SlotCache(_Layers):
         return SlotCache([layer.select(index[layer.keys.device], cursor) for layer in self.layers], cursor)
 
 
+def share(encoded: Sequence[PromptCache], *, length: int) -> Cache:
+    """A cache for one pass over rows that start as the first `length` slots of encodings of one prompt, a row each; of
+    a single encoding any number of rows."""
+    layers = []
+    for parts in zip(*(each.layers for each in encoded), strict=True):
+        start = (torch.cat([getattr(part, name)[:, :, :length] for part in parts]) for name in ("keys", "values"))
+        layers.append(SharedLayer(*start))
+    return _Layers(layers=layers)
+
+
 def branch(
     encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
 ) -> SlotCache:
@@ -174,9 +199,11 @@ def _copied(parts: Sequence[Tensor], places: Sequence[Tensor], rows: int, capaci
     """Prompts of parts (prompts, heads, length, width) as rows with room behind them: place (row, prompt) in its part
     says which."""
     _, heads, _, width = parts[0].shape
-    out = parts[0].new_zeros(rows, heads, capacity, width)
+    out = parts[0].new_empty(rows, heads, capacity, width)
+    out[:, :, min(part.shape[2] for part in parts) :] = 0.0
     for part, place in zip(parts, places, strict=True):
-        out[place[:, 0], :, : part.shape[2]] = part[place[:, 1]]
+        # One prompt needs no copy before this one.
+        out[place[:, 0], :, : part.shape[2]] = part if len(part) == 1 else part[place[:, 1]]
     return out
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..plan import Encoding, Stream, View
 from ..prompt import SegmentedPrompt, decode_ids
 from ..request import Decoding
-from .attention import UnsupportedModelError
 from .cache import Download, SlotCache, branch, upload
 from .fast.compiled import Scores
 from .fast.rows import Abreast, Queries, Rows, Steps
@@ -25,6 +23,7 @@ from .reading import (
     Slots,
     arrange,
     check_recorded,
+    check_room,
     key_groups,
     multiple_of,
     on_devices,
@@ -65,7 +64,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of the batch: a view, settled for the model, and the stream that it belongs to, by number and itself."""
+    """A view that wants a row of the batch, settled for the model, and its stream, by number and itself."""
 
     owner: int
     stream: Stream
@@ -126,28 +125,6 @@ def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[
     return "length" if len(token_ids) >= limit else None
 
 
-def check_room(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> None:
-    """Raise InputError if the model cannot hold a prompt and its answer, or has no embedding for one of its tokens."""
-    rows = lm.model.get_input_embeddings().num_embeddings
-    if max(prompt.token_ids) >= rows:
-        at = next(i for i, token in enumerate(prompt.token_ids) if token >= rows)
-        raise InputError(
-            f"the tokenizer gives {prompt.tokens[at]!r} the id {prompt.token_ids[at]}, and {lm.name} has only {rows} "
-            "embeddings: give the tokenizer that the model was trained with"
-        )
-    need = len(prompt.token_ids) + new_tokens
-    if lm.context_length is not None and need > lm.context_length:
-        raise InputError(
-            f"prompt and answer need {need} tokens and {lm.name} holds {lm.context_length}: "
-            "use fewer or shorter paraphrases, or a shorter answer"
-        )
-    if lm.window is not None and need > lm.window:
-        raise UnsupportedModelError(
-            f"{lm.name} has a sliding window of {lm.window} tokens, shorter than prompt and answer ({need}): "
-            "its layers could not see every paraphrase; use fewer or shorter paraphrases, or a shorter answer"
-        )
-
-
 @torch.no_grad()
 def generate(
     lm: LanguageModel,
@@ -183,7 +160,9 @@ def generate(
     if keep is not None:
         keep(read)
 
-    # 2. Branch: one row for each view; those that LongRoPE reads otherwise are passes of their own.
+    # 2. Branch: one row for views that are the same; those that LongRoPE reads otherwise are passes of their own.
+    owners, at = [row.owner for row in rows], _shared(lm, rows)
+    rows = list(dict(zip(at, rows, strict=True)).values())
     lanes: dict[bool, list[int]] = {}
     for place, row in enumerate(rows):
         lanes.setdefault(row.view.encoding.shift > 0, []).append(place)
@@ -203,8 +182,19 @@ def generate(
     # Popped, as memory kept from an earlier request may take the place of what was made.
     parts = [(lane, Steps(lm, made.pop(0), prompt=slots.prompt, answer=slots.answer)) for lane in lanes.values()]
     with Abreast(parts) as steps:
-        owners = [row.owner for row in rows]
-        yield from _decode(lm, prompts, steps, states, owners, decoding, began=began, encoded=encoded)
+        yield from _decode(lm, prompts, steps, states, owners, at, decoding, began=began, encoded=encoded)
+
+
+def _shared(lm: LanguageModel, wanted: Sequence[_Row]) -> list[int]:
+    """Numbers of the rows that serve those wanted: on the CPU the same ones share one while their tokens are the same.
+
+    Not so where a pass is to keep its shape, nor on a GPU, whose next step begins before tokens are known.
+    """
+    shares = multiple_of(lm) == 1 and lm.device.type != "cuda"
+    found: dict[Hashable, int] = {}
+    alone = [None if shares and row.stream.mix_from is None else i for i, row in enumerate(wanted)]
+    kinds = [(row.view, row.stream.prompt, i) for row, i in zip(wanted, alone, strict=True)]
+    return [found.setdefault(kind, len(found)) for kind in kinds]
 
 
 def _made(lm: LanguageModel, slots: Slots, rows: Sequence[_Row], cache: SlotCache, decoding: Decoding) -> Rows:
@@ -232,29 +222,30 @@ def _decode(
     steps: Abreast,
     states: Sequence[_Decoding],
     owners: Sequence[int],
+    at: Sequence[int],
     decoding: Decoding,
     *,
     began: float,
     encoded: float,
 ) -> Iterator[Progress]:
-    """Stages 3 and 4 of `generate`; owners[row] is the stream that a row belongs to."""
+    """Stages 3 and 4 of `generate`; views belong to the streams `owners` and are the rows `at`."""
     # 3. Read the suffix: its last token is the query that produces the first answer token.
     out = steps.read_suffix()
     first = 0.0
 
     @functools.cache
-    def at(*places: int) -> Tensor:
+    def index(*places: int) -> Tensor:
         return upload(torch.tensor(places), lm.device)
 
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     while True:
         means = None if out.mass is None else out.mass.mean(dim=(0, 2))  # (layers, rows, heads, S) -> (rows, S)
         going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
-        places = {i: [row for row, owner in enumerate(owners) if owner == i] for i in going}
-        scores = _combined(out.scores, [(states[i].stream, places[i]) for i in going], at)
+        places = {i: [row for row, owner in zip(at, owners, strict=True) if owner == i] for i in going}
+        scores = _combined(out.scores, [(states[i].stream, places[i]) for i in going], index)
         chosen, logprob = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
-        sources = [going.index(owner) if owner in places else 0 for owner in owners]
-        fed = _taken(chosen, sources, at)[:, None]  # (streams,) -> (rows, 1)
+        sources, count = {row: place for place, i in enumerate(going) for row in places[i]}, 1 + max(at)
+        fed = _taken(chosen, [sources.get(row, 0) for row in range(count)], index)[:, None]  # (streams,) -> (rows, 1)
         coming = Download(chosen, logprob, means, *_likeliest(scores, decoding.candidates))
 
         # A GPU begins the next step before this one's tokens are read, so that it never waits for us.
@@ -278,17 +269,21 @@ def _decode(
             state.seconds = time.perf_counter() - began
         total = time.perf_counter() - began
         first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
-        yield Progress(tuple(s.snapshot() for s in states), len(owners), encoded, first, total)
+        yield Progress(tuple(s.snapshot() for s in states), count, encoded, first, total)
 
-        alive = [row for row, owner in enumerate(owners) if states[owner].stopped_by is None]
+        alive = [(i, row) for i, row in zip(owners, at, strict=True) if states[i].stopped_by is None]
         if not alive:
             return
-        # Compiled and captured steps keep their shapes, until half of their rows are done.
-        if len(alive) <= len(owners) * (0.5 if multiple_of(lm) > 1 else 1) and len(alive) < len(owners):
-            owners = [owners[row] for row in alive]
-            index = at(*alive)
-            fed, ahead = fed[index], ahead and ahead.select(index)  # first: the memory behind them is given back now
-            steps.select(alive)
+        kept: dict[tuple[int, int], int] = {}  # a row goes on once for each token that it is fed
+        going_to = [kept.setdefault((row, states[i].token_ids[-1]), len(kept)) for i, row in alive]
+        came_from = [row for row, _ in kept]
+        # Compiled and captured steps keep their shapes, until half of their rows are done. Elsewhere too a few that are
+        # done cost less than a copy of all others.
+        if len(set(came_from)) < len(kept) or len(kept) <= count * (0.5 if multiple_of(lm) > 1 else 0.75):
+            owners, at = [i for i, _ in alive], going_to
+            fed = upload(torch.tensor([[token] for _, token in kept]), lm.device)
+            ahead = ahead and ahead.select(index(*came_from))  # first: the memory behind it is given back now
+            steps.select(came_from)
         out = ahead or steps.run(fed)
 
 

@@ -1,9 +1,9 @@
-"""A given answer fed to rows over one prompt, in two passes: the suffix, then its tokens. Knows no methods."""
+"""A given answer fed to rows over one prompt, in one pass of the suffix and its tokens. Knows no methods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +12,13 @@ from transformers.cache_utils import Cache
 from ..plan import View
 from ..prompt import SegmentedPrompt
 from .attention import Plan, attend_written_out
-from .cache import branch, upload
+from .cache import share, upload
 from .flex import Attend
 from .model import LanguageModel
-from .reading import Prefill, arrange, check_recorded, on_devices, prefill, row_biases, settled
+from .reading import Biases, Prefill, arrange, check_recorded, on_devices, row_biases
+from .recorders import ApeRows
 
-Forward = Callable[[Tensor, Tensor, Plan, Cache], Any]  # of ids and positions (rows, q)
+Made = TypeVar("Made")
 
 
 def feed(
@@ -25,43 +26,45 @@ def feed(
     prompt: SegmentedPrompt,
     views: Sequence[View],
     token_ids: Sequence[int],
-    forward: Forward,
+    read: Prefill,
+    forward: Callable[[Tensor, Tensor, Plan, Cache], Made],
     *,
     attend: Attend = attend_written_out,
-    read: Prefill | None = None,
-) -> list[Any]:
-    """What `forward` makes of the suffix and, if there are any, of answer tokens behind it; a row for each view.
+) -> Made:
+    """What `forward` makes of ids and positions (rows, q) of the suffix and answer tokens behind it, a row for each
+    view; these are `settled`, and `read` holds their encodings.
 
-    The few queries of these passes are written out, whatever the backend: a callable for `attend` may tell layers and
-    heads apart. Encodings that `read` holds are not computed again. Views that LongRoPE reads otherwise than each other
-    are for calls of their own.
+    The few queries are written out, whatever the backend: a callable for `attend` may tell layers and heads apart.
+    Views of one encoding share its keys, so `forward` may run any number of rows over them.
     """
     check_recorded(lm)
-    count = len(token_ids)
-    views = [settled(lm, prompt, view, count + 1) for view in views]
-    slots = arrange([prompt], count + 1, 1)
-    encodings = list(dict.fromkeys(view.encoding for view in views))
-    read = prefill(lm, {encoding: [prompt] for encoding in encodings}, read)
-    sources = [(encodings.index(view.encoding), 0) for view in views]
-    caches = [read.caches[encoding] for encoding in encodings]
-    cache = branch(caches, sources, length=slots.prompt, capacity=slots.capacity)
+    slots = arrange([prompt], len(token_ids) + 1, 1)
+    ids = torch.tensor([[*prompt.token_ids[prompt.suffix_start :], *token_ids]] * len(views))
+    positions = torch.tensor([[view.suffix_position] for view in views]) + torch.arange(ids.shape[1])
+    encodings = [view.encoding for view in views]
+    alike = len(set(encodings)) == 1
+    cache = share([read.caches[each] for each in (encodings[:1] if alike else encodings)], length=slots.prompt)
 
     biases = row_biases(slots, views, [0] * len(views))
+    bias, ape = _behind_each_other(biases, len(token_ids), slots.answer)
+    plan = Plan(lm.backend, on_devices(lm, bias) or {}, ape=on_devices(lm, ape), attend=attend)
+    return forward(upload(ids, lm.device), upload(positions, lm.device), plan, cache)
+
+
+def _behind_each_other(biases: Biases, count: int, answer: int) -> tuple[Tensor, ApeRows | None]:
+    """The suffix's bias and that of `count` answer tokens, from slot `answer` on, as one, (rows, 1, q, kv); likewise
+    where scores are sharpened."""
     behind = biases.answer.repeat(1, 1, count, 1)
     # An answer token sees itself and those before it.
-    behind[..., slots.answer :] = torch.full((count, count + 1), -torch.inf).triu(1)
-    suffix = prompt.token_ids[prompt.suffix_start :]
-    starts = torch.tensor([view.suffix_position for view in views])[:, None]
-    told = []
-    for ids, first, bias, ape in (
-        (suffix, slots.prompt, biases.suffix, biases.ape_suffix),
-        (token_ids, slots.answer, behind, biases.ape_answer),
-    ):
-        if not ids:
-            continue
-        cache.point(first, first + len(ids))
-        positions = starts + (first - slots.prompt) + torch.arange(len(ids))
-        plan = Plan(lm.backend, on_devices(lm, bias) or {}, ape=on_devices(lm, ape), attend=attend)
-        fed = torch.tensor([list(ids)] * len(views))
-        told.append(forward(upload(fed, lm.device), upload(positions, lm.device), plan, cache))
-    return told
+    behind[..., answer:] = torch.full((count, count + 1), -torch.inf).triu(1)
+    bias = torch.cat([biases.suffix, behind], dim=2)[..., :-1]
+    last = biases.ape_answer
+    if last is None:
+        return bias, None
+    first = biases.ape_suffix or ApeRows(last.keys, torch.ones_like(last.temperature), torch.ones_like(last.scale))
+    times = biases.suffix.shape[2], count
+    temperature, scale = (
+        torch.cat([each.expand(-1, -1, n, -1) for each, n in zip(pair, times, strict=True)], dim=2)
+        for pair in ((first.temperature, last.temperature), (first.scale, last.scale))
+    )
+    return bias, ApeRows(last.keys[..., :-1], temperature, scale)

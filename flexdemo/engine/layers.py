@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 
 from .attention import UnsupportedModelError
 
+ROUNDING = {torch.float32: 1e-3}  # of the largest logit; of other dtypes LESS_EXACT
+LESS_EXACT = 0.05
+
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers of a model in their order, or UnsupportedModelError."""
@@ -58,13 +61,20 @@ def _instead(layer: nn.Module, forward: Callable) -> nn.Module:
     return made
 
 
+def _hidden(out: object) -> Tensor:
+    """The hidden states in what a layer returns."""
+    return out[0] if isinstance(out, tuple) else out
+
+
 def watched(model: PreTrainedModel, tell: Callable[[Tensor], None]) -> PreTrainedModel:
     """The model, which tells what each layer makes of the last token of each row, (rows, width), layer by layer."""
 
     def watch(layer: nn.Module) -> nn.Module:
         def forward(*args: object, **options: object) -> object:
             out = layer.forward(*args, **options)
-            tell((out[0] if isinstance(out, tuple) else out)[:, -1])
+            if _hidden(out).dim() != 3:
+                raise UnsupportedModelError(f"{type(layer).__name__} does not hand on one hidden state for each token")
+            tell(_hidden(out)[:, -1])
             return out
 
         return _instead(layer, forward)
@@ -72,8 +82,28 @@ def watched(model: PreTrainedModel, tell: Callable[[Tensor], None]) -> PreTraine
     return _with_layers(model, [watch(layer) for layer in decoder_layers(model)])
 
 
+def branching(model: PreTrainedModel, starts: Sequence[int], tell: Callable[[Tensor], None]) -> PreTrainedModel:
+    """The model, in which a copy of the first row joins it before each of these layers, counted from 0 and in order, so
+    that what rows have in common is computed once; it tells what the last layer makes of all, (rows, q, width)."""
+    layers = decoder_layers(model)
+
+    def branch(layer: nn.Module, joining: int) -> nn.Module:
+        def forward(hidden: Tensor, *args: object, **options: object) -> object:
+            copies = hidden[..., :1, :, :].expand(*hidden.shape[:-3], joining, -1, -1)
+            out = layer.forward(torch.cat([hidden, copies], dim=-3), *args, **options)
+            if layer is not layers[-1]:
+                return out
+            tell(_hidden(out))
+            first = _hidden(out)[..., :1, :, :]  # what follows may know how many rows there were at first
+            return (first, *out[1:]) if isinstance(out, tuple) else first
+
+        return _instead(layer, forward)
+
+    return _with_layers(model, [branch(layer, starts.count(i)) for i, layer in enumerate(layers)])
+
+
 def said_from(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """What the model would say of states (rows, width), were they its last layer's: logits (rows, V) in fp32.
+    """What the model would say of states (rows, q, width), were they its last layer's: logits (rows, q, V) in fp32.
 
     That is the logit lens: the model's own final norm, head, scaling and capping, applied once.
     """
@@ -81,9 +111,18 @@ def said_from(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def said(states: Tensor) -> Tensor:
-        made = states[:, None]
-        lens = _with_layers(model, [_instead(last, lambda *args, **options: made)])
-        ids = torch.zeros(len(states), 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
-        return lens(input_ids=ids, use_cache=False).logits[:, -1].float()
+        lens = _with_layers(model, [_instead(last, lambda *args, **options: states)])
+        entry = model.get_input_embeddings().weight.device
+        ids = torch.zeros(states.shape[-3:-1], dtype=torch.long, device=entry)
+        return lens(input_ids=ids, use_cache=False).logits.float()
 
     return said
+
+
+def check_said(model: PreTrainedModel, said: Tensor, logits: Tensor) -> None:
+    """UnsupportedModelError if what `said_from` gives of the last layer's states is not what the model itself gave."""
+    if (said - logits).abs().max() > ROUNDING.get(model.dtype, LESS_EXACT) * logits.abs().max():
+        raise UnsupportedModelError(
+            f"{type(model).__name__} makes its answer of more than its last layer's output: what it would say earlier "
+            "is not known"
+        )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..errors import InputError
 from ..masks import Mask, parse
 from ..plan import Encoding, View
 from ..prompt import SegmentedPrompt
@@ -108,6 +109,28 @@ def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) 
         groups.append([-1 if i is None else counted[i] for i in own])
         wordings.append([0 if i is None or not is_wording[i] else counted[i] for i in own])
     return Slots(tuple(prompts), tuple(owners), torch.tensor(wordings), torch.tensor(groups), start, answer, capacity)
+
+
+def check_room(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> None:
+    """Raise InputError if the model cannot hold a prompt and its answer, or has no embedding for one of its tokens."""
+    rows = lm.model.get_input_embeddings().num_embeddings
+    if max(prompt.token_ids) >= rows:
+        at = next(i for i, token in enumerate(prompt.token_ids) if token >= rows)
+        raise InputError(
+            f"the tokenizer gives {prompt.tokens[at]!r} the id {prompt.token_ids[at]}, and {lm.name} has only {rows} "
+            "embeddings: give the tokenizer that the model was trained with"
+        )
+    need = len(prompt.token_ids) + new_tokens
+    if lm.context_length is not None and need > lm.context_length:
+        raise InputError(
+            f"prompt and answer need {need} tokens and {lm.name} holds {lm.context_length}: "
+            "use fewer or shorter paraphrases, or a shorter answer"
+        )
+    if lm.window is not None and need > lm.window:
+        raise UnsupportedModelError(
+            f"{lm.name} has a sliding window of {lm.window} tokens, shorter than prompt and answer ({need}): "
+            "its layers could not see every paraphrase; use fewer or shorter paraphrases, or a shorter answer"
+        )
 
 
 def multiple_of(lm: LanguageModel) -> int:

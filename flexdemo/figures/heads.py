@@ -23,7 +23,8 @@ def heads_figure(
     by_layer: Sequence[float] = (),
     without: float | None = None,
 ) -> go.Figure:
-    """Attention (layers, heads) to the wording `name` as a heatmap, the places of the `strongest` (layer, head) in it.
+    """Attention (layers, heads) to the wording `name` as a heatmap, the `strongest` places of the array marked in it.
+    Layers and heads are shown counted from 1.
 
     At the right, on the same layers: the answer's log-probability lost when all heads of one layer may not see the
     wording, and as a line what is lost `without` it in all layers.
@@ -37,8 +38,8 @@ def heads_figure(
     wording, colour = plot_text(name), segment_colour(name, "paraphrase")
     trace = go.Heatmap(
         z=attention,
-        x=np.arange(heads),
-        y=np.arange(layers),
+        x=np.arange(1, 1 + heads),
+        y=np.arange(1, 1 + layers),
         zmin=0,
         zmax=max(float(attention.max()), 1e-9),
         colorscale=[list(shade) for shade in SHADES],
@@ -54,11 +55,11 @@ def heads_figure(
         },
     )  # fmt: skip
     figure = base_figure(trace, height=max(LEAST, MARGIN + ROW * layers))
-    axis = {"showgrid": False, "zeroline": False, "tickformat": "d", "tick0": 0, "title_standoff": 10}
+    axis = {"showgrid": False, "zeroline": False, "tickformat": "d", "tick0": 1, "title_standoff": 10}
     across, down = (max(1, -(-count // 16)) for count in (heads, layers))
     figure.update_layout(
         xaxis={**axis, "title_text": "head", "title_standoff": 26, "domain": LEFT, "dtick": across},
-        yaxis={**axis, "title_text": "layer", "range": [layers - 0.5, -0.5], "dtick": down},
+        yaxis={**axis, "title_text": "layer", "range": [layers + 0.5, 0.5], "dtick": down},
         margin={"l": 52, "r": 8, "t": 60, "b": 60},
         dragmode=False,
         showlegend=False,
@@ -73,7 +74,7 @@ def _add_layers(figure: go.Figure, by_layer: Sequence[float], without: float | N
     figure.add_trace(
         go.Bar(
             x=list(by_layer),
-            y=np.arange(layers),
+            y=np.arange(1, 1 + layers),
             orientation="h",
             marker={"color": colour},
             xaxis="x2",

@@ -72,7 +72,7 @@ class Events:
         self.running += [name for name in self.drawing if name.startswith("share-")]
         tabs = [name for tab in TABS for name in tab.CHANGES]
         self.finished = ["last", "looked", *tabs, *tools.CHANGES]
-        self.looks: dict[str, Callable[[LastRun], Iterator[Changes]]] = {}
+        self.looks: dict[str, Callable[[LastRun, Visit], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
         """A page as it is before a run: its masks, and a recording of an example if there is one."""
@@ -102,7 +102,7 @@ class Events:
         shown = rows.row_changes(rows_of(values), self.room)
         return {**self.opening(state, is_example=is_example), **values, **shown}
 
-    def filled(self, values: Values, tab: str) -> Iterator[Changes]:
+    def filled(self, values: Values, visit: Visit, tab: str) -> Iterator[Changes]:
         """The open tab with a run, then with what it asks of the model, once for each run: a tab works when it is open.
 
         What the model refuses is asked again when the tab is opened again.
@@ -124,7 +124,7 @@ class Events:
             return
         looked = {**values["looked"], tab: last.key}
         try:
-            for changes in self.looks[tab](last):
+            for changes in self.looks[tab](last, visit):
                 yield {"looked": looked, **changes}
         except InputError as error:
             said = f"{alert_html(str(error))}{belongs_html(last)}"
@@ -159,7 +159,7 @@ class Events:
 
     def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:
         """The tools and the open tab after a run."""
-        for changes in self.filled(values, values["tab"]):
+        for changes in self.filled(values, visit, values["tab"]):
             yield tools.ready(values["last"]) | changes
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
@@ -255,10 +255,10 @@ class Events:
 
     def _wire_tab(self, widgets: Widgets, tab: Any) -> None:
         def select(values: Values, visit: Visit) -> Iterator[Changes]:
-            for changes in self.filled(values, tab.NAME):
+            for changes in self.filled(values, visit, tab.NAME):
                 yield {"tab": tab.NAME, **changes}
 
-        look = tab.wire(widgets, self.models, self.gpu) if hasattr(tab, "wire") else None
+        look = tab.wire(widgets, self.models, self.gpu, self.readings) if hasattr(tab, "wire") else None
         if look is not None:
             self.looks[tab.NAME] = look
         queue = RUNNING if look or tab is gave else DRAWING

@@ -17,7 +17,7 @@ from ..answers.methods import METHODS
 from ..answers.recording import Recorded
 from ..answers.result import MethodResult, Result
 from ..engine.loading import Models
-from ..engine.reading import Reading
+from ..engine.reading import Prefill, Reading, Readings
 from ..errors import InputError
 from ..masks import parse
 from ..prompt import SegmentedPrompt
@@ -27,7 +27,7 @@ from ..serve.zerogpu import answer_seconds
 from .rows import shares_of
 from .sides import SIDES, alone_changes, answer_html, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
-from .widgets import Changes, alert_html
+from .widgets import Changes, Visit, alert_html
 
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 
@@ -142,6 +142,12 @@ def progress(result: Result) -> str:
 def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | None) -> bool:
     """Whether `reading` holds this prompt and its weights are the visitor's: then only the decode is to be done."""
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
+
+
+def kept(readings: Readings, visit: Visit, models: Models, last: LastRun) -> Prefill | None:
+    """What this visitor's last run has read, unless the prompt that is shown is another."""
+    held = readings.of(visit.session, last.state.model).known(last.result.prompt)
+    return held if held is not None and held.owner is models.that_made(last.result.model).model else None
 
 
 def explained(models: Models, limits: Limits, last: LastRun) -> LastRun:

@@ -17,7 +17,9 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import attribute
 from flexdemo.answers.heads import Reads, reading_heads
 from flexdemo.answers.result import Result
-from flexdemo.engine.model import LanguageModel
+from flexdemo.engine import reading as engine_reading
+from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.engine.reading import Reading
 from flexdemo.engine.sources import BUNDLED
 from flexdemo.errors import InputError
 from flexdemo.plan import Encoding
@@ -95,15 +97,18 @@ def check(model: Any, result: Result, wording: int, found: Reads) -> None:
         assert found.by_layer[layer] == pytest.approx(expected, abs=2e-4), layer
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "granite", "gemma2", "gpt2", "opt", "olmo2"])
+KINDS = ("llama", "qwen3", "granite", "gemma2", "gpt2", "gpt_bigcode", "opt", "olmo2")
+
+
+@pytest.mark.parametrize(("kind", "changes"), [*((kind, {}) for kind in KINDS), ("gemma3n_text", models.GEMMA3N)])
 def test_a_head_without_a_wording_is_the_oracles(
-    prepared: Callable[..., LanguageModel], partial_model: Callable[..., Any], kind: str
+    tokenizer: Any, partial_model: Callable[..., Any], kind: str, changes: dict
 ) -> None:
-    lm = prepared(kind)
+    lm = prepare(models.random_model(kind, **changes), tokenizer, name=kind)
     result = ask(lm, A, OTHERS, max_new_tokens=4, weights=[1, 3, 2])
     for wording in (0, 2):
         *_, found = reading_heads(lm, result, wording)
-        check(partial_model(kind), result, wording, found)
+        check(partial_model(kind, **changes), result, wording, found)
         assert max(abs(each.effect) for each in found.strongest) > 1e-2, "there is something to see"
 
 
@@ -163,6 +168,20 @@ def test_temperature_and_scale_are_kept(lm: LanguageModel) -> None:
     *_, reads = reading_heads(lm, result, 2)
     assert reads.without == pytest.approx(found.effects[2].effect, abs=1e-4) and abs(reads.without) > 1e-3
     np.testing.assert_allclose(reads.attention, found.mass[..., 3].mean(axis=0), atol=1e-5)
+
+
+def test_a_prompt_that_was_read_is_not_read_again(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading()
+    result = ask(lm, A, OTHERS, max_new_tokens=3, reading=reading)
+    *_, expected = reading_heads(lm, result, 1)
+    monkeypatch.setattr(engine_reading, "encode", None)
+    *_, found = reading_heads(lm, result, 1, known=reading.known(result.prompt))
+    np.testing.assert_allclose(found.attention, expected.attention, atol=1e-6)
+    effects = [[each.effect for each in reads.strongest] for reads in (found, expected)]
+    np.testing.assert_allclose(*effects, atol=1e-5)
+    np.testing.assert_allclose(found.by_layer, expected.by_layer, atol=1e-5)
+    with pytest.raises(TypeError, match="not callable"):
+        next(reading_heads(lm, result, 1))
 
 
 def test_work_comes_in_parts_and_stops_where_it_is_told(lm: LanguageModel) -> None:

@@ -222,11 +222,7 @@ def test_a_model_whose_layers_are_not_found_is_refused_by_name(without_a_list: L
 
 
 def test_a_model_of_several_hidden_states_a_token_mixes_each(tokenizer: Any) -> None:
-    changes = {
-        "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8,
-        "intermediate_size": 48, "altup_num_inputs": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 3,
-        "layer_types": ["full_attention"] * 3,
-    }  # fmt: skip
+    changes = {**models.GEMMA3N, "num_kv_shared_layers": 0}
     lm, plain = (models.random_model("gemma3n_text", **changes) for _ in range(2))
     result = ask(prepare(lm, tokenizer, name="gemma3n"), A, [B, C], methods=(NAME,), hidden_layer=1, max_new_tokens=4)
     assert_oracles(plain, result, 1)

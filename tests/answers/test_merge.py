@@ -19,7 +19,9 @@ from flexdemo.answers import merge
 from flexdemo.answers.ask import ask
 from flexdemo.answers.merge import Merge, merging
 from flexdemo.answers.result import Result
+from flexdemo.engine import reading as engine_reading
 from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.engine.reading import Reading
 from flexdemo.engine.sources import BUNDLED
 from flexdemo.errors import InputError
 
@@ -183,6 +185,25 @@ def test_layers_from_which_they_agree_by_hand() -> None:
     assert never.agree_from is None and [never.says_it_from(i) for i in range(3)] == [1, None, 1]
 
 
+def test_a_prompt_that_was_read_is_not_read_again(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading()
+    result = ask(lm, A, OTHERS, max_new_tokens=3, methods=("flex", "per_prompt"), mask="anchor", reading=reading)
+    expected = merging(lm, result, 2)
+    monkeypatch.setattr(engine_reading, "encode", None)
+    found = merging(lm, result, 2, known=reading.known(result.prompt))
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
+    np.testing.assert_allclose(found.to_fused, expected.to_fused, atol=1e-6)
+    np.testing.assert_allclose(found.between, expected.between, atol=1e-6)
+    with pytest.raises(TypeError, match="not callable"):
+        merging(lm, result, 2)
+
+
+def test_a_model_of_several_states_a_token_is_refused(tokenizer: Any) -> None:
+    lm = prepare(models.random_model("gemma3n_text", **models.GEMMA3N), tokenizer, name="gemma3n")
+    with pytest.raises(InputError, match=r"Gemma3n.*does not hand on one hidden state for each token"):
+        merging(lm, ask(lm, A, OTHERS, max_new_tokens=1), 0)
+
+
 @pytest.mark.parametrize("step", [-1, 2])
 def test_a_token_that_is_not_there_is_refused(lm: LanguageModel, step: int) -> None:
     with pytest.raises(InputError, match=f"no token {step} of the answer: choose from 0 to 1"):
@@ -193,6 +214,6 @@ def test_a_model_that_ends_otherwise_than_in_its_layers_is_refused(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = ask(lm, A, OTHERS, max_new_tokens=1)
-    monkeypatch.setattr(merge, "said_from", lambda model: lambda states: torch.zeros(len(states), 400))
+    monkeypatch.setattr(merge, "said_from", lambda model: lambda states: torch.zeros(len(states), 1, 400))
     with pytest.raises(InputError, match="makes its answer of more than its last layer"):
         merging(replace(lm), result, 0)

@@ -11,6 +11,7 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,14 +197,15 @@ def cost(
     runs: int,
     log: Log,
 ) -> dict[str, Any]:
-    """Median cost of `flex` over a prompt of this size, decoded in `rows` equal rows.
+    """Median cost of `flex` over a prompt of this size, decoded in `rows` rows of different weights.
 
     Seconds to the first token and a token after it; memory beyond the weights at its peak, and beyond one KV cache for
     each row and encoding too, which are known of a GPU only.
     """
     text = lm.model.config.get_text_config()
     prompt = random_prompt(tokens, text.vocab_size, seed=0, paraphrases=paraphrases)
-    streams = [Stream((fused_view(prompt, Encoding()),), seed=i) for i in range(rows)]
+    fused = fused_view(prompt, Encoding())
+    streams = [Stream((replace(fused, weights=(1.0 + i, *fused.weights[1:])),)) for i in range(rows)]
     on_gpu, before = lm.device.type == "cuda", 0
     if on_gpu:
         lm.graphs.clear()  # what they keep is part of what this costs

@@ -24,10 +24,10 @@ CELLS = "_fullData.filter(t => t.type === 'heatmap').map(t => t.z.map(row => Arr
 
 
 def shows(visit: Visit, head: tuple[int, int], lm: LanguageModel, result: Any) -> None:
-    """The tab *A head* is open and shows this one."""
+    """The tab *A head* is open and shows this one, of which the page counts from 1."""
     expect(visit.page.get_by_role("tab", name=HEAD, exact=True)).to_have_attribute("aria-selected", "true")
     visit.settle()
-    assert (visit.value("attention-layer"), visit.value("attention-head")) == tuple(map(str, head))
+    assert (visit.value("attention-layer"), visit.value("attention-head")) == tuple(str(number + 1) for number in head)
     (got,) = visit.plot("attention-plot", "_fullData.map(t => t.z.map(row => Array.from(row)))")
     assert np.allclose(np.square(got), attention_map(lm, result, *head), atol=2e-3)
 
@@ -74,7 +74,7 @@ def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundle
     assert lines.count() == len(found.strongest) == 12
     for line, each in zip(lines.all(), found.strongest, strict=True):
         name, attention, effect = line.locator("th, td").all_text_contents()[1:]
-        assert name == f"layer {each.layer}, head {each.head}"
+        assert name == f"layer {each.layer + 1}, head {each.head + 1}"
         assert abs(float(attention) - each.attention) < 2e-3 and abs(float(effect) - each.effect) < 2e-3
 
     button = lines.nth(2).get_by_role("button")

@@ -72,8 +72,8 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
     effects = [x for orientation, x, _ in bars if orientation == "h"]
     drawn = np.sort(np.concatenate([np.array(each, dtype=float) for each in effects]))
     assert np.allclose(drawn, np.sort([each.effect for each in attribution.effects]), atol=1e-3)
-    visit.choose("mass-layer", "2")
-    visit.choose("mass-head", "3")
+    visit.choose("mass-layer", "3")
+    visit.choose("mass-head", "4")
     bars = visit.plot("gave-plot", "_fullData.filter(bar => bar.orientation !== 'h').map(bar => Array.from(bar.y))")
     assert np.allclose(bars, attribution.mass[:, 2, 3].T, atol=1e-3)
 
@@ -90,15 +90,15 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
     assert cells[0].startswith("✓")
 
     visit.open(TABS[5])
-    visit.number("attention-layer", 1)
-    visit.number("attention-head", 2)
+    visit.number("attention-layer", 2)
+    visit.number("attention-head", 3)
     page.locator("#attention-show").click()
     visit.settle()
     (got,) = visit.plot("attention-plot", "_fullData.map(t => t.z.map(row => Array.from(row)))")
     assert np.allclose(np.square(got), attention_map(bundled, result, 1, 2), atol=2e-3)
     visit.number("attention-layer", 99)
     page.locator("#attention-show").click()
-    expect(page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 0 to 5 of tinyqa")
+    expect(page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 1 to 6 of tinyqa")
     clean(visit)
 
 

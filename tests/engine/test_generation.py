@@ -97,7 +97,7 @@ def test_strategies_and_schemes_answer_differently(lm: LanguageModel) -> None:
 
 def test_property_10_a_view_in_a_batch_equals_the_view_alone(lm: LanguageModel) -> None:
     together = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=6)
-    for method in ("flex", "origin", "per_prompt", "causal"):
+    for method in ("flex", "origin", "per_prompt", "avg", "max", "hidden_avg", "leave_one_out", "causal"):
         alone = ask(lm, QUESTION, OTHERS, methods=(method,), max_new_tokens=6)
         for mine, theirs in zip(together[method].views, alone[method].views, strict=True):
             assert mine.token_ids == theirs.token_ids
@@ -132,12 +132,31 @@ def test_property_10_one_prefill_an_encoding_then_one_token_a_step(lm: LanguageM
         result = ask(lm, QUESTION, OTHERS, methods=("all",), max_new_tokens=3)
     body, suffix = result.prompt.suffix_start, len(result.prompt.segments[-1])
     copies = result.prompt.repeated().suffix_start
-    # On one encoding: flex; P1 to P3 for origin, per_prompt, vote and weighted_max together; three rows each for avg
-    # (weighted_avg is the same with equal weights), hidden_avg, max and leave_one_out. Causal and repeat, two prompts,
-    # on another.
-    assert shapes[:3] == [(1, body), (2, max(body, copies)), (1 + 3 + 4 * 3 + 2, suffix)]
+    # On one encoding: flex; P1 to P3 for all that read them alone; three rows each for hidden_avg, which mixes them,
+    # and leave_one_out. Causal and repeat, two prompts, on another.
+    assert shapes[:3] == [(1, body), (2, max(body, copies)), (1 + 3 + 3 + 3 + 2, suffix)]
     assert all(length == 1 and rows <= 18 for rows, length in shapes[3:])
     assert len(shapes) <= 3 + 2
+
+
+def test_views_share_a_row_until_their_tokens_differ(lm: LanguageModel) -> None:
+    with forwards(lm) as shapes:
+        result = ask(lm, QUESTION, OTHERS, methods=("per_prompt", "avg", "max"), max_new_tokens=6)
+    views = [view for each in result.results for view in each.views]
+    rows = []
+    for step in range(max(len(view.token_ids) for view in views)):
+        fed = [(view.weights, view.token_ids[:step]) for view in views if len(view.token_ids) > step]
+        rows.append(len(set(fed)))
+    assert [rows for rows, _ in shapes[1:]] == rows and rows[0] == 3 < max(rows)
+
+
+def test_mixed_rows_are_shared_with_nobody(lm: LanguageModel) -> None:
+    with forwards(lm) as shapes:
+        result = ask(lm, QUESTION, OTHERS, methods=("hidden_avg", "avg"), hidden_layer=1, max_new_tokens=4)
+    assert shapes[1][0] == 6
+    (alone,) = ask(lm, QUESTION, OTHERS, methods=("avg",), max_new_tokens=4).results
+    assert result["avg"].token_ids == alone.token_ids
+    assert result["avg"].logprobs == pytest.approx(alone.logprobs, abs=1e-5)
 
 
 # --- properties 7 and 8 need views of their own

@@ -199,6 +199,8 @@ class Gpu:
         }
         for name, part in parts.items():
             monkeypatch.setattr(torch.cuda, name, part)
+        # Only a build for CUDA has it.
+        monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
         monkeypatch.setattr("flexdemo.engine.fast.graphs._capture_stream", lambda device: {1: self.side}[device])
 
     def on_device(self, device: Any) -> Any:

@@ -20,7 +20,7 @@ from flexdemo.engine.blocks import layout_of
 from flexdemo.engine.loading import ModelError, load_model, load_tokenizer
 from flexdemo.engine.model import LanguageModel, prepare, refuse_unsupported
 from flexdemo.errors import BackendError, InputError
-from flexdemo.prompt import PARAPHRASE, PREFIX, ROLE_NAMES, SegmentedPrompt, build_prompt
+from flexdemo.prompt import SegmentedPrompt, build_prompt
 
 QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
@@ -314,10 +314,6 @@ def test_preparing_twice_is_harmless(tokenizer: Any, lm: LanguageModel) -> None:
     again = prepare(model, tokenizer, name="twice", backend="sdpa")
     mine, theirs = (ask(each, QUESTION, OTHERS, max_new_tokens=3)["flex"].token_ids for each in (again, lm))
     assert mine == theirs
-
-
-def test_roles_have_names() -> None:
-    assert ROLE_NAMES[PREFIX] == "prefix" and ROLE_NAMES[PARAPHRASE] == "paraphrase"
 
 
 def _changed(path: Path, **values: Any) -> None:

@@ -121,16 +121,8 @@ def test_a_window_longer_than_prompt_and_answer_hides_nothing(
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [
-        ("gemma4_text", {"num_kv_shared_layers": 2}),
-        (
-            "gemma3n_text",
-            {"num_kv_shared_layers": 1, "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8,
-             "intermediate_size": 48, "altup_num_inputs": 2, "laurel_rank": 4,
-             "activation_sparsity_pattern": [0.0] * 3},
-        ),
-    ],
-)  # fmt: skip
+    [("gemma4_text", {"num_kv_shared_layers": 2}), ("gemma3n_text", models.GEMMA3N)],
+)
 def test_layers_that_share_keys_get_all_their_queries(kind: str, changes: dict, tokenizer: Any) -> None:
     changes = {**changes, "layer_types": ["full_attention"] * 3}
     lm = prepare(models.random_model(kind, **changes), tokenizer, name=kind)

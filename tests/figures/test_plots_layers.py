@@ -62,19 +62,20 @@ def test_one_wording_has_no_line_between_wordings() -> None:
 ATTENTION = np.array([[0.1, 0.4], [0.3, 0.0], [0.2, 0.05]])
 
 
-def test_heads_are_numbered_in_the_heatmap_layer_0_on_top() -> None:
+def test_heads_are_numbered_in_the_heatmap_layer_1_on_top() -> None:
     figure = heads_figure(ATTENTION, "P3", [(0, 1), (1, 0)])
     (heatmap,) = figure.data
     assert np.array_equal(heatmap.z, ATTENTION) and heatmap.zmax == 0.4
     assert np.array_equal(heatmap.text, [["", "1"], ["2", ""], ["", ""]])
-    assert list(heatmap.y) == [0, 1, 2] and figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]
+    assert (list(heatmap.x), list(heatmap.y)) == ([1, 2], [1, 2, 3]), "they count from 1"
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]
     assert "P3" in heatmap.hovertemplate
 
 
 def test_effects_of_layers_stand_on_the_same_layers_beside_leave_one_out() -> None:
     figure = heads_figure(ATTENTION, "P3", [(0, 1)], (0.5, -0.25, 0.0), 0.75)
     bars = figure.data[1]
-    assert list(bars.x) == [0.5, -0.25, 0.0] and list(bars.y) == [0, 1, 2] and bars.orientation == "h"
+    assert list(bars.x) == [0.5, -0.25, 0.0] and list(bars.y) == [1, 2, 3] and bars.orientation == "h"
     assert bars.marker.color == segment_colour("P3", "paraphrase")
     (line,) = figure.layout.shapes
     assert (line.x0, line.x1, line.xref) == (0.75, 0.75, "x2")

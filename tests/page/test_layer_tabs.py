@@ -12,11 +12,13 @@ import pytest
 from test_tabs import NASTY, ran
 from visitor import Built, Visitor
 
+from flexdemo.answers.head import attention_map
 from flexdemo.answers.heads import HeadEffect, Reads, reading_heads
 from flexdemo.answers.merge import Merge, merging
+from flexdemo.engine import reading
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page.run import LastRun
-from flexdemo.page.tabs import TABS, head, heads, merge
+from flexdemo.page.tabs import TABS, heads, merge
 
 PLACES = {tab.NAME: place for place, tab in enumerate(TABS)}
 ASKED = {"question": "Who?", "used": 2, "paraphrase-1": "", "paraphrase-2": "Name it.", "max_new_tokens": 4}
@@ -81,6 +83,19 @@ def test_the_slider_goes_through_the_answer(visitor: Visitor, lm: LanguageModel)
     upper = visitor.values["merge_plot"].data[0]
     assert np.allclose(upper.y, np.maximum(found.probability[:, -1], 1e-6))
     assert "<mark" in visitor.values["merge_words"]
+
+
+def test_what_the_run_has_read_is_not_read_again(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "encode", None)
+    for name, move, moved in (("merge", "token", {"merge_token": 3}), ("heads", "wording", {"heads_wording": "P3"})):
+        opened(visitor, name)
+        visitor.do(move, **moved)
+        assert visitor.visible[f"{name}_plot"]
+    visitor.session = "another"  # of whom nothing is kept
+    visitor.values["looked"] = {}
+    for name in ("merge", "heads"):
+        with pytest.raises(TypeError, match="not callable"):
+            opened(visitor, name)
 
 
 def test_it_is_said_at_which_layer_they_agree(lm: LanguageModel) -> None:
@@ -185,12 +200,12 @@ def test_the_list_tells_heads_a_layer_and_leave_one_out() -> None:
     told = heads.list_html(Reads("P3", attention, strongest, (0.1, -0.5), 0.75))
     lines = [re.findall(r"<t[hd].*?</t[hd]>", line) for line in re.findall(r"<tr>(.*?)</tr>", told)]
     assert [[text(cell) for cell in line] for line in lines][1:] == [
-        ["1", "layer 0, head 1", "0.300", "+0.250"],
-        ["2", "layer 1, head 0", "0.200", "0.000"],
-        ["", "layer 1, all its heads at once (the layer that matters most)", "0.100", "-0.500"],
+        ["1", "layer 1, head 2", "0.300", "+0.250"],
+        ["2", "layer 2, head 1", "0.200", "0.000"],
+        ["", "layer 2, all its heads at once (the layer that matters most)", "0.100", "-0.500"],
         ["", "all layers and heads at once (leave-one-out)", "0.150", "+0.750"],
     ]
-    assert 'data-layer="0" data-head="1"' in told and "need not add up" in told and "no single change" not in told
+    assert 'data-layer="1" data-head="2"' in told and "need not add up" in told and "no single change" not in told
     sure = heads.list_html(Reads("P3", attention, (HeadEffect(0, 1, 0.3, 1e-5),), (1e-5, 0.0), 1e-5))
     assert "no single change moves the answer" in sure
 
@@ -207,7 +222,7 @@ def test_a_head_that_is_clicked_is_shown_in_its_tab(visitor: Visitor, lm: Langua
     visitor.do("pointed", {"layer": 1, "head": 2})
     assert (visitor.values["head_layer"], visitor.values["head_head"]) == (1, 2) and visitor.visible["head_plot"]
     shown = np.array(visitor.values["head_plot"].data[0].customdata)
-    assert np.allclose(shown, np.array(head.attention_plot(lm, visitor.values["last"], 1, 2).data[0].customdata))
+    np.testing.assert_allclose(shown, attention_map(lm, visitor.values["last"].result, 0, 1), atol=1e-6)
     visitor.do("select", nth=PLACES["head"])
     assert visitor.visible["head_plot"], "it is of this run"
     visitor.do("run")
@@ -222,7 +237,7 @@ def test_what_is_no_head_is_left_alone(visitor: Visitor, told: Any) -> None:
 
 def test_a_head_that_is_not_there_is_said(visitor: Visitor) -> None:
     visitor.do("pointed", {"layer": 99, "head": 0})
-    assert "no layer 99: choose from 0 to 2" in visitor.values["head_message"]
+    assert "no layer 99: choose from 1 to 3" in visitor.values["head_message"]
 
 
 def test_texts_are_escaped(lm: LanguageModel) -> None:

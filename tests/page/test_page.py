@@ -240,7 +240,7 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     visitor.do("conclude")
     assert visitor.visible["gave_plot"] and "load_model" in shown["program"]
     visitor.do("select", nth=3)
-    visitor.do("attention", head_layer=0, head_head=0)
+    visitor.do("attention", head_layer=1, head_head=1)
     assert "recorded with tinyqa in float32, and the loaded model is" in shown["head_message"]
     visitor.do("choose", {"index": 1})
     assert shown["last"].state.question == EXAMPLES[1]["question"] and "recorded" in shown["left_figures"]
@@ -262,4 +262,4 @@ def test_a_recording_of_this_model_says_that_run_computes_it(
 ) -> None:
     last = recorded(recordings, EXAMPLES[2])
     assert line(last.recorded, bundled) == f"Recorded {last.recorded.date}: press Run to compute it now"
-    assert attention_plot(bundled, last, 0, 0).data
+    assert attention_plot(bundled, last, 1, 1).data

@@ -182,8 +182,8 @@ def test_a_run_is_explained_with_the_page_s_names(lm: LanguageModel) -> None:
     for name, share in zip(gave.segment_names(run), chosen_mass(run).mean(axis=0), strict=True):
         assert f"{name} {share:.3f}" in said
     assert all(f"{name} {round(effect, 3) + 0.0:+.3f}" in said for name, effect in effects.items())
-    layers, heads = ([value for _, value in shown[f"mass_{what}"]["choices"]] for what in ("layer", "head"))
-    assert (layers, heads) == ([-1, 0, 1, 2], [-1, 0, 1, 2, 3]) and shown["gave_choices"]["visible"]
+    layers, heads = (shown[f"mass_{what}"]["choices"][1:] for what in ("layer", "head"))
+    assert layers == [("1", 0), ("2", 1), ("3", 2)] and len(heads) == 4 and shown["gave_choices"]["visible"]
 
 
 def test_a_run_that_cannot_be_explained_says_what_to_choose(lm: LanguageModel) -> None:
@@ -195,16 +195,23 @@ def test_a_run_that_cannot_be_explained_says_what_to_choose(lm: LanguageModel) -
 
 @pytest.mark.parametrize(
     ("layer", "number", "said"),
-    [(None, 0, "the number of the layer is missing"), (0, 99, "no head 99"), (-1, 0, "no layer -1"), (0, 0.5, "head")],
+    [
+        (None, 1, "the number of the layer is missing"),
+        (1, 5, "no head 5: choose from 1 to 4"),
+        (1, 1.5, "head"),
+        (0, 1, "no layer 0: choose from 1 to 3"),
+        (4, 1, "no layer 4"),
+        (-1, 1, "no layer -1"),
+    ],
 )
 def test_a_head_that_is_not_there_is_refused(lm: LanguageModel, layer: Any, number: Any, said: str) -> None:
     run = ran(lm, "Name it.", methods=("flex",))
     with pytest.raises(InputError, match=said):
         head.attention_plot(lm, run, layer, number)
     with pytest.raises(InputError, match="nothing has run yet"):
-        head.attention_plot(lm, None, 0, 0)
+        head.attention_plot(lm, None, 1, 1)
     with pytest.raises(InputError, match="was recorded with other"):
-        head.attention_plot(lm, replace(run, result=replace(run.result, model="other")), 0, 0)
+        head.attention_plot(lm, replace(run, result=replace(run.result, model="other")), 1, 1)
 
 
 def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(lm: LanguageModel, prepared: Any) -> None:
@@ -215,7 +222,7 @@ def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(lm: LanguageModel, 
     big = prepared("llama", "sdpa", max_position_embeddings=4096)
     long = ran(big, *["many words and more " * 60] * 2, methods=("flex",), max_new_tokens=1)
     with pytest.raises(InputError, match="at most 512 tokens"):
-        head.attention_plot(big, long, 0, 0)
+        head.attention_plot(big, long, 1, 1)
 
 
 def test_text_is_escaped_everywhere(lm: LanguageModel) -> None:

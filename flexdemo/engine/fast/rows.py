@@ -154,7 +154,7 @@ class Steps:
         return self._run("step")
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order."""
+        """Keep only these rows, in this order; one that is named twice goes on as two."""
         chosen = self._rows.select(rows)
         self._give_back()
         self._rows = self._lent(chosen)
@@ -234,8 +234,9 @@ class Abreast:
             if not places:
                 steps.__exit__(None, None, None)
                 continue
-            if len(places) < len(own) or len(self._parts) == 1:
-                steps.select([own.index(rows[place]) for place in places])
+            chosen = [own.index(rows[place]) for place in places]
+            if chosen != list(range(len(own))):
+                steps.select(chosen)
             kept.append((places, steps))
         self._parts = kept
 

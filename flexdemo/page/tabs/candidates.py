@@ -9,6 +9,7 @@ import gradio as gr
 from ...answers.explain import CANDIDATES, candidate_steps
 from ...answers.result import MethodResult
 from ...engine.loading import Models
+from ...engine.reading import Readings
 from ...figures.cells import visible_text
 from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, method_label
@@ -41,7 +42,7 @@ def fill(models: Models, last: LastRun) -> Changes:
     }
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
     def step(values: Values, visit: Visit) -> Changes:
         last = values["last"]
         return {"candidates": candidates_html(last, int(values["candidates_step"] or 1))} if last else {}

@@ -11,6 +11,7 @@ import numpy as np
 from ...answers.explain import NEEDED, seen_counts
 from ...answers.head import heads_of
 from ...engine.loading import Models
+from ...engine.reading import Readings
 from ...figures.answer import gave_figure
 from ...serve.zerogpu import Gpu
 from ..run import LastRun, belongs_html, lacking_html
@@ -44,7 +45,7 @@ def build(widgets: Widgets, models: Models) -> None:
 
 
 def _numbered(count: int) -> list[tuple[str, int]]:
-    return [("Mean over all", MEAN), *((str(i), i) for i in range(count))]
+    return [("Mean over all", MEAN), *((str(i + 1), i) for i in range(count))]
 
 
 def empty(said: str = f'<p class="to-come">{BEFORE}</p>') -> Changes:
@@ -67,7 +68,7 @@ def fill(models: Models, last: LastRun) -> Changes:
     return changes
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
     names = ["mass_layer", "mass_head", "per_token"]
 
     def choose(values: Values, visit: Visit) -> Changes:

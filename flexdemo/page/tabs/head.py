@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from ...answers.head import attention_map, heads_of
+from ...answers.head import attention_map, check_head, heads_of
 from ...engine.loading import Models
 from ...engine.model import LanguageModel
+from ...engine.reading import Readings
 from ...errors import InputError
 from ...figures.answer import attention_figure
 from ...serve.log import within_noted_memory
@@ -33,8 +34,8 @@ def build(widgets: Widgets, models: Models) -> None:
     widgets["head_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="head-note")
     with gr.Row(elem_classes="choices"):
         for what, count in (("layer", layers), ("head", heads)):
-            label = f"{what.capitalize()}, 0 to {count - 1}"
-            widgets[f"head_{what}"] = gr.Number(0, label=label, precision=0, elem_id=f"attention-{what}", min_width=110)
+            label = f"{what.capitalize()}, 1 to {count}"
+            widgets[f"head_{what}"] = gr.Number(1, label=label, precision=0, elem_id=f"attention-{what}", min_width=110)
         widgets["head_show"] = gr.Button("Show attention", elem_id="attention-show", min_width=120)
     widgets["head_message"] = gr.HTML("", elem_id="attention-message", elem_classes="message")
     widgets["head_plot"] = plot("attention-plot")
@@ -46,7 +47,7 @@ def fill(models: Models, last: LastRun) -> Changes:
     return note if last.head else {**note, "head_plot": shown(None), "head_message": ""}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> None:
+def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
     def draw(last: LastRun | None, layer: float | None, head: float | None) -> Any:
         with within_noted_memory(give_up=models.let_go):
             lm = models.default if last is None else models.that_made(last.result.model)
@@ -89,11 +90,13 @@ def check_same(lm: LanguageModel, last: LastRun | None) -> None:
 
 
 def attention_plot(lm: LanguageModel, last: LastRun | None, layer: float | None, head: float | None) -> Any:
-    """Attention of one layer and head over the last run's prompt; InputError for what cannot be shown."""
+    """Attention of a layer and head, counted from 1, over the last run's prompt; InputError where there is none."""
     check_same(lm, last)
     for what, number in (("layer", layer), ("head", head)):
         if number is None or number != int(number):
-            raise InputError(f"the number of the {what} is missing: give a whole number, 0 or more")
-    rows = attention_map(lm, last.result, int(layer or 0), int(head or 0))
+            raise InputError(f"the number of the {what} is missing: give a whole number, 1 or more")
+    chosen = int(layer), int(head)
+    check_head(lm, *chosen, first=1)
+    rows = attention_map(lm, last.result, *(number - 1 for number in chosen))
     prompt = last.result.prompt
     return attention_figure(rows, prompt.tokens, prompt.segments)

@@ -9,11 +9,12 @@ import gradio as gr
 
 from ...answers.heads import Reads, reading_heads
 from ...engine.loading import Models
+from ...engine.reading import Prefill, Readings
 from ...errors import InputError
 from ...figures.heads import heads_figure
 from ...serve.log import checkpoint, within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html, lacking
+from ..run import LastRun, belongs_html, kept, lacking
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
@@ -62,30 +63,32 @@ def _cleared(note: str) -> Changes:
     }  # fmt: skip
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> Callable[[LastRun], Iterator[Changes]]:
+def wire(
+    widgets: Widgets, models: Models, gpu: Gpu, readings: Readings
+) -> Callable[[LastRun, Visit], Iterator[Changes]]:
     """Another wording is looked at by its name; returns the look at a run that is new to the tab."""
 
-    def look(last: LastRun, wording: int) -> Iterator[Reads]:
+    def look(last: LastRun, wording: int, known: Prefill | None) -> Iterator[Reads]:
         with within_noted_memory(give_up=models.let_go):
             lm = models.that_made(last.result.model)
             check_same(lm, last)
-            yield from reading_heads(lm, last.result, wording, check=checkpoint())
+            yield from reading_heads(lm, last.result, wording, known=known, check=checkpoint())
 
     looked = gpu.wrap(look, lambda *_: answer_seconds(32))
 
-    def read(last: LastRun, wording: int) -> Iterator[Changes]:
-        for found in looked(last, wording):
+    def read(last: LastRun, wording: int, visit: Visit) -> Iterator[Changes]:
+        for found in looked(last, wording, kept(readings, visit, models, last)):
             listed = list_html(found) if found.strongest else f"<p>{HIDING}</p>"
             yield {"heads_plot": shown(picture(found)), "heads_list": listed}
         if not found.strongest:
             yield {"heads_plot": shown(picture(found)), "heads_list": f"<p>{NOTHING}</p>"}
 
-    def begun(last: LastRun) -> Iterator[Changes]:
+    def begun(last: LastRun, visit: Visit) -> Iterator[Changes]:
         yield _cleared(f"<p>{WAITING}</p>")
         names = [segment.name for segment in last.result.prompt.paraphrases]
         radio = gr.update(choices=names, value=names[0], visible=True)
         told = {"heads_note": f"<p>{SAID}</p>{belongs_html(last)}", "heads_wording": radio}
-        for changes in read(last, 0):
+        for changes in read(last, 0, visit):
             yield told | changes  # all of it each time: of changes that come quickly a page may show the last only
 
     def wording(values: Values, visit: Visit) -> Iterator[Changes]:
@@ -94,7 +97,7 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> Callable[[LastRun], Iter
         if values["heads_wording"] not in names:
             return
         try:
-            for changes in read(last, names.index(values["heads_wording"])):
+            for changes in read(last, names.index(values["heads_wording"]), visit):
                 yield {"heads_wording": values["heads_wording"], **changes}
         except InputError as error:
             yield {"heads_list": alert_html(str(error)), "heads_plot": shown(None)}
@@ -113,8 +116,8 @@ def picture(found: Reads) -> Any:
 def list_html(found: Reads) -> str:
     """The heads that look most, each with its effect; then a layer as a whole, and all of them."""
     lines = [
-        f'<tr><td class="number">{place}</td><th scope="row"><button type="button" data-layer="{each.layer}" '
-        f'data-head="{each.head}">layer {each.layer}, head {each.head}</button></th>'
+        f'<tr><td class="number">{place}</td><th scope="row"><button type="button" data-layer="{each.layer + 1}" '
+        f'data-head="{each.head + 1}">layer {each.layer + 1}, head {each.head + 1}</button></th>'
         f'<td class="number" style="--share: {each.attention * 100:.1f}%">{each.attention:.3f}</td>'
         f'<td class="number">{effect_text(each.effect)}</td></tr>'
         for place, each in enumerate(found.strongest, start=1)
@@ -123,7 +126,7 @@ def list_html(found: Reads) -> str:
     if found.by_layer:
         layer = max(range(len(found.by_layer)), key=lambda i: abs(found.by_layer[i]))
         share = float(found.attention[layer].mean())
-        said = f"layer {layer}, all its heads at once (the layer that matters most)"
+        said = f"layer {layer + 1}, all its heads at once (the layer that matters most)"
         wholes.append(_whole(said, f"{share:.3f}", found.by_layer[layer]))
     if found.without is not None:
         share = float(found.attention.mean())

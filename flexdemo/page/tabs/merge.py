@@ -11,12 +11,13 @@ import gradio as gr
 from ...answers.merge import Merge, merging
 from ...answers.methods import mixing_layer
 from ...engine.loading import Models
+from ...engine.reading import Prefill, Readings
 from ...errors import InputError
 from ...figures.cells import visible_text
 from ...figures.merge import merge_figure
 from ...serve.log import within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html, lacking
+from ..run import LastRun, belongs_html, kept, lacking
 from ..terms import terms_html
 from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
 from .head import check_same
@@ -29,7 +30,7 @@ SAID = (
     "answer's token would be if the model stopped after that layer and spoke; a full dot is a first choice. Below: "
     "how alike their hidden states are there; much of it is common to all states, so look at how the lines bend."
 )
-WAITING = "Reading the prompt once more, layer by layer …"
+WAITING = "Reading the answer once more, layer by layer …"
 
 
 def build(widgets: Widgets, models: Models) -> None:
@@ -52,20 +53,22 @@ def _cleared(note: str) -> Changes:
     return {"merge_note": note, "merge_words": "", "merge_token": hidden, "merge_plot": shown(None), "merge_table": ""}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu) -> Callable[[LastRun], Iterator[Changes]]:
+def wire(
+    widgets: Widgets, models: Models, gpu: Gpu, readings: Readings
+) -> Callable[[LastRun, Visit], Iterator[Changes]]:
     """Another token is looked at by its number; returns the look at a run that is new to the tab."""
 
-    def look(last: LastRun, step: int) -> Merge:
+    def look(last: LastRun, step: int, known: Prefill | None) -> Merge:
         with within_noted_memory(give_up=models.let_go):
             lm = models.that_made(last.result.model)
             check_same(lm, last)
-            return merging(lm, last.result, step)
+            return merging(lm, last.result, step, known=known)
 
     looked = gpu.wrap(look, lambda *_: answer_seconds(2))
 
-    def merged(last: LastRun) -> Iterator[Changes]:
+    def merged(last: LastRun, visit: Visit) -> Iterator[Changes]:
         yield _cleared(f"<p>{WAITING}</p>")
-        found = looked(last, 0)
+        found = looked(last, 0, kept(readings, visit, models, last))
         count = len(last.methods["flex"].token_ids)
         label = f"Token of the answer, 1 to {count}"
         slider = gr.update(value=1, maximum=max(2, count), visible=count > 1, label=label)
@@ -76,7 +79,7 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu) -> Callable[[LastRun], Iter
         if last is None:
             return {}
         try:
-            return told(last, looked(last, step), step)
+            return told(last, looked(last, step, kept(readings, visit, models, last)), step)
         except InputError as error:
             return {"merge_words": alert_html(str(error)), "merge_plot": shown(None), "merge_table": ""}
 
