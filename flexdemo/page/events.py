@@ -179,13 +179,21 @@ class Events:
             return {}
         return {"methods": [method.name for method in resolve_methods(["all"], count)]}
 
+    def pick(self, values: Values, visit: Visit) -> Changes:
+        return {"example": visit.told("index")}
+
     def choose(self, values: Values, visit: Visit) -> Changes:
-        index = visit.told("index")
+        index = values["example"]
         if not isinstance(index, int) or index not in range(len(self.examples)):
             return {}
         example = self.examples[index]
         state = shown_examples.state_of(example, self.room, values["model"])
         return self.loaded(state, is_example=True) | {"note": escape(example.get("note") or "")}
+
+    def recall(self, values: Values, visit: Visit) -> Changes:
+        """What a recording says of itself; the run that its example ended has said that it stopped."""
+        last: LastRun | None = values["last"]
+        return {} if last is None else shown_examples.said_of(last, self.models.of(last.state.model))
 
     def opened(self, values: Values, visit: Visit) -> Changes:
         """What the address of the page holds."""
@@ -231,10 +239,14 @@ class Events:
 
         everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
         page = {"changes": [*everything, "note", "link_message"]}
-        filled = [on(demo.load, self.opened, **page), on(widgets["try"].select, self.choose, reads=["model"], **page)]
+        ended = [*events, *(on(event, self.conclude, **concluding) for event in events)]
+        # An example ends a run, and is shown once no picture of it can come any more.
+        picked = on(widgets["try"].select, self.pick, reads=[], changes=["example"], cancels=ended, queue=False)
+        chosen = on(picked, self.choose, reads=["example", "model"], **page)
+        on(chosen, self.recall, reads=["last"], changes=["status"])
         for event in events:
             on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said
-        for event in (*events, *filled):
+        for event in (on(demo.load, self.opened, **page), chosen):
             on(event, self.conclude, **concluding)
         quiet = [widgets[name].input for name in ("edits", *SETTINGS) if name not in ("left", "right")]
         gr.on(quiet, None, None, widgets["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was

@@ -59,7 +59,12 @@ def changes_of(last: LastRun, lm: LanguageModel, room: int, drawn: tuple[str, st
         sides = {side: (mark, answered(result, state, side)) for side, mark in zip(SIDES, drawn, strict=True)}
         rows = {side: (mark, replace(each, tokens=())) for side, (mark, each) in sides.items() if each}
         changes["live"] = live_html(rows)
-    return changes | {"status": status_html("done", line(last.recorded, lm))}
+    return changes | said_of(last, lm)
+
+
+def said_of(last: LastRun, lm: LanguageModel) -> Changes:
+    """What the page says of a recording, if the run is one."""
+    return {} if last.recorded is None else {"status": status_html("done", line(last.recorded, lm))}
 
 
 def line(recorded: Recorded, lm: LanguageModel) -> str:

@@ -81,7 +81,7 @@ def build_demo(
     opening = events.opening(start, is_example=True)
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
-        widgets["last"], widgets["tab"] = gr.State(opening["last"]), gr.State(gave.NAME)
+        widgets["last"], widgets["tab"], widgets["example"] = gr.State(opening["last"]), gr.State(gave.NAME), gr.State()
         widgets["looked"] = gr.State({})  # by tab, the key of the run that it has asked the model about
         _build_head(widgets, models, opening, notice, warming)
         with gr.Row(elem_id="page"):

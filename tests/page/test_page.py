@@ -131,7 +131,8 @@ def test_examples_are_links_and_their_texts_are_data() -> None:
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
 def test_an_example_fills_in_the_page(visitor: Visitor, index: int) -> None:
     facts = visitor.values["facts"] = visitor.page.widgets["facts"].value
-    visitor.do("choose", {"index": index}, mask="anchor", **{"weight-0": 3})
+    visitor.do("pick", {"index": index})
+    visitor.do("choose", mask="anchor", **{"weight-0": 3})
     example = EXAMPLES[index]
     assert PageState.of(visitor.values) == state_of(example, 10)
     assert [visitor.visible[f"row-{i}"] for i in (1, 9)] == [len(example["paraphrases"]) >= i for i in (1, 9)]
@@ -140,7 +141,8 @@ def test_an_example_fills_in_the_page(visitor: Visitor, index: int) -> None:
 
 @pytest.mark.parametrize("told", [None, {}, {"index": 99}, {"index": -1}, {"index": "0"}, {"index": [0]}, 5, "x"])
 def test_an_example_that_there_is_not_changes_nothing(visitor: Visitor, told: Any) -> None:
-    assert visitor.do("choose", told) == [{}]
+    visitor.do("pick", told)
+    assert visitor.do("choose") == [{}]
 
 
 # Links
@@ -242,7 +244,8 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     visitor.do("select", nth=3)
     visitor.do("attention", head_layer=1, head_head=1)
     assert "recorded with tinyqa in float32, and the loaded model is" in shown["head_message"]
-    visitor.do("choose", {"index": 1})
+    visitor.do("pick", {"index": 1})
+    visitor.do("choose")
     assert shown["last"].state.question == EXAMPLES[1]["question"] and "recorded" in shown["left_figures"]
     visitor.do("run", max_new_tokens=2)
     assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
