@@ -70,7 +70,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         line = f"line {error.lineno} " if error.lineno > 1 else ""
         return f"{error.msg}, {line}column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:100]
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
 
 
 def csv_rows(source: str, text: str) -> Iterator[Raw]:
@@ -127,7 +127,7 @@ def read_columns(source: str, ending: str, data: bytes) -> pyarrow.Table:
     try:
         return read(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"cannot read {source} as {ending[1:]}: {shortened(' '.join(str(error).split()))}") from error
+        raise InputError(f"cannot read {source} as {ending[1:]}: {_why(error)}") from error
 
 
 def table_rows(table: pyarrow.Table) -> Iterator[Raw]:

@@ -85,8 +85,8 @@ def work_through(
     journal = workers.first_then_others(begin)
     done = workers.agreed(journal.done if journal else frozenset())
     mine = [i for i in workers.share(total) if i not in done]
-    # A bar for each process of a machine would be a mess: the first speaks for all, which do alike.
-    with tqdm(total=len(mine), desc=what, unit="record", disable=not (workers.is_first and mine)) as bar:
+    # A bar for each process of a machine would be a mess: the first speaks for all, and to a terminal only (None).
+    with tqdm(total=len(mine), desc=what, unit="record", disable=not (workers.is_first and mine) or None) as bar:
         for batch, made in in_batches(mine, size, work, log=bar.write, halves=not workers.together, let_go=let_go):
             if journal is not None:
                 journal.append(batch, made)

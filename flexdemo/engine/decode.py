@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..plan import Encoding, Stream, View
 from ..prompt import SegmentedPrompt, decode_ids
 from ..request import Decoding
@@ -17,7 +19,7 @@ from .cache import Download, SlotCache, branch, upload
 from .fast.compiled import Scores
 from .fast.rows import Abreast, Queries, Rows, Steps
 from .mixing import Mixing
-from .model import LanguageModel
+from .model import NO_NUMBERS, LanguageModel
 from .reading import (
     Prefill,
     Slots,
@@ -107,6 +109,8 @@ def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
         return int(logits.argmax())
     logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
     scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below, never nan
+    if scaled.isnan().any():
+        raise InputError(f"this model cannot answer: {NO_NUMBERS}")
     probabilities, order = torch.softmax(scaled, dim=-1).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities
     kept = probabilities.where(before < top_p, 0.0)
@@ -254,6 +258,8 @@ def _decode(
         ahead = steps.run(fed) if overlaps else None
 
         tokens, logprobs, masses, *likeliest = coming.lists()
+        if any(map(math.isnan, logprobs)):
+            raise InputError(f"this model cannot answer: {NO_NUMBERS}")
         candidates = _paired(*likeliest)
         for place, i in enumerate(going):
             state, rows = states[i], places[i]

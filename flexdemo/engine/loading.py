@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def load_model(
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer = read_tokenizer(source)
-        with within_memory(lambda: source.name), _unseen_bars(source):
+        with within_memory(lambda: source.name), _unseen_bars(source), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries to each other
             model, told = AutoModelForCausalLM.from_pretrained(source.place, output_loading_info=True, **options)
             model = _merged(model, source.adapter) if source.adapter else model
     except InputError:
@@ -107,9 +109,13 @@ def load_model(
         raise ModelError(f"{source.name} is a classifier by its weights: flexdemo needs a causal language model")
     lacking = sorted(told["missing_keys"])
     if lacking:  # transformers would go on with random numbers in their place
+        others = sorted(told["unexpected_keys"])[:1]
+        hint = "; copy or download the folder again"
+        if others:
+            hint = f", and hold {others[0]} or its like: give weights named, and quantized, as transformers knows them"
         raise ModelError(
             f"cannot load the model {source.name!r}: its weights files lack {len(lacking)} tensors, such as "
-            f"{lacking[0]}; copy or download the folder again"
+            f"{lacking[0]}{hint}"
         )
     spent = time.perf_counter() - began
     options = {"captures": captures if processes == 1 else False, "compiled": compiled}

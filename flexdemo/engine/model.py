@@ -77,6 +77,10 @@ def _resolve_backend(backend: str, device: torch.device, softcap: bool) -> str:
     return backend
 
 
+NO_NUMBERS = (
+    "its scores are not finite numbers: weights are damaged, or float16 is too narrow for them; "
+    "try --dtype bfloat16 or float32"
+)
 CLASSIFIERS = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel")  # ends of architectures' names
 
 
@@ -154,6 +158,8 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
         raise UnsupportedModelError(
             f"{name} does not pass our mask on to its attention, or not with a cache ({first_line(error)})"
         ) from error
+    if not torch.isfinite(own).all():
+        raise UnsupportedModelError(f"{name}: {NO_NUMBERS}")
     if not torch.isfinite(base).all():
         raise UnsupportedModelError(f"{name} gives logits that are not finite under our mask")
     moved = (base - visible).abs().amax(dim=-1)

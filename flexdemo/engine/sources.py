@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from types import MappingProxyType
 from typing import Any
 
@@ -26,15 +29,28 @@ DAMAGE = (
     ValueError,
     ImportError,
     RuntimeError,
+    EOFError,
     SafetensorError,
+    UnpicklingError,
     StrictDataclassError,
     struct.error,
     *ILL_FITTING,
 )
 
 UNHELPFUL = {  # what transformers says: what it means
-    "ignore_mismatched_sizes": "its config.json does not fit its weights; copy the folder again",
+    "ignore_mismatched_sizes": "its config.json does not fit its weights, or they are quantized in a way that "
+    "transformers does not know; copy the folder again, or give one that is not quantized",
     "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
+    "Error(s) in loading state_dict": "its weights do not fit its config.json, or an adapter not its model; copy again",
+    "for this kind of AutoModel": "transformers has no causal language model of its kind, and flexdemo needs one",
+    "contains custom code": "it needs code of its own, which flexdemo never runs; give one that transformers knows",
+    "Weights only load failed": "a weights file is damaged, or holds more than weights, which is never run; copy the "
+    "folder again, or give one with safetensors",
+    "PytorchStreamReader failed": "a weights file is cut off or damaged; copy the folder again",
+    **dict.fromkeys(
+        ("cannot reshape array", "requires a buffer of", "mmap an empty file", "GGUF magic bytes"),
+        "it is cut off or damaged; copy it again",
+    ),
 }
 
 
@@ -58,6 +74,11 @@ class Source:
     def options(self) -> dict[str, Any]:
         return {"trust_remote_code": False} | ({"gguf_file": self.file} if self.file else {})
 
+    @property
+    def told(self) -> str:
+        """What an error calls it: a file by its name, an adapter's model by its own."""
+        return self.name if self.file else self.place
+
 
 def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
@@ -73,20 +94,30 @@ def locate(path: str | Path | None) -> Source:
     place = Path(name).expanduser() if name.startswith("~") else Path(name)
     if name.lower().endswith(".gguf"):
         return _gguf(name, place)
-    if not name.startswith((".", "/", "~")) and not place.exists():
+    if "://" in name:
+        raise ModelError(f"no model at {name}: give a Hub id without the rest of the address: Qwen/Qwen3-0.6B")
+    if not name.startswith((".", "/", "~")) and not os.path.exists(place):  # Path.exists raises for a name too long
         return Source(name, name)
-    if (place / "config.json").is_file():
+    if os.path.isfile(place / "config.json"):
         return Source(name, str(place))
-    if (place / "adapter_config.json").is_file():
+    if os.path.isfile(place / "adapter_config.json"):
         return _adapted(name, place)
-    files = sorted(place.glob("*.gguf")) if place.is_dir() else []
-    hint = f"name the file {files[0]}" if files else "give a folder that holds config.json, a .gguf file"
+    found = []
+    if os.path.isdir(place):
+        found = sorted(place.glob("*.gguf")) or [each.parent for each in place.glob("snapshots/*/config.json")]
+    hint = (
+        f"name {'the file ' * (found[0].suffix == '.gguf')}{found[0]}"
+        if found
+        else "give a folder that holds config.json, a .gguf file"
+    )
     raise ModelError(f"no model at {name}: {hint}, or a Hub id such as Qwen/Qwen3-0.6B")
 
 
 def _gguf(name: str, path: Path) -> Source:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"no model at {name}: there is no such file")
+    if re.search(r"-of-0*([2-9]|1\d)\d*\.gguf$", path.name.lower()):
+        raise ModelError(f"{name} holds a part of a model: join all parts with `llama-gguf-split --merge`")
     if not installed("gguf"):
         raise ModelError(f"the model {name} is a GGUF file, which needs a package to be read: pip install gguf")
     return Source(name, str(path.parent), path.name)
@@ -114,7 +145,13 @@ def _adapted(name: str, folder: Path) -> Source:
         raise ModelError(f"{name} is a {kind} adapter and does not say of which model: merge it, and give that folder")
     if not installed("peft"):
         raise ModelError(f"{name} is a {kind} adapter of {base}: pip install peft, or merge it and give that folder")
-    return replace(locate(base), name=name, adapter=str(folder))
+    if not any(folder.glob("adapter_model.*")):
+        raise ModelError(f"{name} is a {kind} adapter without adapter_model.safetensors; copy the folder again")
+    try:
+        return replace(locate(base), name=name, adapter=str(folder))
+    except ModelError as error:
+        said = f"{name} is a {kind} adapter, whose adapter_config.json names {base!r}"
+        raise ModelError(f"{said} (base_model_name_or_path): {error}") from error
 
 
 def read_config(source: Source) -> Any:
@@ -122,7 +159,7 @@ def read_config(source: Source) -> Any:
     try:
         return AutoConfig.from_pretrained(source.place, **source.options)
     except DAMAGE as error:
-        raise ModelError(why_not(source.place, error)) from error
+        raise ModelError(why_not(source.told, error)) from error
 
 
 def why_not(source: str, error: BaseException) -> str:
@@ -141,9 +178,10 @@ def why_not(source: str, error: BaseException) -> str:
             f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
             "or set HF_TOKEN"
         )
-    if any(isinstance(each, SafetensorError) for each in causes):
+    if any(isinstance(each, SafetensorError | EOFError) for each in causes):
+        said = " ".join(str(error).split()) or "it is empty"
         return (
-            f"cannot load the model {source!r}: a weights file is cut off or damaged ({' '.join(str(error).split())}); "
+            f"cannot load the model {source!r}: a weights file is cut off or damaged ({said}); "
             "copy or download the folder again"
         )
     if isinstance(error, StrictDataclassError):
@@ -152,8 +190,10 @@ def why_not(source: str, error: BaseException) -> str:
     if isinstance(error, ILL_FITTING):
         said = f"{type(error).__name__}: {first_line(error)}"
         return f"cannot load the model {source!r}: its files do not fit together ({said}); copy the folder again"
-    plain = f"{first_line(error)} (a local folder or a reachable Hub id is needed)"
-    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), plain)
+    hint = " (a local folder or a reachable Hub id is needed)"
+    if os.path.exists(source):
+        hint = "; copy or download the folder again" if isinstance(error, FileNotFoundError) else ""
+    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), first_line(error) + hint)
     return f"cannot load the model {source!r}: {told}"
 
 
@@ -181,7 +221,7 @@ def read_tokenizer(source: Source) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source.place, **source.options)
     except DAMAGE as error:
-        raise ModelError(why_not(source.place, error)) from error
+        raise ModelError(why_not(source.told, error)) from error
     except Exception as error:
         if type(error) is not Exception:  # the tokenizers library has no narrower class for what it cannot read
             raise

@@ -263,6 +263,14 @@ def test_output_that_holds_only_ascii_still_gets_json_and_text(
         assert accented in "".join(json.loads(out)["tokens"])
 
 
+def test_no_bar_moves_where_nobody_waits_at_a_terminal(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """A log of a night's run would hold a line for each of its steps."""
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"question": QUESTION, "answers": ["Lima"], "paraphrases": PARAPHRASES}))
+    status, out, err = run(capsys, "evaluate", str(data), "--json")
+    assert (status, err) == (0, "") and json.loads(out)
+
+
 def test_an_interrupt_is_one_word(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*given: object, **options: object) -> None:
         raise KeyboardInterrupt

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import oracle
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from flexdemo.answers.ask import ask
@@ -223,6 +226,126 @@ def test_a_folder_without_weights_or_tokenizer_is_an_error_of_one_line(saved: Pa
     with pytest.raises(InputError) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+class Spy:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("ran"),))
+
+
+def torch_file(content: Any) -> bytes:
+    held = io.BytesIO()
+    torch.save(content, held)
+    return held.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 538090408\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pytorch_model.bin", LFS, "is damaged, or holds more than weights"),
+        ("pytorch_model.bin", b"", r"is cut off or damaged \(it is empty\)"),
+        ("pytorch_model.bin", torch_file(Spy()), "holds more than weights, which is never run"),
+        ("pytorch_model.bin", torch_file(torch.zeros(999))[:900], "is cut off or damaged; copy"),
+        ("pytorch_model.bin", torch_file({"state_dict": {}}), "lack 30 tensors.*, and hold state_dict or its like"),
+        ("model.safetensors", LFS, r"is cut off or damaged \(.*header too large\)"),
+        (
+            "model.safetensors.index.json",
+            b'{"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00007.safetensors"}}',
+            "No such file.*model-00002-of-00007.safetensors; copy or download the folder again$",
+        ),
+    ],
+)  # fmt: skip
+def test_weights_that_are_none_are_told_in_one_line_and_never_run(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(saved, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value) and not Path("ran").exists()
+
+
+def test_weights_by_other_names_are_told_apart_from_weights_that_lack(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    compiled = {f"_orig_mod.{name}": tensor for name, tensor in weights.items()}
+    save_file(compiled, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 30 tensors, such as lm_head.weight, and hold _orig_mod.lm_head.weight"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "clip"}, "transformers has no causal language model of its kind, and flexdemo needs one$"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "code of its own, which flexdemo never runs"),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "hqq"}}, r"HQQ[^(]*(\([^(]*\))?[^(]*$"),
+    ],
+)
+def test_a_model_of_another_kind_is_named_without_a_hint_that_does_not_help(
+    saved: Path, tmp_path: Path, config: dict, said: str
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    _changed(folder / "config.json", **config)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value) and "reachable Hub id" not in str(caught.value)
+
+
+def test_names_that_are_nearly_a_model_are_told_what_would_be_one(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "4d7a"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    for name, said in {
+        snapshot.parents[1]: f"name {snapshot},",
+        "https://huggingface.co/some/model": "give a Hub id without the rest of the address",
+        "a" * 5000: "cannot load the model",  # too long for a file's name
+        "/" + "a" * 5000: "no model at",
+        "a" * 5000 + ".gguf": "no model at",
+    }.items():
+        with pytest.raises(ModelError, match=said):
+            load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("small.gguf", b"", r"'.*small\.gguf': it is cut off or damaged; copy it again$"),
+        ("small.gguf", b"GGUF\x03\0\0\0", r"'.*small\.gguf': it is cut off or damaged; copy it again$"),
+        ("small.gguf", LFS, r"'.*small\.gguf': it is cut off or damaged; copy it again$"),
+        ("large-00001-of-00012.gguf", b"", "holds a part of a model: join all parts"),
+        ("large-00001-of-00001.gguf", b"", "cut off"),
+    ],
+)
+def test_a_gguf_file_that_is_none_is_called_by_its_own_name(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    pytest.importorskip("gguf")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_are_told_not_decoded(tokenizer: Any, temperature: float) -> None:
+    """Transformers answers "!!!!" (token 0 for ever). The probe cannot find it: it uses other tokens."""
+    lm = prepare(models.random_model("llama"), tokenizer, name="tiny")
+    lm.model.get_input_embeddings().weight.data[lm.tokenizer("?").input_ids[-1]] = torch.nan
+    with pytest.raises(InputError, match=r"scores are not finite numbers.*--dtype bfloat16"):
+        ask(lm, QUESTION, OTHERS, methods=("all",), temperature=temperature, max_new_tokens=3)
+
+
+def test_weights_that_overflow_are_told_by_the_probe(tokenizer: Any) -> None:
+    model = models.random_model("llama")
+    model.lm_head.weight.data *= torch.inf
+    with pytest.raises(UnsupportedModelError, match=r"scores are not finite numbers.*--dtype bfloat16"):
+        prepare(model, tokenizer, name="tiny")
 
 
 def test_code_from_the_hub_never_runs(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

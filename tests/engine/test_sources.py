@@ -13,6 +13,7 @@ import families
 import models
 import pytest
 import torch
+from safetensors.torch import save
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from flexdemo.answers.ask import ask
@@ -121,8 +122,32 @@ def test_an_adapter_that_does_not_say_of_what_is_told(adapter: Path, said: str) 
         load_model(adapter, device="cpu")
 
 
-def test_an_adapter_is_merged(saved: Path, tmp_path: Path) -> None:
-    """Against the sum of weights, written out: W + alpha / r * B A."""
+@pytest.mark.parametrize(
+    ("values", "weights", "said"),
+    [
+        ({"base_model_name_or_path": "/content/llama"}, b"", r"names '/content/llama' \(base_model_name_or_path\): "),
+        ({}, None, "is a LORA adapter without adapter_model.safetensors; copy the folder again$"),
+        ({}, b"", r"is cut off or damaged \(.+\)"),
+        ({"r": 4}, save({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 32)}),
+         "weights do not fit its config.json, or an adapter not its model; copy again$"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_cannot_be_merged_is_told(
+    adapter: Path, values: dict, weights: bytes | None, said: str
+) -> None:
+    pytest.importorskip("peft")
+    told = json.loads((adapter / "adapter_config.json").read_text())
+    told |= {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **values}
+    (adapter / "adapter_config.json").write_text(json.dumps(told))
+    if weights is not None:
+        (adapter / "adapter_model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model(adapter, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_merged(saved: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Against the sum of weights, written out: W + alpha / r * B A. A setting of a newer peft is no news for a user."""
     peft = pytest.importorskip("peft")
     plain = models.random_model("llama")
     config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False)
@@ -130,8 +155,11 @@ def test_an_adapter_is_merged(saved: Path, tmp_path: Path) -> None:
     wrapped = peft.get_peft_model(models.random_model("llama"), config)
     wrapped.save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(saved)}))
+    told = {**json.loads(path.read_text()), "base_model_name_or_path": str(saved), "newer_setting": 1}
+    path.write_text(json.dumps(told))
+    recwarn.clear()
     lm = load_model(tmp_path, device="cpu")
+    assert not recwarn.list
     layer = wrapped.base_model.model.model.layers[0].self_attn.q_proj
     added = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     merged = lm.model.model.layers[0].self_attn.q_proj.weight
