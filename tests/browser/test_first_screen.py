@@ -90,13 +90,12 @@ def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
 
 def test_an_example_ends_a_run_whose_answers_come_to_nothing(visitors: Visitors, slow_url: str) -> None:
     visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=1024)
+    visit.page.locator("#run").click()
+    visit.running()
+    visit.example(1, EXAMPLES[1]["question"])
     answers = recorded(EXAMPLES[1]["question"])
-    for _ in range(3):
-        visit.page.locator("#run").click()
-        visit.running()
-        visit.example(1, EXAMPLES[1]["question"])
-        assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
-        assert visit.text("status").startswith(f"Recorded {RECORDED['date']} with tinyqa")
+    assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
+    assert visit.text("status").startswith(f"Recorded {RECORDED['date']} with tinyqa")
     assert not visit.problems
 
 
