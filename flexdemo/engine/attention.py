@@ -64,9 +64,8 @@ def attend_sdpa(
         return attend_written_out(query, key, value, mask, scale, softcap, ape)
     rows, heads, length, width = query.shape
     groups = heads // key.shape[1]
-    if (
-        mask.dtype != torch.bool
-    ):  # few queries: the heads that share a key head become more, so that keys stay as they are
+    if mask.dtype != torch.bool:
+        # Few queries: the heads that share a key head become more of them, so that keys are not copied.
         packed = query.reshape(rows, key.shape[1], groups * length, width)
         mask = mask.to(query.dtype) if length == 1 else mask.to(query.dtype).repeat(1, 1, groups, 1)
         out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -224,7 +225,8 @@ def without_paths(models: Models) -> Models:
     for name, lm in models.named:
         if lm.name in paths:
             last = os.path.basename(os.path.normpath(paths[lm.name]))
-            told = next(each for each in (last, *(f"{last} ({i})" for i in range(2, 99))) if each not in taken)
+            numbered = itertools.chain([last], (f"{last} ({i})" for i in itertools.count(2)))
+            told = next(each for each in numbered if each not in taken)
             taken.add(told)
             name, lm = (told if name == lm.name else name), replace(lm, name=told)
         named.append((name, lm))

@@ -102,14 +102,13 @@ def locate(path: str | Path | None) -> Source:
         return Source(name, str(place))
     if os.path.isfile(place / "adapter_config.json"):
         return _adapted(name, place)
-    found = []
-    if os.path.isdir(place):
-        found = sorted(place.glob("*.gguf")) or [each.parent for each in place.glob("snapshots/*/config.json")]
-    hint = (
-        f"name {'the file ' * (found[0].suffix == '.gguf')}{found[0]}"
-        if found
-        else "give a folder that holds config.json, a .gguf file"
-    )
+    inside = ("*.gguf", "snapshots/*/config.json")
+    files, snapshots = (sorted(place.glob(each)) if os.path.isdir(place) else [] for each in inside)
+    hint = "give a folder that holds config.json, a .gguf file"
+    if files:
+        hint = f"name the file {files[0]}"
+    elif snapshots:
+        hint = f"name {snapshots[0].parent}"
     raise ModelError(f"no model at {name}: {hint}, or a Hub id such as Qwen/Qwen3-0.6B")
 
 
