@@ -18,6 +18,7 @@ from ..engine.loading import BUNDLED, Models
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading, Readings
 from ..errors import InputError
+from ..prompt import SegmentedPrompt
 from ..serve.log import Entry, note
 from ..serve.profiles import Profile
 from ..serve.zerogpu import Gpu, answer_seconds
@@ -68,31 +69,31 @@ class Events:
             *(group for group, *_ in GROUPS),
         ]
         answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
-        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
-        self.running += [name for name in self.drawing if name.startswith("share-")]
+        # A run draws the page as well where it comes after the recording of another model.
+        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "last", "note", *self.drawing]
         tabs = [name for tab in TABS for name in tab.CHANGES]
         self.finished = ["last", "looked", *tabs, *tools.CHANGES]
         self.looks: dict[str, Callable[[LastRun, Visit], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
         """A page as it is before a run: its masks, and a recording of an example if there is one."""
-        changes: Changes = dict.fromkeys([*self.running, *self.drawing], "")
+        changes: Changes = dict.fromkeys(self.running, "")
         for side in SIDES:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
         changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None}
         changes["status"] = status_html("ready", "Ready: press Run")
-        changes |= self.redrawn(state, ("", ""))
         last = shown_examples.recorded_of(self.recordings, state) if is_example else None
+        changes |= self.redrawn(state, ("", ""), last.result.prompt if last else None)
         if last is not None:
-            lm, drawn = self.models.of(state.model), changes["drawn"]
-            changes |= shown_examples.changes_of(last, lm, self.room, drawn) | {"last": last}
+            lm = self.models.of(state.model)
+            changes |= shown_examples.changes_of(last, lm, self.room) | {"last": last}
         return changes
 
-    def redrawn(self, state: PageState, drawn: tuple[str, str]) -> Changes:
+    def redrawn(self, state: PageState, drawn: tuple[str, str], prompt: SegmentedPrompt | None = None) -> Changes:
         lm = self.models.of(state.model)
         changes = {"facts": model_html(lm), **group_changes(state)}
         try:
-            return changes | draw(lm, self.limits, state, drawn)
+            return changes | draw(lm, self.limits, state, drawn, prompt)
         except InputError as error:
             return changes | {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
 
@@ -137,7 +138,8 @@ class Events:
             state = PageState.of(values)
         except InputError as error:
             return {"message": alert_html(str(error))}
-        return self.redrawn(state, values["drawn"])
+        drawn = values["drawn"]
+        return self.redrawn(state, drawn, shown_examples.prompt_shown(values["last"], state, drawn))
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
@@ -145,6 +147,8 @@ class Events:
         except InputError as error:
             yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
             return
+        if said := shown_examples.asked_anew(values["last"], self.models.of(state.model)):
+            yield self.redrawn(state, values["drawn"]) | {"note": said}
         yield from self.answers(state, self.readings.of(visit.session, state.model))
 
     def rerun(self, values: Values, visit: Visit) -> Iterator[Changes]:
@@ -209,12 +213,13 @@ class Events:
         one after the other, so that the last one is what is seen."""
         on = widgets.on
         gr.on([widgets[name].change for name in self.state], None, None, None, js=rows.CHANGED, **PRIVATE)
-        redraw = {"reads": [*self.state, "drawn"], "changes": [*self.drawing], "trigger_mode": "always_last"}
+        shown = [*self.state, "drawn", "last"]  # all that tells which prompt is seen
+        redraw = {"reads": shown, "changes": [*self.drawing], "trigger_mode": "always_last"}
         redraw |= {"concurrency_id": "redraw", "concurrency_limit": 1}
         on(widgets["edits"].change, self.redraw, **redraw)
 
         # Who waits is told the place in the queue, where nothing else is covered by it.
-        asked = {"reads": self.state, "changes": self.running, "busy": "queue", **RUNNING}
+        asked = {"reads": shown, "changes": self.running, "busy": "queue", **RUNNING}
         boxes = [widgets[name].submit for name in self.state if name == "question" or name.startswith("paraphrase-")]
         ran = on([widgets["run"].click, *boxes], self.run, trigger_mode="once", **asked)
         climbed = on(widgets["ladder"].input, self.climb, reads=["ladder"], changes=["left"])
@@ -227,7 +232,7 @@ class Events:
         sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
         tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
-        difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state)
+        difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state, shown)
         for each in masked:  # a folded group has no widget that would tell of its change
             on(each, self.redraw, **redraw)
             events.append(on(each, self.run, **again))
@@ -237,8 +242,8 @@ class Events:
         told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
         on(widgets["stop"].click, self.stopped, cancels=events, queue=False, **told)
 
-        everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
-        page = {"changes": [*everything, "note", "link_message"]}
+        everything = dict.fromkeys([*self.running, *self.state, *rows.names(self.room)])
+        page = {"changes": [*everything, "link_message"]}
         ended = [*events, *(on(event, self.conclude, **concluding) for event in events)]
         # An example ends a run, and is shown once no picture of it can come any more.
         picked = on(widgets["try"].select, self.pick, reads=[], changes=["example"], cancels=ended, queue=False)
@@ -254,13 +259,13 @@ class Events:
 
         for tab in TABS:
             self._wire_tab(widgets, tab)
-        masks = {"reads": self.state, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
+        masks = {"reads": shown, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
 
         def if_open(values: Values, visit: Visit) -> Changes:
             return difference(values, visit) if values["tab"] == upclose.NAME else {}
 
         on(widgets[f"tab-{upclose.NAME}"].select, difference, **masks)
-        on(widgets["drawn"].change, if_open, **{**masks, "reads": [*self.state, "tab"]})
+        on(widgets["drawn"].change, if_open, **{**masks, "reads": [*shown, "tab"]})
         if self.profile.uploads:
             results.wire_results(widgets, self.limits)
         demo.unload(self.forget)

@@ -180,7 +180,7 @@ def belongs_html(last: LastRun) -> str:
         settings += f", T = {last.result.ape.temperature:g}, S = {last.result.ape.scale:g}"
     count = len(last.result.prompt.paraphrases)
     wordings = f"{count} wording{'' if count == 1 else 's'}"
-    whose = "Last run" if last.recorded is None else f"Recorded {escape(last.recorded.date)}"
+    whose = "Last run" if last.recorded is None else escape(f"Recorded {last.recorded.date} with {last.result.model}")
     return f'<p class="belongs">{whose}: <q>{escape(last.state.question)}</q> {wordings}, {escape(settings)}</p>'
 
 
