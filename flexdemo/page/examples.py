@@ -84,9 +84,8 @@ def asked_anew(last: LastRun | None, lm: LanguageModel) -> str:
     """What a run says that comes after a recording of another model; "" if it does not."""
     if last is None or last.recorded is None or _same(last.recorded, lm):
         return ""
-    return escape(
-        f"Asked anew: {lm.name}, {lm.dtype}, answers now. The recording is of {last.result.model}, {last.result.dtype}."
-    )
+    then = last.result
+    return escape(f"Asked anew: now {lm.name} ({lm.dtype}) answers; the recording was of {then.model} ({then.dtype}).")
 
 
 def _same(recorded: Recorded, lm: LanguageModel) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_sides import NASTY, plain
+from test_sides import NASTY, plain, seen
 from visitor import Built, Visitor
 
 import flexdemo
@@ -28,7 +28,9 @@ from flexdemo.page.run import LastRun, belongs_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import TABS
 from flexdemo.page.tabs.head import attention_plot
+from flexdemo.page.terms import COLOURS
 from flexdemo.page.tools import FILES
+from flexdemo.plan import Scheme
 from flexdemo.request import Limits
 
 EXAMPLES, REAL = (
@@ -275,21 +277,12 @@ def cells_of(visitor: Visitor, side: str) -> np.ndarray:
 def assert_shown_as_recorded(visitor: Visitor, want: LastRun) -> None:
     """Tokens, segments, every cell of both masks and the answers' tokens are those of the recording."""
     prompt, live, length = want.result.prompt, live_of(visitor), len(want.result.prompt.token_ids)
-    owner = [segment for segment in prompt.segments for _ in range(len(segment))]
-    causal = [[k <= q for k in range(length)] for q in range(length)]
-    fused = [
-        [
-            k <= q
-            and (k == q or own_k.role != "separator")
-            and (own_q == own_k or own_k.role == "prefix" or own_q.role == "suffix")
-            and (k == q or own_q.role != "separator")
-            for k, own_k in enumerate(owner)
-        ]
-        for q, own_q in enumerate(owner)
-    ]
-    for side, method, cells in (("left", "flex", fused), ("right", "causal", causal)):
+    for side, method, scheme in (
+        ("left", "flex", Scheme()),
+        ("right", "causal", Scheme("causal", "sequential", False)),
+    ):
         meta, answered = mask_meta(visitor, side), want.methods[method]
-        assert (cells_of(visitor, side) == np.array(cells)).all()
+        assert (cells_of(visitor, side) == seen(prompt, scheme)).all()
         assert [tuple(each[:2]) for each in meta["segments"][:-1]] == [(s.name, s.start) for s in prompt.segments]
         assert meta["signature"] == live[side]["signature"] and len(live[side]["tokens"]) == len(answered.tokens) > 0
         assert plain(visitor.values[f"{side}_answer"]) == answered.answer
@@ -308,6 +301,7 @@ def test_a_recording_of_another_tokenizer_is_shown_as_it_was_recorded(
     visitor.do("redraw")  # which the page asks for by itself, as its texts have changed
     assert_shown_as_recorded(visitor, want)
     shown, prompt = visitor.values, want.result.prompt
+    assert {segment.name for segment in prompt.segments} <= set(COLOURS), "separators too have a colour"
     assert [name for _, name in shown["tokens"]] == [prompt.segments[i].name for i in prompt.segment_ids]
     assert "recorded with smollm2</span>" in shown["left_figures"] and "recorded with smollm2" in shown["right_figures"]
     assert "with smollm2, float32: press Run to ask tinyqa" in plain(shown["status"])
@@ -321,7 +315,7 @@ def test_a_recording_of_another_tokenizer_is_shown_as_it_was_recorded(
     own = PageState.of(shown).compose(bundled, Limits())
     assert mask_meta(visitor, "left")["length"] == len(own.token_ids) != len(prompt.token_ids)
     assert live_of(visitor)["left"]["signature"] == mask_meta(visitor, "left")["signature"]
-    assert shown["note"] == "Asked anew: tinyqa, float32, answers now. The recording is of smollm2, float32."
+    assert shown["note"] == "Asked anew: now tinyqa (float32) answers; the recording was of smollm2 (float32)."
     assert shown["last"].recorded is None and shown["last"].result.model == "tinyqa"
     visitor.do("run")
     assert "Asked anew" in shown["note"], "it is still true"
