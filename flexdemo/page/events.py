@@ -69,15 +69,15 @@ class Events:
             *(group for group, *_ in GROUPS),
         ]
         answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
-        # A run draws the page as well where it comes after the recording of another model.
-        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "last", "note", *self.drawing]
+        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
+        self.running += [name for name in self.drawing if name.startswith("share-")]
         tabs = [name for tab in TABS for name in tab.CHANGES]
         self.finished = ["last", "looked", *tabs, *tools.CHANGES]
         self.looks: dict[str, Callable[[LastRun, Visit], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
         """A page as it is before a run: its masks, and a recording of an example if there is one."""
-        changes: Changes = dict.fromkeys(self.running, "")
+        changes: Changes = dict.fromkeys([*self.running, *self.drawing], "")
         for side in SIDES:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
         changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None}
@@ -148,8 +148,15 @@ class Events:
             yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
             return
         if said := shown_examples.asked_anew(values["last"], self.models.of(state.model)):
-            yield self.redrawn(state, values["drawn"]) | {"note": said}
+            yield {"anew": (values["anew"][0] + 1, said)}
         yield from self.answers(state, self.readings.of(visit.session, state.model))
+
+    def anew(self, values: Values, visit: Visit) -> Changes:
+        """The page without the recording of another model that it showed: a run has begun."""
+        try:
+            return self.redrawn(PageState.of(values), values["drawn"]) | {"note": values["anew"][1]}
+        except InputError as error:
+            return {"message": alert_html(str(error))}
 
     def rerun(self, values: Values, visit: Visit) -> Iterator[Changes]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
@@ -219,7 +226,10 @@ class Events:
         on(widgets["edits"].change, self.redraw, **redraw)
 
         # Who waits is told the place in the queue, where nothing else is covered by it.
-        asked = {"reads": shown, "changes": self.running, "busy": "queue", **RUNNING}
+        reads = [*shown, "anew"]
+        asked = {"reads": reads, "changes": [*self.running, "anew"], "busy": "queue", **RUNNING}
+        # An event of its own: gradio makes each widget again that a step of a run might change.
+        on(widgets["anew"].change, self.anew, **{**redraw, "reads": reads, "changes": [*self.drawing, "note"]})
         boxes = [widgets[name].submit for name in self.state if name == "question" or name.startswith("paraphrase-")]
         ran = on([widgets["run"].click, *boxes], self.run, trigger_mode="once", **asked)
         climbed = on(widgets["ladder"].input, self.climb, reads=["ladder"], changes=["left"])
@@ -242,8 +252,8 @@ class Events:
         told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
         on(widgets["stop"].click, self.stopped, cancels=events, queue=False, **told)
 
-        everything = dict.fromkeys([*self.running, *self.state, *rows.names(self.room)])
-        page = {"changes": [*everything, "link_message"]}
+        everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
+        page = {"changes": [*everything, "note", "link_message"]}
         ended = [*events, *(on(event, self.conclude, **concluding) for event in events)]
         # An example ends a run, and is shown once no picture of it can come any more.
         picked = on(widgets["try"].select, self.pick, reads=[], changes=["example"], cancels=ended, queue=False)
