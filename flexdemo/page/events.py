@@ -70,9 +70,8 @@ class Events:
         ]
         answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
         self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
-        self.running += [name for name in self.drawing if name.startswith("share-")]
         tabs = [name for tab in TABS for name in tab.CHANGES]
-        self.finished = ["last", "looked", *tabs, *tools.CHANGES]
+        self.finished = ["last", "looked", *(f"share-{i}" for i in numbers), *tabs, *tools.CHANGES]
         self.looks: dict[str, Callable[[LastRun, Visit], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
@@ -169,9 +168,12 @@ class Events:
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:
-        """The tools and the open tab after a run."""
+        """The weights that a run found, the tools and the open tab after it."""
+        last: LastRun | None = values["last"]
+        found = last is not None and last.state.weights_from == "confidence"
+        weighed = rows.shares_of(last.state, last.result.prompt.weights, self.room) if found else {}
         for changes in self.filled(values, visit, values["tab"]):
-            yield tools.ready(values["last"]) | changes
+            yield tools.ready(last) | weighed | changes
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
         """What Stop says at once, and again once nothing of the run can come any more; nothing if nothing runs."""
