@@ -228,8 +228,8 @@ class Events:
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
         tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
         difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state)
-        for each in masked:  # a folded group has no widget that would tell of its change
-            on(each, self.redraw, **redraw)
+        for each in masked:
+            each.then(None, js=rows.CHANGED, **PRIVATE)  # a folded group has no widget that would tell of its change
             events.append(on(each, self.run, **again))
         concluding = {"reads": ["last", "looked", "tab"], "changes": self.finished, **RUNNING}
 
