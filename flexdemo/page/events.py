@@ -273,7 +273,7 @@ class Events:
         look = tab.wire(widgets, self.models, self.gpu, self.readings) if hasattr(tab, "wire") else None
         if look is not None:
             self.looks[tab.NAME] = look
-        queue = RUNNING if look or tab is gave else DRAWING
+        queue = {**RUNNING, "busy": f"{tab.NAME}_note"} if look or tab is gave else DRAWING
         changes = list(dict.fromkeys(["last", "looked", "tab", "gave_note", *tab.CHANGES]))
         reads = ["last", "looked"]
         widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=reads, changes=changes, **queue)
