@@ -341,7 +341,9 @@ def test_another_model_is_chosen_and_20_rows_are_asked(
     visit.settle()
     visit.fill("paraphrase-20", "What is the capital of Peru?")
     assert len(visit.wordings()) == 20
+    page.evaluate("() => window.scrollTo(0, 0)")
     visit.run()
+    assert page.evaluate("() => window.scrollY") == 0, "Run is in reach of the answers, however many wordings there are"
     result = asked(bundled, visit, methods=METHODS)
     assert visit.text("answer-flex") == result["flex"].answer
     assert [visit.text(f"alone-{i}").split(" · ")[0] for i in range(21)] == [
