@@ -105,16 +105,14 @@ class SharedLayer(PromptLayer):
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
 
-    Slots not filled yet hold zeros and are for the mask to hide. Behind the `rows` in use the memory may have room.
+    Slots not filled yet hold zeros and are for the mask to hide.
     """
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, cursor: Cursor, rows: int | None = None) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, cursor: Cursor) -> None:
         super().__init__()
-        self._memory = keys, values
-        self.keys, self.values = (keys, values) if rows is None else (keys[:rows], values[:rows])
-        self.cursor = cursor
+        self.keys, self.values, self.cursor = keys, values, cursor
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -130,18 +128,6 @@ class SlotLayer(CacheLayerMixin):
         """These rows alone, in memory of their own, so that finished ones stop costing."""
         return SlotLayer(self.keys[rows], self.values[rows], cursor)
 
-    def keep(self, rows: Sequence[int], cursor: Cursor) -> SlotLayer:
-        """These rows alone, moved within this layer's memory, which must have room: fresh memory costs more."""
-        count = len(set(rows))
-        if list(rows[:count]) != sorted(set(rows)):
-            raise ValueError("rows are kept in their order, and those named again stand behind all others")
-        for place, row in enumerate(rows):
-            source = row if place < count else rows.index(row)
-            if source != place:
-                for each in self._memory:
-                    each[place] = each[source]
-        return SlotLayer(*self._memory, cursor, len(rows))
-
     def get_seq_length(self) -> int:
         return self.cursor.filled
 
@@ -156,21 +142,18 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(_Layers):
-    """Rows of a decode batch; all layers fill the slots under one cursor. `roomy`: rows are chosen in place."""
+    """Rows of a decode batch; all layers fill the slots under one cursor."""
 
-    def __init__(self, layers: Sequence[SlotLayer], cursor: Cursor, *, roomy: bool = False) -> None:
+    def __init__(self, layers: Sequence[SlotLayer], cursor: Cursor) -> None:
         super().__init__(layers=list(layers))
-        self.cursor, self._roomy = cursor, roomy
+        self.cursor = cursor
 
     def point(self, start: int, stop: int) -> None:
         """Let the next forward pass fill slots start <= i < stop."""
         self.cursor.point(start, stop, {layer.keys.device for layer in self.layers})
 
     def select(self, rows: Sequence[int]) -> SlotCache:
-        """These rows of every layer, in this order, under a cursor of their own; this cache is done with."""
-        if self._roomy:
-            cursor = Cursor()
-            return SlotCache([layer.keep(rows, cursor) for layer in self.layers], cursor, roomy=True)
+        """These rows of every layer, in this order, under a cursor of their own."""
         index, cursor = _indices(rows, {layer.keys.device for layer in self.layers}), Cursor()
         return SlotCache([layer.select(index[layer.keys.device], cursor) for layer in self.layers], cursor)
 
@@ -186,27 +169,25 @@ def share(encoded: Sequence[PromptCache], *, length: int) -> Cache:
 
 
 def branch(
-    encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int, room: int = 0
+    encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
 ) -> SlotCache:
     """A cache of rows, row r starting as the first `length` slots of prompt p of encoding e, (e, p) = sources[r].
 
-    Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs. With `room` for the most
-    rows that there will be, they are chosen in place.
+    Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs.
     """
-    cursor, layers, size = Cursor(), [], (len(sources), room or len(sources))
+    cursor, layers = Cursor(), []
     devices = {layer.keys.device for layer in encoded[0].layers}
     used = sorted({encoding for encoding, _ in sources})
-    rows = [_places([row for row, (e, _) in enumerate(sources) if e == encoding], devices) for encoding in used]
-    read = [_places([prompt for e, prompt in sources if e == encoding], devices) for encoding in used]
+    pairs = [[(row, p) for row, (e, p) in enumerate(sources) if e == encoding] for encoding in used]
+    index = [_indices(each, devices) for each in pairs]
     for per_encoding in zip(*(encoded[encoding].layers for encoding in used), strict=True):
-        device = per_encoding[0].keys.device
-        places = [(row[device], prompt[device]) for row, prompt in zip(rows, read, strict=True)]
+        places = [each[per_encoding[0].keys.device] for each in index]
         keys, values = (
-            _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], places, size, capacity)
+            _copied([getattr(layer, name)[:, :, :length] for layer in per_encoding], places, len(sources), capacity)
             for name in ("keys", "values")
         )
-        layers.append(SlotLayer(keys, values, cursor, len(sources) if room else None))
-    return SlotCache(layers, cursor, roomy=room > 0)
+        layers.append(SlotLayer(keys, values, cursor))
+    return SlotCache(layers, cursor)
 
 
 def _indices(rows: Sequence[Any], devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
@@ -214,28 +195,15 @@ def _indices(rows: Sequence[Any], devices: Iterable[torch.device]) -> dict[torch
     return {device: upload(index, device) for device in devices}
 
 
-Places = Tensor | slice
-
-
-def _places(numbers: Sequence[int], devices: Iterable[torch.device]) -> dict[torch.device, Places]:
-    """What takes these numbers of rows on each device: a slice where they follow each other, whose rows are a view."""
-    run = range(numbers[0], numbers[0] + len(numbers))
-    if list(numbers) == list(run):
-        return dict.fromkeys(devices, slice(run.start, run.stop))
-    return dict(_indices(numbers, devices))
-
-
-def _copied(
-    parts: Sequence[Tensor], places: Sequence[tuple[Places, Places]], size: tuple[int, int], capacity: int
-) -> Tensor:
-    """Prompts of parts (prompts, heads, length, width) as rows with slots behind them: of each part the rows that it
-    fills, and their prompts. `size`: how many rows, and how many there is room for."""
-    (_, heads, _, width), (rows, room) = parts[0].shape, size
-    out = parts[0].new_empty(room, heads, capacity, width)
-    out[:rows, :, min(part.shape[2] for part in parts) :] = 0.0
-    for part, (row, prompt) in zip(parts, places, strict=True):
+def _copied(parts: Sequence[Tensor], places: Sequence[Tensor], rows: int, capacity: int) -> Tensor:
+    """Prompts of parts (prompts, heads, length, width) as rows with room behind them: place (row, prompt) in its part
+    says which."""
+    _, heads, _, width = parts[0].shape
+    out = parts[0].new_empty(rows, heads, capacity, width)
+    out[:, :, min(part.shape[2] for part in parts) :] = 0.0
+    for part, place in zip(parts, places, strict=True):
         # One prompt needs no copy before this one.
-        out[row, :, : part.shape[2]] = part if len(part) == 1 else part[prompt]
+        out[place[:, 0], :, : part.shape[2]] = part if len(part) == 1 else part[place[:, 1]]
     return out
 
 

@@ -164,10 +164,8 @@ def generate(
     if keep is not None:
         keep(read)
 
-    # 2. Branch: one row for views that are the same, but where a pass is to keep its shape, and on a GPU, whose next
-    # step begins before tokens are known. Those that LongRoPE reads otherwise are passes of their own.
-    shares = multiple_of(lm) == 1 and lm.device.type != "cuda"
-    owners, at, room = [row.owner for row in rows], _shared(rows, shares), len(rows) if shares else 0
+    # 2. Branch: one row for views that are the same; those that LongRoPE reads otherwise are passes of their own.
+    owners, at = [row.owner for row in rows], _shared(lm, rows)
     rows = list(dict(zip(at, rows, strict=True)).values())
     lanes: dict[bool, list[int]] = {}
     for place, row in enumerate(rows):
@@ -178,7 +176,7 @@ def generate(
     branched = []
     for lane in apart:
         sources = [index[row.view.encoding, row.stream.prompt] for row in lane]
-        branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity, room=room))
+        branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity))
     del caches, read
     made = [_made(lm, slots, lane, branched.pop(0), decoding) for lane in apart]
     states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
@@ -191,8 +189,12 @@ def generate(
         yield from _decode(lm, prompts, steps, states, owners, at, decoding, began=began, encoded=encoded)
 
 
-def _shared(wanted: Sequence[_Row], shares: bool) -> list[int]:
-    """Numbers of the rows that serve those wanted: if it `shares`, the same ones are one while their tokens are."""
+def _shared(lm: LanguageModel, wanted: Sequence[_Row]) -> list[int]:
+    """Numbers of the rows that serve those wanted: on the CPU the same ones share one while their tokens are the same.
+
+    Not so where a pass is to keep its shape, nor on a GPU, whose next step begins before tokens are known.
+    """
+    shares = multiple_of(lm) == 1 and lm.device.type != "cuda"
     found: dict[Hashable, int] = {}
     alone = [None if shares and row.stream.mix_from is None else i for i, row in enumerate(wanted)]
     kinds = [(row.view, row.stream.prompt, i) for row, i in zip(wanted, alone, strict=True)]
@@ -278,11 +280,9 @@ def _decode(
         alive = [(i, row) for i, row in zip(owners, at, strict=True) if states[i].stopped_by is None]
         if not alive:
             return
-        # A row goes on once for each token that it is fed: all in their order, then those that go on once more.
-        wanted = [(row, states[i].token_ids[-1]) for i, row in alive]
-        firsts = dict(reversed(wanted))
-        kept = sorted(dict.fromkeys(wanted), key=lambda pair: (firsts[pair[0]] != pair[1], pair[0]))
-        going_to, came_from = [kept.index(pair) for pair in wanted], [row for row, _ in kept]
+        kept: dict[tuple[int, int], int] = {}  # a row goes on once for each token that it is fed
+        going_to = [kept.setdefault((row, states[i].token_ids[-1]), len(kept)) for i, row in alive]
+        came_from = [row for row, _ in kept]
         # Compiled and captured steps keep their shapes, until half of their rows are done. Elsewhere too a few that are
         # done cost less than a copy of all others.
         if len(set(came_from)) < len(kept) or len(kept) <= count * (0.5 if multiple_of(lm) > 1 else 0.75):

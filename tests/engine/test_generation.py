@@ -18,7 +18,6 @@ import torch
 
 import flexdemo.answers.ask as asking
 from flexdemo.answers.ask import ask, stream
-from flexdemo.engine.cache import PromptCache, branch
 from flexdemo.engine.decode import choose, generate, stop_reason
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
@@ -149,18 +148,6 @@ def test_views_share_a_row_until_their_tokens_differ(lm: LanguageModel) -> None:
         fed = [(view.weights, view.token_ids[:step]) for view in views if len(view.token_ids) > step]
         rows.append(len(set(fed)))
     assert [rows for rows, _ in shapes[1:]] == rows and rows[0] == 3 < max(rows)
-
-
-def test_rows_that_end_and_part_are_moved_in_the_memory_there_is() -> None:
-    """Fresh memory for all of them costs more than the step that comes."""
-    prompt = PromptCache.of([torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)])
-    rows = branch([prompt, prompt], [(0, 1), (1, 0), (1, 1), (0, 0)], length=4, capacity=6, room=6)
-    before, (wanted, _) = rows.layers[0].keys.data_ptr(), [each.clone() for each in rows.tensors()]
-    for kept in ([0, 1, 2, 3, 1, 3], [1, 3, 4, 5, 3], [0, 4], [1]):
-        rows, wanted = rows.select(kept), torch.stack([wanted[row] for row in kept])
-        assert torch.equal(rows.layers[0].keys, wanted) and rows.layers[0].keys.data_ptr() == before
-    with pytest.raises(ValueError, match="in their order"):
-        rows.select([0, 0]).select([1, 0])
 
 
 def test_mixed_rows_are_shared_with_nobody(lm: LanguageModel) -> None:
