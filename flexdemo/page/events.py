@@ -263,9 +263,13 @@ class Events:
 
         everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
         page = {"changes": [*everything, "note", "link_message"]}
-        ended = [*events, *(on(event, self.conclude, **concluding) for event in events)]
-        # An example ends a run, and is shown once no picture of it can come any more.
-        picked = on(widgets["try"].select, self.pick, reads=[], changes=["example"], cancels=ended, queue=False)
+        for event in events:
+            on(event, self.conclude, **concluding)
+        for tab in TABS:
+            self._wire_tab(widgets, tab)
+        # An example ends a run and what looks at one, and is shown once nothing of them can come any more.
+        ended = {"cancels": widgets.that_change("last", "proof"), "queue": False}
+        picked = on(widgets["try"].select, self.pick, reads=[], changes=["example"], **ended)
         chosen = on(picked, self.choose, reads=["example", "model"], **page)
         on(chosen, self.recall, reads=["last"], changes=["status"])
         for event in events:
@@ -276,8 +280,6 @@ class Events:
         gr.on(quiet, None, None, widgets["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was
         gr.on([widgets["run"].click], None, None, widgets["link_message"], js="() => ''", **PRIVATE)
 
-        for tab in TABS:
-            self._wire_tab(widgets, tab)
         masks = {"reads": shown, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
 
         def if_open(values: Values, visit: Visit) -> Changes:
@@ -291,22 +293,22 @@ class Events:
 
     def _wire_tab(self, widgets: Widgets, tab: Any) -> None:
         def select(values: Values, visit: Visit) -> Iterator[Changes]:
-            for changes in self.filled(values, visit, tab.NAME):
-                yield {"tab": tab.NAME, **changes}
+            yield from self.filled(values, visit, tab.NAME)
 
         def awaited(values: Values, visit: Visit) -> Changes:
-            """What the tab says until its look at a run begins: others may be asking, or the rest of this run."""
-            return {f"{tab.NAME}_note": f"<p>{TURN}</p>"} if self.is_new(values, tab.NAME) else {}
+            """That it is open, and what it says until its look at a run begins: others may be asking, or the rest of
+            this run."""
+            waits = look is not None and self.is_new(values, tab.NAME)
+            return {"tab": tab.NAME} | ({f"{tab.NAME}_note": f"<p>{TURN}</p>"} if waits else {})
 
         look = tab.wire(widgets, self.models, self.gpu, self.readings) if hasattr(tab, "wire") else None
         if look is not None:
             self.looks[tab.NAME] = look
         queue = RUNNING if look or tab is gave else DRAWING
-        changes = list(dict.fromkeys(["last", "looked", "tab", "gave_note", *tab.CHANGES]))
-        reads, opened = ["last", "looked"], widgets[f"tab-{tab.NAME}"].select
-        if look is not None:
-            opened = widgets.on(opened, awaited, reads=reads, changes=[f"{tab.NAME}_note"])
-        widgets.on(opened, select, reads=reads, changes=changes, **queue)
+        changes = list(dict.fromkeys(["last", "looked", "gave_note", *tab.CHANGES]))
+        reads, noted = ["last", "looked"], [] if look is None else [f"{tab.NAME}_note"]
+        seen = widgets.on(widgets[f"tab-{tab.NAME}"].select, awaited, reads=reads, changes=["tab", *noted])
+        widgets.on(seen, select, reads=reads, changes=changes, **queue)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""

@@ -34,8 +34,16 @@ class Visit:
 
 
 class Widgets(dict[str, Any]):
-    """Widgets by name. A handler gets the values of those it reads, by name, and a Visit; it returns, or yields, the
-    values of those that change, by name, and nothing of the others."""
+    """Widgets by name, and their events. A handler gets the values of those it reads, by name, and a Visit; it returns,
+    or yields, the values of those that change, by name, and nothing of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wired: list[tuple[set[str], Any]] = []
+
+    def that_change(self, *names: str) -> list[Any]:
+        """The events so far that may change one of these widgets."""
+        return [event for changes, event in self._wired if not changes.isdisjoint(names)]
 
     def on(
         self,
@@ -76,7 +84,9 @@ class Widgets(dict[str, Any]):
         handler.__name__ = work.__name__
         wired = {"inputs": set(inputs.values()), "outputs": list(outputs.values()), **DRAWING, **options}
         wired |= {"show_progress_on": self[busy or "tab"], **({"show_progress": "minimal"} if busy else {})}
-        return triggers.then(handler, **wired) if hasattr(triggers, "then") else gr.on(triggers, handler, **wired)
+        made = triggers.then(handler, **wired) if hasattr(triggers, "then") else gr.on(triggers, handler, **wired)
+        self._wired.append((set(changes), made))
+        return made
 
 
 def alert_html(message: str) -> str:

@@ -39,7 +39,7 @@ def visitor(page: Built) -> Visitor:
 
 def opened(visitor: Visitor, name: str) -> list[dict[str, Any]]:
     """A tab is opened: all that it changes, one after the other."""
-    return visitor.do("select", nth=PLACES[name])
+    return visitor.open(PLACES[name])
 
 
 def text(markup: str) -> str:
@@ -76,17 +76,17 @@ def test_merging_is_shown_when_the_tab_is_opened_and_once(visitor: Visitor, lm: 
     assert len(opened(visitor, "merge")) == len(visitor.do("conclude")) == 1
 
 
-@pytest.mark.parametrize(("nth", "name"), enumerate(["merge", "heads"]))
-def test_a_tab_says_that_it_waits_until_the_model_is_free(visitor: Visitor, nth: int, name: str) -> None:
+@pytest.mark.parametrize("name", ["merge", "heads"])
+def test_a_tab_says_that_it_waits_until_the_model_is_free(visitor: Visitor, name: str) -> None:
     """Its look has to wait for what others ask, and for the rest of the run; that it waits is told meanwhile."""
-    fns = [fn for fn in visitor.page.demo.fns.values() if fn.name == "awaited"]
-    assert {fn.concurrency_id for fn in fns} == {"draw"} and len(fns) == 2
+    nth, fns = PLACES[name], [fn for fn in visitor.page.demo.fns.values() if fn.name == "awaited"]
+    assert {fn.concurrency_id for fn in fns} == {"draw"} and len(fns) == len(PLACES)
     visitor.do("awaited", nth=nth)
     assert text(visitor.values[f"{name}_note"]) == "Waiting for the model, which is at work …"
     opened(visitor, name)
     assert "Waiting" not in visitor.values[f"{name}_note"]
-    assert visitor.do("awaited", nth=nth) == [{}]
-    assert visitor.page.visitor().do("awaited", nth=nth) == [{}]
+    assert visitor.do("awaited", nth=nth) == [{"tab": name}]
+    assert visitor.page.visitor().do("awaited", nth=nth) == [{"tab": name}]
 
 
 def test_the_slider_goes_through_the_answer(visitor: Visitor, lm: LanguageModel) -> None:
@@ -179,7 +179,7 @@ def test_nothing_is_done_without_a_run(page: Built) -> None:
     newcomer = page.visitor()
     assert newcomer.values["last"] is None
     for name in ("merge", "heads"):
-        assert opened(newcomer, name) == [{"tab": name}]
+        assert opened(newcomer, name) == [{}] and newcomer.values["tab"] == name
     assert newcomer.do("wording") == [] and newcomer.do("token") == [{}]
 
 
@@ -236,10 +236,10 @@ def test_a_head_that_is_clicked_is_shown_in_its_tab(visitor: Visitor, lm: Langua
     assert (visitor.values["head_layer"], visitor.values["head_head"]) == (1, 2) and visitor.visible["head_plot"]
     shown = np.array(visitor.values["head_plot"].data[0].customdata)
     np.testing.assert_allclose(shown, attention_map(lm, visitor.values["last"].result, 0, 1), atol=1e-6)
-    visitor.do("select", nth=PLACES["head"])
+    visitor.open(PLACES["head"])
     assert visitor.visible["head_plot"], "it is of this run"
     visitor.do("run")
-    visitor.do("select", nth=PLACES["head"])
+    visitor.open(PLACES["head"])
     assert not visitor.visible["head_plot"], "it was of another"
 
 

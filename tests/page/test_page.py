@@ -148,6 +148,15 @@ def test_an_example_fills_in_the_page(visitor: Visitor, index: int) -> None:
     assert plain(visitor.values["note"]) == example.get("note", "") and visitor.values["facts"] == facts
 
 
+def test_an_example_ends_all_that_would_tell_of_another_run(visitor: Visitor) -> None:
+    """What looks at a run writes down what it found: a tab or a proof that ends late would take the example's place."""
+    fns, targets = visitor.page.demo.fns, [(visitor.page.widgets["try"]._id, "select")]
+    (ended,) = (set(fn.cancels) for fn in fns.values() if fn.targets == targets and fn.cancels)
+    names = {fns[number].name for number in ended}
+    assert names == {"run", "rerun", "conclude", "select", "attention", "pointed", "check"}
+    assert sum(fns[number].name == "select" for number in ended) == len(TABS)
+
+
 @pytest.mark.parametrize("told", [None, {}, {"index": 99}, {"index": -1}, {"index": "0"}, {"index": [0]}, 5, "x"])
 def test_an_example_that_there_is_not_changes_nothing(visitor: Visitor, told: Any) -> None:
     visitor.do("pick", told)
@@ -253,7 +262,7 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     assert plain(belongs_html(shown["last"])).startswith("Recorded 2026-01-31 with tinyqa: ")
     visitor.do("conclude")
     assert visitor.visible["gave_plot"] and "load_model" in shown["program"]
-    visitor.do("select", nth=3)
+    visitor.open(3)
     visitor.do("attention", head_layer=1, head_head=1)
     assert "recorded with tinyqa in float32, and the loaded model is" in shown["head_message"]
     visitor.do("pick", {"index": 1})
@@ -348,7 +357,7 @@ def test_tabs_show_a_recording_or_say_who_made_it(recorded_page: Built) -> None:
     )
     assert "with smollm2: " in plain(shown["gave_note"]) and "load_model('smollm2'" in shown["program"]
     for nth, tab in enumerate(TABS):
-        visitor.do("select", nth=nth)
+        visitor.open(nth)
         assert tab.NAME not in ("merge", "heads") or said in shown[f"{tab.NAME}_note"]
     assert "Ottawa" in shown["candidates"] and "Ottawa" in shown["methods_table"]
     visitor.do("attention", head_layer=1, head_head=1)

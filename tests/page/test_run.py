@@ -266,16 +266,16 @@ def test_a_tab_does_its_work_when_it_is_opened(visitor: Visitor, monkeypatch: py
     (nothing,) = visitor.do("conclude")
     assert not nothing["check"]["interactive"] and "last" not in nothing, "nothing has run"
     tabs = [tab.NAME for tab in TABS]
-    visitor.do("select", nth=tabs.index("candidates"))
+    visitor.open(tabs.index("candidates"))
     visitor.do("run", max_new_tokens=3)
     visitor.do("conclude")
     assert not explained and "✓" in visitor.values["candidates"] and visitor.values["gave_plot"] is None
     assert "load_model" in visitor.values["program"]
     for name in tabs:
-        visitor.do("select", nth=tabs.index(name))
+        visitor.open(tabs.index(name))
         assert visitor.values["tab"] == name
     assert explained == [1] and visitor.values["gave_plot"] is not None and visitor.values["last"].explanation
-    visitor.do("select", nth=0)
+    visitor.open(0)
     assert explained == [1], "once a run"
     assert "Fused" in visitor.values["methods_table"]
 
@@ -288,7 +288,7 @@ def test_an_explanation_that_has_no_time_is_told_and_the_tools_are_ready(
     monkeypatch.setattr(Limits, "time_is_up", lambda self: "stopped after 0 seconds")
     visitor.do("conclude")
     assert "Not explained: " in visitor.values["gave_note"] and "load_model" in visitor.values["program"]
-    visitor.do("select", nth=0)
+    visitor.open(0)
     assert "Not explained: " in visitor.values["gave_note"]
 
 

@@ -69,3 +69,8 @@ class Visitor:
                 else:
                     self.values[key] = value
         return frames
+
+    def open(self, nth: int) -> list[dict[str, Any]]:
+        """The tab of this place is opened: it is told so at once, and filled in when the model is free."""
+        self.do("awaited", nth=nth)
+        return self.do("select", nth=nth)

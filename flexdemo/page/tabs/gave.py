@@ -71,7 +71,7 @@ def fill(models: Models, last: LastRun) -> Changes:
 def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
     names = ["mass_layer", "mass_head", "per_token"]
 
-    def choose(values: Values, visit: Visit) -> Changes:
+    def chosen(values: Values, visit: Visit) -> Changes:
         last = values["last"]
         if last is None or last.explanation is None:
             return {}
@@ -79,7 +79,7 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None
         return {"gave_plot": shown(gave_plot(last, layer=layer, head=head, per_token=values["per_token"]))}
 
     changes = [widgets[name].input for name in names]
-    widgets.on(changes, choose, reads=["last", *names], changes=["gave_plot"], trigger_mode="always_last")
+    widgets.on(changes, chosen, reads=["last", *names], changes=["gave_plot"], trigger_mode="always_last")
 
 
 def segment_names(last: LastRun) -> tuple[str, ...]:
