@@ -147,6 +147,23 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, 
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (768, 1024), (390, 844)])
+def test_the_row_of_run_covers_nothing_that_has_the_focus(
+    visitors: Visitors, bundled_url: str, width: int, height: int
+) -> None:
+    visit = visitors(bundled_url, width=width, height=height, q="Who?", p=[f"Name it, number {i}." for i in range(10)])
+    covered = f"""() => {{
+        const row = document.querySelector('#actions'), box = (e) => e.getBoundingClientRect();
+        return ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
+            e.focus();
+            return box(e).top < box(row).bottom && box(e).bottom > box(row).top + 1;
+        }}).map(e => e.outerHTML.slice(0, 120));
+    }}"""
+    assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
+    assert visit.page.evaluate(covered) == []
+    clean(visit)
+
+
 def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> None:
     """Of all that moves while a page runs and is pointed at, in ms; motion that nobody asked to be spared is there."""
     watch = """() => {
