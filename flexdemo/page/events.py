@@ -72,7 +72,7 @@ class Events:
         answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
         self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
         tabs = [name for tab in TABS for name in tab.CHANGES]
-        self.finished = ["last", "looked", *(f"share-{i}" for i in numbers), *tabs, *tools.CHANGES]
+        self.finished = ["last", "looked", *tabs, *tools.CHANGES]
         self.looks: dict[str, Callable[[LastRun, Visit], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
@@ -145,7 +145,11 @@ class Events:
         except InputError as error:
             return {"message": alert_html(str(error))}
         drawn = values["drawn"]
-        return self.redrawn(state, drawn, shown_examples.prompt_shown(values["last"], state, drawn))
+        last: LastRun | None = values["last"]
+        changes = self.redrawn(state, drawn, shown_examples.prompt_shown(last, state, drawn))
+        if last is not None and last.state == state and state.weights_from == "confidence":  # the run has found them
+            changes |= rows.shares_of(state, last.result.prompt.weights, self.room)
+        return changes
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
@@ -175,12 +179,9 @@ class Events:
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:
-        """The weights that a run found, the tools and the open tab after it."""
-        last: LastRun | None = values["last"]
-        found = last is not None and last.state.weights_from == "confidence"
-        weighed = rows.shares_of(last.state, last.result.prompt.weights, self.room) if found else {}
+        """The tools and the open tab after a run."""
         for changes in self.filled(values, visit, values["tab"]):
-            yield tools.ready(last) | weighed | changes
+            yield tools.ready(values["last"]) | changes
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
         """What Stop says at once, and again once nothing of the run can come any more; nothing if nothing runs."""
@@ -264,6 +265,7 @@ class Events:
         everything = dict.fromkeys([*self.running, *self.drawing, *self.state, *rows.names(self.room)])
         page = {"changes": [*everything, "note", "link_message"]}
         for event in events:
+            event.then(None, widgets["weights_from"], None, js=rows.WEIGHED, **PRIVATE)
             on(event, self.conclude, **concluding)
         for tab in TABS:
             self._wire_tab(widgets, tab)

@@ -38,6 +38,7 @@ document.addEventListener('flexdemo:changed', () => {
 });
 """
 CHANGED = "() => { document.dispatchEvent(new CustomEvent('flexdemo:changed')); }"
+WEIGHED = f"(by) => {{ if (by === 'confidence') ({CHANGED})(); }}"
 
 
 def moved(rows: Sequence[Row], index: int, by: int) -> list[Row]:

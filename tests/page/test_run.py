@@ -217,7 +217,7 @@ def test_weights_by_confidence_are_told_once_they_are_known(lm: LanguageModel, e
     assert lines([sampling])[0].startswith("Sampling each wording for its weight")
     visitor = Built(lm).visitor()
     visitor.values["last"] = last["last"]
-    (end,) = visitor.do("conclude")
+    (end,) = visitor.do("redraw", **state.values(ROOM))
     want = flexdemo.ask(
         lm, QUESTION, WORDINGS, weights="confidence", samples=3, sample_temperature=2.0, max_new_tokens=6
     )
@@ -227,6 +227,9 @@ def test_weights_by_confidence_are_told_once_they_are_known(lm: LanguageModel, e
     assert [re.search(">(.*?)</span>", end[f"share-{i}"]).group(1) for i in (0, 2, 3)] == shares
     assert "<span title='Share of the weights'></span>" in end["share-1"], "a blank row has none"
     assert last["last"].methods["flex"].token_ids == want["flex"].token_ids
+    (edited,) = visitor.do("redraw", **{"paraphrase-3": "Or so?"})
+    assert "by confidence" in edited["share-2"], "of other wordings the run has found none"
+    assert all("share-2" not in frame for frame in visitor.do("conclude")), "a run that ends may be of an earlier page"
 
 
 def test_a_row_that_two_methods_share_is_counted_once(lm: LanguageModel) -> None:
