@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import families
@@ -39,11 +38,7 @@ ASKED = [[form.format(topic) for form in FORMS] for topic, _ in TOPICS]
 def real() -> tuple[Any, Any, LanguageModel]:
     """Tokenizer, the model as transformers runs it, and a copy of it prepared by flexdemo."""
     folder = families.smollm2_folder()
-    import gguf  # there, or the tests were skipped by now
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("GGUFReader", "get_tensor_name_map"):  # transformers reads all of the file for each thing it wants
-            patch.setattr(f"gguf.{name}", functools.cache(getattr(gguf, name)))
+    with families.read_once():
         tokenizer = families.family("smollm2")
         plain = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=next(folder.glob("*.gguf")).name, quantization_config=GgufConfig(dequantize=True),
