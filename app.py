@@ -23,7 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 ROOT = Path(__file__).resolve().parent
-EXAMPLES, RECORDED = ROOT / "assets" / "examples.json", ROOT / "assets" / "recorded.json"
+ASSETS = ROOT / "assets"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -77,15 +77,22 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"the root path must begin with / and be a plain path such as /flexdemo, not {path!r}")
 
 
+def assets(kind: str) -> list[Path]:
+    """The files of examples or recordings: KIND.json of the bundled model, then KIND-NAME.json of others."""
+    return sorted(ASSETS.glob(f"{kind}*.json"), key=lambda path: path.stem)
+
+
 def read_recordings() -> list[Any]:
-    """The recorded examples; none, and a line that says why, if they cannot be read."""
+    """The recorded examples; those of a file that cannot be read are left out, and a line says why."""
     from flexdemo.answers.recording import load_recorded
 
-    try:
-        return load_recorded(RECORDED) if RECORDED.is_file() else []
-    except InputError as error:
-        print(f"no recorded examples: {error}", file=sys.stderr)
-        return []
+    read: list[Any] = []
+    for path in assets("recorded"):
+        try:
+            read += load_recorded(path)
+        except InputError as error:
+            print(f"no recorded examples: {error}", file=sys.stderr)
+    return read
 
 
 def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any]:
@@ -125,7 +132,8 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     ledger, gate = Ledger(log_text=args.log_text), Gate()
     name = ", ".join(models.choices) or lm.name
     state = State(name, lm.backend, str(lm.device), ledger, gate, account)
-    examples = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else [FALLBACK]
+    listed = [each for path in assets("examples") for each in json.loads(path.read_text(encoding="utf-8"))]
+    examples = listed or [FALLBACK]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
     warm_up = WarmUp(
         [] if gpu.forks else every, question, paraphrases, START_METHODS,

@@ -359,7 +359,7 @@
 
   // Labels of the axes, as the program sets them, for the size that the figure has here.
 
-  const MARK = 20, LETTER = 7, HIGH = 13, LINES = 3;
+  const MARK = 20, LETTER = 7, HIGH = 13, LINES = 4;
   function labels(gd, meta) {
     const size = step(meta), { rows, columns } = view(meta);
     const placed = ([from, to], pixels) => meta.segments.flatMap(([name, start, colour], i) => {

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..answers.metrics import SCORES, majority, normalise
 from ..errors import InputError
+from ..prompt import THOUGHT
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -178,7 +179,7 @@ def summarise(table: DataFrame, *, score: str = "exact", seed: int = 0, resample
         for count in np.unique(wordings)
         for those in [wordings.to_numpy() == count]
     )
-    notes = _notes(made, score, len(wordings), resamples, seed)
+    notes = (*_notes(made, score, len(wordings), resamples, seed), *_unended(table))
     return Summary(len(wordings), score, seed, resamples, tuple(made), groups, notes)
 
 
@@ -248,6 +249,17 @@ def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, se
     if any(line.lemma is None for line in lines):
         notes.append("No lemma accuracy: neither simplemma nor spaCy was installed when the answers were judged.")
     return tuple(notes)
+
+
+def _unended(table: DataFrame) -> Iterator[str]:
+    """How many answers are none because the model's reasoning did not end."""
+    wrote = table["generation"].str.strip().ne("") & ~table["generation"].str.contains(THOUGHT, regex=False)
+    count = int((table["prediction"].eq("") & wrote).sum())
+    if count:
+        yield (
+            f"{count} of {len(table)} answers are empty, and wrong: the model was still reasoning when its tokens were "
+            "spent; --max-new-tokens gives it more."
+        )
 
 
 def disagreements(table: DataFrame, limit: int) -> list[Disagreement]:

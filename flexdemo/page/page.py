@@ -69,24 +69,28 @@ def build_demo(
 ) -> gr.Blocks:
     """The page over a loaded model, or several to choose from; launch it with `launch_options()`.
 
-    An example has `question`, `paraphrases` and, if wanted, `title` and `note`; the page opens on the first one. Where
-    one of `recordings` asked the same, its result is shown until the first run. `gpu` is how the work comes to a GPU,
-    and `notice` a line on top that says what is special about the place where this runs; `warming` one that stays there
-    for as long as /healthz tells of it.
+    An example has `question`, `paraphrases` and, if wanted, `title` and `note`. Where one of `recordings` asked the
+    same, its result is shown until the first run; the page opens on an example that its model recorded, if there is
+    one. `gpu` is how the work comes to a GPU, and `notice` a line on top that says what is special about the place
+    where this runs; `warming` one that stays there for as long as /healthz tells of it.
     """
     limits, models = profile.limits, offered(lm)
-    examples = list(examples) or [shown_examples.FALLBACK]
+    told = (list(examples) or [shown_examples.FALLBACK], recordings, limits.paraphrases, models.default.name)
+    examples = shown_examples.attributed(*told)
     start = shown_examples.state_of(examples[0], limits.paraphrases, models.choices[0] if models.choices else "")
     events = Events(models, profile, examples, recordings, gpu)
     opening = events.opening(start, is_example=True)
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         widgets["last"], widgets["tab"], widgets["example"] = gr.State(opening["last"]), gr.State(gave.NAME), gr.State()
+        widgets["anew"] = gr.State(
+            (0, "")
+        )  # runs after a recording of another model, and what the last one says of that
         widgets["looked"] = gr.State({})  # by tab, the key of the run that it has asked the model about
         _build_head(widgets, models, opening, notice, warming)
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=300, elem_id="ask"):
-                _build_ask(widgets, profile, examples, start, opening)
+                _build_ask(widgets, profile, models.default, examples, start, opening)
             with gr.Column(scale=11, min_width=300, elem_id="see"):
                 build_ladder(widgets, opening)
                 build_sides(widgets, start, opening)
@@ -127,10 +131,10 @@ def _build_head(widgets: Widgets, models: Models, opening: Changes, notice: str,
 
 
 def _build_ask(
-    widgets: Widgets, profile: Profile, examples: Sequence[dict], start: PageState, opening: Changes
+    widgets: Widgets, profile: Profile, lm: LanguageModel, examples: Sequence[dict], start: PageState, opening: Changes
 ) -> None:
     """Left: examples, wordings, Run and Stop, the settings in folded groups."""
-    links = shown_examples.try_html(examples)
+    links = shown_examples.try_html(examples, lm.name)
     widgets["try"] = gr.HTML(links, elem_id="examples", js_on_load=chooser("example"))
     widgets["note"] = gr.HTML(escape(examples[0].get("note") or ""), elem_id="example-note")
     rows.build_rows(widgets, start, profile.limits, opening)

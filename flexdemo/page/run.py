@@ -24,7 +24,6 @@ from ..prompt import SegmentedPrompt
 from ..request import Limits
 from ..serve.log import Interrupted, checkpoint, note, within_noted_memory
 from ..serve.zerogpu import answer_seconds
-from .rows import shares_of
 from .sides import SIDES, alone_changes, answer_html, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
 from .widgets import Changes, Visit, alert_html
@@ -123,8 +122,6 @@ def frame(state: PageState, result: Result, room: int) -> Changes:
         said = f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
         return {"status": status_html("running", said)}
     changes = answers_changes(state, result) | alone_changes(state, result, room)
-    if result.done and state.weights_from == "confidence":
-        changes |= shares_of(state, result.prompt.weights, room)
     notes = "".join(f'<p role="note">{escape(text)}</p>' for text in result.notes) if result.done else ""
     return changes | {"status": status_html("done" if result.done else "running", progress(result)), "message": notes}
 
@@ -180,7 +177,7 @@ def belongs_html(last: LastRun) -> str:
         settings += f", T = {last.result.ape.temperature:g}, S = {last.result.ape.scale:g}"
     count = len(last.result.prompt.paraphrases)
     wordings = f"{count} wording{'' if count == 1 else 's'}"
-    whose = "Last run" if last.recorded is None else f"Recorded {escape(last.recorded.date)}"
+    whose = "Last run" if last.recorded is None else escape(f"Recorded {last.recorded.date} with {last.result.model}")
     return f'<p class="belongs">{whose}: <q>{escape(last.state.question)}</q> {wordings}, {escape(settings)}</p>'
 
 

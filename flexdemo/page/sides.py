@@ -213,12 +213,19 @@ def step_html(prompt: SegmentedPrompt, state: PageState) -> str:
     return f"{said}: {', '.join(told) or 'the same cells are visible'}."
 
 
-def draw(lm: LanguageModel, limits: Limits, state: PageState, drawn: tuple[str, str] = ("", "")) -> Changes:
+def draw(
+    lm: LanguageModel,
+    limits: Limits,
+    state: PageState,
+    drawn: tuple[str, str] = ("", ""),
+    prompt: SegmentedPrompt | None = None,
+) -> Changes:
     """Masks, tokens, shares and captions of a page, without running the model; InputError for what cannot run.
 
-    A mask that has been `drawn`, by its signature, is left as it is.
+    A mask that has been `drawn`, by its signature, is left as it is. `prompt` is what a recording has read, if the page
+    shows one.
     """
-    prompt = state.compose(lm, limits)
+    prompt = prompt or state.compose(lm, limits)
     changes: Changes = {}
     marks = tuple(signature(prompt, scheme) for scheme in state.schemes)
     for side, scheme, mark, before in zip(SIDES, state.schemes, marks, drawn, strict=True):

@@ -88,8 +88,9 @@ def _term(name: str, meaning: str, source: str, url: str) -> str:
 
 
 MOST = max(profile.limits.paraphrases for profile in PROFILES.values())
-NAMES = ("prefix", *(f"P{i}" for i in range(1, MOST + 2)), "suffix", "answer")
-COLOURS = {name: segment_colour(name, "paraphrase" if name.startswith("P") else name) for name in NAMES}
+NAMES = ("prefix", *(f"{kind}{i}" for kind in "PS" for i in range(1, MOST + 2)), "suffix", "answer")
+ROLES = {"P": "paraphrase", "S": "separator"}  # by the first letter of what is numbered; else the role is the name
+COLOURS = {name: segment_colour(name, ROLES.get(name[0], name)) for name in NAMES}
 COLOURS |= CHANGES
 CHIPS = "".join(f".is-{name} {{ --chip: {colour}; }}\n" for name, colour in COLOURS.items())
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")

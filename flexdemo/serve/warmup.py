@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..answers.ask import ask
+from ..answers.explain import NEEDED, explain
+from ..answers.result import Result
 from ..engine.model import LanguageModel
 from ..errors import InputError, first_line, within_memory
 
 TIMES = 3  # kernels are compiled and loaded in the first request, graphs captured in the second, replayed in the third
 NEW_TOKENS = 3  # a step that runs, one that is captured, one that is replayed
+SHARPENED = {"ape_temperature": 0.9}  # scores that are sharpened have kernels of their own
 
 
 class WarmUp:
@@ -30,7 +34,9 @@ class WarmUp:
     ) -> None:
         self._models = [lm for lm in models if _gains(lm)]
         self._question, self._paraphrases = question, list(paraphrases)
-        self._asked = [list(methods)[:1], list(methods), ["all"]]
+        first, usual = list(methods)[:1], list(methods)
+        self._asked = [{"methods": names} for names in (first, usual, ["all"])]
+        self._asked += [{"methods": names, **SHARPENED} for names in (first, usual)]
         self._log, self.note = log, ""
         if self._models:
             time = "minutes" if any(lm.compiled is not None for lm in self._models) else "seconds"
@@ -46,14 +52,20 @@ class WarmUp:
         try:
             for lm in self._models:
                 with within_memory():
-                    for methods in self._asked:
-                        options = {"methods": methods, "mass": False, "max_new_tokens": NEW_TOKENS}
+                    for asked in self._asked:
                         for _ in range(TIMES):
-                            ask(lm, self._question, self._paraphrases, **options)
+                            self._ask(lm, **asked)
+                    for answered in (self._ask(lm, methods=NEEDED), self._ask(lm, methods=NEEDED, **SHARPENED)):
+                        for _ in range(TIMES):
+                            explain(lm, answered)
             self.note = ""
         except (InputError, RuntimeError) as error:
             self.note = f"Warming up failed: {first_line(error)}. First answers are slow."
         self._log(self.note or "warm")
+
+    def _ask(self, lm: LanguageModel, **settings: Any) -> Result:
+        settings |= {"mass": False, "max_new_tokens": NEW_TOKENS}
+        return ask(lm, self._question, self._paraphrases, **settings)
 
 
 def _gains(lm: LanguageModel) -> bool:

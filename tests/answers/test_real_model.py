@@ -12,8 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from flexdemo.answers.ask import ask
+from flexdemo.answers.recording import load_recorded
 from flexdemo.data.evaluate import Settings, answer, prepare_questions
 from flexdemo.data.records import Record
+from flexdemo.engine.loading import BUNDLED
 from flexdemo.engine.model import LanguageModel, prepare
 
 NEW_TOKENS = 8
@@ -100,6 +102,27 @@ def test_the_capital_of_france(real: tuple[Any, Any, LanguageModel]) -> None:
     """A line end in the user's turn made it answer "L'Étoile, la Marseillaise"."""
     answered = ask(real[2], "What is the capital of France?", methods=("origin",), max_new_tokens=NEW_TOKENS)["origin"]
     assert answered.answer == "The capital of France is Paris."
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_recording_is_what_it_answers_now(real: tuple[Any, Any, LanguageModel], index: int) -> None:
+    """Else record it again: python -m flexdemo record --model smollm2 --examples assets/examples-smollm2.json
+    --output assets/recorded-smollm2.json"""
+    then = load_recorded(BUNDLED.parent / "recorded-smollm2.json")[index].result
+    prompt, ids = then.prompt, then.prompt.token_ids
+    wordings = [then.request.question, *then.request.paraphrases]
+    for segment, wording, view in zip(prompt.paraphrases, wordings, then["per_prompt"].views, strict=True):
+        message = [{"role": "user", "content": wording}]
+        whole = real[0].apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+        assert [*ids[: prompt.segments[0].end], *ids[segment.start : segment.end], *ids[prompt.suffix_start :]] == whole
+        assert view.token_ids[:NEW_TOKENS] == generated(real, whole)
+    assert [real[0].decode([each]) for each in ids] == list(prompt.tokens)
+    now = ask(real[2], then.request.but(methods=("flex", "per_prompt", "causal")))
+    assert now.prompt == prompt
+    for answered in now.results:
+        for view, told in zip(answered.views, then[answered.method].views, strict=True):
+            assert (view.token_ids, view.answer) == (told.token_ids, told.answer)
+            assert view.logprobs == pytest.approx(told.logprobs, abs=1e-3)
 
 
 def test_shots_are_turns(real: tuple[Any, Any, LanguageModel]) -> None:

@@ -39,7 +39,8 @@ EXAMPLES = (
     {"question": A, "paraphrases": [B, C], "weights": "confidence", "max_new_tokens": 2},
 )
 ASSETS = BUNDLED.parent
-SHIPPED = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
+LISTS = {"examples.json": "recorded.json", "examples-smollm2.json": "recorded-smollm2.json"}
+SHIPPED, REAL = (json.loads((ASSETS / name).read_text(encoding="utf-8")) for name in LISTS)
 
 
 def options(example: dict) -> dict:
@@ -258,11 +259,18 @@ def test_a_recording_with_a_setting_of_a_later_version_is_refused_by_its_name(
     assert "\n" not in str(caught.value)
 
 
-def test_the_recording_that_is_shipped_is_whole_and_small() -> None:
-    read = load_recorded(ASSETS / "recorded.json")
-    assert [each.result.request.question for each in read] == [each["question"] for each in SHIPPED]
-    assert all(each.explanation.attribution.mass.shape[1:3] == (6, 10) for each in read)  # with every head
-    assert (ASSETS / "recorded.json").stat().st_size < MOST_BYTES == 1_000_000
+@pytest.mark.parametrize(("examples", "file", "model", "heads"), [
+    (SHIPPED, "recorded.json", "tinyqa", (6, 10)),  # with every head
+    (REAL, "recorded-smollm2.json", "smollm2", (1, 1)),  # 30 layers of 9 would be too large
+])  # fmt: skip
+def test_the_recordings_that_are_shipped_are_whole_and_small(
+    examples: list[dict], file: str, model: str, heads: tuple[int, int]
+) -> None:
+    read = load_recorded(ASSETS / file)
+    assert [each.result.request.question for each in read] == [each["question"] for each in examples]
+    assert all(each.explanation.attribution.mass.shape[1:3] == heads for each in read)
+    assert {(each.result.model, each.result.dtype) for each in read} == {(model, "float32")}
+    assert (ASSETS / file).stat().st_size < MOST_BYTES == 1_000_000
 
 
 def test_the_page_opens_on_an_example_worth_seeing() -> None:
@@ -273,10 +281,29 @@ def test_the_page_opens_on_an_example_worth_seeing() -> None:
     assert len(result.prompt.token_ids) < 70
 
 
-@pytest.mark.parametrize("index", range(len(SHIPPED)), ids=lambda i: SHIPPED[i]["title"])
-def test_a_note_tells_what_was_answered(bundled: LanguageModel, index: int) -> None:
+def test_the_real_model_s_examples_are_worth_seeing() -> None:
+    """In each some wording alone goes wrong; fused, two are right, and the third shows that fusing can lose."""
+    canada, planet, poland = (each.result for each in load_recorded(ASSETS / "recorded-smollm2.json"))
+    right = [(canada, "Ottawa"), (planet, "Jupiter"), (poland, "Warsaw")]
+    for result, answer in right:
+        alone = [view.answer for view in result["per_prompt"].views]
+        assert {view.endswith(f"{answer}.") for view in alone} == {True, False}, "whole answers, and others"
+        assert result.prompt.kind == "chat" and len(result.prompt.token_ids) < 70
+    assert all(result["flex"].answer.endswith(f"{answer}.") for result, answer in right[:2])
+    assert "Warsaw" not in poland["flex"].answer and "largest city" in canada["causal"].answer
+
+
+BOTH = [
+    (example, file, i)
+    for file, examples in zip(LISTS.values(), (SHIPPED, REAL), strict=True)
+    for i, example in enumerate(examples)
+]
+
+
+@pytest.mark.parametrize(("example", "file", "index"), BOTH, ids=[each[0]["title"] for each in BOTH])
+def test_a_note_tells_what_was_answered(bundled: LanguageModel, example: dict, file: str, index: int) -> None:
     """Every answer that it quotes was given, and the one after a changed weight is given with that weight."""
-    example, result = SHIPPED[index], load_recorded(ASSETS / "recorded.json")[index].result
+    result = load_recorded(ASSETS / file)[index].result
     note, _, changed = example["note"].partition(" With the weight ")
     given = {view.answer for name in ("per_prompt", "flex", "causal") for view in result[name].views}
     assert set(re.findall("“(.*?)”", note)) <= given and "\n" not in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from browser_support import ROOT
@@ -11,14 +12,16 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
-EXAMPLES = json.loads((ROOT / "assets" / "examples.json").read_text(encoding="utf-8"))
-RECORDED = json.loads((ROOT / "assets" / "recorded.json").read_text(encoding="utf-8"))
+EXAMPLES, RECORDED, REAL, SMOLLM2 = (
+    json.loads((ROOT / "assets" / f"{name}.json").read_text(encoding="utf-8"))
+    for name in ("examples", "recorded", "examples-smollm2", "recorded-smollm2")
+)
 FIRST_SCREEN = ("run", "answer-flex", "answer-causal", "mask-plot", "mask-plot-right", "token-view")
 
 
-def recorded(question: str) -> dict[str, str]:
+def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
     """Answers of an example's recording by method, and of its wordings alone by their names."""
-    asked = {each["result"]["request"]["question"]: each["result"]["results"] for each in RECORDED["examples"]}
+    asked = {each["result"]["request"]["question"]: each["result"]["results"] for each in file["examples"]}
     methods = {each["method"]: each for each in asked[question]}
     alone = {view["name"]: view["answer"] for view in methods["per_prompt"]["views"]}
     return alone | {name: methods[name]["answer"] for name in ("flex", "causal")}
@@ -71,7 +74,7 @@ def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
 
 def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
     last = len(EXAMPLES) - 1
-    first_four = visit.page.locator("#examples button").filter(visible=True)
+    first_four = visit.page.locator("#examples .prose > div").first.locator("button").filter(visible=True)
     assert first_four.count() == 4
     for i in (1, last):
         example, answers = EXAMPLES[i], recorded(EXAMPLES[i]["question"])
@@ -86,6 +89,40 @@ def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
     visit.unfold("masking")
     visit.choose("positions", "Sequential")
     assert visit.text("example-note") == "", "it tells of the example as it was"
+
+
+def test_a_recording_of_smollm2_is_one_click_away_and_shown_as_it_was_made(visit: Visit) -> None:
+    """Its tokens and masks are those of SmolLM2, whose tokenizer this server does not have; Run asks who is loaded."""
+    page, example, told = visit.page, REAL[0], SMOLLM2["examples"][0]["result"]
+    answers, prompt = recorded(example["question"], SMOLLM2), told["prompt"]
+    link = page.locator("#examples button").get_by_text(example["title"], exact=True)
+    assert link.locator("xpath=..").text_content().startswith("Recorded with smollm2:")
+    link.click()
+    visit.until("question => document.querySelector('#question textarea').value === question", example["question"])
+    visit.settle()
+    marks = [[segment["name"], segment["start"]] for segment in prompt["segments"]]
+    for plot, rows in (("mask-plot", "flex"), ("mask-plot-right", "causal")):
+        meta = visit.plot(plot, "layout.meta")
+        assert [each[:2] for each in meta["segments"][:-1]] == marks and meta["length"] == len(prompt["token_ids"])
+        (answered,) = (each for each in told["results"] if each["method"] == rows)
+        assert len(meta["answer"]) == len(answered["tokens"]), "a row for each token of the answer"
+    assert (visit.text("answer-flex"), visit.text("answer-causal")) == (answers["flex"], answers["causal"])
+    for i in range(1 + len(example["paraphrases"])):
+        assert visit.text(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
+    assert page.locator("#token-view").text_content().count("<|im_start|>") == 3
+    assert visit.text("status") == f"Recorded {SMOLLM2['date']} with smollm2, float32: press Run to ask tinyqa"
+    assert all(visit.text(f"{side}-figures").endswith("recorded with smollm2") for side in ("left", "right"))
+    assert visit.text("example-note") == example["note"] and "SmolLM2-135M-Instruct" in example["note"]
+    expect(page.locator(".side.stale")).to_have_count(0)
+    visit.open("Where wordings merge")
+    assert "recorded with smollm2 in float32, and the loaded model is tinyqa" in visit.text("merge-note")
+
+    visit.run()
+    assert visit.text("example-note").startswith("Asked anew: now tinyqa (float32) answers")
+    assert visit.plot("mask-plot", "layout.meta")["length"] < len(prompt["token_ids"])
+    assert "<|im_start|>" not in page.locator("#token-view").text_content()
+    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures")
+    expect(page.locator(".side.stale")).to_have_count(0)
 
 
 def test_an_example_ends_a_run_whose_answers_come_to_nothing(visitors: Visitors, slow_url: str) -> None:

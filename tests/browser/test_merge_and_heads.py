@@ -92,3 +92,17 @@ def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundle
     page.mouse.up()
     shows(visit, (2, 1), bundled, result)
     clean(visit)
+
+
+def test_words_in_the_dark_are_as_light_as_the_pages(visitors: Visitors, bundled_url: str) -> None:
+    """Of every axis, also of a second one, and of a colour bar."""
+    visit = visitors(bundled_url, scheme="dark", q=QUESTION, p=PARAPHRASES)
+    visit.run()
+    for tab, name in ((MERGE, "merge-plot"), (HEADS, "heads-plot")):
+        visit.open(tab)
+        visit.plot(name, "data.length")
+        fills = "texts => texts.map(each => [each.textContent, getComputedStyle(each).fill])"
+        told = [(text, fill) for text, fill in visit.page.locator(f"#{name} text").evaluate_all(fills) if text]
+        assert len(told) > 20
+        dim = [(text, fill) for text, fill in told if min(map(int, re.findall(r"\d+", fill)[:3])) < 140]
+        assert not dim, dim

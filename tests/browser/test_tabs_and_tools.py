@@ -31,6 +31,7 @@ TABS = (
     "What each wording gave", "Candidates", "All methods", "Where wordings merge", "Heads that read wordings", "A head",
     "The mask up close",
 )  # fmt: skip
+JOIN = "/queue/join"
 EXAMPLES = json.loads((Path(flexdemo.__file__).parents[1] / "assets" / "examples.json").read_text(encoding="utf-8"))
 
 
@@ -182,6 +183,26 @@ def test_a_pair_is_opened_and_the_answer_decoded_again(
     clean(visit)
 
 
+def test_a_pair_redraws_the_page_once_also_where_its_widget_is_open(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url)
+    visit.open(TABS[6])
+    names = "() => window.gradio_config.dependencies.map(({id, api_name}) => [id, api_name])"
+    redraws = {number for number, name in visit.page.evaluate(names) if str(name).startswith("redraw")}
+    asked: list[int] = []
+    visit.page.on(
+        "request", lambda each: asked.append(json.loads(each.post_data)["fn_index"]) if JOIN in each.url else 0
+    )
+    for opened in (False, True):
+        if opened:
+            visit.unfold("masking")
+        asked.clear()
+        visit.page.locator("[data-pair='P2>P1']").click()
+        visit.done()
+        assert visit.value("mask-text") == ("segment" if opened else "segment+P2>P1")
+        assert len([number for number in asked if number in redraws]) == 1, asked
+    clean(visit)
+
+
 # Links
 
 
@@ -320,7 +341,9 @@ def test_another_model_is_chosen_and_20_rows_are_asked(
     visit.settle()
     visit.fill("paraphrase-20", "What is the capital of Peru?")
     assert len(visit.wordings()) == 20
+    page.evaluate("() => window.scrollTo(0, 0)")
     visit.run()
+    assert page.evaluate("() => window.scrollY") == 0, "Run is in reach of the answers, however many wordings there are"
     result = asked(bundled, visit, methods=METHODS)
     assert visit.text("answer-flex") == result["flex"].answer
     assert [visit.text(f"alone-{i}").split(" · ")[0] for i in range(21)] == [

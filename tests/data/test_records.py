@@ -244,6 +244,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     fails("lines.json", jsonl([OK, OK]).encode(), "name it .jsonl")
     fails("broken.json", b'[\n{"question": }]', "line 2 column 14")
     fails("other.csv", b"prompt,answers\n1,2\n", "no column 'question', only 'prompt, answers'")
+    fails("lacking.csv", b"question,id\n1,2\n", "lacking.csv has no column 'answers', only 'question, id'")
     fails("twice.csv", b"question,answers,question\n1,2,3\n", "two columns 'question'")
     fails("quote.csv", b'"question,answers\n1,2\n', "line 1: broken CSV")
     fails("text.parquet", b"not parquet", 'as parquet: [^"].*not a parquet file.$')  # the end tells what is wrong

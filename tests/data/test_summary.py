@@ -204,6 +204,18 @@ def test_scores_that_were_not_taken_are_missing_and_the_notes_say_why() -> None:
     assert "neither simplemma" not in summarise(table_frame(random_rows(6)), resamples=10).markdown()
 
 
+def test_reasoning_that_did_not_end_is_counted() -> None:
+    said = {"flex": ("", "I wonder"), "causal": ("", "hm</think>\n")}  # the second one ended, and said nothing
+    rows = [
+        replace(row(i, method, False), prediction=prediction, generation=generation)
+        for i in range(3)
+        for method, (prediction, generation) in said.items()
+    ]
+    (told,) = (note for note in summarise(table_frame(rows)).notes if "reasoning" in note)
+    assert told.startswith("3 of 6 answers are empty") and "--max-new-tokens" in told
+    assert not any("reasoning" in note for note in summarise(table_frame(random_rows(3))).notes)
+
+
 def spoiled() -> Iterator[tuple[list[Row], str]]:
     rows = random_rows(5)
     yield [], "no rows"

@@ -163,7 +163,7 @@ def test_a_kernel_is_made_once_for_a_shape_of_matrix(monkeypatch: pytest.MonkeyP
     for row, matrix in ((x, weight), (strided, torch.nn.Parameter(weight, requires_grad=False))):
         torch.testing.assert_close(linears._tuned(row, matrix, None), row @ weight.T)
     torch.testing.assert_close(inside, torch.ones(1, 5) @ weight.T)
-    assert made == [linears.TUNED]
+    assert made == [linears.PRODUCT]
     torch.testing.assert_close(linears._tuned(x, weight, torch.ones(7)), x @ weight.T + 1)
     assert len(made) == 2
 

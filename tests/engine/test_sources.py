@@ -92,13 +92,36 @@ def test_a_classifier_is_named(saved: Path, tmp_path: Path, tied: bool, honest: 
     assert "classif" in str(caught.value)
 
 
-def test_a_sentencepiece_tokenizer_alone_names_the_package(
-    saved: Path, tmp_path: Path, lacking: Callable[[str], None]
+@pytest.mark.parametrize(
+    ("begins", "packages", "told"),
+    [
+        (
+            b"\x0a\x0e\x0a\x05<unk>",
+            ("sentencepiece", "google"),
+            "SentencePiece model: pip install sentencepiece protobuf",
+        ),
+        (b"\x0a\x0e\x0a\x05<unk>", ("google",), "SentencePiece model: pip install .*protobuf"),
+        (b"IQ== 0\nIg== 1\n", ("tiktoken",), "tiktoken model: pip install tiktoken"),
+    ],
+)
+def test_a_tokenizer_model_alone_names_the_packages(
+    saved: Path, tmp_path: Path, lacking: Callable[[str], None], begins: bytes, packages: tuple[str, ...], told: str
 ) -> None:
     shutil.copy(saved / "config.json", tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e")
-    lacking("sentencepiece")
-    with pytest.raises(ModelError, match=r"is a SentencePiece model: pip install sentencepiece$"):
+    (tmp_path / "tokenizer.model").write_bytes(begins)
+    for package in packages:
+        lacking(package)
+    with pytest.raises(ModelError, match=f"is a {told}$"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer_model_is_no_package_that_lacks(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(saved / "config.json", tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a")
+    monkeypatch.setattr(sources, "installed", lambda package: True)
+    with pytest.raises(ModelError, match=r"tokenizer.model is cut off or damaged; copy the folder again$"):
         load_tokenizer(tmp_path)
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flexdemo.figures.answer import attention_figure, effect_figure, mass_figure
+from flexdemo.figures.answer import attention_figure, effect_figure, gave_figure, mass_figure
 from flexdemo.figures.cells import segment_colour
 
 NASTY = "<b>x</b>&lt;\u202e\n"
@@ -66,6 +66,19 @@ def test_the_line_of_no_effect_is_always_in_sight(effects: list[float]) -> None:
         [f"P{i + 1}" for i in range(len(effects))], effects, ["x"] * len(effects)
     ).layout.xaxis.range
     assert low <= 0 <= high and low < high
+
+
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_each_wording_has_a_line_of_its_own_above_its_bar(count: int) -> None:
+    effects = [(f"P{i + 1}", 0.1 * i, "What is the capital of Peru?") for i in range(count)]
+    names = ["prefix", *(name for name, _, _ in effects), "suffix"]
+    figure = gave_figure(np.full((1, count + 2), 1 / (count + 2)), ["x"], names, effects)
+    inside = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    low, high = figure.layout.yaxis2.range
+    row = inside * abs(1 / (high - low))  # pixels from a bar to the next
+    bar, caption = 0.42 * row, 12 * 1.3
+    assert row > bar + caption
+    assert figure.layout.yaxis.domain[1] == 1
 
 
 def test_attention_cells_are_told_exactly() -> None:

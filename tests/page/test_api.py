@@ -175,25 +175,42 @@ def test_what_methods_lists_can_be_asked_for(client: Client) -> None:
 # MCP
 
 
-def test_endpoints_are_mcp_tools(client: Client, lm: LanguageModel) -> None:
+def test_endpoints_are_mcp_tools_of_the_started_app(
+    saved: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
     pytest.importorskip("mcp", reason="the optional extra gradio[mcp] is not installed")
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
     async def visit() -> tuple:
-        address = f"{client.src.rstrip('/')}/gradio_api/mcp/"
+        address = f"http://127.0.0.1:{port}/gradio_api/mcp/"
         async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
             await session.initialize()
-            given = {"question": QUESTION, "paraphrases": ["Name it."], "max_new_tokens": 3}
+            asked = {
+                "generate": {"question": QUESTION, "paraphrases": ["Name it."], "max_new_tokens": 3},
+                "mask": {"question": QUESTION},
+                "paraphrase": {"question": QUESTION, "n": 1},
+                "methods": {},
+            }
             tools = (await session.list_tools()).tools
-            return tools, await session.call_tool("generate", given), await session.call_tool("mask", {"question": ""})
+            told = {name: await session.call_tool(name, given) for name, given in asked.items()}
+            return tools, told, await session.call_tool("mask", {"question": ""})
 
-    tools, answered, refused = asyncio.run(visit())
+    port = browser_support.free_port()
+    demo, _, _ = app.start(app.make_parser().parse_args(["--mcp", "--model", str(saved)]), "127.0.0.1", port)
+    try:
+        tools, told, refused = asyncio.run(visit())
+    finally:
+        demo.close()
     assert {tool.name for tool in tools} == {"generate", "mask", "paraphrase", "methods"}
     for tool in tools:
         assert tool.description and all(each.get("description") for each in tool.inputSchema["properties"].values())
     want = flexdemo.ask(lm, QUESTION, ["Name it."], max_new_tokens=3)["flex"]
-    assert not answered.isError and str(list(want.token_ids)) in answered.content[0].text
+    assert not any(each.isError for each in told.values())
+    answers = {name: json.loads(each.content[0].text) for name, each in told.items()}  # JSON, not Python's repr
+    assert answers["generate"]["results"][0]["token_ids"] == list(want.token_ids)
+    assert answers["mask"]["rows"] and isinstance(answers["paraphrase"], list) and answers["methods"]["strategies"]
     assert refused.isError and "the question is empty" in refused.content[0].text
 
 

@@ -76,6 +76,19 @@ def test_merging_is_shown_when_the_tab_is_opened_and_once(visitor: Visitor, lm: 
     assert len(opened(visitor, "merge")) == len(visitor.do("conclude")) == 1
 
 
+@pytest.mark.parametrize(("nth", "name"), enumerate(["merge", "heads"]))
+def test_a_tab_says_that_it_waits_until_the_model_is_free(visitor: Visitor, nth: int, name: str) -> None:
+    """Its look has to wait for what others ask, and for the rest of the run; that it waits is told meanwhile."""
+    fns = [fn for fn in visitor.page.demo.fns.values() if fn.name == "awaited"]
+    assert {fn.concurrency_id for fn in fns} == {"draw"} and len(fns) == 2
+    visitor.do("awaited", nth=nth)
+    assert text(visitor.values[f"{name}_note"]) == "Waiting for the model, which is at work …"
+    opened(visitor, name)
+    assert "Waiting" not in visitor.values[f"{name}_note"]
+    assert visitor.do("awaited", nth=nth) == [{}]
+    assert visitor.page.visitor().do("awaited", nth=nth) == [{}]
+
+
 def test_the_slider_goes_through_the_answer(visitor: Visitor, lm: LanguageModel) -> None:
     opened(visitor, "merge")
     visitor.do("token", merge_token=3)

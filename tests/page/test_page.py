@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_sides import NASTY, plain
+from test_sides import NASTY, plain, seen
 from visitor import Built, Visitor
 
 import flexdemo
@@ -21,12 +22,20 @@ from flexdemo.answers.recording import MOST_BYTES, Recorded, load_recorded
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page.events import model_html
 from flexdemo.page.examples import FIRST, line, recorded_of, state_of, try_html
+from flexdemo.page.link import open_link, to_query
 from flexdemo.page.page import ASSETS, launch_options
-from flexdemo.page.run import belongs_html
+from flexdemo.page.run import LastRun, belongs_html
 from flexdemo.page.state import PageState
+from flexdemo.page.tabs import TABS
 from flexdemo.page.tabs.head import attention_plot
+from flexdemo.page.terms import COLOURS
+from flexdemo.page.tools import FILES
+from flexdemo.plan import Scheme
+from flexdemo.request import Limits
 
-EXAMPLES = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
+EXAMPLES, REAL = (
+    json.loads((ASSETS / name).read_text(encoding="utf-8")) for name in ("examples.json", "examples-smollm2.json")
+)
 PUBLIC = {"generate", "mask", "paraphrase", "methods"}
 
 
@@ -176,23 +185,30 @@ def live_of(visitor: Visitor) -> dict:
     return json.loads(html.unescape(re.search('data-live="([^"]*)"', visitor.values["live"]).group(1)))
 
 
+def mask_of(visitor: Visitor, side: str) -> dict:
+    """A mask's figure as JSON; gradio keeps the one that a page begins with as text."""
+    figure = visitor.values[f"{side}_mask"]
+    return json.loads(figure["plot"] if isinstance(figure, dict) else figure.to_json())
+
+
 def mask_meta(visitor: Visitor, side: str) -> dict:
-    return json.loads(visitor.values[f"{side}_mask"]["plot"])["layout"]["meta"]
+    return mask_of(visitor, side)["layout"]["meta"]
 
 
 @pytest.fixture(scope="module")
 def recordings() -> list[Recorded]:
-    return load_recorded(ASSETS / "recorded.json")
+    return [*load_recorded(ASSETS / "recorded.json"), *load_recorded(ASSETS / "recorded-smollm2.json")]
 
 
 def recorded(recordings: list[Recorded], example: dict) -> Any:
     return recorded_of(recordings, state_of(example, 10))
 
 
-def test_every_example_is_recorded_and_the_file_is_small(recordings: list[Recorded]) -> None:
-    found = [recorded(recordings, example) for example in EXAMPLES]
-    assert [each.result.request.question for each in found if each] == [each["question"] for each in EXAMPLES]
-    assert (ASSETS / "recorded.json").stat().st_size <= MOST_BYTES
+def test_every_example_is_recorded_and_the_files_are_small(recordings: list[Recorded]) -> None:
+    for examples, model, file in ((EXAMPLES, "tinyqa", "recorded.json"), (REAL, "smollm2", "recorded-smollm2.json")):
+        found = [recorded(recordings, example).result for example in examples]
+        assert [(each.request.question, each.model) for each in found] == [(e["question"], model) for e in examples]
+        assert (ASSETS / file).stat().st_size <= MOST_BYTES
 
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=lambda i: EXAMPLES[i]["question"][:30])
@@ -229,16 +245,12 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     shown, want = visitor.values, recorded(dated, EXAMPLES[0])
     assert plain(shown["left_answer"]) == want.methods["flex"].answer
     assert plain(shown["right_answer"]) == want.methods["causal"].answer
-    assert all('<span class="recorded">recorded</span>' in shown[f"{side}_figures"] for side in ("left", "right"))
-    live = live_of(visitor)
-    marks = [mask_meta(visitor, side)["signature"] for side in ("left", "right")]
-    assert [live[side]["signature"] for side in ("left", "right")] == marks, "no answers of an earlier prompt"
-    assert live["left"]["tokens"] == live["right"]["tokens"] == [], "another tokenizer's have no rows on these masks"
+    assert all("recorded with tinyqa</span>" in shown[f"{side}_figures"] for side in ("left", "right"))
     alone = [plain(shown[f"alone-{i}"]) for i in range(1 + len(EXAMPLES[0]["paraphrases"]))]
     told = [view.answer for view in want.methods["per_prompt"].views]
     assert all(said.startswith(f"alone: {answer}") for said, answer in zip(alone, told, strict=True))
     assert f"Recorded 2026-01-31 with tinyqa, float32: press Run to ask {lm.name}" in plain(shown["status"])
-    assert plain(belongs_html(shown["last"])).startswith("Recorded 2026-01-31: ")
+    assert plain(belongs_html(shown["last"])).startswith("Recorded 2026-01-31 with tinyqa: ")
     visitor.do("conclude")
     assert visitor.visible["gave_plot"] and "load_model" in shown["program"]
     visitor.do("select", nth=3)
@@ -251,13 +263,112 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
 
 
-def test_a_recording_of_this_tokenizer_has_rows_on_the_masks(
-    recordings: list[Recorded], bundled: LanguageModel
+@pytest.fixture(scope="module")
+def recorded_page(recordings: list[Recorded], bundled: LanguageModel) -> Built:
+    return Built(bundled, examples=[*EXAMPLES, *REAL], recordings=recordings)
+
+
+def cells_of(visitor: Visitor, side: str) -> np.ndarray:
+    z = mask_of(visitor, side)["data"][0]["z"]
+    shape = [int(each) for each in z["shape"].split(",")]
+    return np.frombuffer(base64.b64decode(z["bdata"]), dtype=np.uint8).reshape(shape) > 0
+
+
+def assert_shown_as_recorded(visitor: Visitor, want: LastRun) -> None:
+    """Tokens, segments, every cell of both masks and the answers' tokens are those of the recording."""
+    prompt, live, length = want.result.prompt, live_of(visitor), len(want.result.prompt.token_ids)
+    for side, method, scheme in (
+        ("left", "flex", Scheme()),
+        ("right", "causal", Scheme("causal", "sequential", False)),
+    ):
+        meta, answered = mask_meta(visitor, side), want.methods[method]
+        assert (cells_of(visitor, side) == seen(prompt, scheme)).all()
+        assert [tuple(each[:2]) for each in meta["segments"][:-1]] == [(s.name, s.start) for s in prompt.segments]
+        assert meta["signature"] == live[side]["signature"] and len(live[side]["tokens"]) == len(answered.tokens) > 0
+        assert plain(visitor.values[f"{side}_answer"]) == answered.answer
+    assert f"<b>{length}</b> prompt tokens" in visitor.values["budget"]
+
+
+@pytest.mark.parametrize("index", range(len(REAL)), ids=lambda i: REAL[i]["title"])
+def test_a_recording_of_another_tokenizer_is_shown_as_it_was_recorded(
+    recordings: list[Recorded], recorded_page: Built, bundled: LanguageModel, index: int
 ) -> None:
-    visitor = Built(bundled, examples=EXAMPLES, recordings=recordings).visitor()
-    live, want = live_of(visitor), recorded(recordings, EXAMPLES[0])
-    assert len(live["left"]["tokens"]) == len(want.methods["flex"].tokens) > 0
-    assert live["left"]["signature"] == mask_meta(visitor, "left")["signature"]
+    visitor, want = recorded_page.visitor(), recorded(recordings, REAL[index])
+    assert_shown_as_recorded(visitor, recorded(recordings, EXAMPLES[0]))
+    visitor.do("pick", {"index": len(EXAMPLES) + index})
+    visitor.do("choose")
+    assert_shown_as_recorded(visitor, want)
+    visitor.do("redraw")  # which the page asks for by itself, as its texts have changed
+    assert_shown_as_recorded(visitor, want)
+    shown, prompt = visitor.values, want.result.prompt
+    assert {segment.name for segment in prompt.segments} <= set(COLOURS), "separators too have a colour"
+    assert [name for _, name in shown["tokens"]] == [prompt.segments[i].name for i in prompt.segment_ids]
+    assert "recorded with smollm2</span>" in shown["left_figures"] and "recorded with smollm2" in shown["right_figures"]
+    assert "with smollm2, float32: press Run to ask tinyqa" in plain(shown["status"])
+    assert "model <b>tinyqa</b>" in shown["facts"] and plain(shown["note"]) == REAL[index]["note"]
+    visitor.do("difference")
+    assert "suffix" in shown["pairs"] and f"of {len(prompt.token_ids) ** 2:,} cells" in shown["difference_caption"]
+
+    link = to_query(PageState.of(shown))
+    assert open_link(link, Limits()) == state_of(REAL[index], 10)
+    visitor.do("run", max_new_tokens=2)
+    visitor.do("anew")
+    own = PageState.of(shown).compose(bundled, Limits())
+    assert mask_meta(visitor, "left")["length"] == len(own.token_ids) != len(prompt.token_ids)
+    assert live_of(visitor)["left"]["signature"] == mask_meta(visitor, "left")["signature"]
+    assert shown["note"] == "Asked anew: now tinyqa (float32) answers; the recording was of smollm2 (float32)."
+    assert shown["last"].recorded is None and shown["last"].result.model == "tinyqa"
+    assert not any("anew" in frame for frame in visitor.do("run")), "it is told once, and still true"
+
+
+def test_a_page_that_is_changed_is_the_loaded_model_s(
+    recordings: list[Recorded], recorded_page: Built, bundled: LanguageModel
+) -> None:
+    visitor = recorded_page.visitor()
+    visitor.do("pick", {"index": len(EXAMPLES)})
+    visitor.do("choose")
+    for typed in ({"question": "Who?"}, {"question": REAL[0]["question"]}):  # back again, too: its masks are gone
+        visitor.do("redraw", **typed)
+        own = PageState.of(visitor.values).compose(bundled, Limits())
+        assert mask_meta(visitor, "left")["length"] == len(own.token_ids) == len(visitor.values["tokens"])
+        assert mask_meta(visitor, "left")["signature"] != live_of(visitor)["left"]["signature"], "greyed out"
+
+
+def test_tabs_show_a_recording_or_say_who_made_it(recorded_page: Built) -> None:
+    visitor = recorded_page.visitor()
+    visitor.do("pick", {"index": len(EXAMPLES)})
+    visitor.do("choose")
+    visitor.do("conclude")
+    shown, said = (
+        visitor.values,
+        "recorded with smollm2 in float32, and the loaded model is tinyqa in float32: press Run",
+    )
+    assert visitor.visible["gave_plot"] and not visitor.visible["gave_choices"], (
+        "heads of another model have no numbers"
+    )
+    assert "with smollm2: " in plain(shown["gave_note"]) and "load_model('smollm2'" in shown["program"]
+    for nth, tab in enumerate(TABS):
+        visitor.do("select", nth=nth)
+        assert tab.NAME not in ("merge", "heads") or said in shown[f"{tab.NAME}_note"]
+    assert "Ottawa" in shown["candidates"] and "Ottawa" in shown["methods_table"]
+    visitor.do("attention", head_layer=1, head_head=1)
+    assert said in shown["head_message"]
+    visitor.do("check")
+    assert "Cannot be checked: " in shown["message"] and "smollm2" in shown["message"] and shown["proof"] == ""
+    made = json.loads(FILES["json"][2](shown["last"]))
+    assert made["model"] == "smollm2" and made["prompt"]["tokens"] == list(shown["last"].result.prompt.tokens)
+
+
+def test_a_page_opens_on_what_its_model_recorded(recordings: list[Recorded], bundled: LanguageModel) -> None:
+    """As where SmolLM2 is loaded; the others are marked as another model's."""
+    page = Built(replace(bundled, name="smollm2"), examples=[*EXAMPLES, *REAL], recordings=recordings)
+    visitor = page.visitor()
+    assert visitor.values["question"] == REAL[0]["question"] and plain(visitor.values["note"]) == REAL[0]["note"]
+    assert_shown_as_recorded(visitor, recorded(recordings, REAL[0]))
+    assert ">recorded</span>" in visitor.values["left_figures"] and "compute it now" in visitor.values["status"]
+    lines = [plain(line) for line in visitor.values["try"].split("</div>")]
+    assert lines[0].startswith("Try: Canada") and lines[1].startswith("Recorded with tinyqa: The Scream")
+    assert not any("anew" in frame for frame in visitor.do("run", max_new_tokens=2))
 
 
 def test_a_recording_of_this_model_says_that_run_computes_it(

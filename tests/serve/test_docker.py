@@ -77,6 +77,7 @@ def test_every_source_is_tracked_and_not_ignored(steps: list[Instruction]) -> No
 def test_the_image_has_all_that_the_program_reads_and_no_more(steps: list[Instruction]) -> None:
     kept = [path for path in tracked() if not ignored(path)]
     needed = ["app.py", "requirements.txt", "assets/style.css", "assets/views.js", "assets/recorded.json",
+              "assets/examples-smollm2.json", "assets/recorded-smollm2.json",
               "assets/tinyqa/config.json", "assets/examples.json", "flexdemo/page/page.py"]  # fmt: skip
     assert set(needed) <= set(kept)
     assert {path for path in tracked() if path.startswith("flexdemo/")} <= set(kept)

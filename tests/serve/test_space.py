@@ -69,7 +69,7 @@ def test_links_between_the_pages_lead_to_files(page: str) -> None:
 def test_flags_that_the_page_about_hosting_names_exist() -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", HOSTING))
     docker = {"--rm", "--read-only", "--tmpfs", "--gpus", "--build-arg"}
-    others = {"--clients", "--seconds", "--type", "--sdk"}  # of tests/bench and of hf
+    others = {"--clients", "--seconds", "--type", "--sdk", "--examples", "--output"}  # of tests/bench, hf, `record`
     ours = {flag for action in app.make_parser()._actions for flag in action.option_strings}
     assert flags <= ours | docker | others, flags - ours - docker - others
     assert {"--root-path", "--auth", "--log-text", "--grace"} <= flags

@@ -10,6 +10,7 @@ from hosting import served, until
 from replays import replaying
 
 from flexdemo.answers.ask import ask
+from flexdemo.answers.explain import explain
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import BackendError
 from flexdemo.serve import warmup
@@ -19,8 +20,11 @@ QUESTION, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is P
 METHODS = ("flex", "origin", "per_prompt", "causal")
 
 
-@pytest.mark.parametrize("methods", [("flex",), METHODS, ("all",)])
-def test_after_it_a_visitor_waits_for_no_capture(lm: LanguageModel, methods: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"methods": ("flex",)}, {"methods": METHODS}, {"methods": ("all",)}, {"methods": METHODS, "ape_temperature": 0.8}],
+)
+def test_after_it_a_visitor_waits_for_no_capture(lm: LanguageModel, settings: dict[str, Any]) -> None:
     warm, capture = replaying(lm)
     log: list[str] = []
     warm_up = WarmUp([warm], QUESTION, OTHERS, METHODS, log=log.append)
@@ -29,10 +33,14 @@ def test_after_it_a_visitor_waits_for_no_capture(lm: LanguageModel, methods: tup
     assert warm_up.note == "" and log == ["warm"]
     before = capture.captured
     assert before
-    asked = {"methods": methods, "mass": False, "max_new_tokens": 5}
+    asked = {**settings, "mass": False, "max_new_tokens": 5}
     told = [ask(each, "Who wrote Faust?", OTHERS, **asked) for each in (warm, lm)]
     assert capture.captured == before
     assert [r.token_ids for r in told[0].results] == [r.token_ids for r in told[1].results]
+    if settings["methods"] == METHODS:
+        effects = [explain(each, result).attribution.effects for each, result in zip((warm, lm), told, strict=True)]
+        assert capture.captured == before
+        assert [e.effect for e in effects[0]] == pytest.approx([e.effect for e in effects[1]], abs=1e-5)
 
 
 def test_a_model_whose_first_answer_is_as_fast_as_any_has_nothing_to_warm_up(lm: LanguageModel) -> None:

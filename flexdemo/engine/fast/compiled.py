@@ -67,6 +67,9 @@ def call_of(model: PreTrainedModel) -> Call:
     return Call(name, {"logits_to_keep": 1})
 
 
+# Kernels of a step are tuned by trial, and each is launched while the one before it ends (on Hopper and later).
+STEP = {"coordinate_descent_tuning": True, "triton.enable_pdl": True}
+PRODUCT = {**STEP, "coordinate_descent_check_all_directions": True}
 Pass = Callable[[PreTrainedModel, Tensor, Tensor, Plan, Any, Call], Scores]
 
 
@@ -93,10 +96,9 @@ def compiled_pass(backend: str = "inductor") -> Pass:
         chosen = {**common, **options} if backend == "inductor" else dict(common)
         return torch.compile(next_scores, fullgraph=True, backend=backend, options=chosen)
 
-    # A step's kernels are small and run for every token: they are tuned, and those that can are launched as one. torch
-    # 2.11 cannot join kernels that sum over a size that differs, as a recorder's do over the keys.
-    run, run_step = make(), make(coordinate_descent_tuning=True, combo_kernels=True)
-    run_recorded_step = make(coordinate_descent_tuning=True)
+    # A step's kernels are small and run for every token: those that can are launched as one. torch 2.11 cannot join
+    # kernels that sum over a size that differs, as a recorder's do over the keys.
+    run, run_step, run_recorded_step = make(), make(**STEP, combo_kernels=True), make(**STEP)
 
     def compiled(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Any, call: Call) -> Scores:
         suit_dynamo()
@@ -129,7 +131,6 @@ def compiled_pass(backend: str = "inductor") -> Pass:
 
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-TUNED = {"coordinate_descent_tuning": True, "coordinate_descent_check_all_directions": True}
 
 
 _kernels: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
@@ -144,7 +145,7 @@ def _tuned(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     inputs = [x, weight] if bias is None else [x, weight, bias]
     kind = (weight.shape, weight.dtype, weight.device, bias is None)
     if kind not in _kernels:
-        _kernels[kind] = torch._inductor.compile(make_fx(linear)(*inputs), inputs, options=TUNED)
+        _kernels[kind] = torch._inductor.compile(make_fx(linear)(*inputs), inputs, options=PRODUCT)
     return _kernels[kind](*inputs)
 
 

@@ -18,6 +18,7 @@ from ...masks import parse
 from ...plan import Scheme
 from ...prompt import POSITIONS, SegmentedPrompt
 from ...serve.profiles import Profile
+from ..examples import prompt_shown
 from ..sides import scheme_label, seen_by
 from ..state import PageState
 from ..tools import csv_bytes, wire_save
@@ -33,7 +34,7 @@ def build(widgets: Widgets, models: Models) -> None:
     widgets["difference_caption"] = gr.HTML("", elem_id="difference-caption")
     with gr.Row(elem_id="mask-tools"):
         for kind, (label, _, _) in FILES.items():
-            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=90, scale=0)
+            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=130, scale=0)
     widgets["difference_plot"] = plot("difference-plot")
 
 
@@ -67,27 +68,31 @@ def fill(models: Models, last: Any) -> Changes:
     return {}
 
 
-def wire_masks(widgets: Widgets, models: Models, profile: Profile, page: Sequence[str]) -> tuple[Any, list[Any]]:
+def wire_masks(
+    widgets: Widgets, models: Models, profile: Profile, page: Sequence[str], reads: Sequence[str]
+) -> tuple[Any, list[Any]]:
     """Events over the page as it is, without a run; returns what draws the tab, for when it is opened or changed, and
-    the events that change the mask."""
+    the events that change the mask. `page` are the widgets of a PageState; `reads` also tell of a recording."""
 
     def compose(state: PageState) -> SegmentedPrompt:
         return state.compose(models.of(state.model), profile.limits)
 
+    def seen(values: Values) -> tuple[PageState, SegmentedPrompt]:
+        state = PageState.of(values)
+        return state, prompt_shown(values["last"], state, values["drawn"]) or compose(state)
+
     def difference(values: Values, visit: Visit) -> Changes:
         try:
-            state = PageState.of(values)
-            prompt = compose(state)
+            state, prompt = seen(values)
             return draw(prompt, state.schemes) | pairs.shown_of(prompt, state)
         except InputError:  # the redraw of the page says why
             return {}
 
     def made(kind: str, values: Values) -> tuple[str, bytes]:
         _, name, make = FILES[kind]
-        state = PageState.of(values)
-        prompt = compose(state)
+        state, prompt = seen(values)
         return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in state.schemes))
 
     for kind in FILES:
-        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=page, disk_bytes=profile.disk_bytes)
+        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=reads, disk_bytes=profile.disk_bytes)
     return difference, pairs.wire(widgets, compose, page)
