@@ -115,7 +115,7 @@ def test_a_recording_is_what_it_answers_now(real: tuple[Any, Any, LanguageModel]
         message = [{"role": "user", "content": wording}]
         whole = real[0].apply_chat_template(message, add_generation_prompt=True, return_dict=False)
         assert [*ids[: prompt.segments[0].end], *ids[segment.start : segment.end], *ids[prompt.suffix_start :]] == whole
-        assert view.token_ids[:NEW_TOKENS] == generated(real, whole)
+        assert [view.token_ids[:NEW_TOKENS]] == generated(real, whole)
     assert [real[0].decode([each]) for each in ids] == list(prompt.tokens)
     now = ask(real[2], then.request.but(methods=("flex", "per_prompt", "causal")))
     assert now.prompt == prompt
