@@ -25,16 +25,7 @@ FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[
 sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
 
 import models
-from browser_visit import (  # noqa: F401 (fixtures)
-    browser,
-    bundled_url,
-    chromium,
-    pages,
-    slow_folder,
-    slow_url,
-    visit,
-    visitors,
-)
+from browser_visit import PAGES, bundled_url, chromium, slow_folder, slow_url, visit, visitors  # noqa: F401 (fixtures)
 
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
@@ -80,11 +71,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a browser take longest and begin at once.
-
-    Each of their files has a Chromium of its own, so that no event loop of it is left for others in the process.
-    """
+    """Tests with a browser take longest and begin at once."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """No event loop of Chromium is left for tests without one."""
+    if item.get_closest_marker("browser") is None:
+        PAGES.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,24 @@ def unigram() -> Any:
 
 def smollm2() -> Any:
     folder = smollm2_folder()
-    return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+    with read_once():
+        return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """transformers reads all of a GGUF, which takes seconds, for each thing it wants of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(f"gguf.{name}", _kept(name))
+        yield
+
+
+@functools.cache
+def _kept(name: str) -> Callable[..., Any]:
+    import gguf
+
+    return functools.cache(getattr(gguf, name))
 
 
 def smollm2_folder() -> Path:

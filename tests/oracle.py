@@ -235,37 +235,35 @@ def repeated(
 
 
 @torch.no_grad()
-def decode_mixed(model: Any, prompts: Sequence[Sequence[int]], layer: int, new_tokens: int) -> Decoded:
-    """Greedy tokens of plain prompts that share hidden states, a left-padded batch recomputed whole for every token.
+def decode_mixed(model: Any, prompts: Sequence[Sequence[int]], layer: int, told: Sequence[int]) -> Decoded:
+    """Greedy tokens of plain prompts that share hidden states, by one pass over a left-padded batch.
 
+    Each follows the tokens of `told` before it: if those are not the greedy ones, the first that is not differs here.
     At the output of the layers from `layer` on, counted from 1, every token that predicts (the last of a prompt and
     those of the answer) has the rows' mean hidden state; the next token is that of the mean logits.
     """
     depth = model.config.get_text_config().num_hidden_layers
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth)
-    longest, chosen, logprobs = max(map(len, prompts)), [], []
+    predict = slice(-len(told), None)
 
     def average(module: Any, args: Any, output: Any) -> Any:
         states = output[0] if isinstance(output, tuple) else output
-        predict = len(chosen) + 1
-        states[..., -predict:, :] = states[..., -predict:, :].mean(dim=-3, keepdim=True)  # (..., rows, tokens, width)
+        states[..., predict, :] = states[..., predict, :].mean(dim=-3, keepdim=True)  # (..., rows, tokens, width)
         return output
 
     hooks = [each.register_forward_hook(average) for each in layers[layer - 1 :]]
     try:
-        for _ in range(new_tokens):
-            pads = [longest - len(ids) for ids in prompts]
-            ids = torch.tensor([[0] * pad + [*row, *chosen] for pad, row in zip(pads, prompts, strict=True)])
-            there = torch.arange(ids.shape[1])[None] >= torch.tensor(pads)[:, None]
-            places = (there.cumsum(1) - 1).clamp(min=0)
-            out = model(input_ids=ids, attention_mask=there.long(), position_ids=places, use_cache=False)
-            logits = out.logits[:, -1].double().mean(0)
-            chosen.append(int(logits.argmax()))
-            logprobs.append(float(logits.log_softmax(-1)[chosen[-1]]))
+        pads = [max(map(len, prompts)) - len(ids) for ids in prompts]
+        ids = torch.tensor([[0] * pad + [*row, *told[:-1]] for pad, row in zip(pads, prompts, strict=True)])
+        there = torch.arange(ids.shape[1])[None] >= torch.tensor(pads)[:, None]
+        places = (there.cumsum(1) - 1).clamp(min=0)
+        out = model(input_ids=ids, attention_mask=there.long(), position_ids=places, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return Decoded(chosen, logprobs, [])
+    logits = out.logits[:, predict].double().mean(0)
+    logprobs = logits.log_softmax(-1).max(-1).values
+    return Decoded(logits.argmax(-1).tolist(), logprobs.tolist(), [])
 
 
 def decode_views(

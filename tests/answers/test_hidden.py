@@ -36,7 +36,7 @@ NAME = "hidden_avg"
 
 def assert_oracles(plain: Any, result: Result, layer: int) -> None:
     told = result[NAME]
-    expected = oracle.decode_mixed(plain, alone(result), layer, len(told.token_ids))
+    expected = oracle.decode_mixed(plain, alone(result), layer, told.token_ids)
     assert list(told.token_ids) == expected.token_ids
     assert told.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
     assert all(view.token_ids == told.token_ids for view in told.views)

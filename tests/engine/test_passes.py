@@ -61,7 +61,7 @@ def test_a_compiled_pass_gives_the_oracles_tokens(traced: LanguageModel, method:
         assert view["logprobs"] == pytest.approx(reference.logprobs, abs=2e-5), name
     if method == "all":
         told = result[oracle.MIXED]
-        expected = oracle.decode_mixed(plain, alone(result), 1, len(told.token_ids))
+        expected = oracle.decode_mixed(plain, alone(result), 1, told.token_ids)
         assert list(told.token_ids) == expected.token_ids
 
 

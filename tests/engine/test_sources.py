@@ -215,7 +215,8 @@ def test_the_package_s_model_is_found_by_name_and_by_file() -> None:
     named, found = sources.locate("smollm2"), sources.locate(next(folder.glob("*.gguf")))
     assert (named.place, named.file) == (found.place, found.file) == (str(folder), next(folder.glob("*.gguf")).name)
     assert named.name == "smollm2" and found.name.endswith(".gguf")
-    assert load_tokenizer("smollm2").chat_template
+    with families.read_once():
+        assert load_tokenizer("smollm2").chat_template
 
 
 def test_what_generation_config_asks_for_and_is_not_done_is_told_once(tokenizer: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -90,41 +91,23 @@ DRAWN = """plots => Object.entries(plots).every(([side, name]) => {
 
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
+def chromium() -> Iterator[str]:
     """The program to start; skips where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         found = browser_support.find_chromium(playwright)
     if found is None:
         pytest.skip("no Chromium is installed (chromium, chromium-browser, google-chrome or playwright's own)")
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    """One Chromium for the tests of a file.
-
-    While it is driven, an event loop runs in this thread; nothing of it may be left for the tests that come after.
-    """
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=list(browser_support.ARGUMENTS))
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def pages(browser: Browser) -> Visitors:
-    return Visitors(browser)
+    yield found
+    PAGES.close()
 
 
 @pytest.fixture
-def visitors(pages: Visitors) -> Iterator[Visitors]:
+def visitors(chromium: str) -> Iterator[Visitors]:
     """visitors(url, ...): a page that a visitor has opened; as many as a test wants."""
-    yield pages
-    pages.take_back()
+    PAGES.start(chromium)
+    yield PAGES
+    PAGES.take_back()
 
 
 @pytest.fixture
@@ -171,11 +154,27 @@ class Visitors:
     scripts. Nothing else is left of the visit before, neither in the browser nor on the server.
     """
 
-    def __init__(self, browser: Browser) -> None:
-        self.browser = browser
+    def __init__(self) -> None:
+        self.browser: Browser | None = None
+        self._stack = ExitStack()
         self._idle: list[Page] = []
         self._out: list[Visit] = []
         self._visits: Counter[Page] = Counter()
+
+    def start(self, chromium: str) -> None:
+        if self.browser is not None:
+            return
+        from playwright.sync_api import expect, sync_playwright
+
+        expect.set_options(timeout=PATIENCE)
+        started = self._stack.enter_context(sync_playwright()).chromium
+        self.browser = started.launch(executable_path=chromium, args=list(browser_support.ARGUMENTS))
+        self._stack.callback(self.browser.close)
+
+    def close(self) -> None:
+        """End Chromium, and the event loop in this thread that drives it: other tests have loops of their own."""
+        self._stack.close()
+        self.__init__()
 
     def __call__(
         self,
@@ -214,6 +213,9 @@ class Visitors:
                 self._idle.append(visit.page)
             else:
                 visit.page.context.close()
+
+
+PAGES = Visitors()  # of all tests
 
 
 class Visit:

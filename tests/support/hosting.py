@@ -206,10 +206,11 @@ def generating(lm: LanguageModel, limits: Limits) -> Callable[..., dict[str, Any
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What a condition gives once it is true; fails if it never is."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.002
     while not (value := condition()):
         assert time.monotonic() < end, "this never came to pass"
-        time.sleep(0.002)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)  # what takes long, as the start of a server does, is not slowed by being watched
     return value
 
 
