@@ -214,7 +214,7 @@ class Events:
     def recall(self, values: Values, visit: Visit) -> Changes:
         """What a recording says of itself; the run that its example ended has said that it stopped."""
         last: LastRun | None = values["last"]
-        return {} if last is None else shown_examples.said_of(last, self.models.of(last.state.model))
+        return {} if last is None else shown_examples.status_of(last, self.models.of(last.state.model))
 
     def opened(self, values: Values, visit: Visit) -> Changes:
         """What the address of the page holds."""

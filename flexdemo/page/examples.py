@@ -77,7 +77,7 @@ def changes_of(last: LastRun, lm: LanguageModel, room: int) -> Changes:
     by = "" if _same(last.recorded, lm) else f" with {escape(last.result.model)}"
     for side in SIDES:
         changes[f"{side}_figures"] += f' · <span class="recorded">recorded{by}</span>'
-    return changes | said_of(last, lm)
+    return changes | status_of(last, lm)
 
 
 def asked_anew(last: LastRun | None, lm: LanguageModel) -> str:
@@ -92,7 +92,7 @@ def _same(recorded: Recorded, lm: LanguageModel) -> bool:
     return (recorded.result.model, recorded.result.dtype) == (lm.name, lm.dtype)
 
 
-def said_of(last: LastRun, lm: LanguageModel) -> Changes:
+def status_of(last: LastRun, lm: LanguageModel) -> Changes:
     """What the page says of a recording, if the run is one."""
     return {} if last.recorded is None else {"status": status_html("done", line(last.recorded, lm))}
 

@@ -83,9 +83,8 @@ def build_demo(
     widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         widgets["last"], widgets["tab"], widgets["example"] = gr.State(opening["last"]), gr.State(gave.NAME), gr.State()
-        widgets["anew"] = gr.State(
-            (0, "")
-        )  # runs after a recording of another model, and what the last one says of that
+        # Runs that came after a recording of another model, and what the last one says of that.
+        widgets["anew"] = gr.State((0, ""))
         widgets["looked"] = gr.State({})  # by tab, the key of the run that it has asked the model about
         _build_head(widgets, models, opening, notice, warming)
         with gr.Row(elem_id="page"):
