@@ -22,7 +22,7 @@ from ..engine.forced import feed
 from ..engine.layers import branching, check_said, said_from
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, prefill, settled
-from ..engine.recorders import attention_probabilities
+from ..engine.recorders import Scoring, attention_probabilities
 from ..errors import InputError
 from ..plan import Encoding, View, fused_view
 from ..prompt import SegmentedPrompt, weights_without
@@ -65,10 +65,10 @@ def _looking(places: Sequence[int], count: int, shares: list[Tensor]) -> Attend:
     """Attention that tells, layer by layer, what share of its heads' falls on some slots, mean over the last queries,
     (H,)."""
 
-    def attend(query, key, value, mask, scale, softcap, ape=None):  # as Attend says
-        looks = attention_probabilities(query, key, mask, scale, softcap, ape)[0, :, -count:]
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: Scoring) -> Tensor:
+        looks = attention_probabilities(query, key, mask, how)[0, :, -count:]
         shares.append(looks[..., places].sum(dim=-1).mean(dim=-1).cpu())
-        return attend_written_out(query, key, value, mask, scale, softcap, ape)
+        return attend_written_out(query, key, value, mask, how)
 
     return attend
 
@@ -78,14 +78,14 @@ def _hiding(hidden: Sequence[Hidden]) -> Attend:
     what the first one shows; the first row hides nothing."""
     layers = itertools.count()
 
-    def attend(query, key, value, mask, scale, softcap, ape=None):  # as Attend says
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: Scoring) -> Tensor:
         layer, rows, own = next(layers), len(query), mask[:1].repeat(len(query), query.shape[1], 1, 1)
         for row, (of_layers, heads) in enumerate(hidden[: rows - 1], start=1):
             if layer in of_layers:
                 own[row, list(heads)] = mask[1]
         # A layer that reads the keys of an earlier one has more rows: those that joined since are as the first was.
         key, value = (torch.cat([each, each[:1].expand(rows - len(each), -1, -1, -1)]) for each in (key, value))
-        return attend_written_out(query, key, value, own, scale, softcap, ape and ape.select([0]))
+        return attend_written_out(query, key, value, own, how._replace(ape=how.ape and how.ape.select([0])))
 
     return attend
 

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from ..errors import BackendError, InputError
 from .blocks import BLOCK, Layout, block_mask, dense_mask, round_up
 from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
-from .recorders import ApeRows, Recorder, attention_probabilities, is_one_query
+from .recorders import ApeRows, Recorder, Scoring, attention_probabilities, is_one_query
 
 if TYPE_CHECKING:
     from .mixing import Mixing
@@ -47,44 +47,28 @@ class Plan:
     attend: Attend | None = None
 
 
-def attend_sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None = None,
-) -> Tensor:
-    if softcap is not None:
+def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scoring) -> Tensor:
+    if how.softcap is not None:
         raise BackendError(
             "this model caps its attention scores, which backend sdpa cannot do: use --backend flex-eager"
         )
-    if ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
-        return attend_written_out(query, key, value, mask, scale, softcap, ape)
+    if how.ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
+        return attend_written_out(query, key, value, mask, how)
     rows, heads, length, width = query.shape
     groups = heads // key.shape[1]
     if mask.dtype != torch.bool:
         # Few queries: the heads that share a key head become more of them, so that keys are not copied.
         packed = query.reshape(rows, key.shape[1], groups * length, width)
         mask = mask.to(query.dtype) if length == 1 else mask.to(query.dtype).repeat(1, 1, groups, 1)
-        out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+        out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=how.scale)
         return out.reshape(rows, heads, length, -1)
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=how.scale)
 
 
-def attend_written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None = None,
-) -> Tensor:
+def attend_written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, how: Scoring) -> Tensor:
     """Softmax of scores times values, for the few queries of suffix and answer; a compiler fuses what stands here."""
-    probabilities = attention_probabilities(query, key, bias, scale, softcap, ape)
+    probabilities = attention_probabilities(query, key, bias, how)
     rows, kv_heads = key.shape[:2]
     grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
     if is_one_query(query):
@@ -179,12 +163,12 @@ def segment_attention(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]
-    ape = None if segment_plan.ape is None else segment_plan.ape[query.device]
+    how = Scoring(scale, softcap, None if segment_plan.ape is None else segment_plan.ape[query.device])
     attend = segment_plan.attend or BACKENDS[segment_plan.backend].attend
-    attend = _attend_traced(mask, ape) if torch.compiler.is_compiling() else attend
-    out = attend(query, key, value, mask, scale, softcap, ape)
+    attend = _attend_traced(mask, how.ape) if torch.compiler.is_compiling() else attend
+    out = attend(query, key, value, mask, how)
     if segment_plan.recorder is not None:
-        segment_plan.recorder.observe(query, key, mask, scale, softcap, ape)
+        segment_plan.recorder.observe(query, key, mask, how)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, DynamicLayer
 
 
 class Cursor:
@@ -36,34 +36,14 @@ class Cursor:
         return self._slots[device]
 
 
-class PromptLayer(CacheLayerMixin):
-    """Keys and values of one layer, as the passes over one prompt made them."""
-
-    is_sliding = False
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = key_states, value_states
-        self.is_initialized = True
+class PromptLayer(DynamicLayer):
+    """Keys and values of one layer, as the passes over one prompt made them; those of a single pass are not copied."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        else:
-            self.keys = torch.cat([self.keys, key_states], dim=2)
-            self.values = torch.cat([self.values, value_states], dim=2)
+        if self.is_initialized:
+            return super().update(key_states, value_states)
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
         return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        return self.keys.shape[2] if self.is_initialized else 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
 
 
 class _Layers(Cache):
@@ -87,7 +67,7 @@ class PromptCache(_Layers):
         return cache
 
 
-class SharedLayer(PromptLayer):
+class SharedLayer(DynamicLayer):
     """Keys and values of one layer that stay as they are: `update` returns them with the new ones behind.
 
     Those of one row are read by as many rows as come.
@@ -95,28 +75,22 @@ class SharedLayer(PromptLayer):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.is_initialized = keys, values, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         keys, values = (each.expand(len(key_states), -1, -1, -1) for each in (self.keys, self.values))
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(DynamicLayer):
     """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
 
     Slots not filled yet hold zeros and are for the mask to hide.
     """
 
-    is_sliding = False
-
     def __init__(self, keys: Tensor, values: Tensor, cursor: Cursor) -> None:
         super().__init__()
-        self.keys, self.values, self.cursor = keys, values, cursor
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise RuntimeError("a SlotLayer is made from an encoding's cache")
+        self.keys, self.values, self.cursor, self.is_initialized = keys, values, cursor, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         slots = self.cursor.on(self.keys.device)
@@ -137,8 +111,7 @@ class SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.keys.shape[2]
 
-    def get_max_cache_shape(self) -> int:
-        return self.keys.shape[2]
+    get_max_cache_shape = get_max_length  # its name in earlier versions of transformers
 
 
 class SlotCache(_Layers):

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from ..errors import BackendError, first_line
 from .blocks import BLOCK
 from .fast.compiler import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
-from .recorders import ApeRows
+from .recorders import ApeRows, Scoring
 
 MOST_SPLIT = 64  # queries of all heads to a key head
 WHOLE = 1 << 20  # queries of a block that holds them all
@@ -24,7 +24,7 @@ TILES = ((256, (64, 64, 2)), (512, (64, 32, 2)), (math.inf, (32, 16, 2)))
 FEW = 16  # queries: the smallest tile
 FEW_TILES = ((128, (FEW, 64, 3)), (256, (FEW, 32, 4)), (512, (FEW, 32, 2)), (math.inf, (FEW, 16, 2)))
 Run = Callable[..., Any]  # of a kernel, query, key and value, with `packed` and the kernel's options
-Attend = Callable[[Tensor, Tensor, Tensor, Any, float, float | None, ApeRows | None], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Any, Scoring], Tensor]
 
 
 def _with_softcap(score_mod: Callable | None, softcap: float | None) -> Callable | None:
@@ -124,16 +124,7 @@ def _bias_kernel(query: Tensor, key: Tensor) -> Callable:
     return _over_all_keys if on_gpu(query) and splits(rows, length, heads // key.shape[1]) else flex_attention
 
 
-def _attend_bias(
-    run: Run,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None,
-) -> Tensor:
+def _attend_bias(run: Run, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, how: Scoring) -> Tensor:
     """Attention under a bias; with APE two calls, over paraphrase keys and the rest, merged by their log-sum-exps."""
     (rows, heads, length, width), packed = query.shape, query.shape[2] == 1
     shape = (rows, heads, length, value.shape[3])  # whose width may be another, as DeepSeek-V3's
@@ -147,14 +138,14 @@ def _attend_bias(
             key,
             value,
             packed=packed,
-            score_mod=_with_softcap(score_mod, softcap),
-            scale=scale,
+            score_mod=_with_softcap(score_mod, how.softcap),
+            scale=how.scale,
             enable_gqa=query.shape[1] != key.shape[1],
             kernel_options=_tiles(query, key),
             **options,
         )
 
-    if ape is None:
+    if (ape := how.ape) is None:
         return attend(_bias_score_mod(bias)).reshape(shape)
     parts = []
     for score_mod in (_paraphrase_score_mod(bias, ape), _rest_score_mod(bias, ape)):
@@ -165,26 +156,17 @@ def _attend_bias(
     return (share * context + (1 - share) * rest).to(query.dtype).reshape(shape)
 
 
-def _attend_flex(
-    run: Run,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: BlockMask | Tensor,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None,
-) -> Tensor:
+def _attend_flex(run: Run, query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scoring) -> Tensor:
     if not isinstance(mask, BlockMask):
-        return _attend_bias(run, query, key, value, mask, scale, softcap, ape)
+        return _attend_bias(run, query, key, value, mask, how)
     return run(
         flex_attention,
         query,
         key,
         value,
-        score_mod=_with_softcap(None, softcap),
+        score_mod=_with_softcap(None, how.softcap),
         block_mask=mask,
-        scale=scale,
+        scale=how.scale,
         enable_gqa=query.shape[1] != key.shape[1],
         kernel_options=_prompt_tiles(query),
     )
@@ -221,16 +203,8 @@ def _run_compiled(
     return _compiled(kernel, device)(query, key, value, **options)
 
 
-def attend_flex_compiled(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None = None,
-) -> Tensor:
-    if ape is not None and query.device.type == "cpu":
+def attend_flex_compiled(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scoring) -> Tensor:
+    if how.ape is not None and query.device.type == "cpu":
         raise BackendError(
             "compiled FlexAttention returns no log-sum-exp on the CPU, which the APE temperature and scale need: "
             "use --backend sdpa or flex-eager"
@@ -240,7 +214,7 @@ def attend_flex_compiled(
         mark_mask(mask)
     try:
         with ALONE:
-            return _attend_flex(_run_compiled, query, key, value, mask, scale, softcap, ape)
+            return _attend_flex(_run_compiled, query, key, value, mask, how)
     except COMPILER_ERRORS as error:
         reason = first_line(error)
         raise BackendError(f"backend flex cannot be compiled here ({reason}): use flex-eager or sdpa") from error
@@ -255,17 +229,9 @@ def _run_as_it_is(
 attend_flex_eager: Attend = functools.partial(_attend_flex, _run_as_it_is)
 
 
-def attend_flex_of_any_length(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: BlockMask,
-    scale: float,
-    softcap: float | None,
-    ape: ApeRows | None = None,
-) -> Tensor:
+def attend_flex_of_any_length(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, how: Scoring) -> Tensor:
     """FlexAttention whose BlockMask has its lengths from query and key: its own are numbers, each compiled anew."""
     lists = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
     lengths = (query.shape[2], key.shape[2])
     mask = BlockMask.from_kv_blocks(*lists, BLOCK, mask.mask_mod, lengths, compute_q_blocks=False)
-    return attend_flex_eager(query, key, value, mask, scale, softcap, ape)
+    return attend_flex_eager(query, key, value, mask, how)

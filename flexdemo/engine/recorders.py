@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,12 +31,18 @@ class ApeRows:
         return ApeRows(self.keys[rows], self.temperature[rows], self.scale[rows])
 
 
+class Scoring(NamedTuple):
+    """What makes scores of products: `scale`, then the cap, if the model has one, then sharpening, if some row asks."""
+
+    scale: float
+    softcap: float | None = None
+    ape: ApeRows | None = None
+
+
 class Recorder(Protocol):
     """Told of every layer's attention in one forward pass, in the order of layers."""
 
-    def observe(
-        self, query: Tensor, key: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None
-    ) -> None: ...
+    def observe(self, query: Tensor, key: Tensor, mask: Any, how: Scoring) -> None: ...
 
 
 @dataclass
@@ -52,10 +58,8 @@ class MassRecorder:
     _layers: list[Tensor] = field(default_factory=list)
     _keys: Tensor | None = None
 
-    def observe(
-        self, query: Tensor, key: Tensor, mask: Tensor, scale: float, softcap: float | None, ape: ApeRows | None
-    ) -> None:
-        probabilities = attention_probabilities(query[:, :, -1:], key, mask[:, :, -1:], scale, softcap, ape)[:, :, 0]
+    def observe(self, query: Tensor, key: Tensor, mask: Tensor, how: Scoring) -> None:
+        probabilities = attention_probabilities(query[:, :, -1:], key, mask[:, :, -1:], how)[:, :, 0]
         self._layers.append(probabilities @ self.groups[probabilities.device])  # (rows, heads, kv) -> (rows, heads, S)
         if self.detail:
             mean = probabilities.mean(dim=1)
@@ -81,14 +85,12 @@ class HeadRecorder:
     probabilities: Tensor | None = None
     _seen: int = 0
 
-    def observe(
-        self, query: Tensor, key: Tensor, mask: Any, scale: float, softcap: float | None, ape: ApeRows | None
-    ) -> None:
+    def observe(self, query: Tensor, key: Tensor, mask: Any, how: Scoring) -> None:
         if self._seen == self.layer:
             shared = self.head // (query.shape[1] // key.shape[1])  # query heads that share a key head are neighbours
             query, key = query[:, self.head : self.head + 1], key[:, shared : shared + 1]
             bias = additive(mask, query.shape[0], query.device)
-            self.probabilities = attention_probabilities(query, key, bias, scale, softcap, ape)[:, 0].cpu()
+            self.probabilities = attention_probabilities(query, key, bias, how)[:, 0].cpu()
         self._seen += 1
 
 
@@ -102,17 +104,15 @@ def additive(mask: Any, rows: int, device: torch.device) -> Tensor:
     return torch.zeros((), device=device).where(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 
-def attention_probabilities(
-    query: Tensor, key: Tensor, bias: Tensor, scale: float, softcap: float | None, ape: ApeRows | None = None
-) -> Tensor:
+def attention_probabilities(query: Tensor, key: Tensor, bias: Tensor, how: Scoring) -> Tensor:
     """Softmax weights (rows, H, q, kv) in fp32, from the q, k and bias that ran.
 
     query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
     """
-    scores = _scores(query, key) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if ape is None:
+    scores = _scores(query, key) * how.scale
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
+    if (ape := how.ape) is None:
         return torch.softmax(scores + bias, dim=-1)
     # exp(S T lse) spread over the paraphrases' keys by their softmax is one softmax with (S T - 1) lse added to them.
     sharpened = scores / ape.temperature + bias

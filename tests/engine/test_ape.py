@@ -18,7 +18,7 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import attribute
 from flexdemo.cli import main as cli
 from flexdemo.engine.model import LanguageModel
-from flexdemo.engine.recorders import ApeRows, attention_probabilities
+from flexdemo.engine.recorders import ApeRows, Scoring, attention_probabilities
 from flexdemo.errors import BackendError, InputError
 from flexdemo.plan import Encoding
 from flexdemo.request import Ape
@@ -91,7 +91,7 @@ def test_probabilities_spread_the_scaled_log_sum_exp() -> None:
     keys = torch.zeros(2, 1, 1, 9, dtype=torch.bool)
     keys[..., 2:5] = True
     ape = ApeRows(keys, torch.tensor([0.5, 0.7])[:, None, None, None], torch.tensor([0.9, 1.4])[:, None, None, None])
-    told = attention_probabilities(q, k, bias, 0.4, None, ape)
+    told = attention_probabilities(q, k, bias, Scoring(0.4, None, ape))
     assert not told[0, :, :, 2:5].any()
     for row, head, query in np.ndindex(2, 4, 3):
         scores = k[row, head // 2].double() @ q[row, head, query].double() * 0.4

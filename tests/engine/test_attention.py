@@ -17,7 +17,7 @@ from flexdemo.answers.ask import ask
 from flexdemo.engine import attention, flex
 from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError, segment_attention
 from flexdemo.engine.blocks import Layout, layout_of
-from flexdemo.engine.recorders import attention_probabilities
+from flexdemo.engine.recorders import Scoring, attention_probabilities
 from flexdemo.errors import BackendError
 from flexdemo.prompt import Segment
 
@@ -100,7 +100,7 @@ def test_soft_capping_comes_before_weights_and_mask() -> None:
     out, _ = segment_attention(module(), q, k, v, None, scaling=0.9, segment_plan=plan, softcap=1.5)
     expected, shares = softmax_attention(q, k, v, bias, 0.9, softcap=1.5)
     torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=0)
-    told = attention_probabilities(q, k, bias, 0.9, 1.5)
+    told = attention_probabilities(q, k, bias, Scoring(0.9, 1.5))
     torch.testing.assert_close(told, shares, atol=1e-6, rtol=0)
 
 
@@ -111,7 +111,7 @@ def test_property_14_probabilities_are_a_plain_softmax(heads: tuple[int, int]) -
     bias = torch.rand(2, 1, 3, 9, generator=torch.Generator().manual_seed(5)).log()
     bias[..., 4] = -math.inf
     _, shares = softmax_attention(q, k, v, bias, 8**-0.5)
-    told = attention_probabilities(q, k, bias, 8**-0.5, None)
+    told = attention_probabilities(q, k, bias, Scoring(8**-0.5))
     torch.testing.assert_close(told, shares, atol=1e-6, rtol=0)
     assert float(told[..., 4].abs().max()) == 0.0
 
@@ -215,7 +215,7 @@ def test_compiled_flex_may_meet_many_shapes_in_every_thread(monkeypatch: pytest.
     q, k, v = qkv(1, 2, 2, 1, 4)
 
     def attend() -> None:
-        attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), 1.0, None)
+        attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), Scoring(1.0))
 
     for _ in range(2):
         thread = threading.Thread(target=attend)
@@ -231,7 +231,7 @@ def test_a_kernel_that_cannot_be_compiled_names_another_backend(monkeypatch: pyt
     monkeypatch.setattr(flex, "_compiled", lambda kernel_of_ours, device_type: kernel)
     q, k, v = qkv(1, 2, 2, 1, 4)
     with pytest.raises(BackendError, match=r"cannot be compiled here \(too many shapes\): use flex-eager or sdpa"):
-        attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), 1.0, None)
+        attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), Scoring(1.0))
 
 
 def test_sdpa_takes_an_output_whose_rows_are_not_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,9 +244,9 @@ def test_sdpa_takes_an_output_whose_rows_are_not_contiguous(monkeypatch: pytest.
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 4, 1, 8), torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8)
     bias = torch.zeros(3, 1, 1, 5)
-    expected = attention.attend_sdpa(query, key, value, bias, 0.3, None)
+    expected = attention.attend_sdpa(query, key, value, bias, Scoring(0.3))
     monkeypatch.setattr(attention, "scaled_dot_product_attention", strided)
-    assert torch.equal(attention.attend_sdpa(query, key, value, bias, 0.3, None), expected)
+    assert torch.equal(attention.attend_sdpa(query, key, value, bias, Scoring(0.3)), expected)
 
 
 def test_a_bias_gets_tiles_of_its_own_wherever_torch_does_not_split_the_keys() -> None:

@@ -24,6 +24,7 @@ from flexdemo.engine.fast.graphs import Graphs, capture
 from flexdemo.engine.flex import attend_flex_compiled
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.engine.recorders import Scoring
 from flexdemo.errors import BackendError, OutOfMemory, within_memory
 from flexdemo.plan import Encoding, Stream, View, fused_view
 from flexdemo.prompt import Segment, build_prompt
@@ -190,8 +191,8 @@ def test_a_bias_fits_the_shared_memory(
     bias = torch.zeros(rows, 1, queries, 700, device="cuda")
     bias[..., 100:200], bias[..., 650:] = -1.5, -torch.inf
     given = [each.to(dtype) for each in (query, key, value)]
-    want = attend_sdpa(*(each.float() for each in given), bias, width**-0.5, None)
-    told = attend_flex_compiled(*given, bias, width**-0.5, None)
+    want = attend_sdpa(*(each.float() for each in given), bias, Scoring(width**-0.5))
+    told = attend_flex_compiled(*given, bias, Scoring(width**-0.5))
     torch.testing.assert_close(told.float(), want, atol=1e-4 if dtype == torch.float32 else 4e-3, rtol=0)
 
 
@@ -204,8 +205,8 @@ def test_a_prompt_of_a_real_models_heads_is_read_right(heads: int, width: int) -
     options = {"device": "cuda", "generator": made, "dtype": torch.bfloat16}
     query, key, value = (torch.randn(1, count, 512, width, **options) for count in (heads, 8, 8))
     dense = dense_mask(layout)[:, None]
-    want = attend_sdpa(query.float(), key.float(), value.float(), dense, width**-0.5, None)
-    told = attend_flex_compiled(query, key, value, block_mask(layout), width**-0.5, None)
+    want = attend_sdpa(query.float(), key.float(), value.float(), dense, Scoring(width**-0.5))
+    told = attend_flex_compiled(query, key, value, block_mask(layout), Scoring(width**-0.5))
     torch.testing.assert_close(told.float(), want, atol=2e-2, rtol=0)
 
 

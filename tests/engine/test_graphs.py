@@ -22,6 +22,7 @@ from flexdemo.engine.fast.compiled import compiled_pass
 from flexdemo.engine.fast.compiler import ALONE
 from flexdemo.engine.fast.graphs import Graphs, capture
 from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.recorders import Scoring
 from flexdemo.errors import BackendError
 from flexdemo.plan import Encoding, Stream, fused_view
 from flexdemo.prompt import SegmentedPrompt, build_prompt
@@ -285,7 +286,7 @@ def test_nothing_is_compiled_beside_a_capture(lm: LanguageModel, monkeypatch: py
     monkeypatch.setattr(torch, "compile", lambda *_, **__: observe)
     query, key = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 3, 8)
     flex._compiled.cache_clear()
-    flex.attend_flex_compiled(query, key, key, torch.zeros(1, 1, 2, 3), 1.0, None)
+    flex.attend_flex_compiled(query, key, key, torch.zeros(1, 1, 2, 3), Scoring(1.0))
     flex._compiled.cache_clear()
     plan = SimpleNamespace(masks={0: torch.zeros(1, 1, 2, 3)}, recorder=None, mixing=None)
     compiled_pass()(lm.model, torch.zeros(1, 2), torch.zeros(1, 2), plan, SimpleNamespace(layers=[]), {})
