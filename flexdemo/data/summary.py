@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..answers.metrics import SCORES, majority, normalise
+from ..answers.metrics import SCORES, is_reasoning, normalise
 from ..errors import InputError
-from ..prompt import THOUGHT
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -83,15 +82,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Accuracy of every line over the questions that have this many wordings (1: no paraphrase)."""
-
-    wordings: int
-    questions: int
-    accuracy: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Summary:
     """All lines of a table, in its order, and what a reader must know about them."""
 
@@ -100,25 +90,14 @@ class Summary:
     seed: int
     resamples: int
     lines: tuple[Line, ...]
-    groups: tuple[Group, ...]
     notes: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Line:
         return next(line for line in self.lines if line.name == name)
 
     def markdown(self) -> str:
-        """The lines as a table in Markdown, then the groups if there are several, then the notes."""
-        header, rows = self.cells()
-        parts = [markdown_table(header, rows)]
-        if len(self.groups) > 1:
-            names = [line.name for line in self.lines]
-            rows = [
-                [str(group.wordings), str(group.questions), *(f"{group.accuracy[name]:.3f}" for name in names)]
-                for group in self.groups
-            ]
-            parts.append(markdown_table(["Wordings", "Questions", *names], rows))
-        parts.append("\n".join(f"- {_markdown(note)}" for note in self.notes))
-        return "\n\n".join(parts) + "\n"
+        """The lines as a table in Markdown, then the notes."""
+        return "\n".join([markdown_table(*self.cells()), "", *(f"- {_markdown(note)}" for note in self.notes)]) + "\n"
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the table of lines, as text; a column that no line fills is left out."""
@@ -174,13 +153,8 @@ def summarise(table: DataFrame, *, score: str = "exact", seed: int = 0, resample
         accuracy, judged = interval(accuracies[:, i].mean(), means[:, i]), mean[: len(JUDGED)]
         costs = mean[len(JUDGED) :]
         made.append(Line(name, note, name not in methods, len(wordings), accuracy, *judged, difference, *costs))
-    groups = tuple(
-        Group(int(count), int(those.sum()), dict(zip(names, accuracies[those].mean(axis=0).tolist(), strict=True)))
-        for count in np.unique(wordings)
-        for those in [wordings.to_numpy() == count]
-    )
     notes = (*_notes(made, score, len(wordings), resamples, seed), *_unended(table))
-    return Summary(len(wordings), score, seed, resamples, tuple(made), groups, notes)
+    return Summary(len(wordings), score, seed, resamples, tuple(made), notes)
 
 
 def _checked_wordings(table: DataFrame) -> Series:
@@ -229,12 +203,8 @@ def _scored(table: DataFrame, wordings: Series, chosen: str) -> Iterator[tuple[s
     note = f"P{best} is chosen with hindsight, of {common} positions, and stays so in every resample"
     yield f"best single prompt (P{best})", note, each[each["position"] == best].set_index("id")[MEASURED]
 
-    summed = by_id[[*COSTS]].sum()
-    yield "any of N right", "oracle: right if any single prompt is", by_id[[*JUDGED]].max().join(summed)
-    if "vote" not in set(table["method"]):
-        elected = by_id["prediction"].agg(lambda said: majority(list(said)) + 1)
-        voted = each[each["position"] == each["id"].map(elected)].set_index("id")[[*JUDGED]]
-        yield "vote", "the most frequent answer of the single prompts", voted.join(summed)
+    cost = by_id[[*COSTS]].sum()
+    yield "any of N right", "oracle: right if any single prompt is", by_id[[*JUDGED]].max().join(cost)
 
 
 def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, seed: int) -> tuple[str, ...]:
@@ -253,8 +223,8 @@ def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, se
 
 def _unended(table: DataFrame) -> Iterator[str]:
     """How many answers are none because the model's reasoning did not end."""
-    wrote = table["generation"].str.strip().ne("") & ~table["generation"].str.contains(THOUGHT, regex=False)
-    count = int((table["prediction"].eq("") & wrote).sum())
+    silent = table[table["prediction"].eq("") & table["generation"].str.strip().ne("")]
+    count = sum(is_reasoning(each, thinking=True) for each in silent["generation"])
     if count:
         yield (
             f"{count} of {len(table)} answers are empty, and wrong: the model was still reasoning when its tokens were "

@@ -1,6 +1,6 @@
 """One offline HTML page of charts and tables; a summary of results and sweeps on it. Knows no models and no tables.
 
-A summary has `lines`, `groups`, `notes`, `score`, `cells()` as `data.summary.Summary` has them, all that is read.
+A summary has `lines`, `notes`, `score`, `cells()` as `data.summary.Summary` has them, all that is read.
 """
 
 from __future__ import annotations
@@ -69,57 +69,35 @@ def accuracy_figure(summary: Any) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
-def _curves(values: Sequence[int], curves: Iterable[Mapping[str, Any]], *, axis: str, accuracy: str) -> go.Figure:
-    """Accuracy against numbers: a curve with `name`, `y` and what else plotly takes for each of `curves`."""
-    figure = go.Figure()
-    for i, curve in enumerate(curves):
-        line = {"color": PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)], "dash": DASHES[i % len(DASHES)], "width": 2}
-        marker = {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8}
-        named = {**curve, "name": escape(curve["name"], quote=False)}
-        figure.add_scatter(x=values, mode="lines+markers", line=line, marker=marker, **named)
-    figure = styled(figure, height=420)
-    figure.update_xaxes(title_text=axis, tickvals=values)
-    return figure.update_yaxes(title_text=accuracy, range=[0, 1])
-
-
-def wordings_figure(summary: Any) -> go.Figure:
-    """Accuracy of every line against the number of wordings of the questions, one curve for each line."""
-    told = {
-        "customdata": [group.questions for group in summary.groups],
-        "hovertemplate": "%{x} wordings, %{customdata} questions: %{y:.3f}<extra>%{fullData.name}</extra>",
-    }
-    curves = (
-        {"name": line.name, "y": [group.accuracy[line.name] for group in summary.groups], **told}
-        for line in summary.lines
-    )
-    counts, axis = [group.wordings for group in summary.groups], "wordings of a question (1: no paraphrase)"
-    return _curves(counts, curves, axis=axis, accuracy=f"accuracy ({summary.score})")
-
-
 def sweep_chart(sweep: Any) -> tuple[str, str, go.Figure]:
     """A heading, the choice of a best value, and accuracy against what was swept: a curve with 95 % intervals for each
     method. A sweep is as `data.sweep.Sweep`."""
+    figure = go.Figure()
     said = "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra>%{fullData.name}</extra>"
-    curves = (
-        {
-            "name": curve.method,
-            "y": [share.value for share in curve.accuracy],
-            "error_y": {**_ends(curve.accuracy), "thickness": 1},
-            "customdata": [[share.low, share.high] for share in curve.accuracy],
-            "hovertemplate": f"{sweep.called} {said}",
-        }
-        for curve in sweep.curves
-    )
-    accuracy = f"accuracy ({sweep.score}), with 95 % interval"
-    figure = _curves(sweep.values, curves, axis=sweep.axis, accuracy=accuracy)
+    for i, curve in enumerate(sweep.curves):
+        figure.add_scatter(
+            x=sweep.values,
+            y=[share.value for share in curve.accuracy],
+            name=curve.method,
+            mode="lines+markers",
+            line={
+                "color": PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)],
+                "dash": DASHES[i % len(DASHES)],
+                "width": 2,
+            },
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+            error_y={**_ends(curve.accuracy), "thickness": 1},
+            customdata=[[share.low, share.high] for share in curve.accuracy],
+            hovertemplate=f"{sweep.called} {said}",
+        )
+    figure = styled(figure, height=420).update_xaxes(title_text=sweep.axis, tickvals=sweep.values)
+    figure.update_yaxes(title_text=f"accuracy ({sweep.score}), with 95 % interval", range=[0, 1])
     return f"Accuracy by {sweep.called}", " ".join(sweep.notes), figure
 
 
 def report_html(summary: Any, *, title: str, facts: Mapping[str, Any], sweeps: Sequence[Any] = ()) -> str:
     """One HTML page: facts about the run, the table of lines, charts and notes; chart and table of each sweep."""
     drawn = [("Accuracy", "", accuracy_figure(summary))]
-    if len(summary.groups) > 1:
-        drawn.append(("Accuracy and number of wordings", "", wordings_figure(summary)))
     drawn += map(sweep_chart, sweeps)
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
     parts = [

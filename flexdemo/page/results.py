@@ -16,7 +16,7 @@ from ..data.summary import Disagreement, Summary, disagreements, summarise
 from ..data.table import FORMATS, read_table
 from ..errors import InputError
 from ..figures.cells import seen_text
-from ..figures.results import accuracy_figure, wordings_figure
+from ..figures.results import accuracy_figure
 from ..request import Limits
 from .rows import names, row_changes
 from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, chooser, plot, shown, table_html
@@ -111,7 +111,7 @@ def build_results(widgets: Widgets, limits: Limits) -> None:
     with gr.Accordion("Open a results file", open=False, elem_id="results", elem_classes="group"):
         gr.HTML(
             "<p>The table that <code>python -m flexdemo evaluate DATA --output FILE</code> wrote: its summary, its "
-            "charts, and the records where methods disagree. The file is deleted from the server within about a "
+            "chart, and the records where methods disagree. The file is deleted from the server within about a "
             "day.</p>"
         )
         kinds = ", ".join(ending.removeprefix(".") for ending in FORMATS)
@@ -126,7 +126,6 @@ def build_opened(widgets: Widgets) -> None:
         widgets["results_summary"] = gr.HTML("", elem_id="results-summary")
         with gr.Row(elem_id="results-charts"):
             widgets["accuracy_plot"] = plot("accuracy-plot", min_width=320)
-            widgets["wordings_plot"] = plot("wordings-plot", min_width=320)
         widgets["results_notes"] = gr.HTML("", elem_id="results-notes")
         widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=chooser("record"))
 
@@ -135,16 +134,13 @@ def changes_of(opened: Opened | None, message: str = "") -> Changes:
     """What an opened file shows, or why there is none."""
     if opened is None:
         texts = dict.fromkeys(("results_summary", "results_notes", "results_records"), "")
-        charts = dict.fromkeys(("accuracy_plot", "wordings_plot"), shown(None))
-        return {"found": None, "results_message": alert_html(message), **texts, **charts}
+        return {"found": None, "results_message": alert_html(message), **texts, "accuracy_plot": shown(None)}
     notes = "".join(f"<li>{escape(note)}</li>" for note in opened.summary.notes)
-    several = len(opened.summary.groups) > 1
     return {
         "found": opened,
         "results_message": "",
         "results_summary": summary_html(opened),
         "accuracy_plot": shown(accuracy_figure(opened.summary)),
-        "wordings_plot": shown(wordings_figure(opened.summary) if several else None),
         "results_notes": f"<ul>{notes}</ul>",
         "results_records": disagreements_html(opened),
     }

@@ -17,7 +17,7 @@ from flexdemo.data import summary as bootstrap
 from flexdemo.data.summary import Summary, disagreements, interval, resampled_means, summarise
 from flexdemo.data.table import Row, read_table, table_frame, write_table
 from flexdemo.errors import InputError
-from flexdemo.figures.results import accuracy_figure, report_html, wordings_figure
+from flexdemo.figures.results import accuracy_figure, report_html
 
 METHODS = ("flex", "causal")
 
@@ -133,31 +133,18 @@ def test_single_prompts_are_counted_by_hand() -> None:
         "mean single prompt",
         "best single prompt (P2)",
         "any of N right",
-        "vote",
     ]
     accuracy = {line.name: line.accuracy.value for line in summary.lines}
     assert accuracy["mean single prompt"] == pytest.approx((1 / 2 + 1 / 2 + 2 / 3) / 3)
     assert accuracy["best single prompt (P2)"] == pytest.approx(2 / 3)  # P3 is not a wording of every record
     assert accuracy["any of N right"] == 1
-    assert accuracy["vote"] == pytest.approx(2 / 3)  # ties to the earliest: right, wrong; two against one: right
     assert "hindsight" in summary["best single prompt (P2)"].note
-    assert [line.derived for line in summary.lines] == [False, False, True, True, True, True]
+    assert [line.derived for line in summary.lines] == [False, False, True, True, True]
     costs = {line.name: (line.prompt_tokens, line.rows) for line in summary.lines}
     assert costs["flex"] == (10, 1)
     assert costs["mean single prompt"] == pytest.approx((50 / 3, 1))  # (15 + 15 + 20) / 3
     assert costs["best single prompt (P2)"] == (20, 1)
-    assert costs["any of N right"] == costs["vote"] == pytest.approx((40, 7 / 3))  # (30 + 30 + 60) / 3
-    assert [(group.wordings, group.questions) for group in summary.groups] == [(2, 2), (3, 1)]
-    two, three = (group.accuracy for group in summary.groups)
-    assert (two["flex"], two["vote"], three["flex"], three["vote"]) == (0.5, 0.5, 0, 1)
-
-
-def test_vote_of_the_table_is_not_counted_again() -> None:
-    rows = [each for i in range(4) for each in (row(i, "vote", True), row(i, "per_prompt", False, view="P1"))]
-    rows += [row(i, "per_prompt", False, view="P2") for i in range(4)]
-    summary = summarise(table_frame(rows), resamples=10)
-    assert [line.name for line in summary.lines].count("vote") == 1
-    assert summary["vote"].accuracy.value == 1 and not summary["vote"].derived
+    assert costs["any of N right"] == pytest.approx((40, 7 / 3))  # (30 + 30 + 60) / 3
 
 
 def test_every_score_has_its_own_column() -> None:
@@ -180,7 +167,6 @@ def test_the_chosen_score_is_accuracy_with_its_interval_and_difference() -> None
     assert summary["flex"].accuracy.value == 0.5 and summary["flex"].exact == 0
     assert (found.value, found.low, found.high) == pytest.approx((1 / 6, *slow_interval(shares, draws)))
     assert summary["best single prompt (P2)"].accuracy.value == 1  # the best one by this score
-    assert summary.groups[0].accuracy["flex"] == 0.5
     text = summary.markdown()
     assert "| Accuracy (contains) |" in text and "| Exact |" in text and "| Contains |" not in text
     assert "the score contains of an answer" in text
@@ -273,24 +259,13 @@ def test_bars_end_where_the_intervals_do(summary: Summary) -> None:
         assert up >= 0 and down >= 0
 
 
-def test_curves_are_the_groups(summary: Summary) -> None:
-    figure = wordings_figure(summary)
-    assert [group.wordings for group in summary.groups] == [2, 4]
-    assert len(figure.data) == len(summary.lines)
-    for line, curve in zip(summary.lines, figure.data, strict=True):
-        assert list(curve.x) == [2, 4]
-        assert list(curve.y) == [group.accuracy[line.name] for group in summary.groups]
-    looks = {(curve.line.color, curve.line.dash, curve.marker.symbol) for curve in figure.data}
-    assert len(looks) == len(figure.data)
-
-
 def test_report_is_one_offline_page_without_markup_of_others(summary: Summary) -> None:
     page = report_html(summary, title="<script>alert(1)</script>", facts={"data <i>": '"><img src=x onerror=alert(1)>'})
     assert page.startswith("<!doctype html>")
     assert "<script>alert" not in page and "<img" not in page.split("<script")[0]
     assert "&lt;img src=x" in page and "data &lt;i&gt;" in page and "<td>&lt;b&gt;flex&lt;/b&gt;</td>" in page
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
-    assert page.count('"modeBarButtonsToRemove": ["sendChartToCloud"]') == 2
+    assert page.count('"modeBarButtonsToRemove": ["sendChartToCloud"]') == 1
     assert page.count("plotly.js v") == 1  # the library is in it once
     assert all(note.split(" over ")[0] in page for note in summary.notes)
     for colour in re.findall(r"oklch|color-mix", page.split("<script")[0]):
