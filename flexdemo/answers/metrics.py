@@ -9,8 +9,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from types import MappingProxyType
 
 from ..prompt import THINK, THOUGHT
@@ -21,7 +20,7 @@ SCORES: Mapping[str, str] = MappingProxyType(
         "exact": "it equals a right answer, both in their normal form",
         "contains": "a right answer occurs in it, as whole words",
         "f1": "words shared with a right answer (SQuAD's F1)",
-        "lemma": "the lemmas of a right answer occur in it, in order (needs simplemma or spaCy)",
+        "lemma": "the lemmas of a right answer occur in it, in order (needs simplemma)",
     }
 )
 
@@ -132,9 +131,10 @@ def _f1(said: list[str], right: list[str]) -> float:
     return 2 * shared / (len(said) + len(right)) if shared else 0.0
 
 
-def lemma_match(
-    prediction: str, answers: Sequence[str], *, lemmatise: Callable[[str], list[str]], both_ways: bool = False
-) -> bool:
+Lemmatise = Callable[[str], list[str]]
+
+
+def lemma_match(prediction: str, answers: Sequence[str], *, lemmatise: Lemmatise, both_ways: bool = False) -> bool:
     """Whether a right answer's lemmas occur next to each other, in order, in the prediction's lemmas.
 
     `both_ways` also takes a prediction whose lemmas so occur in a right answer's. Lemmas are compared in their normal
@@ -147,7 +147,7 @@ def lemma_match(
     return any(_occurs(right, said) or (both_ways and _occurs(said, right)) for right in found)
 
 
-def _lemmas(text: str, lemmatise: Callable[[str], list[str]]) -> list[str]:
+def _lemmas(text: str, lemmatise: Lemmatise) -> list[str]:
     return [form for lemma in lemmatise(text) for form in normalise(lemma).split()]
 
 
@@ -155,29 +155,10 @@ def _occurs(part: list[str], whole: list[str]) -> bool:
     return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
 
 
-@dataclass(frozen=True)
-class Lemmatiser:
-    """Text -> lemmas of its words, by a library; `name` says which one, for the record of a run."""
-
-    name: str
-    split: Callable[[str], list[str]]
-
-    def __call__(self, text: str) -> list[str]:
-        return self.split(text)
-
-
-def find_lemmatiser() -> Lemmatiser | None:
-    """English lemmas by simplemma, else by an installed pipeline of spaCy; None where there is neither."""
-    if importlib.util.find_spec("simplemma") is not None:
-        library = importlib.import_module("simplemma")
-        read, tokens = partial(library.lemmatize, lang="en"), library.simple_tokenizer
-        return Lemmatiser("simplemma (en)", lambda text: [read(word) for word in tokens(text)])
-    if importlib.util.find_spec("spacy") is None:
+@cache
+def find_lemmatiser() -> Lemmatise | None:
+    """English lemmas of a text's words, by simplemma; None where it is not installed."""
+    if importlib.util.find_spec("simplemma") is None:
         return None
-    library = importlib.import_module("spacy")
-    # The smallest pipeline is the fastest, and all of them lemmatise; blank ones do not.
-    pipelines = sorted(name for name in library.util.get_installed_models() if name.startswith("en_"))
-    if not pipelines:
-        return None
-    pipeline = library.load(name := min(pipelines, key=lambda each: not each.endswith("_sm")))
-    return Lemmatiser(f"spaCy {name}", lambda text: [token.lemma_ for token in pipeline(text)])
+    library = importlib.import_module("simplemma")
+    return lambda text: [library.lemmatize(word, lang="en") for word in library.simple_tokenizer(text)]

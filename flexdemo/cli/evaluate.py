@@ -211,15 +211,14 @@ def _evaluate(
         raise InputError(f"{problems[0]}{more}; --skip-bad leaves such records out")
     for problem in problems if workers.is_first else ():
         _say(f"skipped {problem}")
-    lemmatise = find_lemmatiser()
 
     def work(batch: Sequence[int]) -> dict[int, Sequence[Any]]:
         real = [i for i in batch if asked[i] is not None]
-        rows = answer(lm, [asked[i] for i in real], settings, lemmatise=lemmatise)
+        rows = answer(lm, [asked[i] for i in real], settings)
         return dict.fromkeys(batch, ()) | dict(zip(real, rows, strict=True))
 
     others = {"data": data, "records": len(records), "paraphrases": n, "seed": args.seed}
-    facts = settings_dict(settings, lm, **others, lemmatiser=getattr(lemmatise, "name", None))
+    facts = settings_dict(settings, lm, **others, lemmatiser="simplemma (en)" if find_lemmatiser() else None)
     run = {"what": "answering", "output": args.output, "settings": facts}
     rows = _work_through(args, workers, lm, len(records), work, **run)
     if workers.is_first:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..answers.ask import told
 from ..answers.methods import Method, mixing_layer, plan_all
-from ..answers.metrics import Lemmatiser, contains, exact_match, lemma_match, normalise, token_f1
+from ..answers.metrics import contains, exact_match, find_lemmatiser, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
 from ..engine.decode import Answer, generate
@@ -117,9 +117,7 @@ def prepare_questions(
     return asked, problems
 
 
-def answer(
-    lm: LanguageModel, asked: Sequence[Question], settings: Settings, *, lemmatise: Lemmatiser | None = None
-) -> list[tuple[Row, ...]]:
+def answer(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> list[tuple[Row, ...]]:
     """Rows of each question, all methods and questions decoding as rows of one batch.
 
     What a question is answered does not depend on the others in the batch. Seconds are shares of the batch's time.
@@ -127,13 +125,11 @@ def answer(
     """
     made: dict[int, tuple[Row, ...]] = {}
     for group in alike([question.prompt for question in asked]):
-        made |= zip(group, _answer_alike(lm, [asked[i] for i in group], settings, lemmatise), strict=True)
+        made |= zip(group, _answer_alike(lm, [asked[i] for i in group], settings), strict=True)
     return [made[i] for i in range(len(asked))]
 
 
-def _answer_alike(
-    lm: LanguageModel, asked: Sequence[Question], settings: Settings, lemmatise: Lemmatiser | None
-) -> list[tuple[Row, ...]]:
+def _answer_alike(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> list[tuple[Row, ...]]:
     began = time.perf_counter()
     encoding = Encoding(settings.mask, settings.positions)
     batch, plans = plan_all(
@@ -148,7 +144,7 @@ def _answer_alike(
     answers = dict(zip(streams, last.answers, strict=True))
     views = sum(len(stream.views) for plan in plans for each in plan.values() for stream in each)
     share = (time.perf_counter() - began) / max(1, views)
-    return [tuple(_rows(lm, batch, *each, answers, share, lemmatise)) for each in zip(asked, plans, strict=True)]
+    return [tuple(_rows(lm, batch, *each, answers, share)) for each in zip(asked, plans, strict=True)]
 
 
 def _rows(
@@ -158,10 +154,9 @@ def _rows(
     plan: Mapping[Method, Sequence[Stream]],
     answers: Mapping[Stream, Answer],
     share: float,
-    lemmatise: Lemmatiser | None,
 ) -> Iterator[Row]:
     """One row for a method, or one for each view of a method that answers each wording; `share` is a view's seconds."""
-    record, alone = question.record, []
+    record, alone, lemmatise = question.record, [], find_lemmatiser()
     spoken: list[tuple[Method, str, ViewResult, list[int]]] = []
     for method, streams in plan.items():
         views, spokesman, _ = told(lm, question.prompt, method, streams, answers)

@@ -21,7 +21,7 @@ from ..errors import InputError
 from .files import check_output, read_file, write_file
 from .table import FORMATS, Row, write_table
 
-PACKAGES = ("numpy", "pandas", "pyarrow", "simplemma", "spacy")  # whose versions are told with a table's
+PACKAGES = ("numpy", "pandas", "pyarrow", "simplemma")  # whose versions are told with a table's
 HINT = "--resume goes on, --overwrite starts again"
 ABSENT = object()
 

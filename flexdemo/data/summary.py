@@ -217,7 +217,7 @@ def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, se
     if REFERENCE not in [line.name for line in lines]:
         notes.append(f"No differences: the table has no results of {REFERENCE}.")
     if any(line.lemma is None for line in lines):
-        notes.append("No lemma accuracy: neither simplemma nor spaCy was installed when the answers were judged.")
+        notes.append("No lemma accuracy: simplemma was not installed when the answers were judged.")
     return tuple(notes)
 
 

@@ -75,16 +75,13 @@ def sweep_chart(sweep: Any) -> tuple[str, str, go.Figure]:
     figure = go.Figure()
     said = "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra>%{fullData.name}</extra>"
     for i, curve in enumerate(sweep.curves):
+        colour = PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)]
         figure.add_scatter(
             x=sweep.values,
             y=[share.value for share in curve.accuracy],
             name=curve.method,
             mode="lines+markers",
-            line={
-                "color": PARAPHRASE_COLOURS[i % len(PARAPHRASE_COLOURS)],
-                "dash": DASHES[i % len(DASHES)],
-                "width": 2,
-            },
+            line={"color": colour, "dash": DASHES[i % len(DASHES)], "width": 2},
             marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
             error_y={**_ends(curve.accuracy), "thickness": 1},
             customdata=[[share.low, share.high] for share in curve.accuracy],
