@@ -1,4 +1,4 @@
-"""Which heads read a wording: their attention, and what the answer loses when one of them may not see it.
+"""Where a head looks in the whole prompt; which heads read a wording, and what the answer loses where one may not.
 
 Attention is descriptive; an effect is causal, of one change at a time: effects of several heads need not add up to that
 of hiding the wording from all of them. Knows no page and no files.
@@ -6,32 +6,87 @@ of hiding the wording from all of them. Knows no page and no files.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ..engine.attention import Plan, attend_written_out
+from ..engine.attention import BACKENDS, Plan, attend_written_out
 from ..engine.fast.compiled import call_of, next_scores
 from ..engine.flex import Attend
 from ..engine.forced import feed
 from ..engine.layers import branching, check_said, said_from
 from ..engine.model import LanguageModel
-from ..engine.reading import Prefill, prefill, settled
-from ..engine.recorders import Scoring, attention_probabilities
+from ..engine.reading import Prefill, encode, prefill, settled
+from ..engine.recorders import Scoring, additive, attention_probabilities
 from ..errors import InputError
 from ..plan import Encoding, View, fused_view
 from ..prompt import SegmentedPrompt, weights_without
-from .head import heads_of
 from .result import Result
 
+MOST_TOKENS = 512  # of a prompt whose attention is shown
 STRONGEST = 12
 MOST_ROWS = 16  # of a pass: each has a copy of the keys and values of one layer at a time
 Hidden = tuple[Sequence[int], Sequence[int]]  # layers, and the heads of each that may not see the wording
+
+
+def heads_of(lm: LanguageModel) -> tuple[int, int]:
+    """Number of layers, and of attention heads in each."""
+    config = lm.model.config.get_text_config()
+    return config.num_hidden_layers, config.num_attention_heads
+
+
+def check_head(lm: LanguageModel, layer: int, head: int, *, first: int = 0) -> None:
+    """Raise InputError for a layer or a head that the model does not have; the first of each has the number `first`."""
+    for what, value, count in zip(("layer", "head"), (layer, head), heads_of(lm), strict=True):
+        if not first <= value < first + count:
+            raise InputError(f"there is no {what} {value}: choose from {first} to {first + count - 1} of {lm.name}")
+
+
+@torch.no_grad()
+def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> np.ndarray:
+    """Attention (T, T) of a layer and head, counted from 0, in fp32, row = query, over the axes of the mask of
+    `result`; rows sum to 1.
+
+    The prompt is read once more, as for the fused answer's first token. Raises InputError for a prompt of more than
+    MOST_TOKENS tokens, or a layer or head that is not there.
+    """
+    check_head(lm, layer, head)
+    prompt = result.prompt
+    length, start = len(prompt.token_ids), prompt.suffix_start
+    if length > MOST_TOKENS:
+        raise InputError(f"attention is shown for at most {MOST_TOKENS} tokens, not for {length}: shorten the prompt")
+    view = fused_view(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
+    view, seen = settled(lm, prompt, view, 1), []
+    looks = functools.partial(_seeing, layer, head, seen)
+    read = encode(lm, [prompt], view.encoding, looks(BACKENDS[lm.backend].attend))
+    forward = functools.partial(next_scores, lm.model, call=call_of(lm.model))
+    known = Prefill({}, {view.encoding: read}, lm.model)
+    feed(lm, prompt, [view], (), known, forward, attend=looks(attend_written_out))
+    rows = np.zeros((length, length), dtype=np.float32)
+    rows[:start, :start] = seen[0][:start, :start]
+    rows[start:] = seen[1]
+    return rows
+
+
+def _seeing(layer: int, head: int, seen: list[Tensor], attend: Attend) -> Attend:
+    """Attention that also tells one head's, from all queries to all keys, (q, kv)."""
+    layers = itertools.count()
+
+    def attend_seen(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scoring) -> Tensor:
+        if next(layers) == layer:
+            shared = head // (query.shape[1] // key.shape[1])  # query heads that share a key head are neighbours
+            one, bias = (query[:, head : head + 1], key[:, shared : shared + 1]), additive(mask, 1, query.device)
+            seen.append(attention_probabilities(*one, bias, how)[0, 0].cpu())
+        return attend(query, key, value, mask, how)
+
+    return attend_seen
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def run_generate(args: argparse.Namespace) -> None:
         request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
     lm = load(args)
     if args.attention:
-        from ..answers.head import attention_map, check_head
+        from ..answers.heads import attention_map, check_head
 
         check_head(lm, *args.attention)
     result = ask(lm, request)

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from ..errors import BackendError, InputError
 from .blocks import BLOCK, Layout, block_mask, dense_mask, round_up
 from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
-from .recorders import ApeRows, Recorder, Scoring, attention_probabilities, is_one_query
+from .recorders import ApeRows, MassRecorder, Scoring, attention_probabilities, is_one_query
 
 if TYPE_CHECKING:
     from .mixing import Mixing
@@ -41,7 +41,7 @@ class Plan:
 
     backend: str
     masks: Mapping[torch.device, BlockMask | Tensor]
-    recorder: Recorder | None = None
+    recorder: MassRecorder | None = None
     ape: Mapping[torch.device, ApeRows] | None = None
     mixing: Mapping[torch.device, Mixing] | None = None
     attend: Attend | None = None

@@ -204,11 +204,8 @@ def _shared(lm: LanguageModel, wanted: Sequence[_Row]) -> list[int]:
 def _made(lm: LanguageModel, slots: Slots, rows: Sequence[_Row], cache: SlotCache, decoding: Decoding) -> Rows:
     """What the passes over some rows work on, over a prompt of `slots`."""
     views, row_prompts = [row.view for row in rows], [row.stream.prompt for row in rows]
-    biases = row_biases(slots, views, row_prompts)
-    suffix, answer = (
-        Queries(on_devices(lm, bias), on_devices(lm, ape))
-        for bias, ape in ((biases.suffix, biases.ape_suffix), (biases.answer, biases.ape_answer))
-    )
+    felt = row_biases(slots, views, row_prompts)
+    suffix, answer = (Queries(on_devices(lm, each.bias), on_devices(lm, each.ape)) for each in felt)
     recorder = None
     if decoding.mass or decoding.detail:
         check_recorded(lm)

@@ -15,7 +15,7 @@ from .attention import Plan, attend_written_out
 from .cache import share, upload
 from .flex import Attend
 from .model import LanguageModel
-from .reading import Biases, Prefill, arrange, check_recorded, on_devices, row_biases
+from .reading import Felt, Prefill, arrange, check_recorded, on_devices, row_biases
 from .recorders import ApeRows
 
 Made = TypeVar("Made")
@@ -45,26 +45,24 @@ def feed(
     alike = len(set(encodings)) == 1
     cache = share([read.caches[each] for each in (encodings[:1] if alike else encodings)], length=slots.prompt)
 
-    biases = row_biases(slots, views, [0] * len(views))
-    bias, ape = _behind_each_other(biases, len(token_ids), slots.answer)
+    bias, ape = _behind_each_other(*row_biases(slots, views, [0] * len(views)), len(token_ids), slots.answer)
     plan = Plan(lm.backend, on_devices(lm, bias) or {}, ape=on_devices(lm, ape), attend=attend)
     return forward(upload(ids, lm.device), upload(positions, lm.device), plan, cache)
 
 
-def _behind_each_other(biases: Biases, count: int, answer: int) -> tuple[Tensor, ApeRows | None]:
-    """The suffix's bias and that of `count` answer tokens, from slot `answer` on, as one, (rows, 1, q, kv); likewise
-    where scores are sharpened."""
-    behind = biases.answer.repeat(1, 1, count, 1)
+def _behind_each_other(suffix: Felt, token: Felt, count: int, answer: int) -> Felt:
+    """What the suffix and `count` answer tokens, from slot `answer` on, feel as one."""
+    behind = token.bias.repeat(1, 1, count, 1)
     # An answer token sees itself and those before it.
     behind[..., answer:] = torch.full((count, count + 1), -torch.inf).triu(1)
-    bias = torch.cat([biases.suffix, behind], dim=2)[..., :-1]
-    last = biases.ape_answer
+    bias = torch.cat([suffix.bias, behind], dim=2)[..., :-1]
+    last = token.ape
     if last is None:
-        return bias, None
-    first = biases.ape_suffix or ApeRows(last.keys, torch.ones_like(last.temperature), torch.ones_like(last.scale))
-    times = biases.suffix.shape[2], count
+        return Felt(bias, None)
+    first = suffix.ape or ApeRows(last.keys, torch.ones_like(last.temperature), torch.ones_like(last.scale))
+    times = suffix.bias.shape[2], count
     temperature, scale = (
         torch.cat([each.expand(-1, -1, n, -1) for each, n in zip(pair, times, strict=True)], dim=2)
         for pair in ((first.temperature, last.temperature), (first.scale, last.scale))
     )
-    return bias, ApeRows(last.keys[..., :-1], temperature, scale)
+    return Felt(bias, ApeRows(last.keys[..., :-1], temperature, scale))

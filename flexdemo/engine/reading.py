@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from .attention import BACKENDS, Plan, UnsupportedModelError
 from .blocks import Layout, dense_mask, lay_out, round_up
 from .cache import PromptCache, upload
 from .fast.compiled import Scores, call_of, next_scores
+from .flex import Attend
 from .mixing import Mixing
 from .model import LanguageModel
-from .recorders import ApeRows, HeadRecorder, Recorder
+from .recorders import ApeRows
 
 CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
 REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launching its kernels is not what takes time
@@ -75,19 +76,15 @@ class Slots:
     capacity: int
 
 
-@dataclass(frozen=True)
-class Biases:
-    """What suffix and answer queries of a batch of rows add to their scores, in fp32.
+class Felt(NamedTuple):
+    """What some queries of a batch of rows add to their scores, in fp32, and where these are sharpened, if they are.
 
-    suffix (rows, 1, suffix, capacity) and answer (rows, 1, 1, capacity): -inf where the mask hides a key, log(weight)
-    on the keys of a paraphrase for queries that fuse, 0 elsewhere. The answer bias is that of the first answer token; a
-    later one also sees the slots before it. The ape_* say where scores are sharpened; None if no row asks for it.
+    bias (rows, 1, q, capacity): -inf where the mask hides a key, log(weight) on the keys of a paraphrase for queries
+    that fuse, 0 elsewhere.
     """
 
-    suffix: Tensor
-    answer: Tensor
-    ape_suffix: ApeRows | None = None
-    ape_answer: ApeRows | None = None
+    bias: Tensor
+    ape: ApeRows | None
 
 
 def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> Slots:
@@ -147,8 +144,8 @@ def on_devices(lm: LanguageModel, part: Tensor | ApeRows | Mixing | None) -> dic
 
 def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache: Cache) -> Scores:
     """What follows the last token of each row; fills the cache."""
-    # One head's attention is looked at now and then: a compiler would make the whole pass anew for each layer.
-    run = next_scores if lm.compiled is None or isinstance(plan.recorder, HeadRecorder) else lm.compiled
+    # An attention of one's own is for a look now and then: a compiler would make the whole pass anew for each.
+    run = next_scores if lm.compiled is None or plan.attend else lm.compiled
     with lm.hooks.on(lm.model) if plan.mixing else nullcontext():
         return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
 
@@ -163,10 +160,10 @@ def check_recorded(lm: LanguageModel) -> None:
 
 
 def encode(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, recorder: Recorder | None = None
+    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, attend: Attend | None = None
 ) -> PromptCache:
     """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
-    if recorder is not None:
+    if attend is not None:
         check_recorded(lm)
     length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
     if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
@@ -183,12 +180,12 @@ def encode(
     layout = lay_out(masks, [prompt.segment_ids[: prompt.suffix_start] for prompt in prompts], length)
     # A token that sees later ones must be read in one pass with them.
     read = functools.partial(_read, lm, length if parse(encoding.strategy).strategy.both_ways else CHUNK)
-    if recorder is None and lm.captures and length <= REPLAYED:
+    if attend is None and lm.captures and length <= REPLAYED:
         # Masks are data to a graph: one serves every strategy, and every pair that a user opens or closes.
         kind = ("prompt", ids.shape, layout.tables.shape)
         inputs = [upload(each, lm.device) for each in (ids, positions, layout.owners, layout.tables)]
         return PromptCache.of(lm.graphs.call(kind, lambda *given: read(*given).tensors(), inputs))
-    return read(ids, positions, layout.owners, layout.tables, recorder)
+    return read(ids, positions, layout.owners, layout.tables, attend)
 
 
 def _read(
@@ -198,7 +195,7 @@ def _read(
     positions: Tensor,
     owners: Tensor,
     tables: Tensor,
-    recorder: Recorder | None = None,
+    attend: Attend | None = None,
 ) -> PromptCache:
     """Passes of `chunk` tokens over prompts: ids, positions and owners (B, T), tables (B, 2, S, S)."""
     backend, length, cache = BACKENDS[lm.backend], ids.shape[1], PromptCache()
@@ -206,7 +203,7 @@ def _read(
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         masks = {device: backend.prompt_mask(layout.until(stop), start=start) for device, layout in layouts.items()}
-        forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, recorder), cache)
+        forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, attend=attend), cache)
     return cache
 
 
@@ -245,8 +242,11 @@ def prefill(
     return Prefill(prompts, caches, lm.model)
 
 
-def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> Biases:
-    """Biases of the suffix and answer queries of each view's row; `prompts` says which prompt a row reads."""
+def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> tuple[Felt, Felt]:
+    """What the suffix and the first answer token of each view's row feel; `prompts` says which prompt a row reads.
+
+    A later answer token also sees the slots before it.
+    """
     visible = {}
     for strategy in {view.encoding.strategy for view in views}:
         layout = lay_out([Mask.over(strategy, each.segments) for each in slots.prompts], slots.owners, slots.capacity)
@@ -259,8 +259,9 @@ def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> B
         felt = log_weights if _suffix_fuses(view) else torch.zeros_like(log_weights)
         suffix.append(felt.where(rows[:-1], -torch.inf)[None])
         answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
-    ape = _ape_rows(slots, views, prompts, [_suffix_fuses(view) for view in views])
-    return Biases(torch.stack(suffix), torch.stack(answer), ape, _ape_rows(slots, views, prompts, [True] * len(views)))
+    fuse = [_suffix_fuses(view) for view in views], [True] * len(views)
+    first, later = (_ape_rows(slots, views, prompts, each) for each in fuse)
+    return Felt(torch.stack(suffix), first), Felt(torch.stack(answer), later)
 
 
 def _suffix_fuses(view: View) -> bool:

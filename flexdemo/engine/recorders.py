@@ -1,10 +1,10 @@
-"""Attention as probabilities, and recorders of it. Knows queries, keys and biases; runs no model."""
+"""Attention as probabilities, and a recorder of it. Knows queries, keys and biases; runs no model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,15 +39,9 @@ class Scoring(NamedTuple):
     ape: ApeRows | None = None
 
 
-class Recorder(Protocol):
-    """Told of every layer's attention in one forward pass, in the order of layers."""
-
-    def observe(self, query: Tensor, key: Tensor, mask: Any, how: Scoring) -> None: ...
-
-
 @dataclass
 class MassRecorder:
-    """Collects, layer by layer, how much attention the last query of a forward pass gave to each group of keys.
+    """Collects, layer by layer in their order, how much attention the last query of a pass gave to each group of keys.
 
     `groups` holds one tensor (rows, kv, S) for each device, 1 where key kv belongs to group s. With `detail` it also
     adds up the attention to every key.
@@ -74,24 +68,6 @@ class MassRecorder:
         (layers, self._layers), (keys, self._keys) = (self._layers, []), (self._keys, None)
         one = layers[-1].device
         return torch.stack([layer.to(one) for layer in layers]), None if keys is None else keys / len(layers)
-
-
-@dataclass
-class HeadRecorder:
-    """Keeps the attention of one layer and head, from all queries of a forward pass to all keys, (rows, q, kv)."""
-
-    layer: int
-    head: int
-    probabilities: Tensor | None = None
-    _seen: int = 0
-
-    def observe(self, query: Tensor, key: Tensor, mask: Any, how: Scoring) -> None:
-        if self._seen == self.layer:
-            shared = self.head // (query.shape[1] // key.shape[1])  # query heads that share a key head are neighbours
-            query, key = query[:, self.head : self.head + 1], key[:, shared : shared + 1]
-            bias = additive(mask, query.shape[0], query.device)
-            self.probabilities = attention_probabilities(query, key, bias, how)[:, 0].cpu()
-        self._seen += 1
 
 
 def additive(mask: Any, rows: int, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flexdemo.answers.ask import ask
-from flexdemo.answers.head import attention_map
+from flexdemo.answers.heads import attention_map
 from flexdemo.cli import main as cli
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError

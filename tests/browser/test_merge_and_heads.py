@@ -11,8 +11,7 @@ from browser_visit import Visit, Visitors, clean
 from playwright.sync_api import expect
 from test_asking import PARAPHRASES, QUESTION, asked
 
-from flexdemo.answers.head import attention_map
-from flexdemo.answers.heads import reading_heads
+from flexdemo.answers.heads import attention_map, reading_heads
 from flexdemo.answers.merge import merging
 from flexdemo.engine.model import LanguageModel
 

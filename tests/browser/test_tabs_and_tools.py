@@ -20,7 +20,7 @@ from test_asking import METHODS, PARAPHRASES, QUESTION, asked
 import flexdemo
 from flexdemo.answers import methods as known
 from flexdemo.answers.explain import explain
-from flexdemo.answers.head import attention_map
+from flexdemo.answers.heads import attention_map
 from flexdemo.data.table import Row, write_table
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import Mask

@@ -14,7 +14,7 @@ from test_combinations import alone
 from torch._dynamo.utils import counters
 
 import flexdemo
-from flexdemo.answers.head import attention_map
+from flexdemo.answers.heads import attention_map
 from flexdemo.engine import attention, flex
 from flexdemo.engine.fast import compiled as linears
 from flexdemo.engine.fast.compiled import Lone, Sibling, compiled_pass, join_siblings

@@ -39,14 +39,14 @@ def test_biases_of_a_batch_are_the_oracles(text: str) -> None:
         View("", Encoding(text), tuple(w), 9, Ape(0.5, 2.0) if i == 0 else Ape(1, 1))
         for i, w in zip(order, weights, strict=True)
     ]
-    biases, groups = row_biases(slots, views, order), key_groups(slots, order)
+    (suffix, answer), groups = row_biases(slots, views, order), key_groups(slots, order)
     for row, (i, given) in enumerate(zip(order, weights, strict=True)):
         prompt = prompts[i]
         n, pads = prompt.suffix_start, slots.prompt - prompt.suffix_start
         tokens = tokens_of(prompt.segments, answers=1)
         tokens = [*tokens[:n], *[oracle.Token("pad")] * pads, *tokens[n:]]
         want = oracle.bias(text, tokens, given)[0, 0]
-        told = torch.cat([biases.suffix[row, 0], biases.answer[row, 0]])
+        told = torch.cat([suffix.bias[row, 0], answer.bias[row, 0]])
         torch.testing.assert_close(told[:, : len(tokens)], want[slots.prompt :], atol=1e-6, rtol=0)
         assert (told[:, len(tokens) :] == -torch.inf).all(), "answer tokens that are not there yet"
         # Prefix, each wording with the separator behind it, suffix and answer.
@@ -55,7 +55,7 @@ def test_biases_of_a_batch_are_the_oracles(text: str) -> None:
         for slot, token in enumerate(tokens):
             group = numbers.get(token.role, token.paraphrase)
             assert groups[row, slot].tolist() == [float(s == group) for s in range(groups.shape[-1])]
-        keys = biases.ape_answer.keys[row, 0, 0].tolist()
+        keys = answer.ape.keys[row, 0, 0].tolist()
         assert keys[: len(tokens)] == [token.role == "paraphrase" for token in tokens] and not any(keys[len(tokens) :])
     late = text.startswith("late_fusion")
-    assert (biases.ape_suffix is None) == late, "there the suffix feels no weights"
+    assert (suffix.ape is None) == late, "there the suffix feels no weights"

@@ -12,8 +12,7 @@ import pytest
 from test_tabs import NASTY, ran
 from visitor import Built, Visitor
 
-from flexdemo.answers.head import attention_map
-from flexdemo.answers.heads import HeadEffect, Reads, reading_heads
+from flexdemo.answers.heads import HeadEffect, Reads, attention_map, reading_heads
 from flexdemo.answers.merge import Merge, merging
 from flexdemo.engine import reading
 from flexdemo.engine.model import LanguageModel

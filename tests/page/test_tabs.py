@@ -18,8 +18,7 @@ from test_sides import seen
 from visitor import Built, Visitor
 
 import flexdemo
-from flexdemo.answers.head import attention_map
-from flexdemo.answers.heads import reading_heads
+from flexdemo.answers.heads import attention_map, reading_heads
 from flexdemo.answers.merge import merging
 from flexdemo.answers.proof import prove
 from flexdemo.answers.result import Candidate

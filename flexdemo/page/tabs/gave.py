@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from ...answers.explain import NEEDED, seen_counts
-from ...answers.head import heads_of
+from ...answers.heads import heads_of
 from ...engine.loading import Models
 from ...engine.reading import Readings
 from ...figures.answer import gave_figure

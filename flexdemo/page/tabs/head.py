@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...answers.head import attention_map, check_head, heads_of
+from ...answers.heads import attention_map, check_head, heads_of
 from ...engine.loading import Models
 from ...engine.model import LanguageModel
 from ...engine.reading import Readings
