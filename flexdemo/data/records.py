@@ -8,9 +8,11 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow
+from annotated_types import MinLen
+from pydantic import AllowInfNan, BeforeValidator, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from ..answers.metrics import normalise
 from ..errors import InputError
@@ -40,15 +42,27 @@ NAMED = {  # data set on the Hub, split
 SHOWN = 3  # bad records named in an error; the rest are counted
 
 
+def _id(value: Any) -> Any:
+    whole = isinstance(value, float) and value.is_integer()  # as in a column of whole numbers with gaps
+    return str(int(value)) if whole or type(value) is int else value
+
+
+Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
+
+
 @dataclass(frozen=True)
 class Record:
     """One question, its right answers, its other wordings, and a weight for each wording, the question first."""
 
-    id: str
-    question: str
-    answers: tuple[str, ...]
-    paraphrases: tuple[str, ...] = ()
-    weights: tuple[float, ...] | None = None
+    id: Annotated[Text, BeforeValidator(_id)]
+    question: Text
+    answers: Annotated[tuple[Text, ...], MinLen(1)]
+    paraphrases: tuple[Text, ...] = ()
+    weights: tuple[Number, ...] | None = None
+
+
+RECORD = TypeAdapter(Record)
 
 
 def read_records(source: str, *, limit: int | None = None, skip_bad: bool = False) -> tuple[list[Record], list[str]]:
@@ -111,59 +125,23 @@ def build_records(raws: Iterable[Raw], *, limit: int | None = None) -> tuple[lis
 
 
 def _record(raw: Raw) -> Record:
-    columns = raw.found
-    if isinstance(columns, InputError):
-        raise columns
-    if not isinstance(columns, Mapping):
-        raise InputError(f"a record must be an object with question and answers, not {shortened(columns)}")
-    if columns.get("question") is None:
-        raise InputError("no question")
-    question = _text(columns["question"], "the question").strip()
-    if columns.get("answers") is None:
-        raise InputError("no answers: give a list of right answers in a column 'answers'")
-    answers = _texts(columns["answers"], "answer")
-    if not answers:
-        raise InputError("answers is empty: give at least one right answer")
-    paraphrases = () if columns.get("paraphrases") is None else _texts(columns["paraphrases"], "paraphrase")
-    weights = None if columns.get("weights") is None else _numbers(columns["weights"], 1 + len(paraphrases))
-    return Record(_id(columns.get("id"), raw.number), question, answers, paraphrases, weights)
-
-
-def _id(value: Any, number: int) -> str:
-    if value is None:
-        return str(number)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with gaps
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"the id must be text or a whole number, not {shortened(value)}")
-    return _text(str(value), "the id")
-
-
-def _texts(value: Any, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise InputError(f"{what}s must be a list of texts, not {shortened(value)}")
-    return tuple(_text(text, f"{what} {i}").strip() for i, text in enumerate(value, start=1))
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{what} must be text, not {shortened(value)}")
-    if not value.strip():
-        raise InputError(f"{what} is blank")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise InputError(f"{what} contains half a character (a lone surrogate)")
-    return value
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...]:
-    if not isinstance(value, list) or any(isinstance(w, bool) or not isinstance(w, int | float) for w in value):
-        raise InputError(f"weights must be a list of numbers, not {shortened(value)}")
+    if isinstance(raw.found, InputError):
+        raise raw.found
+    if not isinstance(raw.found, Mapping):
+        raise InputError(f"a record must be an object with question and answers, not {shortened(raw.found)}")
     try:
-        weights = tuple(float(weight) for weight in value)
-    except OverflowError as error:
-        raise InputError("weights must be finite numbers, 0 or more") from error
-    normalise_weights(weights, count)
-    return weights
+        record = RECORD.validate_python({"id": raw.number, **{k: v for k, v in raw.found.items() if v is not None}})
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        name, *place = found["loc"]
+        if found["type"] == "missing":
+            raise InputError(f"the column {name!r} is missing: a record has question and answers") from error
+        which = f"{name} {place[0] + 1}" if place else name
+        right = found["msg"].partition(" after")[0].replace("Tuple", "List").replace("tuple", "list")  # as JSON has it
+        raise InputError(f"{which}: {right}, not {shortened(found['input'])}") from error
+    if record.weights is not None:
+        normalise_weights(record.weights, 1 + len(record.paraphrases))
+    return record
 
 
 def fingerprint(records: Sequence[Record]) -> str:

@@ -97,32 +97,35 @@ def test_limit_stops_reading(tmp_path: Path) -> None:
 
 OK = {"question": "q", "answers": ["a"]}
 BAD: dict[str, tuple[Any, str]] = {
-    "no question": ({"answers": ["a"]}, "no question"),
-    "null question": ({"question": None, "answers": ["a"]}, "no question"),
-    "blank question": ({"question": " \n", "answers": ["a"]}, "the question is blank"),
-    "number as question": ({"question": 5, "answers": ["a"]}, "must be text, not 5"),
-    "no answers": ({"question": "q"}, "no answers: give a list of right answers in a column 'answers'"),
-    "text as answers": ({"question": "q", "answers": "Lima"}, "answers must be a list of texts, not 'Lima'"),
-    "empty answers": ({"question": "q", "answers": []}, "at least one"),
-    "number as answer": ({"question": "q", "answers": ["a", 5]}, "answer 2 must be text, not 5"),
-    "blank answer": ({"question": "q", "answers": [""]}, "answer 1 is blank"),
-    "text as paraphrases": ({**OK, "paraphrases": "p"}, "paraphrases must be a list"),
-    "blank paraphrase": ({**OK, "paraphrases": ["p", " "]}, "paraphrase 2 is blank"),
-    "half a character": ({"question": "q \ud83d", "answers": ["a"]}, "surrogate"),
-    "half a character in an answer": ({"question": "q", "answers": ["\udc00"]}, "surrogate"),
-    "half a character in an id": ({**OK, "id": "\ud83d"}, "surrogate"),
+    "no question": ({"answers": ["a"]}, "the column 'question' is missing"),
+    "null question": ({"question": None, "answers": ["a"]}, "the column 'question' is missing"),
+    "blank question": ({"question": " \n", "answers": ["a"]}, "question: String should have at least 1 character"),
+    "number as question": ({"question": 5, "answers": ["a"]}, "question: Input should be a valid string, not 5"),
+    "no answers": ({"question": "q"}, "the column 'answers' is missing"),
+    "text as answers": ({"question": "q", "answers": "Lima"}, "answers: Input should be a valid list, not 'Lima'"),
+    "empty answers": ({"question": "q", "answers": []}, "answers: List should have at least 1 item, not []"),
+    "number as answer": ({"question": "q", "answers": ["a", 5]}, "answers 2: Input should be a valid string, not 5"),
+    "blank answer": ({"question": "q", "answers": [""]}, "answers 1: String should have at least 1 character"),
+    "text as paraphrases": ({**OK, "paraphrases": "p"}, "paraphrases: Input should be a valid list"),
+    "blank paraphrase": ({**OK, "paraphrases": ["p", " "]}, "paraphrases 2: String should have at least 1 character"),
+    "half a character": ({"question": "q \ud83d", "answers": ["a"]}, "a valid string, unable to parse"),
+    "half a character in an answer": (
+        {"question": "q", "answers": ["\udc00"]},
+        "a valid string, unable to parse",
+    ),
+    "half a character in an id": ({**OK, "id": "\ud83d"}, "a valid string, unable to parse"),
     "too few weights": ({**OK, "paraphrases": ["p"], "weights": [1]}, "one weight for"),
-    "text as weights": ({**OK, "weights": "1"}, "list of numbers"),
-    "text in weights": ({**OK, "weights": ["1"]}, "list of numbers"),
+    "text as weights": ({**OK, "weights": "1"}, "weights: Input should be a valid list"),
+    "text in weights": ({**OK, "weights": ["1"]}, "weights 1: Input should be a valid number"),
     "negative weights": ({**OK, "weights": [-1]}, "0 or more"),
     "zero weights": ({**OK, "weights": [0]}, "above 0"),
     "infinite weights": ({**OK, "weights": [float("inf")]}, "finite"),
     "no number as weights": ({**OK, "weights": [float("nan")]}, "finite"),
-    "huge weights": ({**OK, "weights": [10**400]}, "finite"),
-    "truth as weights": ({**OK, "weights": [True]}, "list of numbers"),
-    "list as id": ({**OK, "id": [1]}, "id must be"),
-    "truth as id": ({**OK, "id": True}, "id must be"),
-    "blank id": ({**OK, "id": " "}, "the id is blank"),
+    "huge weights": ({**OK, "weights": [10**400]}, "a valid number"),
+    "truth as weights": ({**OK, "weights": [True]}, "a valid number, not True"),
+    "list as id": ({**OK, "id": [1]}, "id: Input should be a valid string"),
+    "truth as id": ({**OK, "id": True}, "id: Input should be a valid string"),
+    "blank id": ({**OK, "id": " "}, "id: String should have at least 1 character"),
     "no object": ([1, 2], "must be an object"),
     "null": (None, "must be an object"),
 }
@@ -206,7 +209,7 @@ def test_bad_rows_of_csv_are_named_by_the_line_they_start_at(tmp_path: Path) -> 
 def test_bad_rows_of_a_frame_are_named_by_row() -> None:
     frame = pd.DataFrame(
         {
-            "id": [1.0, np.nan, 3.5],
+            "id": [1.0, np.nan, 3.0],
             "question": ["q", "r", None],
             "answers": [np.array(["a"]), ["b"], np.array([], dtype=object)],
             "paraphrases": [np.array(["p"], dtype=object), None, pd.NA],
@@ -215,7 +218,7 @@ def test_bad_rows_of_a_frame_are_named_by_row() -> None:
     )
     records, problems = build_records(table_rows(pyarrow.Table.from_pandas(frame)))
     assert records == [Record("1", "q", ("a",), ("p",), (1.0, 2.0)), Record("2", "r", ("b",))]
-    assert problems == ["row 3: no question"]
+    assert problems == ["row 3: the column 'question' is missing: a record has question and answers"]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
