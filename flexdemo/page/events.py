@@ -251,7 +251,7 @@ class Events:
         equalled = rows.wire_rows(widgets, self.models, self.limits, self.gpu)
         sliders = [widgets[f"weight-{i}"].release for i in range(self.room + 1)]
         events += [on(each, self.rerun, **again) for each in (sliders, equalled)]
-        tools.wire_tools(widgets, self.models, self.state, self.gpu, disk_bytes=self.profile.disk_bytes)
+        tools.wire_tools(widgets, self.models, self.state, self.gpu)
         difference, masked = upclose.wire_masks(widgets, self.models, self.profile, self.state, shown)
         for each in masked:
             each.then(None, js=rows.CHANGED, **PRIVATE)  # a folded group has no widget that would tell of its change

@@ -19,7 +19,6 @@ from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
 from ..prompt import SegmentedPrompt
-from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from ..serve.log import within_noted_memory
 from ..serve.zerogpu import Gpu, answer_seconds
@@ -90,16 +89,14 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str], disk_bytes: int | None) -> None:
-    """Have a click hand out a file that is made of values, which keeps the server's files below `disk_bytes`."""
+def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str]) -> None:
+    """Have a click hand out a file that is made of values."""
     file = widgets["file"]
 
     def save(values: Values, visit: Visit) -> Changes:
         folder = served_folder(file)
         try:
             called, data = make(values)
-            if disk_bytes is not None:
-                make_room(folder, disk_bytes, len(data))
             path = save_secretly(data, called, folder)
         except InputError as error:
             return {"file": None, "message": alert_html(str(error))}
@@ -156,7 +153,7 @@ def ready(last: LastRun | None) -> Changes:
     return {**usable, "check": check, "proof": "", "program": export.snippet(last.result) if last else FIRST}
 
 
-def wire_tools(widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu, *, disk_bytes: int | None) -> None:
+def wire_tools(widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu) -> None:
     """Events of the tools; `page` are the widgets that a PageState is made of."""
     proved = gpu.wrap(prover(models), lambda last: answer_seconds(32))
 
@@ -167,7 +164,7 @@ def wire_tools(widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu, 
         return export.file_name(last.state.question, suffix), make(last)
 
     for kind in FILES:
-        wire_save(widgets, f"save-{kind}", partial(made, kind), reads=["last"], disk_bytes=disk_bytes)
+        wire_save(widgets, f"save-{kind}", partial(made, kind), reads=["last"])
 
     def check(values: Values, visit: Visit) -> Changes:
         if values["last"] is None:

@@ -1,13 +1,12 @@
 """The door of the page: what a request over HTTP may be before gradio reads it. Knows no model and no widgets.
 
-An ASGI middleware. It closes every route that the page does not use, bounds bodies and connections, reads JSON
-strictly, lets no request name a file that was not uploaded, and counts what each visitor asks. What it refuses is told
-in one line; what a widget takes is gradio's to check.
+An ASGI middleware. It closes every route that the page does not use, bounds bodies, reads JSON strictly, lets no
+request name a file that was not uploaded, and counts what each visitor asks. What it refuses is told in one line; what
+a widget takes is gradio's to check.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import ipaddress
 import itertools
@@ -15,9 +14,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pydantic_core import from_json
@@ -26,7 +23,6 @@ from starlette.responses import JSONResponse
 
 from ..errors import InputError, first_line
 from . import internals
-from .host import make_room
 from .profiles import Profile
 
 API = "/gradio_api/"
@@ -74,23 +70,11 @@ class Visits:
             raise Refused(429, f"you opened {self._most} pages or calls within a minute, the most that one may: wait")
 
 
-@contextmanager
-def _one_more(counts: Counter[Any], key: Any) -> Iterator[None]:
-    counts[key] += 1
-    try:
-        yield
-    finally:
-        counts[key] -= 1
-        if not counts[key]:
-            del counts[key]
-
-
 class Door:
     """Wraps the app of a page that gradio made."""
 
     def __init__(self, app: Any, *, profile: Profile) -> None:
         self._app, self._profile = app, profile
-        self._open: Counter[str] = Counter()
         self._joining: Counter[tuple[str, bool]] = Counter()  # requests let in that are not in gradio's queue yet
         self._visits = Visits(profile.visits)
 
@@ -98,25 +82,23 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        who, route = self._who(scope), ""
-        with _one_more(self._open, who):
+        who, route, key = self._who(scope), "", ("", False)
+        try:
+            route = _route(scope)
+            if _tries_account(scope):  # or a password could be guessed a thousand times a second
+                self._visits.spend(who)
+            if scope["method"] == "POST":
+                receive, key = await self._checked(scope, receive, route, who)
+            self._joining[key] += 1
             try:
-                most = self._profile.connections
-                if most is not None and self._open[who] > most:
-                    raise Refused(429, f"there are {most} open connections from your address, the most one may have")
-                route = _route(scope)
-                if _tries_account(scope):  # or a password could be guessed a thousand times a second
-                    self._visits.spend(who)
-                key = ("", False)
-                if scope["method"] == "POST":
-                    receive, key = await self._checked(scope, receive, route, who)
-                with _one_more(self._joining, key):
-                    await self._app(scope, receive, send)
-            except Refused as refusal:
-                if refusal.is_unread:
-                    await _drop(receive)
-                answer = _answer(refusal, public=refusal.is_public or route.startswith("call/"))
-                await answer(scope, receive, send)
+                await self._app(scope, receive, send)
+            finally:
+                self._joining -= Counter([key])  # which keeps no count of 0
+        except Refused as refusal:
+            if refusal.is_unread:
+                await _drop(receive)
+            answer = _answer(refusal, public=refusal.is_public or route.startswith("call/"))
+            await answer(scope, receive, send)
 
     def _who(self, scope: Scope) -> str:
         return visitor(scope, self._profile.proxies)
@@ -124,8 +106,10 @@ class Door:
     async def _checked(self, scope: Scope, receive: Receive, route: str, who: str) -> tuple[Receive, tuple[str, bool]]:
         """The body to go on with, and as whose it counts; Refused for what goes no further."""
         first, nobody = route.split("/")[0], ("", False)
-        if first == "upload":
-            await self._take_upload(internals.upload_folder(scope["app"]))
+        if first == "upload":  # how large a file may be is checked by gradio, while it comes
+            if not self._profile.uploads:
+                told = "this host takes no files: open results files in a flexdemo of your own"
+                raise Refused(403, told, is_unread=True)
             return receive, nobody
         data = await _body(receive, MOST_READ)
         again = _replayed(data, receive)
@@ -161,14 +145,6 @@ class Door:
             raise Refused(
                 429, f"{most} of your requests are waiting or running, the most that one visitor may have: wait"
             )
-
-    async def _take_upload(self, folder: Path) -> None:
-        """How large one file may be is checked by gradio, while it comes."""
-        profile = self._profile
-        if not profile.uploads:
-            raise Refused(403, "this host takes no files: open results files in a flexdemo of your own", is_unread=True)
-        if profile.disk_bytes is not None:
-            await asyncio.to_thread(make_room, folder, profile.disk_bytes, profile.limits.file_bytes)
 
 
 # What the door asks of gradio's app

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import InputError
 from . import internals
 from .guard import Gate
-from .log import Ledger, fault
+from .log import Ledger, fault, sample
 
 HEALTH, METRICS = "/healthz", "/metrics"
 Account = tuple[str, str]
@@ -87,18 +87,19 @@ class State:
             facts["warming"] = warming
         return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}
 
-    def gauges(self) -> Iterator[tuple[str, str, dict[str, Any], float]]:
-        labels = {"version": __version__, "model": self.model, "backend": self.backend, "device": self.device}
-        yield "info", "What runs here.", labels, 1
-        yield "ready", "1 while requests are taken.", {}, int(self.is_ready)
-        yield "start_time_seconds", "When it started, in Unix time.", {}, self.began
-        for name, count in self.waiting().items():
-            yield "queue_length", "Requests that wait, by queue.", {"queue": name}, count
-        yield "resident_memory_bytes", "Memory of the process.", {}, psutil.Process().memory_info().rss
-        told = {"allocated": torch.cuda.memory_allocated, "reserved": torch.cuda.memory_reserved}
+    def gauges(self) -> dict[str, float]:
+        facts = {"version": __version__, "model": self.model, "backend": self.backend, "device": self.device}
+        told = {
+            sample("info", **facts): 1,
+            sample("ready"): int(self.is_ready),
+            sample("start_time_seconds"): self.began,
+            sample("resident_memory_bytes"): psutil.Process().memory_info().rss,
+        }
+        told |= {sample("queue_length", queue=name): count for name, count in self.waiting().items()}
         for i in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
-            for kind, size in told.items():
-                yield "gpu_memory_bytes", "GPU memory of the process.", {"gpu": i, "kind": kind}, size(i)
+            told[sample("gpu_memory_bytes", gpu=i, kind="allocated")] = torch.cuda.memory_allocated(i)
+            told[sample("gpu_memory_bytes", gpu=i, kind="reserved")] = torch.cuda.memory_reserved(i)
+        return told
 
 
 def routes(state: State) -> list[Route]:

@@ -5,16 +5,14 @@ Without `log_text` nothing that a visitor wrote is kept: no text, no answer, no 
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import sys
 import threading
 import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,14 +21,6 @@ from typing import Any
 
 from ..errors import InputError, OutOfMemory, within_memory
 
-BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
-FAMILIES = {  # of counts: kind and help
-    "requests_total": ("counter", "Requests by endpoint and outcome."),
-    "running": ("gauge", "Requests at work now."),
-    "request_seconds": ("histogram", "Time at work on a request, waiting left out."),
-    "tokens_total": ("counter", "Prompt tokens of requests, and tokens that were generated."),
-    "out_of_memory_total": ("counter", "Requests that did not fit in memory."),
-}
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 TEXTS = ("question", "paraphrases", "prefix", "message")  # what only `log_text` writes
 
@@ -93,21 +83,17 @@ class Ledger:
     def __init__(self, *, log: Callable[[str], None] = to_stderr, log_text: bool = False) -> None:
         self._log, self._log_text = log, log_text
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, str, tuple[tuple[str, str], ...]]] = Counter()  # family, ending, labels
-        self._add("out_of_memory_total", 0)
-
-    def _add(self, family: str, value: float, *, ending: str = "", **labels: str) -> None:
-        self._counts[family, ending, tuple(labels.items())] += value
+        self._counts = Counter({sample("out_of_memory_total"): 0.0})
 
     def begin(self, endpoint: str) -> Entry:
         with self._lock:
-            self._add("running", 1, endpoint=endpoint)
+            self._counts[sample("running", endpoint=endpoint)] += 1
         return Entry(endpoint)
 
     def running(self) -> int:
         """Requests at work now."""
         with self._lock:
-            return sum(count for (family, *_), count in self._counts.items() if family == "running")
+            return sum(count for each, count in self._counts.items() if each.startswith("flexdemo_running"))
 
     def end(self, entry: Entry, *, logged: bool = True, error: BaseException | None = None) -> None:
         """Count a request that is over, and write its line; `logged` is False for what happens at every key press.
@@ -115,17 +101,17 @@ class Ledger:
         An unexpected `error` is always written, as its class and the lines of code it came through.
         """
         seconds, whose = time.perf_counter() - entry.began, {"endpoint": entry.endpoint}
+        grown = {
+            sample("running", **whose): -1,
+            sample("requests_total", **whose, outcome=entry.outcome): 1,
+            sample("request_seconds_sum", **whose): seconds,
+            sample("request_seconds_count", **whose): 1,
+            sample("out_of_memory_total"): bool(entry.facts.get("out_of_memory")),
+            sample("tokens_total", kind="prompt_tokens"): entry.facts.get("prompt_tokens", 0),
+            sample("tokens_total", kind="new_tokens"): entry.facts.get("new_tokens", 0),
+        }
         with self._lock:
-            self._add("running", -1, **whose)
-            self._add("requests_total", 1, **whose, outcome=entry.outcome)
-            for bound in (*BOUNDS, math.inf):
-                le = "+Inf" if bound == math.inf else str(bound)
-                self._add("request_seconds", seconds <= bound, ending="_bucket", **whose, le=le)
-            self._add("request_seconds", seconds, ending="_sum", **whose)
-            self._add("request_seconds", 1, ending="_count", **whose)
-            for kind in ("prompt_tokens", "new_tokens"):
-                self._add("tokens_total", entry.facts.get(kind, 0), kind=kind)
-            self._add("out_of_memory_total", bool(entry.facts.get("out_of_memory")))
+            self._counts.update(grown)
         if logged or error is not None:
             self._write(entry, seconds, error)
 
@@ -143,19 +129,16 @@ class Ledger:
         """A line of the log about the server itself."""
         self._log(json.dumps({"time": timestamp(), "event": event, **facts}, ensure_ascii=False, default=str))
 
-    def metrics(self, gauges: Iterable[tuple[str, str, Mapping[str, Any], float]] = ()) -> str:
-        """All counts in Prometheus' text format; `gauges` are (name, help, labels, value), those of a name together."""
+    def metrics(self, gauges: Mapping[str, float]) -> str:
+        """All counts and some gauges, by their `sample`, in Prometheus' text format. Seconds leave out waiting."""
         with self._lock:
-            counts = list(self._counts.items())
-        lines: list[str] = []
-        for family, (kind, text) in FAMILIES.items():
-            lines += _head(family, kind, text)
-            lines += [_line(of + ending, labels, value) for (of, ending, labels), value in counts if of == family]
-        for name, those in itertools.groupby(gauges, key=lambda gauge: gauge[0]):
-            samples = list(those)
-            lines += _head(name, "gauge", samples[0][1])
-            lines += [_line(name, labels.items(), value) for _, _, labels, value in samples]
-        return "\n".join(lines) + "\n"
+            return "".join(f"{name} {value}\n" for name, value in (*self._counts.items(), *gauges.items()))
+
+
+def sample(name: str, **labels: Any) -> str:
+    """What one number of the metrics is called."""
+    told = ",".join(f'{key}="{str(label).translate(ESCAPES)}"' for key, label in labels.items())
+    return f"flexdemo_{name}{{{told}}}" if told else f"flexdemo_{name}"
 
 
 def fault(error: BaseException) -> dict[str, Any]:
@@ -170,15 +153,6 @@ def fault(error: BaseException) -> dict[str, Any]:
 def timestamp() -> str:
     """Now, in UTC, to the millisecond."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _head(family: str, kind: str, text: str) -> list[str]:
-    return [f"# HELP flexdemo_{family} {text}", f"# TYPE flexdemo_{family} {kind}"]
-
-
-def _line(name: str, labels: Iterable[tuple[str, Any]], value: float) -> str:
-    told = ",".join(f'{key}="{str(label).translate(ESCAPES)}"' for key, label in labels)
-    return f"flexdemo_{name}{{{told}}} {value}" if told else f"flexdemo_{name} {value}"
 
 
 @contextmanager

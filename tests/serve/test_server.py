@@ -25,7 +25,7 @@ from flexdemo import __version__
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.serve.health import is_account, read_account
-from flexdemo.serve.log import BOUNDS, Ledger
+from flexdemo.serve.log import Ledger
 
 ACCOUNT = ("reader", "pass word:1")
 LINE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
@@ -41,10 +41,9 @@ def numbers(text: str) -> dict[str, float]:
     """Every sample of a text in Prometheus' format, by name and labels; fails on a line that is none."""
     found = {}
     for line in text.splitlines():
-        if not line.startswith("# HELP ") and not line.startswith("# TYPE "):
-            match = LINE.fullmatch(line)
-            assert match, line
-            found[f"{match['name']}{{{match['labels'] or ''}}}"] = float(match["value"])
+        match = LINE.fullmatch(line)
+        assert match, line
+        found[f"{match['name']}{{{match['labels'] or ''}}}"] = float(match["value"])
     return found
 
 
@@ -78,7 +77,7 @@ def test_metrics_count_what_was_asked(page: Served) -> None:
     assert grown['flexdemo_requests_total{endpoint="generate",outcome="ok"}'] == 1
     assert grown['flexdemo_requests_total{endpoint="generate",outcome="refused"}'] == 1
     assert grown['flexdemo_request_seconds_count{endpoint="generate"}'] == 2
-    assert grown['flexdemo_request_seconds_bucket{endpoint="generate",le="+Inf"}'] == 2
+    assert grown['flexdemo_request_seconds_sum{endpoint="generate"}'] > 0
     made = sum(len(view["token_ids"]) for view in answered["results"][0]["views"])
     assert grown['flexdemo_tokens_total{kind="new_tokens"}'] == made
     assert grown['flexdemo_tokens_total{kind="prompt_tokens"}'] == len(answered["prompt"]["token_ids"])
@@ -87,16 +86,15 @@ def test_metrics_count_what_was_asked(page: Served) -> None:
         assert after["flexdemo_resident_memory_bytes{}"] > 50e6
 
 
-def test_a_histogram_is_cumulative_and_names_keep_their_quotes() -> None:
+def test_seconds_add_up_and_names_keep_their_quotes() -> None:
     ledger = Ledger(log=lambda line: None)
     for seconds in (0.01, 0.3, 1000):
         entry = ledger.begin('a"b\\c\nd')
         entry.began -= seconds
         ledger.end(entry)
-    found = numbers(ledger.metrics())
+    found = numbers(ledger.metrics({}))
     label = 'endpoint="a\\"b\\\\c\\nd"'
-    counts = [found[f'flexdemo_request_seconds_bucket{{{label},le="{bound}"}}'] for bound in (*BOUNDS, "+Inf")]
-    assert counts == [sum(s <= bound for s in (0.01, 0.3)) for bound in BOUNDS] + [3]
+    assert found[f"flexdemo_request_seconds_count{{{label}}}"] == 3 and found[f"flexdemo_running{{{label}}}"] == 0
     assert 1000.3 < found[f"flexdemo_request_seconds_sum{{{label}}}"] < 1001
 
 

@@ -93,17 +93,6 @@ def test_a_visitor_is_the_address_that_the_host_tells(forwarded: str, proxies: i
     assert visitor({"client": ("10.0.0.9", 1), "headers": headers}, proxies) == who
 
 
-def test_connections_of_a_visitor_are_counted(bundled: LanguageModel, tmp_path: Path) -> None:
-    with served(bundled, profile=replace(SPACE, connections=2, visits=None), folder=tmp_path) as site:
-        mine, theirs = {"x-forwarded-for": "1.1.1.1"}, {"x-forwarded-for": "1.1.1.2"}
-        beat = [site.http.stream("GET", f"{site.api}/heartbeat/abcd{i}", headers=mine) for i in range(2)]
-        with beat[0] as one, beat[1] as two:
-            assert one.status_code == two.status_code == 200
-            full = site.http.get(f"{site.url}/theme.css", headers=mine)
-            assert full.status_code == 429 and "2 open connections" in reason(full)
-            assert site.http.get(f"{site.url}/theme.css", headers=theirs).status_code == 200
-
-
 def test_two_visitors_never_see_each_others_results(local: Site) -> None:
     run, save = local.event("run"), local.event("save-json")
     mine, other = local.session(), local.session()

@@ -94,5 +94,5 @@ def wire_masks(
         return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in state.schemes))
 
     for kind in FILES:
-        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=reads, disk_bytes=profile.disk_bytes)
+        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=reads)
     return difference, pairs.wire(widgets, compose, page)
