@@ -93,16 +93,6 @@ def block_size(length: int) -> int:
     return -(-length // OVERVIEW_BLOCKS)
 
 
-def difference_densities(mask: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Going from `other` to `mask`: shares of all T x T cells that stay visible, stop being visible, become visible."""
-    cells = mask.size
-    return {
-        "kept": int((mask & other).sum()) / cells,
-        "removed": int((~mask & other).sum()) / cells,
-        "added": int((mask & ~other).sum()) / cells,
-    }
-
-
 def token_spans(tokens: Sequence[str], segments: Sequence[Any]) -> list[tuple[str, str]]:
     """(text, segment name) for each token, in order, for gradio's HighlightedText or any such view."""
     owners = owners_of(segments, len(tokens))

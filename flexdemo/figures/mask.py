@@ -18,7 +18,6 @@ from .cells import (
     EXACT_TOKENS,
     block_means,
     block_size,
-    difference_densities,
     owners_of,
     plot_text,
     segment_colour,
@@ -29,7 +28,7 @@ GRID_TOKENS = 96  # up to here cells stand apart
 AXIS_PIXELS = 460  # of an axis, to judge whether its labels have room; the page knows better and sets them again
 LAST_LABEL = 32  # pixels to the right of the last cell, for half of its segment's name
 LABEL_MARK, LABEL_CHARACTER, LABEL_HEIGHT, LABEL_LINES = 20, 7, 16, 4
-KEPT, REMOVED, ADDED = CHANGES.values()
+_, REMOVED, ADDED = CHANGES.values()
 HIDDEN = "rgba(128,136,148,0.10)"
 LINE = "rgba(128,136,148,0.75)"
 INK = "#6B7280"
@@ -241,14 +240,13 @@ def difference_figure(
     length = len(tokens)
     if mask.shape != other.shape or mask.shape != (length, length):
         raise ValueError(f"masks of shapes {mask.shape} and {other.shape} do not fit {length} tokens")
-    shares = difference_densities(mask, other)
-    title = f"from {against} to {name}: " + ", ".join(f"{word} {share:.4f}" for word, share in shares.items())
+    changed = dict(zip(CHANGES, (mask & other, ~mask & other, mask & ~other), strict=True))
+    title = f"from {against} to {name}: " + ", ".join(f"{word} {cells.mean():.4f}" for word, cells in changed.items())
     if length > EXACT_TOKENS:
         block = block_size(length)
-        z, scale = block_means(mask, block) - block_means(other, block), [[0, REMOVED], [0.5, HIDDEN], [1, ADDED]]
-        return _overview(z, -1, scale, (title, "added minus removed %{z:.1%}") if words else None, length, segments)
-    z = np.select([mask & other, other, mask], [1, 2, 3], 0).astype(np.uint8)
-    why = None
+        means, scale = block_means(mask, block) - block_means(other, block), [[0, REMOVED], [0.5, HIDDEN], [1, ADDED]]
+        return _overview(means, -1, scale, (title, "added minus removed %{z:.1%}") if words else None, length, segments)
+    z, why = np.select(list(changed.values()), [1, 2, 3], 0).astype(np.uint8), None
     if words:
         kinds = [
             "hidden in both",
@@ -257,8 +255,7 @@ def difference_figure(
             f"added: visible in {plot_text(name)} only",
         ]
         why = np.array(kinds, dtype=object)[z]
-    colours = [HIDDEN, KEPT, REMOVED, ADDED]
-    return _cells(z, colours, why, tokens, segments, title if words else "")
+    return _cells(z, [HIDDEN, *CHANGES.values()], why, tokens, segments, title if words else "")
 
 
 def figure_html(figure: go.Figure) -> str:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from flexdemo.figures.cells import segment_colour
-from flexdemo.figures.heads import heads_figure
-from flexdemo.figures.merge import merge_figure
+from flexdemo.figures.layers import heads_figure, merge_figure
 
 NASTY = "<b>x</b>&lt;\u202e\n"
 NAMES = ("P1", "P3")

@@ -11,7 +11,7 @@ from ...answers.heads import Reads, reading_heads
 from ...engine.loading import Models
 from ...engine.reading import Prefill, Readings
 from ...errors import InputError
-from ...figures.heads import heads_figure
+from ...figures.layers import heads_figure
 from ...serve.log import checkpoint, within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
 from ..run import LastRun, belongs_html, kept, lacking

@@ -14,7 +14,7 @@ from ...engine.loading import Models
 from ...engine.reading import Prefill, Readings
 from ...errors import InputError
 from ...figures.cells import visible_text
-from ...figures.merge import merge_figure
+from ...figures.layers import merge_figure
 from ...serve.log import within_noted_memory
 from ...serve.zerogpu import Gpu, answer_seconds
 from ..run import LastRun, belongs_html, kept, lacking
