@@ -6,20 +6,19 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
-from ..engine.reading import Reading, check_room, prefill
+from ..engine.reading import Prefill, Reading, check_room, prefill
 from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
-from ..prompt import SegmentedPrompt, build_prompt, decode_ids, token_texts
+from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
 from ..request import Request, parameters_of
-from .confidence import confidence_weights, measure_confidence
-from .methods import SEGMENT, Method, _alone, check_names, mixing_layer, plan_all
-from .metrics import answer_text, is_reasoning
-from .result import Candidate, MethodResult, Result, ViewResult
+from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_all
+from .metrics import answer_text, is_reasoning, normalise
+from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 
 STILL_REASONING = "the model was still reasoning after {} tokens, which is no answer: give it more (max_new_tokens)"
 
@@ -94,6 +93,36 @@ def _method_result(
         views,
         tuple(_candidates(lm, step) for step in answers[chosen].candidates),
     )
+
+
+def measure_confidence(
+    lm: LanguageModel, prompt: SegmentedPrompt, request: Request, known: Prefill
+) -> Iterator[Confidence | None]:
+    """Yield None after every token, so that the work can be stopped, and in the end how often the sampled answers of
+    each wording alone agree with its greedy one; all of them decode as rows of one batch."""
+    count, warmth = request.samples, request.sample_temperature
+    alone = METHODS["per_prompt"].streams(prompt, fused_view(prompt, SEGMENT))
+    streams = [
+        replace(each, seed=i * count + k, temperature=warmth if k else 0.0)
+        for i, each in enumerate(alone)
+        for k in range(count + 1)
+    ]
+    for progress in generate(lm, [prompt], streams, replace(request.decoding, mass=False, candidates=0), known=known):
+        answers = progress.answers
+        yield None
+    texts = [decode_ids(lm.tokenizer, answer.token_ids, skip_special=True) for answer in answers]
+    forms = [normalise(answer_text(text, thinking=prompt.opens_thinking)) for text in texts]
+    shares = []
+    for start in range(0, len(forms), count + 1):
+        greedy, *sampled = forms[start : start + count + 1]
+        shares.append(sampled.count(greedy) / count)
+    yield Confidence(tuple(shares), count, warmth)
+
+
+def confidence_weights(confidence: Confidence) -> tuple[float, ...]:
+    """The shares, normalised to sum to 1; equal weights where no sample agrees, as then nothing is known."""
+    shares = confidence.shares
+    return normalise_weights(shares if any(shares) else None, len(shares))
 
 
 @dataclass
@@ -172,8 +201,7 @@ def stream(
     if request.by_confidence:
         sampling = time.perf_counter()
         known = prefill(lm, {SEGMENT: [prompt]}, known)
-        steps = measure_confidence(lm, prompt, request, view=_alone, known=known)
-        for measured in steps:
+        for measured in measure_confidence(lm, prompt, request, known):
             if check is not None:
                 check()
             now, late = time.perf_counter(), time.monotonic() >= until

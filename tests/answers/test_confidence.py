@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from flexdemo.answers.ask import ask, stream
-from flexdemo.answers.confidence import confidence_weights
+from flexdemo.answers.ask import ask, confidence_weights, stream
 from flexdemo.answers.metrics import answer_text, normalise
 from flexdemo.answers.result import Confidence
 from flexdemo.cli import main as cli
