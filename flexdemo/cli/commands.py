@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..engine.model import LanguageModel
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples.json"  # the page's
-OF_DATA_SETS = ("limit", "resume", "overwrite", "skip_bad")  # options of `paraphrase` that one question cannot have
 MASK_FORMATS = (".html", ".png", ".csv")
 
 
@@ -142,18 +141,9 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:
-    if args.output is not None:
-        from .evaluate import run_paraphrase as paraphrase_data
-
-        paraphrase_data(args)
-        return
     from ..answers.paraphrase import check_request, paraphrase
 
     check_request(args.question, args.n, args.temperature)
-    for name in OF_DATA_SETS:
-        given = getattr(args, name)
-        if given is not None and given is not False:  # 0 is given
-            raise InputError(f"--{name.replace('_', '-')} is for a data set: name one, and --output FILE.jsonl")
     lm = load(args)
     texts = paraphrase(lm, args.question, args.n, seed=args.seed, temperature=args.temperature)
     if len(texts) < args.n:

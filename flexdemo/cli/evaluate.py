@@ -1,4 +1,4 @@
-"""The commands that work through data sets: `evaluate`, and `paraphrase` of a file. Knows no argument parser."""
+"""The command `evaluate`: data sets through methods. Knows no argument parser."""
 
 from __future__ import annotations
 
@@ -49,41 +49,11 @@ def _read(args: argparse.Namespace, source: str) -> list[Record]:
     return records
 
 
-def _check_numbers(args: argparse.Namespace, n: int) -> None:
-    if args.batch_size < 1:
-        raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
-    if not 0 <= n <= 100:
-        raise InputError(f"the number of paraphrases must be from 0 to 100, not {n}")
-    check_settings(seed=args.seed)
-
-
 def _check_kept(sources: Sequence[str | None], output: Path) -> None:
     """InputError if writing `output` would replace a file that is read."""
     for source in sources:
         if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
             raise InputError(f"{output} is the data that is read: write to another file")
-
-
-def run_paraphrase(args: argparse.Namespace) -> None:
-    """Paraphrases for every record of a data set that has none, written as .jsonl."""
-    from ..answers.paraphrase import check_request
-    from ..data.evaluate import RECORDS
-    from ..data.workers import join_workers
-
-    if args.json:
-        raise InputError(
-            "--json prints one question's paraphrases, --output writes a data set's: leave one of them out"
-        )
-    check_request("a question", args.n, args.temperature)
-    _check_numbers(args, args.n)
-    _check_kept([args.question], args.output)
-    check_run(args.output, resume=args.resume, overwrite=args.overwrite, form=RECORDS)
-    records = _read(args, args.question)
-    with closing(join_workers(cpu=args.device == "cpu")) as workers:
-        lm = load(args, device=workers.device(args.device))
-        _, dropped = _rewrite(lm, records, args.n, args, workers, args.output)
-        if workers.is_first:
-            print(f"wrote {args.output}: {len(records)} records{_told(dropped)}")
 
 
 def _told(dropped: Counter[str]) -> str:
@@ -138,8 +108,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     if args.tensor_parallel and args.compile:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
-    _check_numbers(args, args.paraphrases or 0)
-    check_request("a question", 1, args.temperature)
+    if args.batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
+    check_request("a question", 1 if args.paraphrases in (None, 0) else args.paraphrases, args.temperature)
+    check_settings(seed=args.seed)
     settings = Settings(**settings_of(args, ACTING))
     check_encoding(Encoding(settings.mask, settings.positions))
     resolve_methods(settings.methods)

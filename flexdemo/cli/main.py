@@ -89,14 +89,6 @@ def _add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         _add_setting(parser, name)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N records of a data set")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="records a batch (default: 8)")
-    parser.add_argument("--resume", action="store_true", help="go on with an output that is not finished")
-    parser.add_argument("--overwrite", action="store_true", help="start again where the output exists")
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad records out, naming them")
-
-
 def add_hardware(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
     """Where a model runs, and how; `backend` is the default."""
     parser.add_argument("--backend", default=backend, help=f"flex, flex-eager, sdpa, or {backend} (default: {backend})")
@@ -139,15 +131,13 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(commands.MASK_FORMATS)}")
     mask.set_defaults(run=commands.run_mask)
 
-    paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question or a data set")
-    paraphrase.add_argument("question", metavar="QUESTION", help="a question; with --output a data set")
+    paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question")
+    paraphrase.add_argument("question", metavar="QUESTION", help="the question")
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     _add_setting(paraphrase, "seed")
     _add_setting(paraphrase, "temperature", default=WARMTH, help=f"of sampling, above 0 (default: {WARMTH})")
     _add_model(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
-    paraphrase.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write a data set with its paraphrases")
-    _add_run(paraphrase)
     paraphrase.set_defaults(run=commands.run_paraphrase)
 
     evaluate = subparsers.add_parser("evaluate", help="run a data set through methods: a results table, its summary")
@@ -189,7 +179,11 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="split the model over the processes that torchrun started, instead of the records",
     )
-    _add_run(evaluate)
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N records")
+    evaluate.add_argument("--batch-size", type=int, default=8, metavar="B", help="records a batch (default: 8)")
+    evaluate.add_argument("--resume", action="store_true", help="go on with an output that is not finished")
+    evaluate.add_argument("--overwrite", action="store_true", help="start again where the output exists")
+    evaluate.add_argument("--skip-bad", action="store_true", help="leave bad records out, naming them")
     evaluate.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     evaluate.set_defaults(run=commands.run_evaluate)
 

@@ -144,8 +144,6 @@ BAD = {
     "no paraphrases": (["paraphrase", "x", "-n", "0"], "between 1 and 100"),
     "paraphrases of a negative seed": (["paraphrase", "x", "--seed", "-1"], "seed must be from 0"),
     "paraphrases of a huge seed": (["paraphrase", "x", "--seed", "99999999999999999999"], "seed must be from 0"),
-    "paraphrases both ways": (["paraphrase", "x.jsonl", "--json", "--output", "y.jsonl"], "leave one of them out"),
-    "a question with a data set's option": (["paraphrase", "x", "--limit", "0"], "--limit is for a data set"),
     "a chat without a template": (["generate", "x", "--template", "chat"], "--template plain"),
     "a chat's mask without a template": (["mask", "x", "--template", "chat"], "--template plain"),
     "attention out of range": (

@@ -313,7 +313,6 @@ def test_no_command_writes_over_the_data_that_it_reads(
     for arguments in (
         ["evaluate", str(data), "--output", str(link), "--overwrite"],
         ["evaluate", str(other), "--output", str(data), "--overwrite", "--shots", "1", "--shots-from", str(data)],
-        ["paraphrase", str(data), "--output", str(data), "--overwrite"],
     ):
         assert cli.main(arguments) == 2, arguments
         assert "is the data that is read: write to another file" in capsys.readouterr().err
@@ -401,18 +400,6 @@ def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.Cap
     line = next(line for line in printed.splitlines() if line.startswith("| flex"))
     assert line in markdown and '- model: "tinyqa"' in markdown
     assert "<h1><bdi>flexdemo on data.jsonl</bdi></h1>" in page and "<script src" not in page
-
-
-def test_a_data_set_is_paraphrased(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    output = tmp_path / "more.jsonl"
-    asked = ["paraphrase", str(data), "-n", "2", "--limit", "3", "--output", str(output)]
-    assert cli.main(asked) == 0
-    made, _ = read_records(str(output))
-    assert [record.id for record in made] == ["Peru", "Chile", "Mali"]
-    assert all(len(record.paraphrases) == 2 for record in made)
-    capsys.readouterr()
-    assert cli.main(asked) == 2
-    assert "exists" in capsys.readouterr().err
 
 
 def test_all_leaves_out_what_a_single_wording_does_not_allow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
