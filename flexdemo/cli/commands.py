@@ -48,24 +48,13 @@ def run_generate(args: argparse.Namespace) -> None:
     from ..answers.ask import ask
     from ..answers.explain import CANDIDATES, NEEDED, explain
 
-    if args.attention and not (args.explain and args.json):
-        raise InputError("--attention is part of the explanation's JSON: add --explain --json")
     if args.explain:
         request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
     lm = load(args)
-    if args.attention:
-        from ..answers.heads import attention_map, check_head
-
-        check_head(lm, *args.attention)
     result = ask(lm, request)
     explanation = explain(lm, result) if args.explain else None
     if args.json:
-        explained = explanation.to_dict() if explanation else {}
-        if args.attention:
-            layer, head = args.attention
-            rows = attention_map(lm, result, layer, head).tolist()
-            explained["attention"] = {"layer": layer, "head": head, "rows": rows}
-        print_json(result.to_dict() | ({"explain": explained} if explained else {}))
+        print_json(result.to_dict() | ({"explain": explanation.to_dict()} if explanation else {}))
         return
     print(describe(result))
     if explanation:

@@ -51,7 +51,6 @@ def _numbers(kind: type, right: Callable[[tuple[Any, ...]], bool], said: str) ->
 
 
 _lengths = _numbers(int, lambda given: min(given) >= 20, "a list of lengths such as 128,512, each at least 20")
-_head = _numbers(int, lambda given: len(given) == 2 and min(given) >= 0, "a layer and a head such as 0,3")
 _finite = _numbers(
     float, lambda given: all(map(math.isfinite, given)), "a list of numbers such as 1,2,0.5, nor raw or confidence"
 )
@@ -117,8 +116,6 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(generate, *(name for name, field in FIELDS.items() if face_of(field)))
     _add_model(generate)
     generate.add_argument("--explain", action="store_true", help="also what each wording contributed")
-    help_attention = "with --explain: one head's attention, counted from 0"
-    generate.add_argument("--attention", type=_head, metavar="LAYER,HEAD", help=help_attention)
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.set_defaults(run=commands.run_generate)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 
 from flexdemo.answers.ask import ask
 from flexdemo.answers.heads import attention_map
-from flexdemo.cli import main as cli
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 
@@ -65,15 +63,3 @@ def test_long_prompts_are_refused(lm: LanguageModel) -> None:
     assert len(result.prompt.token_ids) > 512
     with pytest.raises(InputError, match="at most 512 tokens"):
         attention_map(lm, result, 0, 0)
-
-
-def test_command_line(capsys: pytest.CaptureFixture) -> None:
-    args = ["generate", "Who wrote Hamlet?", "-p", "hamlet author", "--explain", "--attention", "5,3", "--json"]
-    assert cli.main(args) == 0
-    told = json.loads(capsys.readouterr().out)
-    rows = np.array(told["explain"]["attention"]["rows"])
-    length = len(told["prompt"]["token_ids"])
-    assert rows.shape == (length, length) and (told["explain"]["attention"]["layer"], rows[0, 0]) == (5, 1.0)
-    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-4)
-    assert cli.main([*args[:-2], "6,0", "--json"]) == 2
-    assert "no layer 6" in capsys.readouterr().err

@@ -150,7 +150,6 @@ BAD = {
         ["generate", "x", "-p", "y", "--json", "--ape-temperature", "1e300"],
         "from 0.01 to 100",
     ),
-    "a head that is no number": (["generate", "x", "--attention", "\u00b2,0"], "a layer and a head such as 0,3"),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
 }
