@@ -180,23 +180,19 @@ def why_not(source: str, error: BaseException) -> str:
             f"there is no public model {source!r} on the Hub: check its name; for a private one, run `hf auth login` "
             "or set HF_TOKEN"
         )
+    said = " ".join(str(error).split())
     if any(isinstance(each, SafetensorError | EOFError) for each in causes):
-        said = " ".join(str(error).split()) or "it is empty"
-        return (
-            f"cannot load the model {source!r}: a weights file is cut off or damaged ({said}); "
-            "copy or download the folder again"
-        )
-    if isinstance(error, StrictDataclassError):
-        said = " ".join(str(error).split())
-        return f"cannot load the model {source!r}: its config.json says what cannot be ({said}); copy the folder again"
-    if isinstance(error, ILL_FITTING):
-        said = f"{type(error).__name__}: {first_line(error)}"
-        return f"cannot load the model {source!r}: its files do not fit together ({said}); copy the folder again"
-    hint = " (a local folder or a reachable Hub id is needed)"
-    if os.path.exists(source):
-        hint = "; copy or download the folder again" if isinstance(error, FileNotFoundError) else ""
-    told = next((said for words, said in UNHELPFUL.items() if words in str(error)), first_line(error) + hint)
-    return f"cannot load the model {source!r}: {told}"
+        what = f"a weights file is cut off or damaged ({said or 'it is empty'}); copy or download the folder again"
+    elif isinstance(error, StrictDataclassError):
+        what = f"its config.json says what cannot be ({said}); copy the folder again"
+    elif isinstance(error, ILL_FITTING):
+        what = f"its files do not fit together ({type(error).__name__}: {first_line(error)}); copy the folder again"
+    else:
+        hint = " (a local folder or a reachable Hub id is needed)"
+        if os.path.exists(source):
+            hint = "; copy or download the folder again" if isinstance(error, FileNotFoundError) else ""
+        what = next((told for words, told in UNHELPFUL.items() if words in said), first_line(error) + hint)
+    return f"cannot load the model {source!r}: {what}"
 
 
 def load_tokenizer(path: str | Path | None = None) -> Any:

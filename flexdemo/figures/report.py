@@ -10,7 +10,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -31,7 +31,6 @@ from .results import charts_html, facts_html, page_html, table_html, text_html
 
 AUTO = {"cpu": ("float32", "sdpa"), "cuda": ("bfloat16", "flex")}  # what "auto" usually is on a device
 LONGEST_NAME = 60
-SHOWN_CANDIDATES = 3
 
 
 def mask_csv(prompt: SegmentedPrompt, cells: np.ndarray) -> str:
@@ -116,7 +115,6 @@ def report_html(
         "<h2>Answers</h2>",
         _answers(result),
         *charts_html(_figures(result, explanation)),
-        *(_explained(explanation) if explanation else []),
         "<h2>What ran</h2>",
         facts_html(_facts(result, versions() if ran is None else ran)),
         _details("Python program that asks this again", f"<pre>{escape(snippet(result))}</pre>"),
@@ -180,35 +178,6 @@ def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str,
         note = "How much less likely the fused answer is when one wording is hidden and positions are held. Causal."
         charts.append(("Leave one out", note, figure))
     return charts
-
-
-def _explained(explanation: Explanation) -> list[str]:
-    agreed = explanation.agreement
-    parts = [
-        "<h2>Agreement</h2>",
-        f"<p>{sum(agreed.agree)} of {len(agreed.agree)} wordings alone agree with the fused answer; "
-        f"{agreed.spread}.</p>",
-    ]
-    methods = list(dict.fromkeys(name for step in explanation.steps for name in step["methods"]))
-    if methods:
-        rows = []
-        for step in explanation.steps:
-            apart = "differ" if step["parts_ways"] else "agree"
-            cells = [_likeliest(step["methods"].get(name, ())) for name in methods]
-            rows.append([str(step["step"] + 1), apart, *cells])
-        parts += [
-            "<h2>Candidates</h2>",
-            f'<p class="notes">The {SHOWN_CANDIDATES} likeliest tokens of each method at each step, with their '
-            "probabilities; whether the methods chose the same.</p>",
-            table_html(["Step", "Methods", *map(escape, methods)], rows, numbers=()),
-        ]
-    return parts
-
-
-def _likeliest(candidates: Sequence[Mapping[str, Any]]) -> str:
-    return "<br>".join(
-        f"{text_html(visible_text(each['token']))} {each['probability']:.3f}" for each in candidates[:SHOWN_CANDIDATES]
-    )
 
 
 def _facts(result: Result, ran: Mapping[str, str]) -> dict[str, str]:
