@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -75,43 +75,23 @@ class _Row:
 
 @dataclass
 class _Decoding:
-    """Mutable state of one stream while it runs."""
+    """One stream while it runs, and what it has said."""
 
     stream: Stream
     generator: torch.Generator
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    masses: list[list[tuple[float, ...]]] = field(default_factory=list)
-    stopped_by: str | None = None
-    seconds: float = 0.0
-    detail: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    candidates: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.masses = [[] for _ in self.stream.views]
-
-    def take(self, token: int, logprob: float, candidates: Sequence[tuple[int, float]] | None) -> None:
-        """Append a chosen token, its log-probability and the likeliest tokens in its place."""
-        self.token_ids.append(token)
-        self.logprobs.append(logprob)
-        if candidates is not None:
-            self.candidates.append(tuple(candidates))
-
-    def snapshot(self) -> Answer:
-        masses = tuple(tuple(view) for view in self.masses)
-        said = (tuple(self.token_ids), tuple(self.logprobs), masses, self.stopped_by, self.seconds)
-        return Answer(*said, tuple(self.detail), tuple(self.candidates))
+    answer: Answer
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus."""
+    """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus.
+
+    Of what is no number some token is taken: its log-probability is none either, and that is what is looked at.
+    """
     if temperature == 0:
         return int(logits.argmax())
     logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
-    scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below, never nan
-    if scaled.isnan().any():
-        raise InputError(f"this model cannot answer: {NO_NUMBERS}")
-    probabilities, order = torch.softmax(scaled, dim=-1).sort(descending=True)
+    scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below
+    probabilities, order = torch.softmax(scaled.nan_to_num(), dim=-1).sort(descending=True)
     before = probabilities.cumsum(0) - probabilities
     kept = probabilities.where(before < top_p, 0.0)
     return int(order[torch.multinomial(kept.cpu(), 1, generator=generator)])
@@ -179,9 +159,16 @@ def generate(
         branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity))
     del caches, read
     made = [_made(lm, slots, lane, branched.pop(0), decoding) for lane in apart]
-    states = [_Decoding(stream, torch.Generator().manual_seed(decoding.seed + stream.seed)) for stream in streams]
+    states = [
+        _Decoding(
+            stream,
+            torch.Generator().manual_seed(decoding.seed + stream.seed),
+            Answer((), (), ((),) * len(stream.views), None, 0.0),
+        )
+        for stream in streams
+    ]
     encoded = time.perf_counter() - began
-    yield Progress(tuple(s.snapshot() for s in states), len(rows), encoded, 0.0, encoded)
+    yield Progress(tuple(each.answer for each in states), len(rows), encoded, 0.0, encoded)
 
     # Popped, as memory kept from an earlier request may take the place of what was made.
     parts = [(lane, Steps(lm, made.pop(0), prompt=slots.prompt, answer=slots.answer)) for lane in lanes.values()]
@@ -241,7 +228,7 @@ def _decode(
     # 4. Decode: one token for each stream and step; rows of finished streams leave the batch.
     while True:
         means = None if out.mass is None else out.mass.mean(dim=(0, 2))  # (layers, rows, heads, S) -> (rows, S)
-        going = [i for i in dict.fromkeys(owners) if states[i].stopped_by is None]
+        going = [i for i in dict.fromkeys(owners) if states[i].answer.stopped_by is None]
         places = {i: [row for row, owner in zip(at, owners, strict=True) if owner == i] for i in going}
         scores = _combined(out.scores, [(states[i].stream, places[i]) for i in going], index)
         chosen, logprob = _choose_all(scores, [states[i] for i in going], decoding)  # (streams,)
@@ -250,35 +237,39 @@ def _decode(
         coming = Download(chosen, logprob, means, *_likeliest(scores, decoding.candidates))
 
         # A GPU begins the next step before this one's tokens are read, so that it never waits for us.
-        more = any(len(states[i].token_ids) + 1 < _limit(states[i].stream, decoding) for i in going)
+        more = any(len(states[i].answer.token_ids) + 1 < _limit(states[i].stream, decoding) for i in going)
         overlaps = lm.device.type == "cuda" and first > 0 and more and not decoding.detail
         ahead = steps.run(fed) if overlaps else None
 
         tokens, logprobs, masses, *likeliest = coming.lists()
         if any(map(math.isnan, logprobs)):
             raise InputError(f"this model cannot answer: {NO_NUMBERS}")
-        candidates = _paired(*likeliest)
-        for place, i in enumerate(going):
-            state, rows = states[i], places[i]
-            state.take(tokens[place], logprobs[place], candidates[place] if candidates else None)
-            if masses is not None:
-                for history, row in zip(state.masses, rows, strict=True):
-                    history.append(tuple(masses[row]))
-            if out.mass is not None and out.attention is not None:
-                state.detail.append((out.mass[:, rows[0]].cpu(), out.attention[rows[0]].cpu()))
-            state.stopped_by = stop_reason(
-                lm, prompts[state.stream.prompt], state.token_ids, _limit(state.stream, decoding)
-            )
-            state.seconds = time.perf_counter() - began
+        candidates = [tuple(zip(*each, strict=True)) for each in zip(*likeliest, strict=True)]  # of each stream
         total = time.perf_counter() - began
+        for place, i in enumerate(going):
+            stream, said, rows = states[i].stream, states[i].answer, places[i]
+            token_ids, seen, detail = (*said.token_ids, tokens[place]), said.masses, said.detail
+            if masses is not None:
+                seen = tuple((*view, tuple(masses[row])) for view, row in zip(seen, rows, strict=True))
+            if out.mass is not None and out.attention is not None:
+                detail = (*detail, (out.mass[:, rows[0]].cpu(), out.attention[rows[0]].cpu()))
+            states[i].answer = Answer(
+                token_ids,
+                (*said.logprobs, logprobs[place]),
+                seen,
+                stop_reason(lm, prompts[stream.prompt], token_ids, _limit(stream, decoding)),
+                total,
+                detail,
+                (*said.candidates, *candidates[place : place + 1]),
+            )
         first = first or total  # taken when the token is known: a GPU's forward pass returns before it is done
-        yield Progress(tuple(s.snapshot() for s in states), count, encoded, first, total)
+        yield Progress(tuple(each.answer for each in states), count, encoded, first, total)
 
-        alive = [(i, row) for i, row in zip(owners, at, strict=True) if states[i].stopped_by is None]
+        alive = [(i, row) for i, row in zip(owners, at, strict=True) if states[i].answer.stopped_by is None]
         if not alive:
             return
         kept: dict[tuple[int, int], int] = {}  # a row goes on once for each token that it is fed
-        going_to = [kept.setdefault((row, states[i].token_ids[-1]), len(kept)) for i, row in alive]
+        going_to = [kept.setdefault((row, states[i].answer.token_ids[-1]), len(kept)) for i, row in alive]
         came_from = [row for row, _ in kept]
         # Compiled and captured steps keep their shapes, until half of their rows are done. Elsewhere too a few that are
         # done cost less than a copy of all others.
@@ -325,22 +316,15 @@ def _choose_all(scores: Scores, states: Sequence[_Decoding], decoding: Decoding)
     chosen = scores.best.clone()
     for place, (state, heat) in enumerate(zip(states, heats, strict=True)):
         if state.stream.forced:
-            chosen[place] = state.stream.forced[len(state.token_ids)]
+            chosen[place] = state.stream.forced[len(state.answer.token_ids)]
         elif heat:
             chosen[place] = choose(scores.logits[place], heat, decoding.top_p, state.generator)
     return chosen, scores.logits.gather(1, chosen[:, None])[:, 0] - scores.lse
 
 
-def _likeliest(scores: Scores, candidates: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """The likeliest tokens and their probabilities, (streams, candidates) each."""
+def _likeliest(scores: Scores, candidates: int) -> tuple[Tensor, ...]:
+    """The likeliest tokens and their probabilities, (streams, candidates) each; nothing for none."""
     if not candidates:
-        return None, None
+        return ()
     top = scores.logits.topk(candidates)
     return top.indices, (top.values - scores.lse[:, None]).exp()
-
-
-def _paired(ids: list | None, shares: list | None) -> list[list[tuple[int, float]]] | None:
-    """Candidates of each stream as pairs of token and probability."""
-    if ids is None or shares is None:
-        return None
-    return [list(zip(*pair, strict=True)) for pair in zip(ids, shares, strict=True)]
