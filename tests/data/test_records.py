@@ -17,8 +17,15 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from flexdemo.answers.metrics import normalise
-from flexdemo.data.readers import cloze_rows, table_rows
-from flexdemo.data.records import Record, build_records, draw_shots, fingerprint, read_records
+from flexdemo.data.records import (
+    Record,
+    build_records,
+    cloze_rows,
+    draw_shots,
+    fingerprint,
+    read_records,
+    table_rows,
+)
 from flexdemo.errors import InputError
 
 GOOD: list[dict[str, Any]] = [
