@@ -100,7 +100,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.serve import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
-    from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes, without_paths
+    from flexdemo.engine.loading import Models, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import suit_threads
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
@@ -121,7 +121,8 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
 
     several = args.models or (not args.model and os.environ.get("FLEXDEMO_MODELS"))
     single = args.model or os.environ.get("FLEXDEMO_MODEL") or None
-    models = load_all(parse_models(several), load) if several else offered(load(single))
+    named = parse_models(several) if several else {}
+    models = Models(tuple((name, load(where)) for name, where in named.items())) if named else offered(load(single))
     for name, lm in models.named if several else ():
         size = f"{weights_gigabytes(lm):.2f} GB of weights"
         print(f"model {name}: {lm.name}, {size} in {lm.dtype} on {lm.device}", file=sys.stderr)

@@ -9,15 +9,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..engine.decode import Answer, generate
+from ..engine.decode import generate
 from ..engine.model import LanguageModel
 from ..errors import OutOfTime
-from ..plan import Encoding, Stream, View, fused_view
+from ..plan import Encoding, Stream, fused_view
 from ..prompt import SegmentedPrompt, weights_without
 from ..request import PLAIN, Ape, Decoding
 from .metrics import normalise, same_answer
@@ -79,16 +79,6 @@ class Attribution:
         }
 
 
-def _hidden_views(prompt: SegmentedPrompt, view: View) -> list[View]:
-    """The fused view without each paraphrase that has weight and is not the only one, positions held."""
-    views = []
-    for i, segment in enumerate(prompt.paraphrases):
-        shares = weights_without(view.weights, i)
-        if view.weights[i] and shares is not None:
-            views.append(View(segment.name, view.encoding, shares, view.suffix_position, view.ape))
-    return views
-
-
 def attribute(
     lm: LanguageModel,
     prompt: SegmentedPrompt,
@@ -105,9 +95,13 @@ def attribute(
     OutOfTime if it is not done at the time `until` (of `time.monotonic`), and what `check` raises, called after every
     token.
     """
-    full = fused_view(prompt, encoding, ape)
-    hidden = _hidden_views(prompt, full)
-    forced = tuple(token_ids)
+    full, forced = fused_view(prompt, encoding, ape), tuple(token_ids)
+    without = [(segment.name, weights_without(full.weights, i)) for i, segment in enumerate(prompt.paraphrases)]
+    hidden = [
+        replace(full, name=name, weights=shares)
+        for (name, shares), weight in zip(without, full.weights, strict=True)
+        if weight and shares is not None
+    ]
     streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
     for progress in generate(lm, [prompt], streams, Decoding(len(forced), detail=True)):
         whole, *others = progress.answers
@@ -119,7 +113,11 @@ def attribute(
         Effect(view.name, answer.logprobs, math.fsum(whole.logprobs) - math.fsum(answer.logprobs))
         for view, answer in zip(hidden, others, strict=True)
     )
-    return _arrays(prompt, encoding.strategy, whole, effects)
+    mass = np.stack([by_head.numpy() for by_head, _ in whole.detail])  # (T, layers, heads, S)
+    attention = np.stack([to_slots.numpy() for _, to_slots in whole.detail])
+    steps = len(mass)
+    per_token = mass.mean(axis=(1, 2)) / seen_counts(prompt, encoding.strategy, steps)
+    return Attribution(mass, attention[:, : len(prompt.token_ids) + steps - 1], per_token, effects)
 
 
 def seen_counts(prompt: SegmentedPrompt, strategy: str, steps: int) -> np.ndarray:
@@ -128,14 +126,6 @@ def seen_counts(prompt: SegmentedPrompt, strategy: str, steps: int) -> np.ndarra
     seen = np.tile([float(max(1, count)) for count in prompt.tokens_seen(strategy)], (steps, 1))
     seen[:, -1] += np.arange(steps)
     return seen
-
-
-def _arrays(prompt: SegmentedPrompt, strategy: str, answer: Answer, effects: tuple[Effect, ...]) -> Attribution:
-    mass = np.stack([by_head.numpy() for by_head, _ in answer.detail])  # (T, layers, heads, S)
-    steps, length = len(mass), len(prompt.token_ids)
-    attention = np.stack([to_slots.numpy() for _, to_slots in answer.detail])[:, : length + steps - 1]
-    seen = seen_counts(prompt, strategy, steps)
-    return Attribution(mass, attention, mass.mean(axis=(1, 2)) / seen, effects)
 
 
 def agreement(fused: str, answers: Sequence[str]) -> Agreement:

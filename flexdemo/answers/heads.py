@@ -20,8 +20,7 @@ from transformers.cache_utils import Cache
 from ..engine.attention import BACKENDS, Plan, attend_written_out
 from ..engine.fast.compiled import call_of, next_scores
 from ..engine.flex import Attend
-from ..engine.forced import feed
-from ..engine.layers import branching, check_said, said_from
+from ..engine.layers import branching, check_said, feed, said_from
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, encode, prefill, settled
 from ..engine.recorders import Scoring, additive, attention_probabilities

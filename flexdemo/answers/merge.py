@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..engine.fast.compiled import call_of, next_scores
-from ..engine.forced import feed
-from ..engine.layers import check_said, said_from, watched
+from ..engine.layers import check_said, feed, said_from, watched
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, prefill, settled
 from ..errors import InputError

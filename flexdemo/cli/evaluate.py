@@ -104,7 +104,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from ..answers.paraphrase import check_request
     from ..data.evaluate import ACTING, RECORDS, Settings, paraphrases_path
     from ..data.workers import join_workers
-    from ..engine.loading import check_processes
 
     if args.tensor_parallel and args.compile:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
@@ -122,9 +121,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.output is None and args.resume:
         raise InputError("--resume goes on with an --output: name it")
     with closing(join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)) as workers:
-        if args.tensor_parallel:
-            check_processes(workers.world)
-        elif args.output is None and workers.world > 1:
+        if args.tensor_parallel and workers.world < 2:
+            raise InputError(
+                "--tensor-parallel splits a model over several processes: start them with torchrun --standalone "
+                "--nproc-per-node N -m flexdemo evaluate ... --tensor-parallel"
+            )
+        if args.output is None and workers.world > 1 and not args.tensor_parallel:
             raise InputError("several processes gather their results in a file: give --output")
         records = _read(args, args.data)
         shots = _shots(args, records)

@@ -10,7 +10,6 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,15 +136,6 @@ def _merged(model: Any, adapter: str) -> Any:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
-LAUNCH = "torchrun --standalone --nproc-per-node N -m flexdemo evaluate ... --tensor-parallel"
-
-
-def check_processes(world: int) -> None:
-    """InputError for a run of one process."""
-    if world < 2:
-        raise InputError(f"--tensor-parallel splits a model over several processes: start them with {LAUNCH}")
-
-
 def split_options(config: Any, source: Source, world: int, device: str) -> dict[str, Any]:
     """Arguments of `from_pretrained` that load a model's share of this process; InputError if it cannot be shared."""
     from transformers.distributed import DistributedConfig
@@ -249,11 +239,6 @@ def parse_models(text: str) -> dict[str, str | None]:
     if len(set(told.values())) < len(told):
         raise InputError("one model is offered under two names: name each model once")
     return told
-
-
-def load_all(named: dict[str, str | None], load: Callable[[str | None], Any]) -> Models:
-    """All of them, loaded in that order."""
-    return Models(tuple((name, load(where)) for name, where in named.items()))
 
 
 def weights_gigabytes(lm: LanguageModel) -> float:

@@ -15,12 +15,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .attention import Plan, UnsupportedModelError
 from .cache import upload
-from .layers import decoder_layers
 
 NEVER = torch.iinfo(torch.long).max
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers of a model in their order, or UnsupportedModelError."""
+    count = model.config.get_text_config().num_hidden_layers
+    found = [each for each in model.get_decoder().children() if isinstance(each, nn.ModuleList) and len(each) == count]
+    if len(found) != 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no one list of its {count} decoder layers, where hidden states could be seen "
+            "or averaged: leave out what asks for it"
+        )
+    return found[0]
 
 
 @dataclass(frozen=True)
