@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from ..answers.differences import differing, marked_html
 from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
@@ -168,8 +169,20 @@ def figures_html(answer: MethodResult, first_token: float) -> str:
     return " · ".join([*parts, density])
 
 
+def marked_html(answer: str, other: str) -> str:
+    """An answer with the words that another one does not have in <mark>; its text content stays the answer."""
+    words, at, parts = [*re.finditer(r"\S+", answer)], 0, []
+    matcher = SequenceMatcher(None, [word[0] for word in words], other.split(), autojunk=False)
+    for kind, first, end, _, _ in matcher.get_opcodes():
+        if kind in ("replace", "delete"):
+            start, stop = words[first].start(), words[end - 1].end()
+            parts += [escape(answer[at:start]), f'<mark class="differs">{escape(answer[start:stop])}</mark>']
+            at = stop
+    return "".join([*parts, escape(answer[at:])])
+
+
 def answers_changes(state: PageState, result: Result) -> Changes:
-    """Both answers so far, tokens that differ from the other side's marked, their figures, and the rows to grow."""
+    """Both answers so far, words that differ from the other side's marked, their figures, and the rows to grow."""
     left, right = (answered(result, state, side) for side in SIDES)
     first, live = result.seconds["first_token"], {}
     changes: Changes = {}
@@ -177,8 +190,7 @@ def answers_changes(state: PageState, result: Result) -> Changes:
         if mine is None:
             changes |= {f"{side}_answer": answer_html(side), f"{side}_figures": "press Run to see it"}
             continue
-        differs = differing(mine.token_ids, other.token_ids) if other else [False] * len(mine.tokens)
-        marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
+        marked = marked_html(mine.answer, other.answer if other else mine.answer)
         changes[f"{side}_answer"] = answer_html(side, marked, is_long=len(mine.answer) > LONG)
         changes[f"{side}_figures"] = figures_html(mine, first)
         live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
