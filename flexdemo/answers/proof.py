@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from ..engine.fast.compiled import Sibling, part_siblings
 from ..engine.model import LanguageModel
 from ..errors import InputError
-from ..prompt import POSITIONS, SegmentedPrompt, decode_ids
+from ..prompt import SegmentedPrompt
 from .result import MethodResult, Result
 
 PROVED = ("flex", "causal")
@@ -97,23 +97,20 @@ def prove(lm: LanguageModel, result: Result) -> Proof:
     greedy = result.request.temperature == 0
     differences, failures, agree = [], [], True
     for answer in answers:
-        wrong = _inconsistencies(lm, result, answer)
-        if not wrong:
-            logits = _logits(model, lm, result.prompt, answer)
-            logprobs = torch.log_softmax(logits, dim=-1)[np.arange(len(logits)), list(answer.token_ids)]
-            gaps = np.abs(logprobs.numpy() - np.array(answer.logprobs))
-            gaps[np.isnan(gaps)] = np.inf
-            differences.append(float(gaps.max()))
-            if gaps.max() > tolerance:
-                wrong.append(f"a log-probability differs by {gaps.max():.2g}")
-            if greedy and not _likeliest(logits, answer.token_ids, tolerance):
-                agree = False
-                wrong.append("a token is not the likeliest")
-        failures += [f"{answer.method}: {why}" for why in wrong]
+        logits = _logits(model, lm, result, answer)
+        logprobs = torch.log_softmax(logits, dim=-1)[np.arange(len(logits)), list(answer.token_ids)]
+        gaps = np.abs(logprobs.numpy() - np.array(answer.logprobs))
+        gaps[np.isnan(gaps)] = np.inf
+        differences.append(float(gaps.max()))
+        if gaps.max() > tolerance:
+            failures.append(f"{answer.method}: a log-probability differs by {gaps.max():.2g}")
+        if greedy and not _likeliest(logits, answer.token_ids, tolerance):
+            agree = False
+            failures.append(f"{answer.method}: a token is not the likeliest")
     return Proof(
         tuple(answer.method for answer in answers),
-        max(differences) if len(differences) == len(answers) else float("inf"),
-        agree and len(differences) == len(answers) if greedy else None,
+        max(differences),
+        agree if greedy else None,
         sum(len(answer.token_ids) for answer in answers),
         result.backend,
         lm.dtype,
@@ -145,44 +142,23 @@ def _check(lm: LanguageModel, result: Result, answers: Sequence[MethodResult]) -
     return TOLERANCES[lm.dtype]
 
 
-def _inconsistencies(lm: LanguageModel, result: Result, answer: MethodResult) -> list[str]:
-    """Where what is told contradicts itself, so that there is nothing to compute."""
-    prompt, view = result.prompt, answer.views[0]
-    fused = answer.method == "flex"
-    scheme = answer.mask["positions"]
-    names = (answer.mask["strategy"], scheme)
-    if _rule(names[0])[0] not in SHARED or scheme not in POSITIONS:
-        return [f"its mask {names[0]!r}, {scheme!r} is unknown"]
-    vocabulary = lm.model.get_input_embeddings().weight.shape[0]
-    shown = tuple(1.0 if not fused else segment.weight for segment in prompt.segments if segment.role == "paraphrase")
-    positions, start = _positions(prompt, scheme), prompt.segments[-1].start
-    claims = {
-        "its mask is named in two ways": names
-        == ((result.mask["strategy"], result.mask["positions"]) if fused else ("causal", "sequential")),
-        "its weights are not those shown": view.weights == shown and (not fused or prompt.weights == shown),
-        "its position ids are not those of the scheme": view.suffix_position == positions[start]
-        and (not fused or list(result.position_ids) == positions),
-        "it has no tokens, or not a log-probability for each": 0 < len(answer.token_ids) == len(answer.logprobs),
-        "its view says something else": (view.token_ids, view.logprobs) == (answer.token_ids, answer.logprobs),
-        "its text is not that of its tokens": all(0 <= i < vocabulary for i in answer.token_ids)
-        and decode_ids(lm.tokenizer, answer.token_ids, skip_special=True) == answer.generation,
-        "its segments do not cover the prompt": [i for s in prompt.segments for i in range(s.start, s.end)]
-        == list(range(len(prompt.token_ids))),
-    }
-    return [why for why, holds in claims.items() if not holds]
-
-
 @torch.no_grad()
-def _logits(model: PreTrainedModel, lm: LanguageModel, prompt: SegmentedPrompt, answer: MethodResult) -> torch.Tensor:
-    """Logits (T, V) in fp64 on the CPU that each of the T answer tokens was chosen from, in one forward pass."""
-    count = len(answer.token_ids)
+def _logits(model: PreTrainedModel, lm: LanguageModel, result: Result, answer: MethodResult) -> torch.Tensor:
+    """Logits (T, V) in fp64 on the CPU that each of the T answer tokens was chosen from, in one forward pass.
+
+    Mask, position scheme and weights are those that are shown above the answers, so what ran must be what is shown.
+    """
+    count, prompt = len(answer.token_ids), result.prompt
+    mask, scheme, weights = "causal", "sequential", [1.0] * len(prompt.weights)
+    if answer.method == "flex":
+        mask, scheme, weights = result.mask["strategy"], result.mask["positions"], prompt.weights
     ids = [*prompt.token_ids, *answer.token_ids[:-1]]
-    positions = _positions(prompt, answer.mask["positions"])
+    positions = _positions(prompt, scheme)
     turn, end = lm.turn, positions[-1] + 1
     positions += range(end, end + count - 1)
     if turn is not None:  # the side of LongRoPE's switch on which the prompt lies is kept for its answer
         positions = [place + (turn if end > turn else -count) for place in positions]
-    bias = dense_bias(prompt, answer.mask["strategy"], answer.views[0].weights, answers=count - 1)
+    bias = dense_bias(prompt, mask, weights, answers=count - 1)
     keep = {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     out = model(
         input_ids=torch.tensor([ids], device=lm.device),

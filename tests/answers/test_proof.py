@@ -137,36 +137,18 @@ def test_another_mask_name_fails(lm: LanguageModel, ran: str, told: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    "spoil",
     [
-        (lambda r: replace(r, mask={**r.mask, "strategy": "anchor"}), "its mask is named in two ways"),
-        (lambda r: changed(r, mask={**r.mask, "strategy": "anchor"}), "its mask is named in two ways"),
-        (lambda r: changed(r, "causal", mask={**r.mask, "strategy": "anchor"}), "causal: its mask is named in two"),
-        (lambda r: changed(r, mask={**r.mask, "strategy": "x"}), "its mask 'x', 'aligned' is unknown"),
-        (lambda r: changed(r, weights=(0.5, 0.25, 0.25)), "its weights are not those shown"),
-        (lambda r: replace(r, prompt=r.prompt.reweighted((0.5, 0.25, 0.25))), "its weights are not those shown"),
-        (lambda r: replace(r, position_ids=(1, *r.position_ids[1:])), "its position ids are not those of the scheme"),
-        (lambda r: changed(r, suffix_position=3), "its position ids are not those of the scheme"),
-        (lambda r: changed(r, generation="Paris"), "its text is not that of its tokens"),
-        (lambda r: changed(r, token_ids=(10**6,) * 5), "its text is not that of its tokens"),
-        (lambda r: changed(r, token_ids=(), logprobs=(), generation=""), "it has no tokens"),
-        (lambda r: changed(r, logprobs=r["flex"].logprobs[:-1]), "not a log-probability for each"),
-        (
-            lambda r: replace(r, results=(replace(r["flex"], token_ids=r["causal"].token_ids),)),
-            "its view says something else",
-        ),
-        (
-            lambda r: replace(r, prompt=replace(r.prompt, token_ids=(*r.prompt.token_ids, 5))),
-            "its segments do not cover the prompt",
-        ),
+        lambda r: replace(r, mask={**r.mask, "strategy": "anchor"}),
+        lambda r: replace(r, mask={**r.mask, "positions": "sequential"}),
+        lambda r: replace(r, prompt=r.prompt.reweighted((0.5, 0.25, 0.25))),
     ],
 )
-def test_what_contradicts_itself_fails(
-    lm: LanguageModel, result: Result, spoil: Callable[[Result], Result], why: str
+def test_what_is_shown_and_did_not_run_fails(
+    lm: LanguageModel, result: Result, spoil: Callable[[Result], Result]
 ) -> None:
     proof = prove(lm, spoil(result))
-    assert not proof.ok and proof.tokens_agree is False and proof.difference == math.inf
-    assert why in proof.failure
+    assert not proof.ok and proof.difference > proof.tolerance and "flex: a log-probability differs" in proof.failure
 
 
 def test_other_weights_and_other_words_said_everywhere_still_fail(lm: LanguageModel, result: Result) -> None:
