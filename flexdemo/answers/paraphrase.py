@@ -74,12 +74,6 @@ def _names(text: str) -> set[str]:
     }
 
 
-def _lost(question: str, draft: str) -> str:
-    """Why a draft says something else than the question, "" if it does not seem to."""
-    said = {word.casefold() for word in re.findall(r"\w+", draft)}
-    return "" if _names(question) <= said else "lost a name or number"
-
-
 def _off(question: str, draft: str) -> str:
     """Why a draft of a model that was not trained to write paraphrases is none; "" for one that seems to be."""
     blanks = BLANKS.findall(question)
@@ -124,7 +118,9 @@ class Written:
         form = normalise(text)
         if not form or form == normalise(self.question) or form in self.kept:
             return
-        why = _lost(self.question, text) or ("" if self.loose else _off(self.question, text))
+        said = {word.casefold() for word in re.findall(r"\w+", text)}
+        why = "" if self.loose else _off(self.question, text)
+        why = why if _names(self.question) <= said else "lost a name or number"
         if contains(text, self.answers) and not contains(self.question, self.answers):
             why = "gave an answer"
         if why:

@@ -108,24 +108,15 @@ class Result:
             "position_ids": list(self.position_ids),
             "segments": [asdict(segment) for segment in self.prompt.segments],
         }
-        settings = {} if self.ape.is_plain else {"ape": asdict(self.ape)}
-        if self.confidence:
-            settings["confidence"] = asdict(self.confidence)
-        if self.sides:
-            settings["sides"] = [asdict(side) for side in self.sides]
-        if self.notes:
-            settings["notes"] = list(self.notes)
-        return {
-            "model": self.model,
-            "device": self.device,
-            "dtype": self.dtype,
-            "backend": self.backend,
-            "mask": dict(self.mask),
-            "prompt": prompt,
-            "results": [asdict(result) for result in self.results],
-            "seconds": dict(self.seconds),
-            **settings,
+        told = {name: getattr(self, name) for name in ("model", "device", "dtype", "backend")}
+        told |= {"mask": dict(self.mask), "prompt": prompt, "results": [asdict(result) for result in self.results]}
+        some = {
+            "ape": None if self.ape.is_plain else asdict(self.ape),
+            "confidence": self.confidence and asdict(self.confidence),
+            "sides": [asdict(side) for side in self.sides],
+            "notes": list(self.notes),
         }
+        return {**told, "seconds": dict(self.seconds), **{name: value for name, value in some.items() if value}}
 
 
 def versions(*others: str) -> dict[str, str]:

@@ -124,27 +124,23 @@ def answer(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> 
     Questions whose suffixes differ in length are batches of their own.
     """
     made: dict[int, tuple[Row, ...]] = {}
+    encoding, methods = Encoding(settings.mask, settings.positions), [method_named(name) for name in settings.methods]
     for group in alike([question.prompt for question in asked]):
-        made |= zip(group, _answer_alike(lm, [asked[i] for i in group], settings), strict=True)
+        began = time.perf_counter()
+        batch, plans = plan_all(
+            [asked[i].prompt for i in group],
+            methods,
+            lambda prompt: fused_view(prompt, encoding, settings.ape),
+            layer=mixing_layer(settings.hidden_layer, lm.depth),
+        )
+        every = [stream for plan in plans for each in plan.values() for stream in each]
+        streams = list(dict.fromkeys(every))
+        *_, last = generate(lm, batch, streams, Decoding(settings.max_new_tokens, mass=False))
+        answers = dict(zip(streams, last.answers, strict=True))
+        share = (time.perf_counter() - began) / max(1, sum(len(stream.views) for stream in every))
+        for i, plan in zip(group, plans, strict=True):
+            made[i] = tuple(_rows(lm, batch, asked[i], plan, answers, share))
     return [made[i] for i in range(len(asked))]
-
-
-def _answer_alike(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> list[tuple[Row, ...]]:
-    began = time.perf_counter()
-    encoding = Encoding(settings.mask, settings.positions)
-    batch, plans = plan_all(
-        [question.prompt for question in asked],
-        [method_named(name) for name in settings.methods],
-        lambda prompt: fused_view(prompt, encoding, settings.ape),
-        layer=mixing_layer(settings.hidden_layer, lm.depth),
-    )
-    streams = list(dict.fromkeys(stream for plan in plans for each in plan.values() for stream in each))
-    decoding = Decoding(settings.max_new_tokens, mass=False)
-    *_, last = generate(lm, batch, streams, decoding)
-    answers = dict(zip(streams, last.answers, strict=True))
-    views = sum(len(stream.views) for plan in plans for each in plan.values() for stream in each)
-    share = (time.perf_counter() - began) / max(1, views)
-    return [tuple(_rows(lm, batch, *each, answers, share)) for each in zip(asked, plans, strict=True)]
 
 
 def _rows(
