@@ -175,11 +175,9 @@ class Mask:
         """As the fused view sees it: wordings of weight 0 are hidden from queries that feel the weights."""
         muted = tuple(getattr(segment, "weight", None) == 0 for segment in self.segments)
         table = self.visible.copy()
-        table[np.ix_(self._fusing(), np.array(muted), [EARLIER])] = False
+        fusing = np.array([segment.role in self.rule.strategy.fuses for segment in self.segments])
+        table[np.ix_(fusing, np.array(muted), [EARLIER])] = False
         return replace(self, visible=table, muted=muted)
-
-    def _fusing(self) -> np.ndarray:
-        return np.array([segment.role in self.rule.strategy.fuses for segment in self.segments])
 
     def _lengths(self) -> np.ndarray:
         return np.array([segment.end - segment.start for segment in self.segments], dtype=np.int64)

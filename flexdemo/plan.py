@@ -30,10 +30,6 @@ class Scheme:
     def name(self) -> str:
         return f"{self.strategy}/{self.positions}/{'weights' if self.weighted else 'raw'}"
 
-    def check(self) -> None:
-        """Raise InputError for what is no mask or no position scheme."""
-        check_encoding(self.encoding)
-
     def view(self, prompt: SegmentedPrompt, ape: Ape = PLAIN) -> View:
         """The view of a prompt under this scheme: every paraphrase, by the prompt's weights or by 1 each."""
         weights = prompt.weights if self.weighted else (1.0,) * len(prompt.paraphrases)

@@ -13,7 +13,7 @@ from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, Reading, check_room, prefill
 from ..errors import InputError
-from ..plan import Encoding, Scheme, Stream, View, fused_view, mask_facts
+from ..plan import Encoding, Scheme, Stream, View, check_encoding, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
 from ..request import Request, parameters_of
 from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_all
@@ -21,11 +21,6 @@ from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 
 STILL_REASONING = "the model was still reasoning after {} tokens, which is no answer: give it more (max_new_tokens)"
-
-
-def _side(scheme: Scheme) -> Method:
-    """A scheme as a method of its own, beside those of the table."""
-    return Method(scheme.name, scheme.name, "", lambda prompt, fused: (Stream((scheme.view(prompt),)),))
 
 
 def _view_result(
@@ -45,11 +40,6 @@ def _view_result(
         answer.logprobs,
         tuple(row[:width] for row in mass if row),
     )
-
-
-def _candidates(lm: LanguageModel, step: Sequence[tuple[int, float]]) -> tuple[Candidate, ...]:
-    texts = token_texts(lm.tokenizer, [token for token, _ in step])
-    return tuple(Candidate(token, text, p) for (token, p), text in zip(step, texts, strict=True))
 
 
 def told(
@@ -91,7 +81,10 @@ def _method_result(
         facts[chosen.prompt, streams[0].views[0].encoding],
         lm.backend,
         views,
-        tuple(_candidates(lm, step) for step in answers[chosen].candidates),
+        tuple(
+            tuple(Candidate(token, *token_texts(lm.tokenizer, [token]), share) for token, share in step)
+            for step in answers[chosen].candidates
+        ),
     )
 
 
@@ -172,7 +165,7 @@ def stream(
     chosen = check_names(request)
     decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
     for each in schemes:
-        each.check()
+        check_encoding(each.encoding)
     prompt = build_prompt(
         lm.tokenizer, request.question, request.paraphrases,
         weights=request.given_weights, prefix=request.prefix, template=request.template,
@@ -213,9 +206,12 @@ def stream(
         assert confidence is not None
         prompt = prompt.reweighted(confidence_weights(confidence))
 
-    asked = (*chosen, *map(_side, dict.fromkeys(schemes)))
+    sides = [
+        Method(each.name, each.name, "", lambda prompt, fused, each=each: (Stream((each.view(prompt),)),))
+        for each in dict.fromkeys(schemes)
+    ]
     layer = mixing_layer(request.hidden_layer, lm.depth)
-    batch, (plans,) = plan_all([prompt], asked, lambda each: fused_view(each, encoding, ape), layer=layer)
+    batch, (plans,) = plan_all([prompt], (*chosen, *sides), lambda each: fused_view(each, encoding, ape), layer=layer)
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
     read = {(each.prompt, view.encoding) for each in distinct for view in each.views}
     facts |= {(place, each): mask_facts(batch[place], each) for place, each in read - set(facts)}

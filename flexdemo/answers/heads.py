@@ -25,7 +25,7 @@ from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, encode, prefill, settled
 from ..engine.recorders import Scoring, additive, attention_probabilities
 from ..errors import InputError
-from ..plan import Encoding, View, fused_view
+from ..plan import View
 from ..prompt import SegmentedPrompt, weights_without
 from .result import Result
 
@@ -61,8 +61,7 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
     length, start = len(prompt.token_ids), prompt.suffix_start
     if length > MOST_TOKENS:
         raise InputError(f"attention is shown for at most {MOST_TOKENS} tokens, not for {length}: shorten the prompt")
-    view = fused_view(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
-    view, seen = settled(lm, prompt, view, 1), []
+    view, seen = settled(lm, prompt, result.fused, 1), []
     looks = functools.partial(_seeing, layer, head, seen)
     read = encode(lm, [prompt], view.encoding, looks(BACKENDS[lm.backend].attend))
     forward = functools.partial(next_scores, lm.model, call=call_of(lm.model))
@@ -160,8 +159,7 @@ def reading_heads(
     prompt, token_ids = result.prompt, result["flex"].token_ids
     if not 0 <= wording < len(prompt.paraphrases):
         raise InputError(f"there is no wording {wording}: choose from 0 to {len(prompt.paraphrases) - 1}")
-    full = fused_view(prompt, Encoding(result.mask["strategy"], result.mask["positions"]), result.ape)
-    full = settled(lm, prompt, full, len(token_ids))
+    full = settled(lm, prompt, result.fused, len(token_ids))
     known = prefill(lm, {full.encoding: [prompt]}, known)
     check()
     places = [place for place, i in enumerate(prompt.segment_ids) if prompt.groups[i] == 1 + wording]

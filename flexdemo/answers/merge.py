@@ -19,9 +19,8 @@ from ..engine.layers import check_said, feed, said_from, watched
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, prefill, settled
 from ..errors import InputError
-from ..plan import Encoding, View, fused_view
+from ..plan import View
 from ..prompt import SegmentedPrompt, token_texts
-from ..request import Ape
 from .methods import METHODS
 from .result import Result
 
@@ -76,8 +75,8 @@ def merging(lm: LanguageModel, result: Result, step: int, *, known: Prefill | No
     if not 0 <= step < len(answer.token_ids):
         raise InputError(f"there is no token {step} of the answer: choose from 0 to {len(answer.token_ids) - 1}")
     prompt, token = result.prompt, answer.token_ids[step]
-    encoding, count = Encoding(result.mask["strategy"], result.mask["positions"]), step + 1
-    views = [settled(lm, prompt, view, count) for view in _views(prompt, encoding, result.ape)]
+    alone = [view for stream in METHODS["per_prompt"].streams(prompt, result.fused) for view in stream.views]
+    views = [settled(lm, prompt, view, step + 1) for view in (*alone, result.fused)]
     read = prefill(lm, {view.encoding: [prompt] for view in views}, known)
     states, logits = _states(lm, prompt, views, answer.token_ids[:step], read)
 
@@ -101,12 +100,6 @@ def merging(lm: LanguageModel, result: Result, step: int, *, known: Prefill | No
         to_fused,
         between,
     )
-
-
-def _views(prompt: SegmentedPrompt, encoding: Encoding, ape: Ape) -> list[View]:
-    """Each wording alone, then the fused view."""
-    fused = fused_view(prompt, encoding, ape)
-    return [*(view for stream in METHODS["per_prompt"].streams(prompt, fused) for view in stream.views), fused]
 
 
 def _states(

@@ -122,13 +122,11 @@ def contains(prediction: str, answers: Sequence[str]) -> bool:
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
     """Best F1, over the right answers, of the words shared with the prediction (SQuAD's): from 0 to 1."""
-    said = words(prediction)
-    return max((_f1(said, words(answer)) for answer in answers), default=0.0)
-
-
-def _f1(said: list[str], right: list[str]) -> float:
-    shared = (Counter(said) & Counter(right)).total()
-    return 2 * shared / (len(said) + len(right)) if shared else 0.0
+    said, best = words(prediction), 0.0
+    for right in map(words, answers):
+        if shared := (Counter(said) & Counter(right)).total():
+            best = max(best, 2 * shared / (len(said) + len(right)))
+    return best
 
 
 Lemmatise = Callable[[str], list[str]]

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
+from ..plan import Encoding, View, fused_view
 from ..prompt import SegmentedPrompt
 from ..request import PLAIN, Ape, Request
 
@@ -96,6 +97,11 @@ class Result:
     def answered(self) -> tuple[MethodResult, ...]:
         """What the methods answered, and the sides beside them."""
         return (*self.results, *self.sides)
+
+    @property
+    def fused(self) -> View:
+        """What the fused answer reads."""
+        return fused_view(self.prompt, Encoding(self.mask["strategy"], self.mask["positions"]), self.ape)
 
     def __getitem__(self, method: str) -> MethodResult:
         return next(result for result in self.results if result.method == method)

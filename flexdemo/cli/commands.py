@@ -6,17 +6,18 @@ Modules that load torch are imported by the command that needs them, so that hel
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..answers.methods import METHODS, check_names
 from ..data.files import check_output, print_json, read_file, write_file
 from ..errors import InputError
-from ..plan import Encoding, check_encoding, mask_array, mask_dict, mask_rows
+from ..plan import Encoding, check_encoding, mask_array, mask_dict
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS, Request
 
@@ -115,8 +116,7 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -
 
     rows, shown = mask_array(prompt, args.mask), (prompt.tokens, prompt.segments)
     if path.suffix.lower() == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(mask_rows(rows))  # a row's characters are its cells
+        np.savetxt(path, rows, fmt="%d", delimiter=",")
         return
     if path.suffix.lower() == ".png":
         path.write_bytes(mask_png(rows))
@@ -126,7 +126,7 @@ def _write_mask(path: Path, args: argparse.Namespace, prompt: SegmentedPrompt) -
     else:
         other = mask_array(prompt, args.against)
         figure = plots.difference_figure(rows, other, *shown, name=args.mask, against=args.against)
-    path.write_text(plots.figure_html(figure), encoding="utf-8")
+    figure.write_html(path, config=plots.CONFIG)  # works offline, and offers to send the data nowhere
 
 
 def run_paraphrase(args: argparse.Namespace) -> None:

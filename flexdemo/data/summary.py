@@ -153,7 +153,7 @@ def summarise(table: DataFrame, *, score: str = "exact", seed: int = 0, resample
         accuracy, judged = interval(accuracies[:, i].mean(), means[:, i]), mean[: len(JUDGED)]
         costs = mean[len(JUDGED) :]
         made.append(Line(name, note, name not in methods, len(wordings), accuracy, *judged, difference, *costs))
-    notes = (*_notes(made, score, len(wordings), resamples, seed), *_unended(table))
+    notes = _notes(table, made, score, len(wordings), resamples, seed)
     return Summary(len(wordings), score, seed, resamples, tuple(made), notes)
 
 
@@ -207,7 +207,9 @@ def _scored(table: DataFrame, wordings: Series, chosen: str) -> Iterator[tuple[s
     yield "any of N right", "oracle: right if any single prompt is", by_id[[*JUDGED]].max().join(cost)
 
 
-def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, seed: int) -> tuple[str, ...]:
+def _notes(
+    table: DataFrame, lines: Sequence[Line], score: str, questions: int, resamples: int, seed: int
+) -> tuple[str, ...]:
     notes = [
         f"Accuracy is the score {score} of an answer ({SCORES[score]}), its mean over {questions} questions; brackets "
         f"hold {LEVEL} % percentile intervals of a bootstrap over questions ({resamples} resamples, seed {seed}), "
@@ -218,18 +220,13 @@ def _notes(lines: Sequence[Line], score: str, questions: int, resamples: int, se
         notes.append(f"No differences: the table has no results of {REFERENCE}.")
     if any(line.lemma is None for line in lines):
         notes.append("No lemma accuracy: simplemma was not installed when the answers were judged.")
-    return tuple(notes)
-
-
-def _unended(table: DataFrame) -> Iterator[str]:
-    """How many answers are none because the model's reasoning did not end."""
     silent = table[table["prediction"].eq("") & table["generation"].str.strip().ne("")]
-    count = sum(is_reasoning(each, thinking=True) for each in silent["generation"])
-    if count:
-        yield (
+    if count := sum(is_reasoning(each, thinking=True) for each in silent["generation"]):
+        notes.append(
             f"{count} of {len(table)} answers are empty, and wrong: the model was still reasoning when its tokens were "
             "spent; --max-new-tokens gives it more."
         )
+    return tuple(notes)
 
 
 def disagreements(table: DataFrame, limit: int) -> list[Disagreement]:

@@ -148,18 +148,17 @@ def segment_attention(
             f"{layer} runs with flexdemo's attention but without its plan: its model does not pass the mask on to its "
             "attention (or was called directly, and not by flexdemo.ask or .stream)"
         )
-    if attention_mask is not None:
-        raise UnsupportedModelError(f"{layer} makes an attention mask of its own, which would be lost")
+    for asked, why in (
+        (attention_mask, "makes an attention mask of its own, which would be lost"),
+        (s_aux, "uses attention sinks, which take attention outside the mask"),
+        (position_bias, "adds a position bias by token index, so paraphrases cannot share positions"),
+    ):
+        if asked is not None:
+            raise UnsupportedModelError(f"{layer} {why}")
     if sliding_window is not None and key.shape[2] > sliding_window:
         raise UnsupportedModelError(
             f"{layer} has a window of {sliding_window} tokens, shorter than prompt and answer ({key.shape[2]}); "
             "it could not see every paraphrase; use a shorter prompt or answer"
-        )
-    if s_aux is not None:
-        raise UnsupportedModelError(f"{layer} uses attention sinks, which take attention outside the mask")
-    if position_bias is not None:
-        raise UnsupportedModelError(
-            f"{layer} adds a position bias by token index, so paraphrases cannot share positions"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = segment_plan.masks[query.device]

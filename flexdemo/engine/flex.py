@@ -93,13 +93,6 @@ def on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def _tiles(query: Tensor, key: Tensor) -> dict[str, Any] | None:
-    if not on_gpu(query):
-        return None
-    rows, heads, length, width = query.shape
-    return tiles(rows, length, heads // key.shape[1], width * query.element_size())
-
-
 def _prompt_tiles(query: Tensor) -> dict[str, int] | None:
     """The compiler's tile for a width of 64 is too large for our masks on Hopper: it spills, and takes nine times."""
     if not on_gpu(query) or query.element_size() != 2 or query.shape[-1] != 64:
@@ -119,21 +112,21 @@ def _over_all_keys(query: Tensor, key: Tensor, value: Tensor, **options: Any) ->
     return flex_attention(query, key, value, block_mask=mask, **options)
 
 
-def _bias_kernel(query: Tensor, key: Tensor) -> Callable:
-    rows, heads, length, _ = query.shape
-    return _over_all_keys if on_gpu(query) and splits(rows, length, heads // key.shape[1]) else flex_attention
-
-
 def _attend_bias(run: Run, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, how: Scoring) -> Tensor:
     """Attention under a bias; with APE two calls, over paraphrase keys and the rest, merged by their log-sum-exps."""
     (rows, heads, length, width), packed = query.shape, query.shape[2] == 1
     shape = (rows, heads, length, value.shape[3])  # whose width may be another, as DeepSeek-V3's
     if packed:  # the heads that share a key head become queries of it, so that its keys are read once
         query = query.reshape(rows, key.shape[1], -1, width)
+    kernel, kernel_options = flex_attention, None
+    if on_gpu(query):
+        asked = rows, query.shape[2], query.shape[1] // key.shape[1]
+        kernel = _over_all_keys if splits(*asked) else flex_attention
+        kernel_options = tiles(*asked, width * query.element_size())
 
     def attend(score_mod: Callable, **options: Any) -> Any:
         return run(
-            _bias_kernel(query, key),
+            kernel,
             query,
             key,
             value,
@@ -141,7 +134,7 @@ def _attend_bias(run: Run, query: Tensor, key: Tensor, value: Tensor, bias: Tens
             score_mod=_with_softcap(score_mod, how.softcap),
             scale=how.scale,
             enable_gqa=query.shape[1] != key.shape[1],
-            kernel_options=_tiles(query, key),
+            kernel_options=kernel_options,
             **options,
         )
 

@@ -96,7 +96,10 @@ def load_model(
         with within_memory(lambda: source.name), _unseen_bars(source), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries to each other
             model, told = AutoModelForCausalLM.from_pretrained(source.place, output_loading_info=True, **options)
-            model = _merged(model, source.adapter) if source.adapter else model
+            if source.adapter:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()
     except InputError:
         raise
     except DAMAGE as error:
@@ -127,13 +130,6 @@ def _unseen_bars(source: Source) -> contextlib.AbstractContextManager[Any]:
     """Where nobody waits at a terminal, no bar of the GGUF reader, which does not ask transformers for its settings."""
     hides = source.file and not sys.stderr.isatty()
     return contextlib.redirect_stderr(io.StringIO()) if hides else contextlib.nullcontext()
-
-
-def _merged(model: Any, adapter: str) -> Any:
-    """The model with the weights of an adapter added to its own."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
 def split_options(config: Any, source: Source, world: int, device: str) -> dict[str, Any]:

@@ -214,6 +214,7 @@ def prepare(
     holders = (tokenizer, config, text, generation)  # a composite configuration (Gemma-3 with vision) has none itself
     ends = [getattr(holder, "eos_token_id", None) for holder in holders]
     flat = [i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None]
+    long = [rope for rope in _ropes(text) if rope.get("rope_type") == "longrope"]
     return LanguageModel(
         name=name,
         model=model,
@@ -223,7 +224,7 @@ def prepare(
         context_length=getattr(text, "max_position_embeddings", None),
         window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
         end_ids=frozenset(flat),
-        turn=_turn(text),
+        turn=min((rope["original_max_position_embeddings"] for rope in long), default=None),
         notes=_not_applied(generation),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
@@ -252,11 +253,6 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     """The settings of the rotary embeddings: one, or one for each type of layer."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     return [rope, *(each for each in rope.values() if isinstance(each, dict))]
-
-
-def _turn(config: Any) -> int | None:
-    long = [rope for rope in _ropes(config) if rope.get("rope_type") == "longrope"]
-    return min((rope["original_max_position_embeddings"] for rope in long), default=None)
 
 
 def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:

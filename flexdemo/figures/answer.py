@@ -41,12 +41,6 @@ def _shortened(shown: str, characters: int) -> str:
     return escape(shown if len(shown) <= characters else f"{shown[: characters - 1]}…", quote=False)
 
 
-def _colours(names: Sequence[str]) -> list[str]:
-    """Colours of segments in order: prefix first, what follows the paraphrases last."""
-    roles = ["prefix", *["paraphrase"] * (len(names) - 2), "suffix"]
-    return [segment_colour(name, role) for name, role in zip(names, roles, strict=True)]
-
-
 def mass_figure(
     mass: np.ndarray,
     tokens: Sequence[str],
@@ -66,13 +60,13 @@ def mass_figure(
         raise ValueError(f"mass of shape {mass.shape} does not fit {len(tokens)} tokens and {len(names)} segments")
     steps = np.arange(1, len(tokens) + 1)
     labels = [f"{step} <b>{plot_text(token)}</b>" for step, token in zip(steps, tokens, strict=True)]
-    lettered = len(tokens) <= LETTERED_TOKENS
+    lettered, roles = len(tokens) <= LETTERED_TOKENS, ["prefix", *["paraphrase"] * (len(names) - 2), "suffix"]
     bars = [
         go.Bar(
             x=steps,
             y=mass[:, i],
             name=_label(name),
-            marker={"color": colour, "line": {"width": 0.5, "color": EDGE}},
+            marker={"color": segment_colour(name, role), "line": {"width": 0.5, "color": EDGE}},
             customdata=labels,
             text=[f"{_label(name.split(' ')[0])} {value:.2f}" for value in mass[:, i]] if lettered else None,
             textposition="inside",
@@ -80,7 +74,7 @@ def mass_figure(
             insidetextanchor="middle",
             hovertemplate=f"token %{{customdata}}<br>{_label(name)}: %{{y:.4f}}<extra></extra>",
         )
-        for i, (name, colour) in enumerate(zip(names, _colours(names), strict=True))
+        for i, (name, role) in enumerate(zip(names, roles, strict=True))
     ]
     figure = base_figure(bars, height=height)
     figure.update_layout(

@@ -47,52 +47,33 @@ def merge_figure(
         )
     layers = np.arange(1, count + 1)
     colours = [*(segment_colour(name, "paraphrase") for name in names), FUSED]
-    texts = [[plot_text(text) for text in layer] for layer in says]
     mode = "lines+markers" if count <= MOST_DOTS else "lines"
-    traces = []
+    figure = base_figure(None, height=HEIGHT)
     for row in (rows - 1, *range(rows - 1)):
         fused = row == rows - 1
         name = "fused" if fused else plot_text(names[row])
         look = {"line": {"color": colours[row], "width": 6 if fused else 2}, "name": name, "legendgroup": name}
-        dots = np.where(hits[:, row], "circle", "circle-open")
-        traces.append(
-            go.Scatter(
-                x=layers,
-                y=np.maximum(probability[:, row], 10.0**DECADES),
-                mode=mode,
-                marker={"symbol": dots, "size": 11 if fused else 7, "color": colours[row]},
-                customdata=[layer[row] for layer in texts],
-                hovertemplate=f"{name} %{{y:.2g}}, says <b>%{{customdata}}</b><extra></extra>",
-                **look,
-            )
+        figure.add_scatter(
+            x=layers,
+            y=np.maximum(probability[:, row], 10.0**DECADES),
+            mode=mode,
+            marker={
+                "symbol": np.where(hits[:, row], "circle", "circle-open"),
+                "size": 11 if fused else 7,
+                "color": colours[row],
+            },
+            customdata=[plot_text(layer[row]) for layer in says],
+            hovertemplate=f"{name} %{{y:.2g}}, says <b>%{{customdata}}</b><extra></extra>",
+            **look,
         )
         if not fused:
-            traces.append(
-                go.Scatter(
-                    x=layers,
-                    y=to_fused[:, row],
-                    mode="lines",
-                    yaxis="y2",
-                    showlegend=False,
-                    hovertemplate=f"{name} and fused %{{y:.4f}}<extra></extra>",
-                    **look,
-                )
-            )
+            told = f"{name} and fused %{{y:.4f}}<extra></extra>"
+            below = {"x": layers, "y": to_fused[:, row], "yaxis": "y2", "mode": "lines", "showlegend": False}
+            figure.add_scatter(**below, hovertemplate=told, **look)
     if not np.isnan(between).all():
-        pairs = {"color": INK, "width": 2, "dash": "dot"}
+        look = {"name": "two wordings, mean cosine", "line": {"color": INK, "width": 2, "dash": "dot"}}
         told = "mean of two wordings %{y:.4f}<extra></extra>"
-        traces.append(
-            go.Scatter(
-                x=layers,
-                y=between,
-                mode="lines",
-                yaxis="y2",
-                name="two wordings, mean cosine",
-                line=pairs,
-                hovertemplate=told,
-            )
-        )
-    figure = base_figure(traces, height=HEIGHT)
+        figure.add_scatter(x=layers, y=between, mode="lines", yaxis="y2", hovertemplate=told, **look)
     axis = {"zeroline": False, "gridcolor": GRID, "automargin": True, "title_standoff": 8}
     lowest = min(np.nanmin(to_fused, initial=1.0), np.nanmin(between, initial=1.0))
     figure.update_layout(
@@ -187,16 +168,9 @@ def heads_figure(
 
 def _add_layers(figure: go.Figure, by_layer: Sequence[float], without: float | None, colour: str) -> None:
     layers = len(by_layer)
-    figure.add_trace(
-        go.Bar(
-            x=list(by_layer),
-            y=np.arange(1, 1 + layers),
-            orientation="h",
-            marker={"color": colour},
-            xaxis="x2",
-            hovertemplate="layer %{y}, all its heads at once<br>lost: %{x:+.4f}<extra></extra>",
-        )
-    )
+    told = "layer %{y}, all its heads at once<br>lost: %{x:+.4f}<extra></extra>"
+    numbers, look = np.arange(1, 1 + layers), {"orientation": "h", "marker": {"color": colour}, "xaxis": "x2"}
+    figure.add_bar(x=list(by_layer), y=numbers, hovertemplate=told, **look)
     ends = [-LEAST_EFFECT, LEAST_EFFECT, *by_layer, *([] if without is None else [without])]
     low, high = min(ends), max(ends)
     room = 0.08 * (high - low)

@@ -124,12 +124,6 @@ def base_figure(traces: Any, *, title: str = "", height: int | None = None) -> g
     return figure
 
 
-def _stepped(colours: Sequence[str]) -> list[list[Any]]:
-    """A colour scale with one flat step for each colour, for integer z from 0 to len(colours) - 1."""
-    count = len(colours)
-    return [[edge / count, colour] for i, colour in enumerate(colours) for edge in (i, i + 1)]
-
-
 def _cells(
     z: np.ndarray,
     colours: Sequence[str],
@@ -140,16 +134,16 @@ def _cells(
     height: int | None = None,
 ) -> go.Figure:
     """A heatmap cell by cell: z indexes `colours`, `why` says in words what a cell is; None leaves all words out."""
-    gap = 1 if len(z) <= GRID_TOKENS else 0
+    gap, count = (1 if len(z) <= GRID_TOKENS else 0), len(colours)
     words: dict[str, Any] = {"hoverinfo": "none"}  # events still fire
     if why is not None:
         labels, template = token_labels(tokens, segments), "query %{y}<br>key   %{x}<br>%{text}<extra></extra>"
         words = {"x": labels, "y": labels, "text": why, "hovertemplate": template}
     trace = go.Heatmap(
         z=z,
-        colorscale=_stepped(colours),
+        colorscale=[[edge / count, colour] for i, colour in enumerate(colours) for edge in (i, i + 1)],  # flat steps
         zmin=-0.5,
-        zmax=len(colours) - 0.5,
+        zmax=count - 0.5,
         showscale=False,
         xgap=gap,
         ygap=gap,
@@ -256,8 +250,3 @@ def difference_figure(
         ]
         why = np.array(kinds, dtype=object)[z]
     return _cells(z, [HIDDEN, *CHANGES.values()], why, tokens, segments, title if words else "")
-
-
-def figure_html(figure: go.Figure) -> str:
-    """One HTML page with the figure that works offline and offers to send the data nowhere."""
-    return figure.to_html(include_plotlyjs=True, full_html=True, config=CONFIG)

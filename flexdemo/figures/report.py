@@ -29,7 +29,6 @@ from .cells import visible_text
 from .mask import mask_figure
 from .results import charts_html, facts_html, page_html, table_html, text_html
 
-AUTO = {"cpu": ("float32", "sdpa"), "cuda": ("bfloat16", "flex")}  # what "auto" usually is on a device
 LONGEST_NAME = 60
 
 
@@ -59,7 +58,7 @@ def result_json(result: Result, explanation: Explanation | None = None) -> str:
 def snippet(result: Result) -> str:
     """A Python program that asks the same of the same model, and prints the answers.
 
-    Arguments that have their default are left out; dtype and backend where "auto" gives the same on that device."""
+    Settings that have their default are left out."""
     request = result.request
     lines = ["import flexdemo", "", f"lm = flexdemo.load_model({_model_arguments(result)})"]
     lines += ["result = flexdemo.ask(", "    lm,", f"    {_literal(request.question)},"]
@@ -79,13 +78,9 @@ def _literal(value: Any) -> str:
 
 
 def _model_arguments(result: Result) -> str:
-    device = result.device.split(":")[0]
-    usual = AUTO.get(device, ("", ""))
-    told = [] if result.model == BUNDLED.name else [repr(result.model)]
-    told.append(f"device={device!r}")
-    for name, value, auto in zip(("dtype", "backend"), (result.dtype, result.backend), usual, strict=True):
-        told += [] if value == auto else [f"{name}={value!r}"]
-    return ", ".join(told)
+    place = {"device": result.device.split(":")[0], "dtype": result.dtype, "backend": result.backend}
+    model = [] if result.model == BUNDLED.name else [repr(result.model)]
+    return ", ".join([*model, *(f"{name}={value!r}" for name, value in place.items())])
 
 
 def file_name(question: str, suffix: str) -> str:

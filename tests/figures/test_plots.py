@@ -167,7 +167,7 @@ def test_png_holds_the_mask() -> None:
 
 def test_html_is_whole_and_offers_no_cloud() -> None:
     mask, tokens, segments = make()
-    page = plots.figure_html(plots.mask_figure(mask, tokens, segments))
+    page = plots.mask_figure(mask, tokens, segments).to_html(config=plots.CONFIG)
     assert not re.search(r"<(script|link)[^>]*(src|href)=", page)
     assert '"modeBarButtonsToRemove": ["sendChartToCloud"]' in page
 
