@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -229,30 +228,18 @@ def _why(error: Exception) -> str:
 
 
 def csv_rows(source: str, text: str) -> Iterator[Raw]:
-    """Rows under a header, each with the line it starts at; lists are JSON."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if not header:
-                raise InputError(f"cannot read {source}: line {line}: broken CSV ({error})") from error
-            yield Raw("line", line, InputError(f"broken CSV ({error}): is a quote missing?"))
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            check_columns(source, header, ("question", "answers"))
-        elif len(cells) > len(header):
-            said = f"{len(cells)} cells under {len(header)} column names: is a quote missing?"
-            yield Raw("line", line, InputError(said))
-        else:
-            yield Raw("line", line, _csv_columns(dict(zip(header, cells, strict=False))))
+    """Rows under a header; lists are JSON, and a row of blank cells is nothing."""
+    import pandas
+
+    try:
+        header, *rows = pandas.read_csv(io.StringIO(text), header=None, dtype=str, na_filter=False).fillna("").values
+    except ValueError as error:  # its parser's errors are of this kind
+        raise InputError(f"cannot read {source}: broken CSV ({_why(error)}): is a quote missing?") from error
+    names = [cell.strip() for cell in header]
+    check_columns(source, names, ("question", "answers"))
+    for number, cells in enumerate(rows, start=1):
+        if any(cell.strip() for cell in cells):
+            yield Raw("row", number, _csv_columns(dict(zip(names, cells, strict=True))))
 
 
 def _csv_columns(cells: dict[str, str]) -> dict[str, Any] | InputError:
