@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from .prompt import normalise_weights
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 LENGTH = 60  # characters of a wrong value that are told
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, LENGTH, LENGTH
 
 
 class SettingError(InputError):
@@ -209,16 +212,9 @@ def kind_of(annotation: Any) -> str:
 
 def shortened(value: Any) -> str:
     """A value of anybody's as it would be written, on one line and not too long."""
-    if isinstance(value, str | list | tuple):
-        value = value[:LENGTH]
-    elif isinstance(value, dict):
-        value = dict(list(value.items())[:3])
     if isinstance(value, int) and abs(value) >= 10**40:
         return "a number of more than 40 digits"
-    try:
-        said = repr(value)  # escapes line ends and what cannot be printed
-    except RecursionError:
-        said = f"a deeply nested {type(value).__name__}"
+    said = SHORT.repr(value)
     return said if len(said) <= LENGTH else f"{said[: LENGTH - 3]}..."
 
 

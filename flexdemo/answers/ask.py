@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from ..engine.reading import Prefill, Reading, check_room, prefill
 from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, check_encoding, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
-from ..request import Request, parameters_of
+from ..request import Request
 from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_all
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
@@ -256,16 +255,3 @@ def _request(question: str | Request, paraphrases: Sequence[str], settings: Mapp
     if given:
         raise InputError(f"a Request holds {min(given)} already: use request.but({min(given)}=...)")
     return question
-
-
-def _tell_settings(function: Callable[..., Any]) -> None:
-    """Show the fields of Request in a function's signature, for help() and editors, in place of `settings`."""
-    shown = inspect.signature(function)
-    kept = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    names = {each.name for each in kept}
-    fields = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters_of(Request)]
-    function.__signature__ = shown.replace(parameters=[*kept, *(each for each in fields if each.name not in names)])
-
-
-_tell_settings(stream)
-_tell_settings(ask)

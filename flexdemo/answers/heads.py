@@ -80,7 +80,7 @@ def _seeing(layer: int, head: int, seen: list[Tensor], attend: Attend) -> Attend
     def attend_seen(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scoring) -> Tensor:
         if next(layers) == layer:
             shared = head // (query.shape[1] // key.shape[1])  # query heads that share a key head are neighbours
-            one, bias = (query[:, head : head + 1], key[:, shared : shared + 1]), additive(mask, 1, query.device)
+            one, bias = (query[:, head : head + 1], key[:, shared : shared + 1]), additive(mask, query.device)
             seen.append(attention_probabilities(*one, bias, how)[0, 0].cpu())
         return attend(query, key, value, mask, how)
 

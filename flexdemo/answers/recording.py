@@ -87,7 +87,7 @@ def record(lm: LanguageModel, examples: Sequence[Mapping[str, Any]]) -> str:
     date = datetime.date.today().isoformat()
     head = json.dumps({"format": FORMAT, "date": date, "versions": versions()})
     for by_head in (True, False):
-        lines = ",\n".join(_example(*each, by_head=by_head) for each in made)
+        lines = ",\n".join(EXAMPLE.dump_json(_example(*each, by_head=by_head)).decode() for each in made)
         text = f'{head[:-1]}, "examples": [\n{lines}\n]}}\n'
         size = len(text.encode())
         if size <= MOST_BYTES:
@@ -108,12 +108,10 @@ def _run(lm: LanguageModel, example: Mapping[str, Any], what: str) -> tuple[Resu
     return result, explain(lm, result)
 
 
-def _example(result: Result, explanation: Explanation, *, by_head: bool) -> str:
-    found = explanation.attribution
+def _example(result: Result, explanation: Explanation, *, by_head: bool) -> Example:
+    found, agreed = explanation.attribution, explanation.agreement
     mass = found.mass if by_head else found.mass.mean(axis=(1, 2), keepdims=True)
-    rest = (found.token_attention, found.mass_per_token, found.effects, explanation.agreement)
-    stored = Example(result, mass, *rest)
-    return EXAMPLE.dump_json(stored).decode()
+    return Example(result, mass, found.token_attention, found.mass_per_token, found.effects, agreed)
 
 
 def load_recorded(path: Path) -> list[Recorded]:
@@ -128,12 +126,9 @@ def load_recorded(path: Path) -> list[Recorded]:
     except (ValueError, TypeError, LookupError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read {path}: it is no recording of this version ({why})") from error
-    return [Recorded(each.result, _explanation(each), told.versions, told.date) for each in told.examples]
-
-
-def _explanation(stored: Example) -> Explanation:
-    return Explanation(
-        Attribution(stored.mass, stored.token_attention, stored.mass_per_token, stored.effects),
-        stored.agreement,
-        candidate_steps(stored.result.results),
-    )
+    made = []
+    for each in told.examples:
+        attribution = Attribution(each.mass, each.token_attention, each.mass_per_token, each.effects)
+        explanation = Explanation(attribution, each.agreement, candidate_steps(each.result.results))
+        made.append(Recorded(each.result, explanation, told.versions, told.date))
+    return made

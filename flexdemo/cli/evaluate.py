@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..data.evaluate import Settings
     from ..data.summary import Summary
-    from ..data.workers import Work, Workers
+    from ..data.workers import Workers
     from ..engine.model import LanguageModel
 
 REPORTS = (".md", ".html")
@@ -37,16 +38,6 @@ REPORTS = (".md", ".html")
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _read(args: argparse.Namespace, source: str) -> list[Record]:
-    """Records of the data set; with --skip-bad the bad ones are named and left out."""
-    records, problems = read_records(source, limit=args.limit, skip_bad=args.skip_bad)
-    for problem in problems:
-        _say(f"skipped {problem}")
-    if problems:
-        _say(f"skipped {len(problems)} bad records, {len(records)} are left")
-    return records
 
 
 def _check_kept(sources: Sequence[str | None], output: Path) -> None:
@@ -67,7 +58,7 @@ def _rewrite(
     records: Sequence[Record],
     n: int,
     args: argparse.Namespace,
-    workers: Workers,
+    run: Callable[..., list[Any] | None],
     output: Path | None,
 ) -> tuple[list[Record], Counter[str]]:
     """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one.
@@ -85,18 +76,8 @@ def _rewrite(
 
     settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
     settings |= {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
-    run = {"what": "paraphrasing", "output": output, "settings": settings, "form": RECORDS}
-    made = _work_through(args, workers, lm, len(records), work, **run)
+    made = run(len(records), work, what="paraphrasing", output=output, settings=settings, form=RECORDS)
     return made or read_records(str(output))[0], dropped
-
-
-def _work_through(
-    args: argparse.Namespace, workers: Workers, lm: LanguageModel, total: int, work: Work, **run: Any
-) -> list[Any] | None:
-    from ..data.workers import work_through
-
-    run |= {"size": args.batch_size, "resume": args.resume, "overwrite": args.overwrite}
-    return work_through(total, work, workers=workers, let_go=lm.graphs.clear, **run)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -128,7 +109,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
             )
         if args.output is None and workers.world > 1 and not args.tensor_parallel:
             raise InputError("several processes gather their results in a file: give --output")
-        records = _read(args, args.data)
+        records, problems = read_records(args.data, limit=args.limit, skip_bad=args.skip_bad)
+        for problem in problems:
+            _say(f"skipped {problem}")
+        if problems:
+            _say(f"skipped {len(problems)} bad records, {len(records)} are left")
         shots = _shots(args, records)
         if args.output is not None:
             outputs = {args.output: TABLE}
@@ -163,14 +148,17 @@ def _evaluate(
 ) -> None:
     from ..data.evaluate import answer, paraphrases_path, prepare_questions, settings_dict, shorten, template_of
     from ..data.table import read_table, table_frame
+    from ..data.workers import work_through
 
+    place = {"workers": workers, "size": args.batch_size, "let_go": lm.graphs.clear}
+    run = partial(work_through, **place, resume=args.resume, overwrite=args.overwrite)
     data, dropped = fingerprint(records), Counter()
     n = 5 if args.paraphrases is None else args.paraphrases
     if args.paraphrases is not None:
         records = [shorten(record, n) for record in records]
     if n and any(not record.paraphrases for record in records):
         kept = None if args.output is None else paraphrases_path(args.output)
-        records, dropped = _rewrite(lm, records, n, args, workers, kept)
+        records, dropped = _rewrite(lm, records, n, args, run, kept)
 
     fewest = min(1 + len(record.paraphrases) for record in records)
     methods = [method.name for method in resolve_methods(settings.methods, fewest)]
@@ -193,8 +181,7 @@ def _evaluate(
 
     others = {"data": data, "records": len(records), "paraphrases": n, "seed": args.seed}
     facts = settings_dict(settings, lm, **others, lemmatiser="simplemma (en)" if find_lemmatiser() else None)
-    run = {"what": "answering", "output": args.output, "settings": facts}
-    rows = _work_through(args, workers, lm, len(records), work, **run)
+    rows = run(len(records), work, what="answering", output=args.output, settings=facts)
     if workers.is_first:
         _tell(read_table(args.output) if rows is None else table_frame(rows), facts, args, dropped)
 

@@ -96,7 +96,6 @@ class Backend:
     """
 
     name: str
-    summary: str
     attend: Attend
     blocks: bool
     multiple: int = 1
@@ -114,9 +113,9 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         backend.name: backend
         for backend in (
-            Backend("flex", "FlexAttention, compiled", attend_flex_compiled, True, multiple=BLOCK),
-            Backend("flex-eager", "FlexAttention, uncompiled", attend_flex_eager, True, captures=False),
-            Backend("sdpa", "PyTorch scaled dot product attention with a dense mask", attend_sdpa, False),
+            Backend("flex", attend_flex_compiled, True, multiple=BLOCK),
+            Backend("flex-eager", attend_flex_eager, True, captures=False),
+            Backend("sdpa", attend_sdpa, False),
         )
     }
 )

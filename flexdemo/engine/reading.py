@@ -336,6 +336,3 @@ class Readings:
     def forget(self, session: str) -> None:
         with self._lock:
             self._held.pop(session, None)
-
-    def __len__(self) -> int:
-        return len(self._held)

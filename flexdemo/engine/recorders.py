@@ -70,13 +70,12 @@ class MassRecorder:
         return torch.stack([layer.to(one) for layer in layers]), None if keys is None else keys / len(layers)
 
 
-def additive(mask: Any, rows: int, device: torch.device) -> Tensor:
-    """A mask of any form that a plan may hold, as an additive bias (rows, 1, q, kv)."""
+def additive(mask: Any, device: torch.device) -> Tensor:
+    """A mask of one row in any form that a plan may hold, as an additive bias (1, 1, q, kv)."""
     if isinstance(mask, BlockMask):
         length, keys = mask.seq_lengths
-        b = torch.arange(rows, device=device)[:, None, None, None]
-        q = torch.arange(length, device=device)[:, None]
-        mask = mask.mask_mod(b, torch.zeros_like(b), q, torch.arange(keys, device=device))
+        row, q = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device), torch.arange(length, device=device)[:, None]
+        mask = mask.mask_mod(row, row, q, torch.arange(keys, device=device))
     return torch.zeros((), device=device).where(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 

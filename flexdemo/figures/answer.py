@@ -28,17 +28,13 @@ SHADES = ((0.0, HIDDEN), (0.02, "rgba(30,136,229,0.20)"), (1.0, "rgba(30,136,229
 MARKS = (0.01, 0.1, 0.4, 1.0)  # probabilities named beside the colours
 
 
-def _sentence(text: str) -> str:
-    """A name or a wording for a label: control characters made visible, spaces as they are."""
-    return " ".join(visible_text(word) if word else "" for word in text.split(" "))
-
-
-def _label(text: str) -> str:
-    return escape(_sentence(text), quote=False)
-
-
 def _shortened(shown: str, characters: int) -> str:
     return escape(shown if len(shown) <= characters else f"{shown[: characters - 1]}…", quote=False)
+
+
+def _label(text: str, characters: int = 10_000) -> str:
+    """A name or a wording for a label: control characters made visible, spaces as they are."""
+    return _shortened(" ".join(visible_text(word) if word else "" for word in text.split(" ")), characters)
 
 
 def mass_figure(
@@ -120,7 +116,7 @@ def effect_figure(names: Sequence[str], effects: Sequence[float], wordings: Sequ
     captions = [
         {
             "xref": "paper", "x": 0, "xanchor": "left", "y": place, "yshift": 20, "showarrow": False, "align": "left",
-            "text": f"<b>{_label(name)}</b> {_shortened(_sentence(wording), WORDING_CHARACTERS)}",
+            "text": f"<b>{_label(name)}</b> {_label(wording, WORDING_CHARACTERS)}",
         }
         for place, name, wording in zip(places, names, wordings, strict=True)
     ]  # fmt: skip

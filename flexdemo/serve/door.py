@@ -141,7 +141,10 @@ class Door:
         if most is None:
             return
         most = most if key[1] else 8 * most  # pictures are cheap, and typing asks for many
-        if _waiting(app, self._who)[key] + self._joining[key] >= most:
+        page = internals.page_of(app)
+        asked = [*itertools.chain(*internals.waiting(page).values()), *internals.running(page)]
+        theirs = sum((self._who(each.request.scope), each.fn.concurrency_id == "model") == key for each in asked)
+        if theirs + self._joining[key] >= most:
             raise Refused(
                 429, f"{most} of your requests are waiting or running, the most that one visitor may have: wait"
             )
@@ -184,13 +187,6 @@ def _check_arguments(fn: Any, body: Mapping[str, Any]) -> None:
         inspect.signature(fn.fn).bind(**body)
     except TypeError as error:
         raise Refused(400, f"{fn.api_name}: {str(error)[:120]}") from error
-
-
-def _waiting(app: Any, who: Callable[[Scope], str]) -> Counter[tuple[str, bool]]:
-    """How many requests of each visitor wait or run: {(visitor, runs the model): count}."""
-    page = internals.page_of(app)
-    asked = [*itertools.chain(*internals.waiting(page).values()), *internals.running(page)]
-    return Counter((who(event.request.scope), event.fn.concurrency_id == "model") for event in asked)
 
 
 # Addresses

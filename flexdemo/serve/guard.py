@@ -64,7 +64,13 @@ class Guard:
                 with self._request(name, demo, logged) as entry:
                     work = fn(*args, **options)
                     try:
-                        yield from _steps(work, entry)
+                        while True:  # each step runs as part of its request, whichever thread takes it
+                            with entry.current():
+                                try:
+                                    value = next(work)
+                                except StopIteration:
+                                    return
+                            yield value
                     except GeneratorExit:  # Stop closes the work of a visitor who is still there
                         entry.outcome = "gone" if entry.reason() else "stopped"
                         raise
@@ -153,17 +159,6 @@ def _checked(preprocess: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
         raise gr.Error(UNFIT, print_exception=False) from told.error
 
     return checked
-
-
-def _steps(work: Iterator[Any], entry: Entry) -> Iterator[Any]:
-    """What a handler yields; each step runs as part of its request, whichever thread takes it."""
-    while True:
-        with entry.current():
-            try:
-                value = next(work)
-            except StopIteration:
-                return
-        yield value
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -8,7 +8,6 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,12 +72,8 @@ class State:
 
     def waiting(self) -> dict[str, int]:
         """Queue -> requests that wait in it."""
-        if self.demo is None:
-            return {}
-        named = Counter(model=0, draw=0)
-        for name, requests in internals.waiting(self.demo).items():
-            named[name if name in named else "other"] += len(requests)
-        return named
+        queues = {} if self.demo is None else internals.waiting(self.demo)
+        return {name: len(requests) for name, requests in queues.items()}
 
     def health(self) -> dict[str, Any]:
         status = "ready" if self.is_ready else ("stopping" if self.gate.is_closing else "starting")

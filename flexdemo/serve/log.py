@@ -116,18 +116,15 @@ class Ledger:
             self._write(entry, seconds, error)
 
     def _write(self, entry: Entry, seconds: float, error: BaseException | None) -> None:
-        facts = {k: v for k, v in entry.facts.items() if self._log_text or k not in TEXTS}
-        line = {"time": timestamp(), "event": "request", "id": entry.id, "endpoint": entry.endpoint}
-        line |= {"outcome": entry.outcome, "seconds": round(seconds, 4), **facts}
-        if error is not None:
-            line |= fault(error)
-            if self._log_text:
-                line["message"] = str(error)
-        self._log(json.dumps(line, ensure_ascii=False, default=str))
+        facts = entry.facts | ({} if error is None else {**fault(error), "message": str(error)})
+        facts = {name: value for name, value in facts.items() if self._log_text or name not in TEXTS}
+        told = {"id": entry.id, "endpoint": entry.endpoint, "outcome": entry.outcome, "seconds": round(seconds, 4)}
+        self.tell("request", **told, **facts)
 
     def tell(self, event: str, **facts: Any) -> None:
-        """A line of the log about the server itself."""
-        self._log(json.dumps({"time": timestamp(), "event": event, **facts}, ensure_ascii=False, default=str))
+        """A line of the log, of a request or of the server itself, with the time in UTC."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._log(json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str))
 
     def metrics(self, gauges: Mapping[str, float]) -> str:
         """All counts and some gauges, by their `sample`, in Prometheus' text format. Seconds leave out waiting."""
@@ -148,11 +145,6 @@ def fault(error: BaseException) -> dict[str, Any]:
         "error": type(error).__name__,
         "traceback": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }
-
-
-def timestamp() -> str:
-    """Now, in UTC, to the millisecond."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @contextmanager

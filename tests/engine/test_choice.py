@@ -217,7 +217,7 @@ def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
     mine = readings.of("me", "small")
     mine.keep(read)
     assert readings.of("me", "small").known(prompt) is not None
-    assert readings.of("me", "large").known(prompt) is None and len(readings) == 1
+    assert readings.of("me", "large").known(prompt) is None and len(readings._held) == 1
     assert readings.of("me", "small").known(prompt) is None, "it was let go"
 
 

@@ -177,7 +177,7 @@ def test_sessions_have_readings_of_their_own_and_the_oldest_goes() -> None:
     first, second = readings.of("1"), readings.of("2")
     assert first is not second and readings.of("1") is first
     readings.of("3")
-    assert len(readings) == 2 and readings.of("1") is first and readings.of("2") is not second
+    assert len(readings._held) == 2 and readings.of("1") is first and readings.of("2") is not second
     readings.forget("1")
     readings.forget("nobody")
     assert readings.of("1") is not first
