@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from ..engine.reading import Prefill, Reading, check_room, prefill
 from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, check_encoding, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
-from ..request import Request
+from ..request import Request, parameters_of
 from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_all
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
@@ -255,3 +256,15 @@ def _request(question: str | Request, paraphrases: Sequence[str], settings: Mapp
     if given:
         raise InputError(f"a Request holds {min(given)} already: use request.but({min(given)}=...)")
     return question
+
+
+def _tell_settings(function: Callable[..., Any]) -> None:
+    """Show the fields of Request in a function's signature, for help() and editors, in place of `settings`."""
+    *own, _ = inspect.signature(function).parameters.values()
+    names = [each.name for each in own]
+    fields = [each for each in parameters_of(Request) if each.name not in names]
+    function.__signature__ = inspect.Signature([*own, *(each.replace(kind=each.KEYWORD_ONLY) for each in fields)])
+
+
+_tell_settings(stream)
+_tell_settings(ask)

@@ -60,32 +60,28 @@ def _weights(text: str) -> tuple[float, ...] | str:
     return text.strip() if text.strip() in ("raw", "confidence") else _finite(text)
 
 
-def _add_setting(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:
-    """An argument made from a field of Request: its name, type, default, range and help; `changes` go before those."""
-    field = FIELDS[name]
-    face = face_of(field)
-    told = [field.description or ""]
-    told += [f": {', '.join(NAMES[name])}"] if name in NAMES else []
-    told += [f"; {range_of(field)}"] if range_of(field) else []
-    options: dict[str, Any] = {"metavar": face.metavar, "help": "".join(told)}
-    if field.is_required():
-        parser.add_argument(name, **options | changes)
-        return
-    flags = ["-p"] if name == "paraphrases" else []
-    if isinstance(field.default, tuple):
-        options |= {"action": "append", "help": f"{options['help']} (repeat for several)"}
-    else:
-        usual = changes.get("default", field.default)
-        options |= {"default": usual, "type": type(usual) if isinstance(usual, int | float) else None}
-        options["help"] += f" (default: {usual})" if usual not in (None, "") else ""
-    if name == "weights":
-        options["type"] = _weights
-    parser.add_argument(*flags, face.flag or f"--{name.replace('_', '-')}", dest=name, **options | changes)
-
-
-def _add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
+def _add_settings(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+    """Arguments made from fields of Request: name, type, default, range and help; `changes` go before those."""
     for name in names:
-        _add_setting(parser, name)
+        field = FIELDS[name]
+        face = face_of(field)
+        told = [field.description or ""]
+        told += [f": {', '.join(NAMES[name])}"] if name in NAMES else []
+        told += [f"; {range_of(field)}"] if range_of(field) else []
+        options: dict[str, Any] = {"metavar": face.metavar, "help": "".join(told)}
+        if field.is_required():
+            parser.add_argument(name, **options | changes)
+            continue
+        flags = ["-p"] if name == "paraphrases" else []
+        if isinstance(field.default, tuple):
+            options |= {"action": "append", "help": f"{options['help']} (repeat for several)"}
+        else:
+            usual = changes.get("default", field.default)
+            options |= {"default": usual, "type": type(usual) if isinstance(usual, int | float) else None}
+            options["help"] += f" (default: {usual})" if usual not in (None, "") else ""
+        if name == "weights":
+            options["type"] = _weights
+        parser.add_argument(*flags, face.flag or f"--{name.replace('_', '-')}", dest=name, **options | changes)
 
 
 def add_hardware(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
@@ -131,8 +127,8 @@ def make_parser() -> argparse.ArgumentParser:
     paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question")
     paraphrase.add_argument("question", metavar="QUESTION", help="the question")
     paraphrase.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
-    _add_setting(paraphrase, "seed")
-    _add_setting(paraphrase, "temperature", default=WARMTH, help=f"of sampling, above 0 (default: {WARMTH})")
+    _add_settings(paraphrase, "seed")
+    _add_settings(paraphrase, "temperature", default=WARMTH, help=f"of sampling, above 0 (default: {WARMTH})")
     _add_model(paraphrase)
     paraphrase.add_argument("--json", action="store_true", help="print a JSON list")
     paraphrase.set_defaults(run=commands.run_paraphrase)
@@ -143,11 +139,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DATA",
         help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
     )
-    _add_setting(evaluate, "methods", help="as for generate (default: flex and causal; repeat for several)")
+    _add_settings(evaluate, "methods", help="as for generate (default: flex and causal; repeat for several)")
     _add_settings(evaluate, "hidden_layer", *SHARED, *APE, "max_new_tokens")
     _add_model(evaluate)
     raw = "raw: every weight 1 (default: 1/N, or the record's own)"
-    _add_setting(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)
+    _add_settings(evaluate, "weights", choices=["raw"], metavar=None, type=None, help=raw)
     evaluate.add_argument(
         "--paraphrases", type=int, metavar="N", help="use at most N; generate N where there are none (default: 5)"
     )
@@ -158,9 +154,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
     evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")
-    _add_setting(evaluate, "seed", help="of shots, paraphrases and intervals (default: 0)")
+    _add_settings(evaluate, "seed", help="of shots, paraphrases and intervals (default: 0)")
     written = f"of generated paraphrases, above 0 (default: {WARMTH})"
-    _add_setting(evaluate, "temperature", default=WARMTH, help=written)
+    _add_settings(evaluate, "temperature", default=WARMTH, help=written)
     evaluate.add_argument(
         "--score",
         choices=list(SCORES),
