@@ -9,7 +9,6 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from html import escape
 from typing import Annotated, Any, get_args
 
 import gradio as gr
@@ -29,7 +28,9 @@ from ..prompt import POSITIONS
 from ..request import FIELDS, Checked, Limits, Request, face_of, parameters_of
 from ..serve.log import checkpoint, note, within_noted_memory
 from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
+from .run import note_result
 from .state import check_limits, packed, token_limit
+from .widgets import DRAW, MODEL
 
 Model = Annotated[
     str | None, Field(description="name of one of the models offered here; the first by default. See methods.")
@@ -88,10 +89,7 @@ def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[...
         return work(checked(args, options))
 
     def streamed(*args: Any, **options: Any) -> Any:
-        answered = None
-        for answered in work(checked(args, options)):
-            yield answered
-        note_answer(answered)  # here, as what is noted where a GPU is lent stays there
+        yield from work(checked(args, options))
 
     call = streamed if inspect.isgeneratorfunction(work) else once
     summary, returns = (inspect.getdoc(work) or "").split("Returns:")
@@ -101,16 +99,6 @@ def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[...
     call.__signature__ = signature
     call.__annotations__ = {each.name: each.annotation for each in shown} | {"return": signature.return_annotation}
     return call
-
-
-def note_answer(answered: dict) -> None:
-    """Tell the log what `/generate` did, from its JSON."""
-    views = [view for result in answered["results"] for view in result["views"]]
-    note(
-        methods=[result["method"] for result in answered["results"]],
-        prompt_tokens=len(answered["prompt"]["token_ids"]),
-        new_tokens=sum(len(view["token_ids"]) for view in views),
-    )
 
 
 def generate_endpoint(
@@ -140,6 +128,7 @@ def generate_endpoint(
                 if not result.done and time.monotonic() < until:
                     yield result.to_dict() | {"partial": True}
             told = result.to_dict()
+            note_result(result)
             if not result.done:
                 told["stopped"] = limits.time_is_up()
             elif given.explain:
@@ -228,47 +217,9 @@ def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable
     return methods
 
 
-ADDRESS = "http://127.0.0.1:7860"
-CLIENT = """from gradio_client import Client
-
-client = Client("{address}")
-result = client.predict(
-    question="What is the capital of Peru?",
-    paraphrases=["Which city is Peru's capital?"],
-    methods=["flex", "causal"],
-    api_name="/generate",
-)
-for each in result["results"]:
-    print(each["method"], each["answer"])
-print(client.predict(question="What is the capital of Peru?", n=2, api_name="/paraphrase"))
-"""
-CURL = """event=$(curl -s {address}/gradio_api/call/v2/generate -H 'Content-Type: application/json' \\
-  -d '{"question": "What is the capital of Peru?", "paraphrases": ["Name the capital of Peru."]}' | cut -d '"' -f 4)
-curl -sN {address}/gradio_api/call/v2/generate/$event
-"""
-COMMAND = """python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru." --json
-"""
-CALLS = (("Python, with gradio_client", CLIENT), ("Shell, with curl", CURL), ("Command line", COMMAND))
-
-
 def add_endpoints(models: Models, limits: Limits, gpu: Gpu = LOCAL) -> None:
     """Register the endpoints with the Blocks being built; those that run the model share the queue of runs."""
-    running: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-    drawing: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 4}
-    gr.api(generate_endpoint(models, limits, gpu), api_name="generate", **running)
-    gr.api(mask_endpoint(models, limits), api_name="mask", **drawing)
-    gr.api(paraphrase_endpoint(models, limits, gpu), api_name="paraphrase", **running)
-    gr.api(methods_endpoint(models, limits), api_name="methods", **drawing)
-
-
-def program_section() -> gr.HTML:
-    """How to call what this page does: a section that opens on demand. The page's script puts in its own address."""
-    here = f'<span class="address">{ADDRESS}</span>'
-    shown = [(title, escape(code).replace("{address}", here)) for title, code in CALLS]
-    blocks = "".join(f'<h3>{escape(title)}</h3><pre tabindex="0"><code>{code}</code></pre>' for title, code in shown)
-    told = (
-        "<p>Endpoints: <code>/generate</code>, <code>/mask</code>, <code>/paraphrase</code> and <code>/methods</code>, "
-        "which lists what can be asked for. They answer with the JSON of the command line. Started with "
-        "<code>--mcp</code>, the page offers the same four as MCP tools.</p>"
-    )
-    return gr.HTML(f"<details><summary>Use it from a program</summary>{told}{blocks}</details>", elem_id="program")
+    gr.api(generate_endpoint(models, limits, gpu), api_name="generate", **MODEL)
+    gr.api(mask_endpoint(models, limits), api_name="mask", **DRAW)
+    gr.api(paraphrase_endpoint(models, limits, gpu), api_name="paraphrase", **MODEL)
+    gr.api(methods_endpoint(models, limits), api_name="methods", **DRAW)

@@ -28,7 +28,7 @@ from ..request import Limits
 from .rows import budget_of, shares_of
 from .state import FORM, FUSED, STANDARD, WEIGHTED, PageState, side_parts
 from .terms import COLOURS
-from .widgets import Changes, Widgets, plot
+from .widgets import Changes, Page, plot
 
 SIDES = ("left", "right")
 LONG = 32  # characters of an answer that fit on one large line
@@ -260,45 +260,45 @@ ANSWER = (
 )
 
 
-def build_ladder(widgets: Widgets, start: Changes) -> None:
+def build_ladder(page: Page, start: Changes) -> None:
     """The four steps from standard attention to the fused answer."""
     steps = [(name, side) for side, (name, _) in LADDER.items()]
     with gr.Row(elem_id="ladder-row"):
-        widgets["ladder"] = gr.Radio(
+        page["ladder"] = gr.Radio(
             steps, value=start["ladder"], label="Step that the left side shows", elem_id="ladder", container=False
         )
-        widgets["step"] = gr.HTML(start["step"], elem_id="step")
+        page["step"] = gr.HTML(start["step"], elem_id="step")
 
 
-def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
+def build_sides(page: Page, state: PageState, start: Changes) -> None:
     """Two answers, each with its figures, its scheme as a menu and the mask that it was given with."""
     with gr.Row(elem_id="sides"):
         for side in SIDES:
             with gr.Column(elem_id=f"side-{side}", elem_classes="side", min_width=280):
                 with gr.Row(elem_classes="side-head"):
-                    widgets[f"{side}_title"] = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
+                    page[f"{side}_title"] = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
                     if side == "left":
                         can = start["last"] is not None
                         look: dict[str, Any] = {"size": "sm", "min_width": 60, "scale": 0}
-                        widgets["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
-                    widgets[side] = gr.Dropdown(
+                        page["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
+                    page[side] = gr.Dropdown(
                         choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
                         container=False, min_width=150, allow_custom_value=True,
                     )  # fmt: skip
                 for part in ("answer", "figures"):
                     name = f"{side}_{part}"
-                    widgets[name] = gr.HTML(start[name], elem_id=f"{side}-{part}", elem_classes=part)
+                    page[name] = gr.HTML(start[name], elem_id=f"{side}-{part}", elem_classes=part)
                 # It has its room also where it cannot be drawn yet.
-                widgets[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
-    widgets["drawn"] = gr.State(start["drawn"])
-    widgets["live"] = gr.HTML(start["live"], elem_id="live")
+                page[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
+    page["drawn"] = gr.State(start["drawn"])
+    page["live"] = gr.HTML(start["live"], elem_id="live")
 
 
-def build_tokens(widgets: Widgets, start: Changes) -> None:
+def build_tokens(page: Page, start: Changes) -> None:
     """The tokens of the packed prompt by segment, the answer's behind them, and what is said about a chosen one."""
     with gr.Column(elem_id="tokens-box"):
-        widgets["legend"] = gr.HTML(start["legend"], elem_id="token-legend")
-        widgets["tokens"] = gr.HighlightedText(
+        page["legend"] = gr.HTML(start["legend"], elem_id="token-legend")
+        page["tokens"] = gr.HighlightedText(
             start["tokens"], color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
             elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
         )  # fmt: skip

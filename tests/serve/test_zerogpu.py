@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,8 @@ from flexdemo.page import run as ui_work
 from flexdemo.page.events import Events
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs.head import attention_plot
-from flexdemo.page.tools import prover
+from flexdemo.page.tools import check_proof
+from flexdemo.page.widgets import Page
 from flexdemo.request import Limits
 from flexdemo.serve import zerogpu
 from flexdemo.serve.guard import WORKER_TITLE
@@ -158,7 +160,7 @@ def test_the_worker_has_its_own_memory(gpu: Gpu) -> None:
 
 def remote(lm: LanguageModel, gpu: Gpu) -> Any:
     """How a page comes to its answers there."""
-    return Events(offered(lm), DEFAULT, (), (), gpu).answers
+    return Events(Page(offered(lm), DEFAULT, gpu), (), ()).answers
 
 
 def here(lm: LanguageModel, state: PageState) -> list[dict[str, Any]]:
@@ -248,7 +250,7 @@ def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) ->
     crossed, made = (each.to_dict() for each in (plot(last, 1, 1), attention_plot(lm, last, 1, 1)))
     assert crossed["data"] == made["data"]
     assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
-    assert gpu.wrap(prover(offered(lm)), lambda last: 1)(last).ok
+    assert gpu.wrap(partial(check_proof, lm), lambda last: 1)(last).ok
 
 
 # Devices

@@ -5,17 +5,17 @@ The grid is the mask itself, a row for each query segment and a column for each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from ...errors import InputError
 from ...masks import EARLIER, Mask, parse, toggled
 from ...prompt import SegmentedPrompt
+from ..rows import CHANGED
 from ..state import FUSED, PageState
-from ..widgets import Changes, Values, Visit, Widgets, alert_html
+from ..widgets import PRIVATE, Changes, Page, Values, Visit
 
 CHANGES = ("pairs", "mask_text", "pairs_message")
 # A click or a key on a cell tells the program the pair; arrows go from cell to cell. A new grid takes the focus along.
@@ -48,22 +48,21 @@ new MutationObserver(() => {
 }).observe(element, {childList: true, subtree: true});
 """
 HELP = (
-    "<p>Rows ask, columns are seen. A click, or Enter, opens or closes a pair of segments for the left side, which "
-    "then answers again. Separators stay as the strategy has them; a token always sees itself.</p>"
+    "Rows ask, columns are seen. A click, or Enter, opens or closes a pair of segments for the left side, which "
+    "then answers again. Separators stay as the strategy has them; a token always sees itself."
 )
 
 
-def build(widgets: Widgets) -> None:
-    gr.HTML(HELP, elem_id="pairs-help")
-    widgets["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=GRID)
-    widgets["pairs_message"] = gr.HTML("", elem_id="pairs-message", elem_classes="message")
+def build(page: Page) -> None:
+    page["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=GRID)
+    page["pairs_message"] = gr.HTML("", elem_id="pairs-message", elem_classes="message")
     with gr.Row(elem_id="pairs-tools"):
-        widgets["mask_text"] = gr.Textbox(
+        page["mask_text"] = gr.Textbox(
             "", label="This mask as text; Enter sets it", elem_id="mask-text", min_width=220, scale=4, max_lines=1
         )
-        widgets["undo"] = gr.Button("Undo", size="sm", elem_id="mask-undo", min_width=70, scale=0)
-        widgets["reset"] = gr.Button("Reset", size="sm", elem_id="mask-reset", min_width=70, scale=0)
-    widgets["mask_past"] = gr.State([])
+        page["undo"] = gr.Button("Undo", size="sm", elem_id="mask-undo", min_width=70, scale=0)
+        page["reset"] = gr.Button("Reset", size="sm", elem_id="mask-reset", min_width=70, scale=0)
+    page["mask_past"] = gr.State([])
 
 
 def grid_html(prompt: SegmentedPrompt, text: str) -> str:
@@ -105,20 +104,16 @@ def shown_of(prompt: SegmentedPrompt, state: PageState) -> Changes:
     return {"pairs": grid_html(prompt, state.mask), "mask_text": state.mask, "pairs_message": ""}
 
 
-def wire(widgets: Widgets, compose: Callable[[PageState], SegmentedPrompt], page: Sequence[str]) -> list[Any]:
-    """Events that set the mask of the left side; returns them, as the page draws and answers after each."""
+def wire(page: Page) -> None:
+    """What sets the mask of the left side, which then answers again."""
 
     def set_to(values: Values, text_of: Callable[[PageState, SegmentedPrompt], str]) -> Changes:
-        """The mask that `text_of` makes of the page's; what cannot be is told, and nothing changes."""
-        try:
-            state = PageState.of(values)
-            text = text_of(state, compose(state))
-            changed = PageState.of({**values, "mask": text, "left": FUSED})
-            compose(changed)
-        except InputError as error:
-            return {"pairs_message": alert_html(str(error))}
+        """The mask that `text_of` makes of the page's; what cannot be is refused, and nothing changes."""
+        state = PageState.of(values)
+        text = text_of(state, page.compose(state))
+        page.compose(PageState.of({**values, "mask": text, "left": FUSED}))
         past = values["mask_past"] if text == state.mask else [*values["mask_past"], state.mask]
-        return {"mask": text, "left": FUSED, "mask_past": past, "pairs_message": ""}
+        return {"mask": text, "left": FUSED, "mask_past": past}
 
     def toggle(values: Values, visit: Visit) -> Changes:
         query, _, key = str(visit.told("pair")).partition(">")
@@ -131,17 +126,19 @@ def wire(widgets: Widgets, compose: Callable[[PageState], SegmentedPrompt], page
         return set_to(values, lambda state, prompt: parse(state.mask).strategy.name)
 
     def undo(values: Values, visit: Visit) -> Changes:
-        past = values["mask_past"]
-        if not past:
-            return {"pairs_message": alert_html("there is nothing to undo")}
-        made = set_to(values, lambda state, prompt: past[-1])
-        return made | ({"mask_past": past[:-1]} if "mask" in made else {})
+        *past, before = values["mask_past"] or [None]
+        if before is None:
+            raise InputError("there is nothing to undo")
+        return set_to(values, lambda state, prompt: before) | {"mask_past": past}
 
-    triggers = {
-        toggle: widgets["pairs"].select,
-        typed: widgets["mask_text"].submit,
-        reset: widgets["reset"].click,
-        undo: widgets["undo"].click,
-    }
-    told = {"reads": [*page, "mask_past", "mask_text"], "changes": ["mask", "left", "mask_past", "pairs_message"]}
-    return [widgets.on(trigger, work, **told) for work, trigger in triggers.items()]
+    changes = ["mask", "left", "mask_past"]
+    wired = {"reads": [*page.state, "mask_past", "mask_text"], "changes": changes, "refused": ["pairs_message"]}
+    for trigger, work in (
+        (page["pairs"].select, toggle),
+        (page["mask_text"].submit, typed),
+        (page["reset"].click, reset),
+        (page["undo"].click, undo),
+    ):
+        done = page.on(trigger, work, **wired)
+        done.then(None, js=CHANGED, **PRIVATE)  # a folded group has no widget that would tell of its change
+        page.answering.append(done)

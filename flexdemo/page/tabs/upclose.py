@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from html import escape
 from typing import Any
@@ -10,32 +10,30 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from ...engine.loading import Models
-from ...errors import InputError
 from ...figures.cells import difference_png, mask_png
 from ...figures.mask import difference_figure
 from ...masks import parse
 from ...plan import Scheme
 from ...prompt import POSITIONS, SegmentedPrompt
-from ...serve.profiles import Profile
 from ..examples import prompt_shown
 from ..sides import scheme_label, seen_by
 from ..state import PageState
 from ..tools import csv_bytes, wire_save
-from ..widgets import Changes, Values, Visit, Widgets, plot, shown
+from ..widgets import Changes, Page, Values, Visit, plot, shown
 from . import pairs
 
 TITLE, NAME = "The mask up close", "upclose"
-CHANGES = ("difference_caption", "difference_plot", *pairs.CHANGES)
+CHANGES, BEFORE = ("difference_caption", "difference_plot", *pairs.CHANGES), pairs.HELP
+NEEDS, TERMS, SAID, WAITING = (), (), "", ""
 
 
-def build(widgets: Widgets, models: Models) -> None:
-    pairs.build(widgets)
-    widgets["difference_caption"] = gr.HTML("", elem_id="difference-caption")
+def build(page: Page) -> None:
+    pairs.build(page)
+    page["difference_caption"] = gr.HTML("", elem_id="difference-caption")
     with gr.Row(elem_id="mask-tools"):
         for kind, (label, _, _) in FILES.items():
-            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=130, scale=0)
-    widgets["difference_plot"] = plot("difference-plot")
+            page[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=130, scale=0)
+    page["difference_plot"] = plot("difference-plot")
 
 
 def draw(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> Changes:
@@ -63,36 +61,31 @@ FILES: dict[str, tuple[str, str, Callable[[SegmentedPrompt, np.ndarray, np.ndarr
 }
 
 
-def fill(models: Models, last: Any) -> Changes:
-    """The tab shows the page as it is, whatever ran: see `wire_masks`."""
-    return {}
+def fill(page: Page, last: Any, visit: Visit) -> Iterator[Changes]:
+    """The tab shows the page as it is, whatever ran."""
+    yield from ()
 
 
-def wire_masks(
-    widgets: Widgets, models: Models, profile: Profile, page: Sequence[str], reads: Sequence[str]
-) -> tuple[Any, list[Any]]:
-    """Events over the page as it is, without a run; returns what draws the tab, for when it is opened or changed, and
-    the events that change the mask. `page` are the widgets of a PageState; `reads` also tell of a recording."""
-
-    def compose(state: PageState) -> SegmentedPrompt:
-        return state.compose(models.of(state.model), profile.limits)
-
+def wire(page: Page) -> None:
     def seen(values: Values) -> tuple[PageState, SegmentedPrompt]:
         state = PageState.of(values)
-        return state, prompt_shown(values["last"], state, values["drawn"]) or compose(state)
+        return state, prompt_shown(values["last"], state, values["drawn"]) or page.compose(state)
 
     def difference(values: Values, visit: Visit) -> Changes:
-        try:
-            state, prompt = seen(values)
-            return draw(prompt, state.schemes) | pairs.shown_of(prompt, state)
-        except InputError:  # the redraw of the page says why
-            return {}
+        state, prompt = seen(values)
+        return draw(prompt, state.schemes) | pairs.shown_of(prompt, state)
+
+    def if_open(values: Values, visit: Visit) -> Changes:
+        return difference(values, visit) if values["tab"] == NAME else {}
 
     def made(kind: str, values: Values) -> tuple[str, bytes]:
         _, name, make = FILES[kind]
         state, prompt = seen(values)
         return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in state.schemes))
 
+    masks = {"changes": CHANGES, "refused": (), "trigger_mode": "always_last"}
+    page.on(page[f"tab-{NAME}"].select, difference, reads=page.shown, **masks)
+    page.on(page["drawn"].change, if_open, reads=[*page.shown, "tab"], **masks)
     for kind in FILES:
-        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=reads, disk_bytes=profile.disk_bytes)
-    return difference, pairs.wire(widgets, compose, page)
+        wire_save(page, f"mask-{kind}", partial(made, kind), reads=page.shown)
+    pairs.wire(page)
