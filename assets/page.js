@@ -50,16 +50,15 @@
 
   // What a slider cannot hold is not told to the program while it is typed: "0" on the way to "0.9", or nothing. Once the
   // field is left, or Enter is pressed, it holds the nearest number that fits, the last one where it is empty.
-  const rangeOf = (field) => (field.matches?.('input[type=number]') ? field.closest('.block')?.querySelector('input[type=range]') : null);
-  const isWhole = ({ value, step }) => step % 1 !== 0 || Number.isInteger(Number(value));
-  const fits = (field) => field.value !== '' && Number(field.value) >= Number(field.min) && Number(field.value) <= Number(field.max)
-    && isWhole(field);
+  const rangeOf = (field) => field.matches?.('input[type=number]') && field.closest('.block')?.querySelector('input[type=range]');
+  function nearest({ value, min, max, step }, last) {
+    const near = value === '' ? last : Math.min(Math.max(Number(value), Number(min)), Number(max));
+    return Number.isInteger(Number(step)) ? Math.round(near) : Number(near);
+  }
+  const fits = (field) => field.value !== '' && Number(field.value) === nearest(field);
   function settle(field) {
-    const range = rangeOf(field), isSeed = Boolean(field.matches?.('#seed input'));
-    if (range ? fits(field) : !isSeed || field.value === '' || isWhole(field)) return;
-    if (field.value === '') field.value = range.value;
-    else if (range) field.value = Math.min(Math.max(Number(field.value), Number(field.min)), Number(field.max));
-    if (!isWhole(field)) field.value = Math.round(Number(field.value));
+    if (!rangeOf(field) || fits(field)) return;
+    field.value = nearest(field, rangeOf(field).value);
     field.dispatchEvent(new Event('input', { bubbles: true }));
   }
   document.addEventListener('input', (event) => {
@@ -67,11 +66,6 @@
   }, true);
   document.addEventListener('blur', (event) => settle(event.target), true);
   document.addEventListener('keydown', (event) => { if (event.key === 'Enter') settle(event.target); }, true);
-
-  // The programs name this server's address.
-  document.addEventListener('toggle', (event) => {
-    for (const each of event.target.querySelectorAll?.('.address') ?? []) each.textContent = location.origin;
-  }, true);
 
   // Once the page is there: the keys' names, what the program warms up.
   async function warm() {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,11 +24,10 @@ from .sides import build_ladder, build_sides, build_tokens
 from .state import PageState
 from .tabs import build_tabs
 from .terms import CHIPS, FONTS, MONO, THEME
-from .widgets import Changes, Page, chooser
+from .widgets import ASSETS, Changes, Page, chooser
 
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
 KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) -> dict[str, Any]:

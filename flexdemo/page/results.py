@@ -19,7 +19,7 @@ from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
 from ..request import Limits
 from .rows import names, row_changes
-from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, rows_html, shown, table_html
+from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, shown, table_html
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
@@ -59,10 +59,10 @@ def open_results(path: Path, limits: Limits) -> Opened:
 def summary_html(opened: Opened) -> str:
     """The table of lines, as the command line's reports have it."""
     header, rows = opened.summary.cells()
-    count, numbers = opened.summary.questions, range(1, len(header))
+    count = opened.summary.questions
     said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
     lines = [[escape(cell) for cell in row] for row in rows]
-    return said + table_html(header, rows_html(lines, numbers=numbers), numbers=numbers)
+    return said + table_html(header, lines, numbers=range(1, len(header)))
 
 
 def disagreements_html(opened: Opened) -> str:
@@ -77,7 +77,7 @@ def disagreements_html(opened: Opened) -> str:
         texts = (record.question, str(len(record.paraphrases)), " / ".join(record.answers))
         lines.append((button, *map(escape, texts), _said_html(record)))
     titles = ("", "Question", "Paraphrases", "Right answers", "Methods said")
-    table = table_html(titles, rows_html(lines, head=1, numbers=[2]), kind="records")
+    table = table_html(titles, lines, kind="records", head=1, numbers=[2])
     cut = f" (the first {MOST_LISTED})" if len(found) == MOST_LISTED else ""
     return (
         f"<h2>Records where methods disagree: {len(found)}{cut}</h2>"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,6 +23,7 @@ from ..serve.profiles import Profile
 from ..serve.zerogpu import Gpu, answer_seconds
 from .state import PageState
 
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 DRAW: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 4}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -189,24 +191,29 @@ def chip(name: str) -> str:
     return f'<span class="chip is-{escape(name)}">{escape(name)}</span>'
 
 
-def rows_html(rows: Iterable[Sequence[str]], *, head: int = 0, numbers: Container[int] = ()) -> str:
-    """A <tbody> of cells that are HTML; `head` is the column that names a row. A cell may be a <td> already."""
-    lines = []
-    for row in rows:
-        cells = []
-        for column, cell in enumerate(row):
-            kind = ' class="number"' if column in numbers else ""
-            made = f'<th scope="row">{cell}</th>' if column == head else f"<td{kind}>{cell}</td>"
-            cells.append(cell if cell.startswith("<td") else made)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<tbody>{''.join(lines)}</tbody>"
+def table_html(
+    titles: Sequence[str],
+    *bodies: str | Sequence[Sequence[str]],
+    kind: str = "",
+    head: int = 0,
+    numbers: Container[int] = (),
+) -> str:
+    """A table in a box that scrolls. A body is a <tbody>, or rows of cells that are HTML, or a <td> already; `head` is
+    the column that names a row, `numbers` are those set to the right."""
+    kinds = [' class="number"' if column in numbers else "" for column in range(len(titles))]
 
+    def cell(column: int, inside: str) -> str:
+        if inside.startswith("<td"):
+            return inside
+        return f'<th scope="row">{inside}</th>' if column == head else f"<td{kinds[column]}>{inside}</td>"
 
-def table_html(titles: Sequence[str], bodies: str, *, kind: str = "", numbers: Container[int] = ()) -> str:
-    """A table in a box that scrolls; `bodies` are its <tbody> elements, `numbers` the columns set to the right."""
-    kinds = (' class="number"' if i in numbers else "" for i in range(len(titles)))
-    head = "".join(f'<th scope="col"{each}>{escape(title)}</th>' for each, title in zip(kinds, titles, strict=True))
-    table = f'<table class="facts {kind}"><thead><tr>{head}</tr></thead>{bodies}</table>'
+    def body(rows: Sequence[Sequence[str]]) -> str:
+        lines = (f"<tr>{''.join(cell(column, each) for column, each in enumerate(row))}</tr>" for row in rows)
+        return f"<tbody>{''.join(lines)}</tbody>"
+
+    top = "".join(f'<th scope="col"{each}>{escape(title)}</th>' for each, title in zip(kinds, titles, strict=True))
+    inside = "".join(each if isinstance(each, str) else body(each) for each in bodies)
+    table = f'<table class="facts {kind}"><thead><tr>{top}</tr></thead>{inside}</table>'
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 

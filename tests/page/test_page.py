@@ -23,13 +23,14 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.page.events import model_html
 from flexdemo.page.examples import FIRST, line, recorded_of, state_of, try_html
 from flexdemo.page.link import open_link, to_query
-from flexdemo.page.page import ASSETS, launch_options
+from flexdemo.page.page import launch_options
 from flexdemo.page.run import LastRun, belongs_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import TABS
 from flexdemo.page.tabs.head import attention_plot
 from flexdemo.page.terms import COLOURS
 from flexdemo.page.tools import FILES
+from flexdemo.page.widgets import ASSETS
 from flexdemo.plan import Scheme
 from flexdemo.request import Limits
 

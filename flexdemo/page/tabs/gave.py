@@ -92,17 +92,14 @@ def chosen_mass(
 ) -> np.ndarray:
     """Attention mass (T, S) of the fused answer, mean over all layers and heads or of one; needs an explanation."""
     mass = last.explanation.attribution.mass  # (T, layers, heads, S)
-    if layer is not None:
-        mass = mass[:, layer : layer + 1]
-    if head is not None:
-        mass = mass[:, :, head : head + 1]
-    chosen = mass.mean(axis=(1, 2))
+    layers, heads = (slice(None) if number is None else [number] for number in (layer, head))
+    chosen = mass[:, layers][:, :, heads].mean(axis=(1, 2))
     return chosen / seen_counts(last.result.prompt, last.result.mask["strategy"], len(chosen)) if per_token else chosen
 
 
-def gave_plot(last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False) -> Any:
+def gave_plot(last: LastRun, *, per_token: bool = False, **one: int | None) -> Any:
     """The picture of a run that has been explained."""
-    mass = chosen_mass(last, layer=layer, head=head, per_token=per_token)
+    mass = chosen_mass(last, per_token=per_token, **one)
     effects, texts = last.explanation.attribution.effects, dict(last.state.wordings)
     told = [(each.hidden, each.effect, texts[each.hidden]) for each in effects]
     return gave_figure(mass, last.methods["flex"].tokens, segment_names(last), told, per_token=per_token)

@@ -13,7 +13,7 @@ from ...engine.reading import Prefill
 from ...figures.heads import heads_figure
 from ...serve.log import checkpoint
 from ..run import LastRun
-from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, rows_html, shown, table_html
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
 
 TITLE, NAME = "Heads that read wordings", "heads"
 CHANGES, NEEDS = ("heads_wording", "heads_plot", "heads_list"), ("flex",)
@@ -105,15 +105,13 @@ def list_html(found: Reads) -> str:
         said = "all layers and heads at once (leave-one-out)"
         wholes.append(("", said, f"{found.attention.mean():.3f}", effect_text(found.without)))
     titles = ("", "Wording hidden from", "Attention", "Log-prob. lost")
-    numbers = (0, 2, 3)
-    bodies = "".join(rows_html(some, head=1, numbers=numbers) for some in (lines, wholes))
     why = (
         f"Heads that look most at {chip(found.name)}, with their numbers in the picture. Each row is one change by "
         "itself. Rows need not add up: other heads may make up for one that is missing."
     )
     if not any(round(effect, 3) for effect in (found.without, *(each.effect for each in found.strongest))):
         why += " <b>Here no single change moves the answer: the model is as sure of it without this wording.</b>"
-    return f"<p>{why}</p>{table_html(titles, bodies, numbers=numbers)}"
+    return f"<p>{why}</p>{table_html(titles, lines, wholes, head=1, numbers=(0, 2, 3))}"
 
 
 def effect_text(effect: float) -> str:

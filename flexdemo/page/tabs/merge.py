@@ -15,7 +15,7 @@ from ...engine.reading import Prefill
 from ...figures.cells import visible_text
 from ...figures.merge import merge_figure
 from ..run import LastRun
-from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, rows_html, shown, table_html
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
 
 TITLE, NAME = "Where wordings merge", "merge"
 CHANGES, NEEDS = ("merge_words", "merge_token", "merge_plot", "merge_table"), ("flex",)
@@ -116,5 +116,5 @@ def says_html(found: Merge) -> str:
         hits = found.top[:, row] == found.token_id
         label = chip(name) if row < len(found.names) - 1 else "fused"
         lines.append([label, *(f"<b>✓ {text}</b>" if hit else text for text, hit in zip(said, hits, strict=True))])
-    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], rows_html(lines))
+    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], lines)
     return f"<details><summary>What each would say after each layer</summary>{table}</details>"

@@ -12,7 +12,7 @@ from ...answers.explain import agreement
 from ...answers.methods import METHODS, resolve_methods
 from ..run import LastRun, method_label
 from ..state import PageState
-from ..widgets import Changes, Page, Values, Visit, chip, rows_html, table_html
+from ..widgets import Changes, Page, Values, Visit, chip, table_html
 
 TITLE, NAME = "All methods", "methods-tab"
 CHANGES, NEEDS, TERMS, WAITING = ("methods_table",), (), (), ""
@@ -64,7 +64,7 @@ def methods_html(last: LastRun) -> str:
             )
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    table = table_html(titles, rows_html(lines, numbers=range(2, 7)), kind="methods", numbers=range(2, 7))
+    table = table_html(titles, lines, kind="methods", numbers=range(2, 7))
     return _agreement_html(last, alone) + _controls_html(last) + table
 
 
