@@ -1,10 +1,10 @@
 """The tabs under the two sides, one module each, and what is the same for all: a note that says what is shown and of
 which run, or what to do to see it.
 
-A tab has TITLE, NAME, what it says BEFORE a run and what is SAID of its picture; CHANGES, the widgets that show a run;
-TERMS that explain it; NEEDS, the methods that have to have run if it asks the model about the run; and what it says
-while it is WAITING for the model, "" where what was there stays meanwhile. It builds itself, fills itself with a run,
-and wires what else can be done in it.
+A tab has TITLE, NAME and what is SAID of its picture, "" if it shows the page whatever ran; CHANGES, the widgets that
+show a run; TERMS that explain it; NEEDS, the methods that have to have run if it asks the model about the run; and
+what it says while it is WAITING for the model, "" where what was there stays meanwhile. It builds itself, fills
+itself with a run, and wires what else can be done in it.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,8 @@ def build_tabs(page: Page) -> None:
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
         for tab in TABS:
             with gr.Tab(tab.TITLE, elem_id=f"tab-{tab.NAME}") as page[f"tab-{tab.NAME}"]:
-                page[f"{tab.NAME}_note"] = gr.HTML(f"<p>{tab.BEFORE}</p>", elem_id=f"{tab.NAME}-note")
+                before = f"<p>{tab.SAID}</p><p>Press Run to see it.</p>" if tab.SAID else ""
+                page[f"{tab.NAME}_note"] = gr.HTML(before, elem_id=f"{tab.NAME}-note")
                 tab.build(page)
                 if tab.TERMS:
                     gr.HTML(terms_html(*tab.TERMS), elem_classes="terms")

@@ -16,10 +16,9 @@ from ..widgets import Changes, Page, Values, Visit, table_html
 TITLE, NAME = "Candidates", "candidates"
 CHANGES, NEEDS, TERMS, WAITING = ("candidates_step", "candidates"), (), (), ""
 STEPS = 24  # steps of the table at a time
-BEFORE = "After a run: the five likeliest next tokens at each step, for every method, and where methods part ways."
 SAID = (
-    "✓ is the token that a method chose. ≠ marks a step at which methods part ways, and there each method that leaves "
-    "the first one. From then on each goes on from its own answer."
+    "The five likeliest next tokens at each step. ✓ is the one that a method chose. ≠ marks a step at which methods "
+    "part ways, and there each method that leaves the first one; from then on each goes on from its own answer."
 )
 
 

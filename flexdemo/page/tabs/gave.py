@@ -20,11 +20,9 @@ CHANGES = ("gave_words", "gave_choices", "gave_plot", "mass_layer", "mass_head")
 NEEDS, TERMS = NEEDED, ("Attention mass", "Leave-one-out")
 MEAN = -1  # "mean over all", in place of the number of a layer or head
 ANSWER = "suffix + answer"
-BEFORE = "After a run: where each token of the fused answer looked, and how much likelier each wording made it."
 SAID = (
-    "Left, where the answer looked: shares of attention of each of its tokens, summing to 1; looking is no influence. "
-    "Right, what a wording did: log-probability of the same answer with all wordings, minus without that one, "
-    "positions held; above 0 it helped."
+    "Left, where each token of the answer looked: attention mass. Right, how much likelier each wording made the "
+    "answer, by leave-one-out: above 0 it helped."
 )
 WAITING = ""
 

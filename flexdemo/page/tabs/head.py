@@ -17,10 +17,9 @@ from ..widgets import PRIVATE, RUNNING, Changes, Page, Values, Visit, plot, show
 
 TITLE, NAME = "A head", "head"
 CHANGES, NEEDS, TERMS, WAITING = ("head_plot", "head_message"), (), (), ""
-BEFORE = "After a run: where every token of the prompt looks, in one layer and head of your choice."
 SAID = (
-    "Choose a layer and a head. The prompt is read once more, as the fused answer read it; each row of the picture "
-    "sums to 1. Colours follow the square root of the share."
+    "Where every token of the prompt looks, in one layer and head of your choice, as the fused answer read it. Each "
+    "row of the picture sums to 1; colours follow the square root of the share."
 )
 OPEN = "() => document.querySelector('#tab-head-button')?.click()"
 

@@ -18,11 +18,10 @@ from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, 
 TITLE, NAME = "Heads that read wordings", "heads"
 CHANGES, NEEDS = ("heads_wording", "heads_plot", "heads_list"), ("flex",)
 TERMS = ("Hidden from a head", "Attention mass", "Leave-one-out")
-BEFORE = "After a run: which heads of the model look at a wording, and which of them matter to the answer."
 SAID = (
-    "Left: the share of its attention that each head gives the wording, mean over the answer's tokens; looking is no "
-    "influence. So the wording is hidden from those that look most, one at a time, and the same answer is scored "
-    "again: above 0 its look helped. Click a head to open it in <b>A head</b>."
+    "Left: the share of its attention that each head gives the wording, mean over the answer's tokens. Right and in "
+    "the list: what the answer loses when the heads that look most may not see it, one at a time; above 0 their look "
+    "helped. Click a head to open it in <b>A head</b>."
 )
 WAITING = "Reading the answer once more, head by head …"
 HIDING = "Hiding this wording from the heads that look most, one at a time …"

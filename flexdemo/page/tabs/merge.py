@@ -20,11 +20,10 @@ from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, 
 TITLE, NAME = "Where wordings merge", "merge"
 CHANGES, NEEDS = ("merge_words", "merge_token", "merge_plot", "merge_table"), ("flex",)
 TERMS = ("Logit lens", "Cosine of hidden states")
-BEFORE = "After a run: at which layer the wordings, each asked alone, come to the fused answer."
 SAID = (
     "Each wording is asked alone, and all of them fused, with the answer so far. Above: how probable the fused "
-    "answer's token would be if the model stopped after that layer and spoke; a full dot is a first choice. Below: "
-    "how alike their hidden states are there; much of it is common to all states, so look at how the lines bend."
+    "answer's token would be if the model spoke after that layer; a full dot is a first choice. Below: how alike "
+    "their hidden states are there; look at how the lines bend."
 )
 WAITING = "Reading the answer once more, layer by layer …"
 

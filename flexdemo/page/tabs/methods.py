@@ -16,7 +16,6 @@ from ..widgets import Changes, Page, Values, Visit, chip, table_html
 
 TITLE, NAME = "All methods", "methods-tab"
 CHANGES, NEEDS, TERMS, WAITING = ("methods_table",), (), (), ""
-BEFORE = "After a run: every chosen method's answer, how sure it was, and what it cost."
 SAID = (
     "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
     "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same encoding "

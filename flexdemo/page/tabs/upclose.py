@@ -29,14 +29,15 @@ from ..widgets import ASSETS, PRIVATE, Changes, Page, Values, Visit, plot, shown
 
 TITLE, NAME = "The mask up close", "upclose"
 CHANGES = ("difference_caption", "difference_plot", "pairs", "mask_text", "pairs_message")
-BEFORE = (
-    "Rows ask, columns are seen. A click, or Enter, opens or closes a pair of segments for the left side, which then "
-    "answers again. Separators stay as the strategy has them; a token always sees itself."
+HELP = (
+    "<p>Rows ask, columns are seen. A click, or Enter, opens or closes a pair of segments for the left side, which "
+    "then answers again. Separators stay as the strategy has them; a token always sees itself.</p>"
 )
 NEEDS, TERMS, SAID, WAITING = (), (), "", ""
 
 
 def build(page: Page) -> None:
+    gr.HTML(HELP, elem_id="pairs-help")
     page["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=(ASSETS / "pairs.js").read_text(encoding="utf-8"))
     page["pairs_message"] = gr.HTML("", elem_id="pairs-message", elem_classes="message")
     with gr.Row(elem_id="pairs-tools"):
