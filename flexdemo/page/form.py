@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -89,10 +88,6 @@ def _setting(name: str, start: PageState, limits: Limits) -> Any:
 
 def limits_html(limits: Limits) -> str:
     """What one request may have where the page runs, in one line."""
-    said = [
-        f"at most {limits.paraphrases} paraphrases",
-        f"{limits.characters:,} characters a text",
-        f"{limits.new_tokens:,} tokens an answer",
-    ]
-    said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
-    return f"<p>Limits here: {escape(', '.join(said))}.</p>"
+    texts = f"at most {limits.paraphrases} paraphrases, {limits.characters:,} characters a text"
+    time = "" if limits.seconds is None else f", {limits.seconds:g} seconds a run"
+    return f"<p>Limits here: {texts}, {limits.new_tokens:,} tokens an answer{time}.</p>"

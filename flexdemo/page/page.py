@@ -96,7 +96,7 @@ def build_demo(
                 if profile.uploads:
                     results.build_opened(page)
         events.wire(demo)
-        add_endpoints(models, profile.limits, gpu)
+        add_endpoints(page)
     return demo
 
 

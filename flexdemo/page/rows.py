@@ -211,17 +211,14 @@ def budget_of(lm: LanguageModel, limits: Limits, state: PageState, tokens: int |
     have been counted already."""
     room, answer = token_limit(lm, limits), state.max_new_tokens
     try:
-        tokens = tokens or _counted(lm, limits, state)
+        if tokens is None:
+            question, *paraphrases = (text for _, text in state.wordings)
+            asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
+            check_limits(limits, asked)
+            tokens = len(prompt_of(lm, asked).token_ids)
     except InputError:  # why is told elsewhere, by the redraw
         return f"<span>– of {room:,} tokens</span>{unseen_html(state)}"
     taken = tokens + answer
     over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
     said = f"<b>{tokens:,}</b> prompt tokens + up to {answer:,}, of {room:,}{over}"
     return f"<span>{said}</span>{unseen_html(state)}"
-
-
-def _counted(lm: LanguageModel, limits: Limits, state: PageState) -> int:
-    question, *paraphrases = (text for _, text in state.wordings)
-    asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
-    check_limits(limits, asked)
-    return len(prompt_of(lm, asked).token_ids)

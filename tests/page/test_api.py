@@ -19,6 +19,7 @@ import browser_support
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from hosting import endpoint_of
 
 import app
 import flexdemo
@@ -33,7 +34,7 @@ from flexdemo.prompt import POSITIONS, build_prompt
 from flexdemo.request import Limits
 
 QUESTION = "What is the capital of Peru?"
-ENDPOINTS = (ui_api.generate_endpoint, ui_api.mask_endpoint, ui_api.paraphrase_endpoint, ui_api.methods_endpoint)
+ENDPOINTS = ("generate", "mask", "paraphrase", "methods")
 PAGE = (Path(app.__file__).parent / "docs" / "api.md").read_text(encoding="utf-8")
 
 
@@ -51,7 +52,7 @@ def test_only_the_endpoints_are_public_and_each_argument_is_explained(client: Cl
     told = client.view_api(return_format="dict")["named_endpoints"]
     assert set(told) == {"/generate", "/mask", "/paraphrase", "/methods"}
     for endpoint in ENDPOINTS:
-        function = endpoint(None, Limits())
+        function = endpoint_of(endpoint, Limits())
         signature, said = inspect.signature(function), inspect.getdoc(function)
         assert all(f"    {name}: " in said for name in signature.parameters) and "Returns:" in said
         names = [each["parameter_name"] for each in told[f"/{function.__name__}"]["parameters"]]

@@ -21,7 +21,7 @@ from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import MOST_BYTES, Recorded, load_recorded
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page.events import model_html
-from flexdemo.page.examples import FIRST, line, recorded_of, state_of, try_html
+from flexdemo.page.examples import FIRST, recorded_of, state_of, status_of, try_html
 from flexdemo.page.link import open_link, to_query
 from flexdemo.page.page import launch_options
 from flexdemo.page.run import LastRun, belongs_html
@@ -395,5 +395,6 @@ def test_a_recording_of_this_model_says_that_run_computes_it(
     recordings: list[Recorded], bundled: LanguageModel
 ) -> None:
     last = recorded(recordings, EXAMPLES[2])
-    assert line(last.recorded, bundled) == f"Recorded {last.recorded.date}: press Run to compute it now"
+    said = plain(status_of(last, bundled)["status"])
+    assert said == f"Recorded {last.recorded.date}: press Run to compute it now"
     assert attention_plot(bundled, last, 1, 1).data
