@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -100,19 +100,6 @@ def legend_html(segments: Sequence[Segment]) -> str:
     )
 
 
-def live_html(sides: Mapping[str, tuple[str, MethodResult]]) -> str:
-    """Both sides' (signature, answer so far), by "left" and "right": a row for each token grows on its mask."""
-    told = {
-        side: {
-            "signature": mark,
-            "tokens": [visible_text(token) for token in answered.tokens],
-            "done": bool(answered.stopped_by),
-        }
-        for side, (mark, answered) in sides.items()
-    }
-    return f'<div data-live="{escape(json.dumps(told))}"></div>'
-
-
 def scheme_label(scheme: Scheme) -> str:
     weights = "weights" if scheme.weighted else "raw"
     return f"{scheme.strategy} · {scheme.positions.replace('_', ' ')} · {weights}"
@@ -169,7 +156,8 @@ def figures_html(answer: MethodResult, first_token: float) -> str:
 
 
 def answers_changes(state: PageState, result: Result) -> Changes:
-    """Both answers so far, tokens that differ from the other side's marked, their figures, and the rows to grow."""
+    """Both answers so far, tokens that differ from the other side's marked, their figures, and what grows a row for
+    each token on the mask that the answer belongs to."""
     left, right = (answered(result, state, side) for side in SIDES)
     first, live = result.seconds["first_token"], {}
     changes: Changes = {}
@@ -181,19 +169,20 @@ def answers_changes(state: PageState, result: Result) -> Changes:
         marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
         changes[f"{side}_answer"] = answer_html(side, marked, is_long=len(mine.answer) > LONG)
         changes[f"{side}_figures"] = figures_html(mine, first)
-        live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
-    return changes | {"live": live_html(live)}
+        mark, tokens = signature(result.prompt, state.scheme(getattr(state, side))), map(visible_text, mine.tokens)
+        live[side] = {"signature": mark, "tokens": [*tokens], "done": bool(mine.stopped_by)}
+    return changes | {"live": f'<div data-live="{escape(json.dumps(live))}"></div>'}
 
 
-def alone_changes(state: PageState, result: Result | None, room: int) -> Changes:
+def alone_changes(state: PageState, result: Result, room: int) -> Changes:
     """What each wording answers alone, marked where it is not the fused answer; "" where that was not asked."""
     told: Changes = {f"alone-{i}": "" for i in range(room + 1)}
-    given = {each.method: each for each in result.results} if result else {}
+    given = {each.method: each for each in result.results}
     if "per_prompt" not in given:
         return told
     fused = given.get("flex")
     for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
-        same = not (result and result.done and fused) or same_answer(view.answer, fused.answer)
+        same = not (result.done and fused) or same_answer(view.answer, fused.answer)
         kind, note = ("", "") if same else (' class="differs"', " · differs from the fused answer")
         told[f"alone-{i}"] = f"alone: <b{kind}>{escape(view.answer)}</b>{note}"
     return told
