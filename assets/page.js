@@ -1,4 +1,4 @@
-// Keys, pasted lines, rows and sliders: what a page of Gradio does not do by itself. Knows no masks.
+// Keys and sliders: what a page of Gradio does not do by itself. Knows no masks.
 (() => {
   const find = (selector) => document.querySelector(selector);
 
@@ -12,33 +12,6 @@
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) press('#run');
     if (event.key === 'Escape' && !find('ul[role=listbox], dialog[open]')) press('#stop');
   }, true);
-
-  // What is done to a row of paraphrases is told to the program: remove, up, down, pasted lines, typed texts.
-  const rowOf = (element) => {
-    const box = element.closest?.('.wording-row')?.querySelector('[id^="paraphrase-"]');
-    return box ? Number(box.id.split('-')[1]) - 1 : -1;
-  };
-  const tell = (kind, detail) => document.dispatchEvent(new CustomEvent(`flexdemo:${kind}`, { detail }));
-  // A paste of several lines becomes several rows: the first line joins what stands before the cursor, the last one what
-  // stands after it, as in any text box; blank lines are left out.
-  document.addEventListener('paste', (event) => {
-    const lines = (event.clipboardData?.getData('text/plain') ?? '').split(/[\r\n]+/).filter((line) => line.trim());
-    const row = rowOf(event.target);
-    if (row < 0 || lines.length < 2) return;
-    event.preventDefault();
-    const { value, selectionStart, selectionEnd } = event.target;
-    lines[0] = value.slice(0, selectionStart) + lines[0];
-    lines[lines.length - 1] += value.slice(selectionEnd);
-    tell('row', { row, lines });
-  }, true);
-  // A box itself tells of pressed keys only: no deletion, no dictation.
-  document.addEventListener('input', (event) => {
-    if (event.target.matches('.wording-row textarea')) tell('typed');
-  }, true);
-  document.addEventListener('click', (event) => {
-    const button = event.target.closest?.('.row-tools button');
-    if (button) tell('row', { row: rowOf(button), act: button.dataset.act });
-  });
 
   // A weight moved by keys is let go of a little after the last key: then the answer is decoded again, as after a drag.
   let letGo = 0;

@@ -24,7 +24,7 @@ from .sides import build_ladder, build_sides, build_tokens
 from .state import PageState
 from .tabs import build_tabs
 from .terms import CHIPS, FONTS, MONO, THEME
-from .widgets import ASSETS, Changes, Page, chooser
+from .widgets import ASSETS, Changes, Page, chooser, script
 
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
 KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
@@ -39,12 +39,11 @@ def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) ->
     hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
     # Plain names of fonts: gradio would fetch a GoogleFont from outside.
     theme = gr.themes.Base(font=list(FONTS), font_mono=list(MONO), **sizes, **hues).set(**THEME)
-    scripts = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.js", "views.js"))
     return {
         "theme": theme,
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
-        "head": f"<script defer>{scripts}</script>",
+        "head": f"<script defer>{script('page.js')}{script('views.js')}</script>",
         "footer_links": ["api", "settings"],
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,

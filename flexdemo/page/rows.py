@@ -18,22 +18,11 @@ from ..figures.cells import unseen
 from ..request import Limits, Request
 from ..serve.log import checkpoint
 from .state import HEAVIEST, PageState, Row, check_limits, prompt_of, row_values, rows_of, token_limit
-from .widgets import RUNNING, Changes, Page, Values, Visit, alert_html
+from .widgets import RUNNING, Changes, Page, Values, Visit, alert_html, script
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 WRITTEN = 4  # paraphrases that one click asks the model for
 HINT = "Another wording; several pasted lines become several rows"
-# What page.js tells: of a row {row, act}, or {row, lines} of a paste; and that a text was typed. What `Events` tells:
-# that something has changed. Many rows change one after the other, as each comes to be there: all of it is one change.
-EDITS = """
-let soon = 0;
-document.addEventListener('flexdemo:row', (event) => trigger('select', event.detail));
-document.addEventListener('flexdemo:typed', () => trigger('input'));
-document.addEventListener('flexdemo:changed', () => {
-  clearTimeout(soon);
-  soon = setTimeout(() => trigger('change'), 50);
-});
-"""
 CHANGED = "() => { document.dispatchEvent(new CustomEvent('flexdemo:changed')); }"
 WEIGHED = f"(by) => {{ if (by === 'confidence') ({CHANGED})(); }}"
 
@@ -130,7 +119,7 @@ def build_rows(page: Page, start: PageState, opening: Changes) -> None:
         page["write"] = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=120)
         page["equal"] = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
     page["rows_message"] = gr.HTML("", elem_id="rows-message", elem_classes="message")
-    page["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=EDITS)
+    page["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=script("rows.js"))
 
 
 def wire_rows(page: Page) -> None:
@@ -188,7 +177,7 @@ def shares_of(state: PageState, weights: Sequence[float] | None, room: int) -> C
 
 
 def _tools(i: int) -> str:
-    """Buttons of a paraphrase's row, which page.js tells of."""
+    """Buttons of a paraphrase's row, which rows.js tells of."""
     buttons = "".join(
         f'<button type="button" data-act="{act}" aria-label="{name.format(i)}" title="{name.format(i)}">{sign}</button>'
         for act, (sign, name, _) in EDIT.items()

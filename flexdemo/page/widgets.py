@@ -182,6 +182,11 @@ def maker(models: Models, last: Any) -> LanguageModel:
     return lm
 
 
+def script(name: str) -> str:
+    """One of the page's scripts."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
 def alert_html(message: str) -> str:
     return f'<div role="alert" class="alert">{escape(message[:1].upper() + message[1:])}</div>' if message else ""
 

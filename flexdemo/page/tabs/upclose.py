@@ -25,7 +25,7 @@ from ..rows import CHANGED
 from ..sides import scheme_label, seen_by
 from ..state import FUSED, PageState
 from ..tools import csv_bytes, wire_save
-from ..widgets import ASSETS, PRIVATE, Changes, Page, Values, Visit, plot, shown
+from ..widgets import PRIVATE, Changes, Page, Values, Visit, plot, script, shown
 
 TITLE, NAME = "The mask up close", "upclose"
 CHANGES = ("difference_caption", "difference_plot", "pairs", "mask_text", "pairs_message")
@@ -38,7 +38,7 @@ NEEDS, TERMS, SAID, WAITING = (), (), "", ""
 
 def build(page: Page) -> None:
     gr.HTML(HELP, elem_id="pairs-help")
-    page["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=(ASSETS / "pairs.js").read_text(encoding="utf-8"))
+    page["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=script("pairs.js"))
     page["pairs_message"] = gr.HTML("", elem_id="pairs-message", elem_classes="message")
     with gr.Row(elem_id="pairs-tools"):
         page["mask_text"] = gr.Textbox(
