@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,11 +245,14 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
 
 def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
     last = here(lm, STATE.but(methods=METHODS))[-1]["last"]
-    plot = gpu.wrap(lambda last, layer, head: attention_plot(lm, last, layer, head), lambda *_: 1)
-    crossed, made = (each.to_dict() for each in (plot(last, 1, 1), attention_plot(lm, last, 1, 1)))
+    page = Page(offered(lm), DEFAULT, gpu)
+    plot = page.ask(attention_plot, last, 1, 1, tokens=1)
+    crossed, made = (each.to_dict() for each in (plot, attention_plot(lm, last, 1, 1)))
     assert crossed["data"] == made["data"]
     assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
-    assert gpu.wrap(partial(check_proof, lm), lambda last: 1)(last).ok
+    assert page.ask(check_proof, last, tokens=32).ok
+    with pytest.raises(InputError, match="no layer 99"):
+        page.ask(attention_plot, last, 99, 1, tokens=1)
 
 
 # Devices
