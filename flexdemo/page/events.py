@@ -91,10 +91,13 @@ class Events:
         shown = rows.row_changes(rows_of(values), self.page.room)
         return {**self.opening(state, is_example=is_example), **values, **shown}
 
-    def picked(self, values: Values) -> dict | None:
-        """The example that was chosen and is not filled in yet."""
-        index = values["example"]
-        return self.examples[index] if isinstance(index, int) and index in range(len(self.examples)) else None
+    def picked(self, values: Values) -> tuple[dict, PageState] | None:
+        """The example that was chosen last, and the page that it fills in."""
+        _, index = values["example"]
+        if not isinstance(index, int) or index not in range(len(self.examples)):
+            return None
+        example = self.examples[index]
+        return example, shown_examples.state_of(example, self.page.room, values["model"])
 
     # Events
 
@@ -108,9 +111,9 @@ class Events:
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
-            example = self.picked(values)  # who chose one and runs it at once asks it, not what is still in the form
-            of = [self.page.room, values["model"]]
-            state = shown_examples.state_of(example, *of) if example else PageState.of(values)
+            # Who chose an example and runs at once does not ask the form as it was.
+            picked = self.picked(values) if values["example"] != values["filled"] else None
+            state = picked[1] if picked else PageState.of(values)
         except InputError as error:
             yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
             return
@@ -146,14 +149,14 @@ class Events:
         return {"left": values["ladder"]} if values["ladder"] in LADDER else {}
 
     def pick(self, values: Values, visit: Visit) -> Changes:
-        return {"example": visit.told("index")}
+        return {"example": (values["example"][0] + 1, visit.told("index"))}
 
     def choose(self, values: Values, visit: Visit) -> Changes:
-        example = self.picked(values)
-        if example is None:
+        picked = self.picked(values)
+        if picked is None:
             return {}
-        state = shown_examples.state_of(example, self.page.room, values["model"])
-        return self.loaded(state, is_example=True) | {"note": escape(example.get("note") or ""), "example": None}
+        note = escape(picked[0].get("note") or "")
+        return self.loaded(picked[1], is_example=True) | {"note": note, "filled": values["example"]}
 
     def recall(self, values: Values, visit: Visit) -> Changes:
         """What a recording says of itself; the run that its example ended has said that it stopped."""
@@ -177,7 +180,7 @@ class Events:
         redraw |= {"concurrency_id": "redraw", "concurrency_limit": 1}
         on(page["edits"].change, self.redraw, reads=page.shown, changes=self.drawing, **redraw)
         # An event of its own: gradio makes each widget again that a step of a run might change.
-        reads = [*page.shown, "anew", "example"]
+        reads = [*page.shown, "anew", "example", "filled"]
         on(page["anew"].change, self.anew, reads=reads, changes=[*self.drawing, "note"], **redraw)
 
         rows.wire_rows(page)
@@ -209,8 +212,9 @@ class Events:
         # An example ends a run and what looks at one, and is shown once nothing of them can come any more.
         everything = dict.fromkeys([*self.running, *self.drawing, *page.state, *rows.names(page.room), "note"])
         ended = {"cancels": page.that_change("last", "proof"), "queue": False}
-        picked = on(page["try"].select, self.pick, changes=["example"], **ended)
-        chosen = on(picked, self.choose, reads=["example", "model"], changes=[*everything, "example"])
+        picked = on(page["try"].select, self.pick, reads=["example"], changes=["example"], **ended)
+        filling = {"changes": [*everything, "filled"], "trigger_mode": "always_last"}
+        chosen = on(picked, self.choose, reads=["example", "model"], **filling)
         on(chosen, self.recall, reads=["last"], changes=["status"])
         for event in events:
             on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said

@@ -166,6 +166,17 @@ def test_who_chooses_an_example_and_runs_at_once_asks_it(visitor: Visitor) -> No
     visitor.do("choose")
     visitor.do("run", question="Else?")
     assert visitor.values["last"].state.question == "Else?", "once it is filled in, the form is what counts"
+    visitor.do("pick", {"index": 1})
+    visitor.do("run")
+    assert visitor.values["last"].state == state_of(EXAMPLES[1], 10), "the same one again, too"
+
+
+def test_of_two_examples_chosen_at_once_the_last_is_filled_in(visitor: Visitor) -> None:
+    for index in (1, 2):
+        visitor.do("pick", {"index": index})
+    for _ in range(2):
+        visitor.do("choose")
+        assert PageState.of(visitor.values) == state_of(EXAMPLES[2], 10)
 
 
 @pytest.mark.parametrize("told", [None, {}, {"index": 99}, {"index": -1}, {"index": "0"}, {"index": [0]}, 5, "x"])
