@@ -112,7 +112,7 @@ class Events:
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
             # Who chose an example and runs at once does not ask the form as it was.
-            picked = self.picked(values) if values["example"] != values["filled"] else None
+            picked = self.picked(values) if values["example"][0] != values["filled"] else None
             state = picked[1] if picked else PageState.of(values)
         except InputError as error:
             yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
@@ -156,7 +156,7 @@ class Events:
         if picked is None:
             return {}
         note = escape(picked[0].get("note") or "")
-        return self.loaded(picked[1], is_example=True) | {"note": note, "filled": values["example"]}
+        return self.loaded(picked[1], is_example=True) | {"note": note, "filled": values["example"][0]}
 
     def recall(self, values: Values, visit: Visit) -> Changes:
         """What a recording says of itself; the run that its example ended has said that it stopped."""

@@ -80,8 +80,8 @@ def build_demo(
     opening = events.opening(start, is_example=True)
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
         page["last"] = gr.State(opening["last"])
-        # The example that was clicked last, counted, and the one that the page was filled in with last.
-        page["example"], page["filled"] = gr.State((0, None)), gr.State((0, None))
+        # The clicks on examples with the last one's number; and which click the browser has filled the form in for.
+        page["example"], page["filled"] = gr.State((0, None)), gr.Number(0, visible=False, precision=0)
         # Runs that came after a recording of another model, and what the last one says of that.
         page["anew"] = gr.State((0, ""))
         _build_head(page, opening, notice, warming)
