@@ -208,7 +208,4 @@ def test_terms_open_by_keyboard_and_fetch_nothing(visitors: Visitors, bundled_ur
     assert set(told) == set(TERMS)
     for text, url, rel in told.values():
         assert len(text) > 40 and url.startswith("https://") and "noopener" in rel
-    page.locator("#program summary").first.click()
-    shown = visit.text("program")
-    assert bundled_url.rstrip("/") in shown and "7860" not in shown and 'api_name="/generate"' in shown, "this server"
     clean(visit)
