@@ -19,6 +19,7 @@ from ..figures import report as export
 from ..figures.cells import mask_png
 from ..plan import mask_array
 from ..prompt import SegmentedPrompt
+from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from .link import to_query
 from .run import LastRun
@@ -92,13 +93,15 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
 
 
 def wire_save(page: Page, name: str, make: Make, *, reads: Sequence[str]) -> None:
-    """Have a click hand out a file that is made of values."""
+    """Have a click hand out a file that is made of values; the oldest files of visitors make room for it."""
     file = page["file"]
 
     def save(values: Values, visit: Visit) -> Changes:
         folder = served_folder(file)
         called, data = make(values)
         try:
+            if page.profile.disk_bytes is not None:
+                make_room(folder, page.profile.disk_bytes, len(data))
             path = save_secretly(data, called, folder)
         except OSError as error:
             reason = error.strerror or type(error).__name__

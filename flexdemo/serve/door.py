@@ -7,6 +7,7 @@ a widget takes is gradio's to check.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ipaddress
 import itertools
@@ -23,6 +24,7 @@ from starlette.responses import JSONResponse
 
 from ..errors import InputError, first_line
 from . import internals
+from .host import make_room
 from .profiles import Profile
 
 API = "/gradio_api/"
@@ -110,6 +112,9 @@ class Door:
             if not self._profile.uploads:
                 told = "this host takes no files: open results files in a flexdemo of your own"
                 raise Refused(403, told, is_unread=True)
+            if (most := self._profile.disk_bytes) is not None:
+                folder = internals.upload_folder(scope["app"])
+                await asyncio.to_thread(make_room, folder, most, self._profile.limits.file_bytes)
             return receive, nobody
         data = await _body(receive, MOST_READ)
         again = _replayed(data, receive)

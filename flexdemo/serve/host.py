@@ -1,4 +1,4 @@
-"""What the machine must offer: packages, an address, a folder. Knows no page; standard library only."""
+"""What the machine must offer: packages, an address, a folder with room in it. Knows no page; standard library only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..errors import InputError
+
+SMALLEST = 4096  # bytes that a file takes on disk, however little is in it
 
 
 def check_requirements(path: Path) -> None:
@@ -61,3 +64,25 @@ def own_folder() -> None:
             f"no files can be written {where}({error.strerror or error}): name another folder, with GRADIO_TEMP_DIR"
         ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def make_room(folder: Path, most: int, incoming: int) -> None:
+    """Delete the oldest files in a folder and below until `incoming` more bytes fit into `most`.
+
+    For folders of temporary files alone. A file that another has deleted meanwhile is no error.
+    """
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            with suppress(FileNotFoundError):
+                told = path.stat(follow_symlinks=False)
+                found.append((told.st_mtime, max(told.st_size, SMALLEST), path))
+    excess = sum(size for _, size, _ in found) + incoming - most
+    for _, size, path in sorted(found):
+        if excess <= 0:
+            return
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # other files are left in it
+            path.parent.rmdir()
+        excess -= size

@@ -52,6 +52,10 @@ def has_session(app: Any, session: object) -> bool:
     return isinstance(session, str) and session in app.state_holder
 
 
+def upload_folder(app: Any) -> Path:
+    return Path(app.uploaded_file_dir)
+
+
 def uploads(app: Any) -> Iterable[str]:
     """Paths of all files that were uploaded."""
     return page_of(app).upload_file_set

@@ -23,6 +23,7 @@ from flexdemo.figures.cells import unseen, visible_text
 from flexdemo.page.tools import save_secretly
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Limits
+from flexdemo.serve.host import make_room
 
 ENDPOINTS = ("generate", "mask", "paraphrase", "methods")
 
@@ -236,6 +237,19 @@ def test_a_file_of_another_visitor_cannot_be_found(local: Site) -> None:
 def test_exports_have_names_that_nobody_can_work_out(tmp_path: Path) -> None:
     paths = {save_secretly(b"the same", "x.csv", tmp_path) for _ in range(5)}
     assert len(paths) == 5 and all(re.fullmatch("[0-9a-f]{64}", Path(path).parent.name) for path in paths)
+
+
+def test_the_oldest_files_make_room(tmp_path: Path) -> None:
+    import os
+
+    for i in range(5):
+        (tmp_path / f"d{i}").mkdir()
+        (tmp_path / f"d{i}" / "x").write_bytes(b"x" * 100_000)
+        os.utime(tmp_path / f"d{i}" / "x", (i, i))
+    make_room(tmp_path, 400_000, 150_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d3", "d4"]
+    make_room(tmp_path, 400_000, 150_000)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # Texts

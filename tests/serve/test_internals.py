@@ -19,7 +19,7 @@ from flexdemo.serve import internals
 
 INTERNALS = (
     "fns", "preprocess_data", "_queue", "event_queue_per_concurrency_id", "active_jobs",
-    "event_ids_to_events", "LocalContext", "get_blocks", "state_holder", 
+    "event_ids_to_events", "LocalContext", "get_blocks", "state_holder", "uploaded_file_dir",
     "upload_file_set", "GRADIO_CACHE", "mcp_server_obj", "temp_files",
 )  # fmt: skip
 PACKAGE = Path(internals.__file__).resolve().parents[1]
@@ -86,7 +86,7 @@ def test_somebody_who_leaves_is_missed(page: SimpleNamespace) -> None:
 
 
 def test_uploads_are_known_by_their_paths(page: SimpleNamespace, tmp_path: Path) -> None:
-    """`get_blocks`, `upload_file_set`."""
+    """`get_blocks`, `upload_file_set`, `uploaded_file_dir`."""
     assert internals.page_of(page.app) is page.demo
     sent = tmp_path / "x.txt"
     sent.write_text("text", encoding="utf-8")
@@ -94,6 +94,7 @@ def test_uploads_are_known_by_their_paths(page: SimpleNamespace, tmp_path: Path)
     Client(page.url, verbose=False).predict(handle_file(str(sent)), api_name="/take")
     (added,) = set(internals.uploads(page.app)) - before
     assert Path(added).read_text(encoding="utf-8") == "text"
+    assert Path(added).is_relative_to(internals.upload_folder(page.app))
 
 
 def test_a_file_in_the_served_folder_keeps_its_path_and_is_deleted_with_the_page(page: SimpleNamespace) -> None:

@@ -42,6 +42,10 @@ def table() -> str:
         ("pages and calls a minute, of one visitor", *(_or_any(p.visits) for p in profiles)),
         ("results files, rows", *(f"{p.limits.file_rows:,}" if p.uploads else "none" for p in profiles)),
         ("results files, MB", *(f"{p.limits.file_bytes / 1e6:g}" if p.uploads else "none" for p in profiles)),
+        (
+            "MB of visitors' files on disk",
+            *("any" if p.disk_bytes is None else f"{p.disk_bytes / 1e6:,.0f}" for p in profiles),
+        ),
     ]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * (len(profiles) + 1), *lines[1:]])
