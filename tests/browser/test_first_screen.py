@@ -18,6 +18,13 @@ EXAMPLES, RECORDED, REAL, SMOLLM2 = (
 )
 FIRST_SCREEN = ("run", "answer-flex", "answer-causal", "mask-plot", "mask-plot-right", "token-view")
 
+# Labels of the masks that their figures cut off: what is drawn outside a figure is not seen.
+CUT_OFF = """() => [...document.querySelectorAll('.side .js-plotly-plot')].flatMap(gd => {
+    const box = (e) => e.getBoundingClientRect(), {left, right, top, bottom} = box(gd);
+    return [...gd.querySelectorAll('.xtick text, .ytick text')].filter(each => box(each).left < left
+        || box(each).right > right || box(each).top < top || box(each).bottom > bottom).map(each => each.textContent);
+})"""
+
 
 def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
     """Answers of an example's recording by method, and of its wordings alone by their names."""
@@ -32,6 +39,7 @@ def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
         assert 0 <= top < bottom <= 900, name
     assert fits_sideways(visit)
     assert visit.page.locator("#mask-plot .nsewdrag").bounding_box()["height"] >= 250
+    assert visit.page.evaluate(CUT_OFF) == []
 
     visit.page.set_viewport_size({"width": 1280, "height": 720})
     visit.until("() => document.querySelector('#mask-plot .svg-container').offsetWidth < 600")
@@ -51,7 +59,7 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
     assert tops == sorted(tops)
     assert all(left >= 0 and right <= 390 for left, _, right, _ in placed.values())
     assert placed["run"][3] <= 844, "Run is seen without scrolling"
-    assert fits_sideways(visit)
+    assert fits_sideways(visit) and visit.page.evaluate(CUT_OFF) == []
     for tab in visit.page.get_by_role("tab").all_text_contents():
         visit.open(tab)
         assert fits_sideways(visit), tab
