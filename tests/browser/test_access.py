@@ -147,11 +147,8 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, 
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (768, 1024), (390, 844)])
-def test_the_row_of_run_covers_nothing_that_has_the_focus(
-    visitors: Visitors, bundled_url: str, width: int, height: int
-) -> None:
-    visit = visitors(bundled_url, width=width, height=height, q="Who?", p=[f"Name it, number {i}." for i in range(10)])
+def test_the_row_of_run_covers_nothing_that_has_the_focus(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, q="Who?", p=[f"Name it, number {i}." for i in range(10)])
     covered = f"""() => {{
         const row = document.querySelector('#actions'), box = (e) => e.getBoundingClientRect();
         return ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
@@ -159,8 +156,11 @@ def test_the_row_of_run_covers_nothing_that_has_the_focus(
             return box(e).top < box(row).bottom && box(e).bottom > box(row).top + 1;
         }}).map(e => e.outerHTML.slice(0, 120));
     }}"""
-    assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
-    assert visit.page.evaluate(covered) == []
+    for width, height in ((1280, 800), (768, 1024), (390, 844)):
+        visit.page.set_viewport_size({"width": width, "height": height})
+        visit.settle()
+        assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
+        assert visit.page.evaluate(covered) == [], width
     clean(visit)
 
 
@@ -178,9 +178,10 @@ def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> No
         look();
     }"""
     moving: dict[str, float] = {}
+    visit = visitors(bundled_url, motion="reduce", q="Who?", p=["Name it."])
+    visit.page.evaluate(watch)
     for motion in ("reduce", "no-preference"):
-        visit = visitors(bundled_url, motion=motion, q="Who?", p=["Name it."])
-        visit.page.evaluate(watch)
+        visit.page.emulate_media(reduced_motion=motion)
         visit.page.locator("#run").click()
         for name in ("add-paraphrase", "equal-weights", "copy-link", "run"):
             visit.page.locator(f"#{name}").hover()

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from browser_support import ROOT
 from browser_visit import Visit, Visitors, boxes, fits_sideways
+from hosting import served
 from playwright.sync_api import expect
+
+from flexdemo.engine.model import LanguageModel
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +37,7 @@ def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
     return alone | {name: methods[name]["answer"] for name in ("flex", "causal")}
 
 
-def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
+def test_the_first_screen_is_a_recorded_answer_over_masks_and_tokens(visit: Visit) -> None:
     for name, (_, top, _, bottom) in boxes(visit, FIRST_SCREEN).items():
         assert 0 <= top < bottom <= 900, name
     assert fits_sideways(visit)
@@ -50,6 +53,19 @@ def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
         assert (720 - top) / (bottom - top) > 0.75, "most of the mask"
     assert fits_sideways(visit)
 
+    answers = recorded(EXAMPLES[0]["question"])
+    assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
+    assert visit.text("status") == f"Recorded {RECORDED['date']}: press Run to compute it now"
+    for side in ("left", "right"):
+        assert visit.text(f"{side}-figures").endswith("recorded")
+    wordings = [EXAMPLES[0]["question"], *EXAMPLES[0]["paraphrases"]]
+    assert [visit.value("question"), *visit.wordings()] == wordings
+    for i in range(len(wordings)):
+        assert visit.text(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
+    assert visit.text("example-note") == EXAMPLES[0]["note"]
+    visit.run()
+    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
+
 
 def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visitors, bundled_url: str) -> None:
     visit = visitors(bundled_url, width=390, height=844)
@@ -63,21 +79,6 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
     for tab in visit.page.get_by_role("tab").all_text_contents():
         visit.open(tab)
         assert fits_sideways(visit), tab
-
-
-def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
-    answers = recorded(EXAMPLES[0]["question"])
-    assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
-    assert visit.text("status") == f"Recorded {RECORDED['date']}: press Run to compute it now"
-    for side in ("left", "right"):
-        assert visit.text(f"{side}-figures").endswith("recorded")
-    wordings = [EXAMPLES[0]["question"], *EXAMPLES[0]["paraphrases"]]
-    assert [visit.value("question"), *visit.wordings()] == wordings
-    for i in range(len(wordings)):
-        assert visit.text(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
-    assert visit.text("example-note") == EXAMPLES[0]["note"]
-    visit.run()
-    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
 
 
 def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
@@ -152,3 +153,15 @@ def test_a_recording_of_another_model_says_so(visitors: Visitors, slow_url: str)
     expect(visit.page.locator("#check")).to_have_text("proved ✓")  # by the model that made it, which is offered too
     visit.run()
     assert "recorded" not in visit.text("left-figures")
+
+
+def test_a_program_that_warms_up_says_so_until_it_is_over(visitors: Visitors, lm: LanguageModel) -> None:
+    with served(lm, warming="Warming up <b>for</b> some minutes") as site:
+        visit = visitors(site.url)
+        line = visit.page.locator("#warming")
+        assert line.inner_text() == "Warming up <b>for</b> some minutes"
+        site.state.warming = lambda: "Warming up failed: planted"
+        expect(line).to_contain_text("planted")
+        site.state.warming = str
+        line.wait_for(state="detached")
+        assert not visit.problems
