@@ -101,7 +101,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
     from flexdemo.engine.loading import load_all, load_model, offered, parse_models, weights_gigabytes, without_paths
-    from flexdemo.engine.model import suit_threads
+    from flexdemo.engine.model import moved, suit_threads
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
     from flexdemo.page.state import START_METHODS
@@ -117,7 +117,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
 
     def load(where: str | None) -> Any:
         lm = load_model(where, **options)
-        return zerogpu.place(lm) if gpu.forks else lm
+        return moved(lm, zerogpu.DEVICE) if gpu.forks else lm
 
     several = args.models or (not args.model and os.environ.get("FLEXDEMO_MODELS"))
     single = args.model or os.environ.get("FLEXDEMO_MODEL") or None

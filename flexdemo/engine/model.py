@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -227,9 +227,21 @@ def prepare(
         notes=_not_applied(generation),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
-        graphs=Graphs.of(torch.cuda.get_device_properties(devices[0]).total_memory, devices[0]) if can else Graphs(),
+        graphs=_graphs_on(devices[0]) if can else Graphs(),
         compiled=compiled_pass() if compiled else None,
     )
+
+
+def moved(lm: LanguageModel, device: str) -> LanguageModel:
+    """The same model on another device; it was checked where it was."""
+    lm.model.to(device)
+    there = torch.device(device)
+    can = BACKENDS[lm.backend].captures and can_capture(lm.model.config.get_text_config(), (there,))
+    return replace(lm, devices=(there,), captures=can, graphs=_graphs_on(there) if can else Graphs())
+
+
+def _graphs_on(device: torch.device) -> Graphs:
+    return Graphs.of(torch.cuda.get_device_properties(device).total_memory, device)
 
 
 # What changes the choice of tokens in transformers' `generate`, and its value where it does not.

@@ -13,19 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from ..engine.model import LanguageModel
 
 FLAG = "SPACES_ZERO_GPU"
 BACKEND = "sdpa"  # nothing is compiled there at run time; a dense mask is the faster of the two that need no compiler
 DEVICE = "cuda:0"
 LEAST, MOST = 10.0, 60.0  # seconds to ask for: what is not used is given back, but a short claim starts sooner
 NOTICE = (
-    "Runs on ZeroGPU: each run borrows a GPU. Nothing is compiled, the backend is {backend}. A prompt is read anew "
+    "Runs on ZeroGPU: each run borrows a GPU. The backend is {backend}: nothing is compiled. A prompt is read anew "
     "each time, so press Run to see other weights; examples show a recorded answer without a GPU."
 )
 Seconds = Callable[..., float]
@@ -94,13 +91,14 @@ def find_gpu(environ: Mapping[str, str] = os.environ) -> Gpu:
     import torch
 
     # transformers asks it in a forward pass, as when a model is checked here: asking starts CUDA, and a process forked
-    # after that cannot use a GPU. Nothing is captured in a worker either.
-    torch.cuda.is_current_stream_capturing = lambda: False
+    # after that cannot use a GPU. Workers capture, and are told what is so.
+    is_capturing, here = torch.cuda.is_current_stream_capturing, os.getpid()
+    torch.cuda.is_current_stream_capturing = lambda: os.getpid() != here and is_capturing()
     return Gpu(spaces.GPU)
 
 
 def load_options(gpu: Gpu, device: str, dtype: str, backend: str, *, compiled: bool = False) -> dict[str, Any]:
-    """Arguments of `load_model` for these flags: on ZeroGPU the model is loaded on the CPU, and `place`d then."""
+    """Arguments of `load_model` for these flags: on ZeroGPU a model is checked on the CPU, then `moved`."""
     if not gpu.forks:
         return {"device": device, "dtype": dtype, "backend": backend, "compiled": compiled}
     if compiled:
@@ -112,16 +110,6 @@ def load_options(gpu: Gpu, device: str, dtype: str, backend: str, *, compiled: b
         "dtype": "bfloat16" if dtype == "auto" else dtype,
         "backend": BACKEND if backend == "auto" else backend,
     }
-
-
-def place(lm: LanguageModel, device: str = DEVICE) -> LanguageModel:
-    """The same model on another device. On ZeroGPU it is checked on the CPU first: the GPU is not there yet."""
-    from dataclasses import replace
-
-    import torch
-
-    lm.model.to(device)
-    return replace(lm, devices=(torch.device(device),), captures=False)
 
 
 def answer_seconds(new_tokens: int, rows: int = 1) -> float:

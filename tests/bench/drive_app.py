@@ -316,7 +316,7 @@ def direct_folder() -> str:
 
 def says_zerogpu(url: str) -> str:
     notice = next(each for each in Site(url).widgets.values() if each["props"].get("elem_id") == "notice")
-    check("Nothing is compiled, the backend is sdpa" in notice["props"]["value"], notice["props"]["value"])
+    check("The backend is sdpa: nothing is compiled" in notice["props"]["value"], notice["props"]["value"])
     return "Runs on ZeroGPU"
 
 

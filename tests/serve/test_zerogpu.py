@@ -21,7 +21,7 @@ from test_faults import STATE, page_run, stop
 import app
 import flexdemo
 from flexdemo.engine.loading import load_model, offered
-from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.model import LanguageModel, moved
 from flexdemo.engine.reading import Reading
 from flexdemo.errors import InputError
 from flexdemo.page import run as ui_work
@@ -34,7 +34,7 @@ from flexdemo.serve import zerogpu
 from flexdemo.serve.guard import WORKER_TITLE
 from flexdemo.serve.log import Entry
 from flexdemo.serve.profiles import DEFAULT
-from flexdemo.serve.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options, place
+from flexdemo.serve.zerogpu import LEAST, LOCAL, MOST, Gpu, find_gpu, load_options
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here, nor on a Space's Windows")
 METHODS = ("flex", "causal", "origin", "per_prompt")
@@ -79,7 +79,7 @@ def test_a_model_is_checked_there_without_starting_cuda(monkeypatch: pytest.Monk
 
     def starts_cuda() -> bool:
         asked.append("is a stream capturing?")
-        return False
+        return True
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", starts_cuda)
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=lambda **_: None))
@@ -89,6 +89,8 @@ def test_a_model_is_checked_there_without_starting_cuda(monkeypatch: pytest.Monk
     gpu = find_gpu({"SPACES_ZERO_GPU": "true"})
     load_model(**load_options(gpu, "auto", "float32", "auto"))
     assert not asked
+    worker = Gpu(Forking().GPU).wrap(lambda: torch.cuda.is_current_stream_capturing(), lambda: 1.0)
+    assert worker() and not torch.cuda.is_current_stream_capturing(), "a worker captures, and hears what is so"
 
 
 def test_there_nothing_is_compiled(gpu: Gpu) -> None:
@@ -253,7 +255,7 @@ def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) ->
 
 
 def test_a_placed_model_answers_the_same(lm: LanguageModel) -> None:
-    placed = place(lm, "cpu")
+    placed = moved(lm, "cpu")
     assert not placed.captures and placed.devices == lm.devices
     want = flexdemo.ask(lm, QUESTION, max_new_tokens=4)["flex"].token_ids
     assert flexdemo.ask(placed, QUESTION, max_new_tokens=4)["flex"].token_ids == want

@@ -3,11 +3,9 @@
 On the path of `python app.py` with SPACES_ZERO_GPU set, the page does all that it does on ZeroGPU but use a GPU.
 """
 
-from functools import partial
-
 from forking import Forking
 
 from flexdemo.serve import zerogpu
 
 GPU = Forking().GPU
-zerogpu.place = partial(zerogpu.place, device="cpu")
+zerogpu.DEVICE = "cpu"
