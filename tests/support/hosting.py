@@ -22,6 +22,7 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.page import page as ui
 from flexdemo.page.endpoints import generate_endpoint
 from flexdemo.request import Limits
+from flexdemo.serve import internals
 from flexdemo.serve.guard import Gate, Guard
 from flexdemo.serve.health import State, routes
 from flexdemo.serve.log import Ledger
@@ -155,7 +156,7 @@ def served(
             patch.setenv("GRADIO_TEMP_DIR", str(folder))
         demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
         Guard(ledger, gate).protect(demo)
-        demo.queue(max_size=profile.queue, api_open=False)
+        internals.queue(demo, profile.queue)
         _, url, _ = demo.launch(
             prevent_thread_lock=True,
             quiet=True,
