@@ -1,4 +1,4 @@
-// Keys, pasted lines, rows and sliders: what a page of Gradio does not do by itself. Knows no masks.
+// Keys and sliders: what a page of Gradio does not do by itself. Knows no masks.
 (() => {
   const find = (selector) => document.querySelector(selector);
 
@@ -13,33 +13,6 @@
     if (event.key === 'Escape' && !find('ul[role=listbox], dialog[open]')) press('#stop');
   }, true);
 
-  // What is done to a row of paraphrases is told to the program: remove, up, down, pasted lines, typed texts.
-  const rowOf = (element) => {
-    const box = element.closest?.('.wording-row')?.querySelector('[id^="paraphrase-"]');
-    return box ? Number(box.id.split('-')[1]) - 1 : -1;
-  };
-  const tell = (kind, detail) => document.dispatchEvent(new CustomEvent(`flexdemo:${kind}`, { detail }));
-  // A paste of several lines becomes several rows: the first line joins what stands before the cursor, the last one what
-  // stands after it, as in any text box; blank lines are left out.
-  document.addEventListener('paste', (event) => {
-    const lines = (event.clipboardData?.getData('text/plain') ?? '').split(/[\r\n]+/).filter((line) => line.trim());
-    const row = rowOf(event.target);
-    if (row < 0 || lines.length < 2) return;
-    event.preventDefault();
-    const { value, selectionStart, selectionEnd } = event.target;
-    lines[0] = value.slice(0, selectionStart) + lines[0];
-    lines[lines.length - 1] += value.slice(selectionEnd);
-    tell('row', { row, lines });
-  }, true);
-  // A box itself tells of pressed keys only: no deletion, no dictation.
-  document.addEventListener('input', (event) => {
-    if (event.target.matches('.wording-row textarea')) tell('typed');
-  }, true);
-  document.addEventListener('click', (event) => {
-    const button = event.target.closest?.('.row-tools button');
-    if (button) tell('row', { row: rowOf(button), act: button.dataset.act });
-  });
-
   // A weight moved by keys is let go of a little after the last key: then the answer is decoded again, as after a drag.
   let letGo = 0;
   document.addEventListener('keyup', (event) => {
@@ -50,16 +23,15 @@
 
   // What a slider cannot hold is not told to the program while it is typed: "0" on the way to "0.9", or nothing. Once the
   // field is left, or Enter is pressed, it holds the nearest number that fits, the last one where it is empty.
-  const rangeOf = (field) => (field.matches?.('input[type=number]') ? field.closest('.block')?.querySelector('input[type=range]') : null);
-  const isWhole = ({ value, step }) => step % 1 !== 0 || Number.isInteger(Number(value));
-  const fits = (field) => field.value !== '' && Number(field.value) >= Number(field.min) && Number(field.value) <= Number(field.max)
-    && isWhole(field);
+  const rangeOf = (field) => field.matches?.('input[type=number]') && field.closest('.block')?.querySelector('input[type=range]');
+  function nearest({ value, min, max, step }, last) {
+    const near = value === '' ? last : Math.min(Math.max(Number(value), Number(min)), Number(max));
+    return Number.isInteger(Number(step)) ? Math.round(near) : Number(near);
+  }
+  const fits = (field) => field.value !== '' && Number(field.value) === nearest(field);
   function settle(field) {
-    const range = rangeOf(field), isSeed = Boolean(field.matches?.('#seed input'));
-    if (range ? fits(field) : !isSeed || field.value === '' || isWhole(field)) return;
-    if (field.value === '') field.value = range.value;
-    else if (range) field.value = Math.min(Math.max(Number(field.value), Number(field.min)), Number(field.max));
-    if (!isWhole(field)) field.value = Math.round(Number(field.value));
+    if (!rangeOf(field) || fits(field)) return;
+    field.value = nearest(field, rangeOf(field).value);
     field.dispatchEvent(new Event('input', { bubbles: true }));
   }
   document.addEventListener('input', (event) => {
@@ -67,11 +39,6 @@
   }, true);
   document.addEventListener('blur', (event) => settle(event.target), true);
   document.addEventListener('keydown', (event) => { if (event.key === 'Enter') settle(event.target); }, true);
-
-  // The programs name this server's address.
-  document.addEventListener('toggle', (event) => {
-    for (const each of event.target.querySelectorAll?.('.address') ?? []) each.textContent = location.origin;
-  }, true);
 
   // Once the page is there: the keys' names, what the program warms up.
   async function warm() {

@@ -189,37 +189,31 @@
     const range = (i, [from, to]) => [from + i * size, Math.min(to, from + (i + 1) * size)];
     return { kind: size === 1 ? 'cell' : 'block', rows: range(row, view(meta).rows), columns: range(column, view(meta).columns) };
   }
-  function pickToken(token) {
-    pick = { kind: 'token', rows: [token, token + 1], columns: [token, token + 1] };
+  function choose(next, token = '') { // the box of the token's number tells of a token alone
+    pick = next;
     const box = find('#link-token');
-    if (box && Number(box.value) !== token) box.value = token;
+    if (box && box.value !== String(token)) box.value = token;
     show();
   }
+  const pickToken = (token) => choose({ kind: 'token', rows: [token, token + 1], columns: [token, token + 1] }, token);
   function pickSegment(segment) {
-    const meta = metaOf(graphs()[0]?.gd), again = pick?.kind === 'segment' && pick.segment === segment;
-    const range = [meta.segments[segment][1], endOf(meta, segment)];
-    pick = again ? null : { kind: 'segment', segment, rows: range, columns: range };
-    show();
-  }
-  function clear() {
-    pick = null;
-    const box = find('#link-token');
-    if (box) box.value = '';
-    show();
+    const meta = metaOf(graphs()[0]?.gd), range = [meta.segments[segment][1], endOf(meta, segment)];
+    const again = pick?.kind === 'segment' && pick.segment === segment;
+    choose(again ? null : { kind: 'segment', segment, rows: range, columns: range });
   }
   document.addEventListener('click', (event) => {
     const token = event.target.closest?.(':is(#token-view, #answer-tokens) .token');
     if (token) pickToken(tokenElements().indexOf(token));
     const chip = event.target.closest?.(LEGEND);
     if (chip && graphs().length) pickSegment(Number(chip.dataset.segment));
-    if (event.target.closest?.('#link-clear')) clear();
+    if (event.target.closest?.('#link-clear')) choose(null);
     if (event.target.closest?.('#link-exact') && pick) exactly(pick.rows, pick.columns);
   });
   document.addEventListener('input', (event) => {
     if (event.target.id === 'link-outline') return paintShapes();
     if (event.target.id !== 'link-token') return;
     const meta = metaOf(graphs()[0]?.gd), token = Number(event.target.value);
-    if (event.target.value === '') return clear();
+    if (event.target.value === '') return choose(null);
     if (meta && Number.isInteger(token) && token >= 0 && token < total(meta)) return pickToken(token);
     pick = null;
     show();
@@ -292,8 +286,7 @@
     gd.clicked = { timeStamp, clientX, clientY };
     const near = before && Math.hypot(clientX - before.clientX, clientY - before.clientY) < 6;
     if (near && timeStamp - before.timeStamp < 500) return whole();
-    pick = pickCell(metaOf(gd), event.points[0].x, event.points[0].y);
-    show();
+    choose(pickCell(metaOf(gd), event.points[0].x, event.points[0].y));
   }
   function whole() {
     together(() => graphs().map(({ gd }) => {

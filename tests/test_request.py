@@ -9,13 +9,13 @@ import pickle
 from typing import Any, get_args
 
 import pytest
+from hosting import endpoint_of
 
 import flexdemo
 from flexdemo.answers.methods import METHODS, check_names
 from flexdemo.cli.main import make_parser
 from flexdemo.errors import InputError
 from flexdemo.masks import STRATEGIES
-from flexdemo.page.endpoints import generate_endpoint
 from flexdemo.page.link import from_query, to_query
 from flexdemo.page.state import PageState
 from flexdemo.prompt import POSITIONS
@@ -90,14 +90,14 @@ def test_a_setting_is_an_argument_of_ask_and_stream(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_setting_is_an_argument_of_the_endpoint(name: str) -> None:
-    generate = generate_endpoint(None, Limits())
+    generate = endpoint_of("generate", Limits())
     (usual,) = [each.default for each in parameters_of(Request) if each.name == name]
     assert inspect.signature(generate).parameters[name].default == usual
     assert f"    {name}: {FIELDS[name].description}\n" in inspect.getdoc(generate)
 
 
 def test_the_endpoint_has_no_argument_for_what_is_pythons_alone() -> None:
-    assert not {*inspect.signature(generate_endpoint(None, Limits())).parameters} & ({*FIELDS} - {*PUBLIC})
+    assert not {*inspect.signature(endpoint_of("generate", Limits())).parameters} & ({*FIELDS} - {*PUBLIC})
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if face_of(FIELDS[name]).link])

@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from html import escape
-from typing import Annotated, Any, get_args
+from functools import partial
+from typing import Annotated, Any, get_args, get_type_hints
 
 import gradio as gr
 from pydantic import Field, create_model
 
 from ..answers.ask import Pace, stream
-from ..answers.explain import CANDIDATES, NEEDED
-from ..answers.explain import explain as explain_result
+from ..answers.explain import CANDIDATES, NEEDED, explain
 from ..answers.methods import METHODS, check_names
 from ..answers.paraphrase import paraphrase as write_paraphrases
-from ..engine.loading import Models, offered
-from ..engine.model import LanguageModel
 from ..errors import InputError, OutOfTime
 from ..masks import STRATEGIES
 from ..plan import Encoding, check_encoding, mask_dict
 from ..prompt import POSITIONS
-from ..request import FIELDS, Checked, Limits, Request, face_of, parameters_of
+from ..request import FIELDS, Checked, Request, face_of, parameters_of
 from ..serve.log import checkpoint, note, within_noted_memory
-from ..serve.zerogpu import LOCAL, Gpu, answer_seconds
+from ..serve.zerogpu import answer_seconds
+from .run import note_result
 from .state import check_limits, packed, token_limit
+from .widgets import DRAW, MODEL, Page
 
 Model = Annotated[
     str | None, Field(description="name of one of the models offered here; the first by default. See methods.")
@@ -67,31 +66,33 @@ MaskCall = create_model(
 )
 
 
-def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work` as a function whose parameters and their descriptions are the fields of `arguments`, which checks them.
+class MethodsCall(Checked):
+    """`/methods` has no arguments."""
+
+
+def endpoint(page: Page, work: Callable[..., Any], seconds: Callable[..., float] | None = None) -> Callable[..., Any]:
+    """`work` of a page and its arguments as a function whose parameters and their descriptions are the fields of those,
+    which check them. What runs the model tells its `seconds` from the same arguments.
 
     What a list may leave out may be null. Fields that are for Python alone (see Face) are no parameters.
     """
+    hints = get_type_hints(work)
+    arguments, returned = hints["given"], hints["return"]
     hidden = {name for name, field in FIELDS.items() if face_of(field) is None}
     shown = [each for each in parameters_of(arguments) if each.name not in hidden]
-    returned = inspect.signature(work, eval_str=True).return_annotation
     kind = get_args(returned)[0] if inspect.isgeneratorfunction(work) else returned  # of the last one, for clients
     signature = inspect.Signature(shown, return_annotation=kind)
     usual = {each.name: each.default for each in shown}
-
-    def checked(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        given = signature.bind(*args, **options).arguments
-        left_out = {name for name, value in given.items() if value is None and usual[name] is None}
-        return arguments(**{name: value for name, value in given.items() if name not in left_out})
+    run = partial(work, page)
+    run = page.gpu.wrap(run, seconds) if seconds else run
 
     def once(*args: Any, **options: Any) -> Any:
-        return work(checked(args, options))
+        given = signature.bind(*args, **options).arguments
+        left_out = {name for name, value in given.items() if value is None and usual[name] is None}
+        return run(arguments(**{name: value for name, value in given.items() if name not in left_out}))
 
     def streamed(*args: Any, **options: Any) -> Any:
-        answered = None
-        for answered in work(checked(args, options)):
-            yield answered
-        note_answer(answered)  # here, as what is noted where a GPU is lent stays there
+        yield from once(*args, **options)
 
     call = streamed if inspect.isgeneratorfunction(work) else once
     summary, returns = (inspect.getdoc(work) or "").split("Returns:")
@@ -103,172 +104,112 @@ def endpoint(arguments: type[Checked], work: Callable[..., Any]) -> Callable[...
     return call
 
 
-def note_answer(answered: dict) -> None:
-    """Tell the log what `/generate` did, from its JSON."""
-    views = [view for result in answered["results"] for view in result["views"]]
-    note(
-        methods=[result["method"] for result in answered["results"]],
-        prompt_tokens=len(answered["prompt"]["token_ids"]),
-        new_tokens=sum(len(view["token_ids"]) for view in views),
+def generate(page: Page, given: GenerateCall) -> Iterator[dict]:
+    """Answer a question from all its wordings at once, with the answers of other methods if wanted.
+
+    Returns:
+        The JSON object that `python -m flexdemo generate --json` prints; before it, to a client that takes them, the
+        same with the answers so far and "partial": true. Where the time that a request has here was up, "stopped" says
+        so, and the answers are what there was until then.
+    """
+    lm, limits = page.models.of(given.model), page.limits
+    asked = Request(**{name: getattr(given, name) for name in FIELDS})
+    prompt = packed(lm, limits, asked, asked.max_new_tokens)
+    names = [method.name for method in check_names(asked)]
+    if given.explain:
+        asked = asked.but(methods=list(dict.fromkeys([*names, *NEEDED])), candidates=CANDIDATES)
+    until = limits.until()
+    note(question=asked.question, paraphrases=list(asked.paraphrases), prefix=asked.prefix)
+    size = f"{1 + len(asked.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
+    with within_noted_memory(lambda: size, give_up=page.models.let_go):
+        for result in stream(lm, asked, until=until, check=checkpoint(), wanted=Pace(PARTIAL_SECONDS)):
+            if not result.done and time.monotonic() < until:
+                yield result.to_dict() | {"partial": True}
+        told = result.to_dict()
+        note_result(result)
+        try:
+            if given.explain and result.done:
+                told["explain"] = explain(lm, result, until=until, check=checkpoint()).to_dict()
+            is_over = not result.done
+        except OutOfTime:
+            is_over = True
+    yield told | ({"stopped": limits.time_is_up()} if is_over else {})
+
+
+def mask(page: Page, given: MaskCall) -> dict:
+    """The attention mask of a packed prompt, without running the model.
+
+    Returns:
+        The JSON object that `python -m flexdemo mask --json` prints; "rows" has a text of 0 and 1 for each query.
+    """
+    asked = Request(**{name: getattr(given, name) for name in PACKED})
+    prompt = packed(page.models.of(given.model), page.limits, asked, 0)
+    if given.against is not None:
+        check_encoding(Encoding(given.against, asked.positions))
+    return mask_dict(prompt, asked.mask, asked.positions, given.against)
+
+
+def paraphrase(page: Page, given: ParaphraseCall) -> list[str]:
+    """Let the model write other wordings of a question.
+
+    Returns:
+        The JSON list that `python -m flexdemo paraphrase --json` prints: distinct, none equal to the question.
+    """
+    lm, limits = page.models.of(given.model), page.limits
+    check_limits(limits, Request(question=given.question))
+    if not 1 <= given.n <= limits.paraphrases:
+        raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {given.n}")
+    note(question=given.question)
+    until = limits.until()
+    with within_noted_memory(give_up=page.models.let_go):
+        drawing = {"seed": given.seed, "temperature": given.temperature, "until": until, "check": checkpoint()}
+        written = write_paraphrases(lm, given.question, given.n, **drawing)
+    if not written and time.monotonic() >= until:
+        raise OutOfTime(limits.time_is_up())
+    return written
+
+
+def methods(page: Page, given: MethodsCall) -> dict:
+    """What can be asked for: methods, mask strategies and position schemes, each explained, and the limits.
+
+    Returns:
+        Lists "methods", "strategies" and "positions" of name, label, summary; "limits" of a request; the "model", and
+        the names of all "models" that may be chosen.
+    """
+    lm = page.models.default
+
+    def listed(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"name": each.name, "label": each.label, "summary": each.summary} for each in table.values()]
+
+    return {
+        "model": lm.name,
+        "models": list(page.models.names),
+        "methods": [each | {"wordings": METHODS[each["name"]].minimum} for each in listed(METHODS)],
+        "strategies": listed(STRATEGIES),
+        "positions": [
+            {"name": name, "label": name.replace("_", " ").capitalize(), "summary": summary}
+            for name, summary in POSITIONS.items()
+        ],
+        "limits": asdict(page.limits) | {"prompt_tokens": token_limit(lm, page.limits), "methods": len(METHODS)},
+    }
+
+
+def endpoints(page: Page) -> dict[str, Callable[..., Any]]:
+    """The functions behind the endpoints, by name, with the command line's arguments and JSON."""
+
+    def answering(given: GenerateCall) -> float:
+        return answer_seconds(min(given.max_new_tokens, page.limits.new_tokens), rows=10)
+
+    made = (
+        endpoint(page, generate, answering),
+        endpoint(page, mask),
+        endpoint(page, paraphrase, lambda given: answer_seconds(32, rows=10)),
+        endpoint(page, methods),
     )
+    return {each.__name__: each for each in made}
 
 
-def generate_endpoint(
-    models: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL
-) -> Callable[..., Iterator[dict]]:
-    """The function behind `/generate`, with the command line's arguments and JSON."""
-
-    def generate(given: GenerateCall) -> Iterator[dict]:
-        """Answer a question from all its wordings at once, with the answers of other methods if wanted.
-
-        Returns:
-            The JSON object that `python -m flexdemo generate --json` prints; before it, to a client that takes them,
-            the same with the answers so far and "partial": true. Where the time that a request has here was up,
-            "stopped" says so, and the answers are what there was until then.
-        """
-        lm = offered(models).of(given.model)
-        asked = Request(**{name: getattr(given, name) for name in FIELDS})
-        prompt = packed(lm, limits, asked, asked.max_new_tokens)
-        names = [method.name for method in check_names(asked)]
-        if given.explain:
-            asked = asked.but(methods=list(dict.fromkeys([*names, *NEEDED])), candidates=CANDIDATES)
-        until = limits.until()
-        note(question=asked.question, paraphrases=list(asked.paraphrases), prefix=asked.prefix)
-        size = f"{1 + len(asked.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
-        with within_noted_memory(lambda: size, give_up=offered(models).let_go):
-            for result in stream(lm, asked, until=until, check=checkpoint(), wanted=Pace(PARTIAL_SECONDS)):
-                if not result.done and time.monotonic() < until:
-                    yield result.to_dict() | {"partial": True}
-            told = result.to_dict()
-            if not result.done:
-                told["stopped"] = limits.time_is_up()
-            elif given.explain:
-                try:
-                    told["explain"] = explain_result(lm, result, until=until, check=checkpoint()).to_dict()
-                except OutOfTime:
-                    told["stopped"] = limits.time_is_up()
-        yield told
-
-    def seconds(given: GenerateCall) -> float:
-        return answer_seconds(min(given.max_new_tokens, limits.new_tokens), rows=10)
-
-    return endpoint(GenerateCall, gpu.wrap(generate, seconds))
-
-
-def mask_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[..., dict]:
-    """The function behind `/mask`, with the command line's arguments and JSON."""
-
-    def mask(given: MaskCall) -> dict:
-        """The attention mask of a packed prompt, without running the model.
-
-        Returns:
-            The JSON object that `python -m flexdemo mask --json` prints; "rows" has a text of 0 and 1 for each query.
-        """
-        lm = offered(models).of(given.model)
-        asked = Request(**{name: getattr(given, name) for name in PACKED})
-        prompt = packed(lm, limits, asked, 0)
-        if given.against is not None:
-            check_encoding(Encoding(given.against, asked.positions))
-        return mask_dict(prompt, asked.mask, asked.positions, given.against)
-
-    return endpoint(MaskCall, mask)
-
-
-def paraphrase_endpoint(models: LanguageModel | Models, limits: Limits, gpu: Gpu = LOCAL) -> Callable[..., list[str]]:
-    """The function behind `/paraphrase`, with the command line's arguments and JSON."""
-
-    def paraphrase(given: ParaphraseCall) -> list[str]:
-        """Let the model write other wordings of a question.
-
-        Returns:
-            The JSON list that `python -m flexdemo paraphrase --json` prints: distinct, none equal to the question.
-        """
-        lm = offered(models).of(given.model)
-        check_limits(limits, Request(question=given.question))
-        if not 1 <= given.n <= limits.paraphrases:
-            raise InputError(f"the number of paraphrases must be from 1 to {limits.paraphrases}, not {given.n}")
-        note(question=given.question)
-        until = limits.until()
-        with within_noted_memory(give_up=offered(models).let_go):
-            drawing = {"seed": given.seed, "temperature": given.temperature, "until": until, "check": checkpoint()}
-            written = write_paraphrases(lm, given.question, given.n, **drawing)
-        if not written and time.monotonic() >= until:
-            raise OutOfTime(limits.time_is_up())
-        return written
-
-    return endpoint(ParaphraseCall, gpu.wrap(paraphrase, lambda given: answer_seconds(32, rows=10)))
-
-
-def methods_endpoint(models: LanguageModel | Models, limits: Limits) -> Callable[[], dict]:
-    """The function behind `/methods`: what the other endpoints accept, from the tables that run."""
-
-    def methods() -> dict:
-        """What can be asked for: methods, mask strategies and position schemes, each explained, and the limits.
-
-        Returns:
-            Lists "methods", "strategies" and "positions" of name, label, summary; "limits" of a request; the "model",
-            and the names of all "models" that may be chosen.
-        """
-        lm = offered(models).default
-        return {
-            "model": lm.name,
-            "models": list(offered(models).names),
-            "methods": [
-                {"name": m.name, "label": m.label, "summary": m.summary, "wordings": m.minimum}
-                for m in METHODS.values()
-            ],
-            "strategies": [{"name": s.name, "label": s.label, "summary": s.summary} for s in STRATEGIES.values()],
-            "positions": [
-                {"name": name, "label": name.replace("_", " ").capitalize(), "summary": summary}
-                for name, summary in POSITIONS.items()
-            ],
-            "limits": asdict(limits) | {"prompt_tokens": token_limit(lm, limits), "methods": len(METHODS)},
-        }
-
-    return methods
-
-
-ADDRESS = "http://127.0.0.1:7860"
-CLIENT = """from gradio_client import Client
-
-client = Client("{address}")
-result = client.predict(
-    question="What is the capital of Peru?",
-    paraphrases=["Which city is Peru's capital?"],
-    methods=["flex", "causal"],
-    api_name="/generate",
-)
-for each in result["results"]:
-    print(each["method"], each["answer"])
-print(client.predict(question="What is the capital of Peru?", n=2, api_name="/paraphrase"))
-"""
-CURL = """event=$(curl -s {address}/gradio_api/call/v2/generate -H 'Content-Type: application/json' \\
-  -d '{"question": "What is the capital of Peru?", "paraphrases": ["Name the capital of Peru."]}' | cut -d '"' -f 4)
-curl -sN {address}/gradio_api/call/v2/generate/$event
-"""
-COMMAND = """python -m flexdemo generate "What is the capital of Peru?" -p "Name the capital of Peru." --json
-"""
-CALLS = (("Python, with gradio_client", CLIENT), ("Shell, with curl", CURL), ("Command line", COMMAND))
-
-
-def add_endpoints(models: Models, limits: Limits, gpu: Gpu = LOCAL) -> None:
+def add_endpoints(page: Page) -> None:
     """Register the endpoints with the Blocks being built; those that run the model share the queue of runs."""
-    running: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-    drawing: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 4}
-    gr.api(generate_endpoint(models, limits, gpu), api_name="generate", **running)
-    gr.api(mask_endpoint(models, limits), api_name="mask", **drawing)
-    gr.api(paraphrase_endpoint(models, limits, gpu), api_name="paraphrase", **running)
-    gr.api(methods_endpoint(models, limits), api_name="methods", **drawing)
-
-
-def program_section() -> gr.HTML:
-    """How to call what this page does: a section that opens on demand. The page's script puts in its own address."""
-    here = f'<span class="address">{ADDRESS}</span>'
-    shown = [(title, escape(code).replace("{address}", here)) for title, code in CALLS]
-    blocks = "".join(f'<h3>{escape(title)}</h3><pre tabindex="0"><code>{code}</code></pre>' for title, code in shown)
-    told = (
-        "<p>Endpoints: <code>/generate</code>, <code>/mask</code>, <code>/paraphrase</code> and <code>/methods</code>, "
-        "which lists what can be asked for. They answer with the JSON of the command line. Started with "
-        "<code>--mcp</code>, the page offers the same four as MCP tools.</p>"
-    )
-    return gr.HTML(f"<details><summary>Use it from a program</summary>{told}{blocks}</details>", elem_id="program")
+    for name, call in endpoints(page).items():
+        gr.api(call, api_name=name, **(MODEL if name in ("generate", "paraphrase") else DRAW))

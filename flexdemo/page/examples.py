@@ -93,13 +93,10 @@ def _same(recorded: Recorded, lm: LanguageModel) -> bool:
 
 
 def status_of(last: LastRun, lm: LanguageModel) -> Changes:
-    """What the page says of a recording, if the run is one."""
-    return {} if last.recorded is None else {"status": status_html("done", line(last.recorded, lm))}
-
-
-def line(recorded: Recorded, lm: LanguageModel) -> str:
-    """Where the answers come from that are shown."""
-    said, result = f"Recorded {recorded.date}", recorded.result
-    if _same(recorded, lm):
-        return f"{said}: press Run to compute it now"
-    return f"{said} with {result.model}, {result.dtype}: press Run to ask {lm.name}"
+    """Where the answers come from that are shown, if that is a recording."""
+    if last.recorded is None:
+        return {}
+    by, then = (f" with {last.result.model}, {last.result.dtype}", f"ask {lm.name}")
+    if _same(last.recorded, lm):
+        by, then = "", "compute it now"
+    return {"status": status_html("done", f"Recorded {last.recorded.date}{by}: press Run to {then}")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,7 @@ from ..prompt import POSITIONS
 from ..request import Limits
 from .state import FIELDS, LABELS, SETTINGS, SLIDERS, PageState, slider_of
 from .terms import terms_html
-from .widgets import Changes, Widgets
+from .widgets import Changes, Page
 
 
 def element(name: str) -> str:
@@ -57,15 +56,15 @@ def group_changes(state: PageState) -> Changes:
     return {group: gr.update(label=f"{title} — {said_of(group, state)}") for group, title, _, _ in GROUPS}
 
 
-def build_settings(widgets: Widgets, start: PageState, limits: Limits) -> None:
-    """The groups of settings; `widgets` has each setting under its field's name."""
+def build_settings(page: Page, start: PageState) -> None:
+    """The groups of settings; `page` has each setting under its field's name."""
     for group, title, names, terms in GROUPS:
         label = f"{title} — {said_of(group, start)}"
-        with gr.Accordion(label, open=False, elem_id=element(group), elem_classes="group") as widgets[group]:
+        with gr.Accordion(label, open=False, elem_id=element(group), elem_classes="group") as page[group]:
             for name in names:
-                widgets[name] = _setting(name, start, limits)
-            if group == "answering" and limits != Limits():
-                gr.HTML(limits_html(limits), elem_id="limits", elem_classes="help")
+                page[name] = _setting(name, start, page.limits)
+            if group == "answering" and page.limits != Limits():
+                gr.HTML(limits_html(page.limits), elem_id="limits", elem_classes="help")
             if terms:
                 gr.HTML(terms_html(*terms), elem_classes="terms")
 
@@ -89,10 +88,6 @@ def _setting(name: str, start: PageState, limits: Limits) -> Any:
 
 def limits_html(limits: Limits) -> str:
     """What one request may have where the page runs, in one line."""
-    said = [
-        f"at most {limits.paraphrases} paraphrases",
-        f"{limits.characters:,} characters a text",
-        f"{limits.new_tokens:,} tokens an answer",
-    ]
-    said += [] if limits.seconds is None else [f"{limits.seconds:g} seconds a run"]
-    return f"<p>Limits here: {escape(', '.join(said))}.</p>"
+    texts = f"at most {limits.paraphrases} paraphrases, {limits.characters:,} characters a text"
+    time = "" if limits.seconds is None else f", {limits.seconds:g} seconds a run"
+    return f"<p>Limits here: {texts}, {limits.new_tokens:,} tokens an answer{time}.</p>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,13 +22,12 @@ from .events import Events, model_html
 from .form import build_settings
 from .sides import build_ladder, build_sides, build_tokens
 from .state import PageState
-from .tabs import TABS, gave
+from .tabs import build_tabs
 from .terms import CHIPS, FONTS, MONO, THEME
-from .widgets import Changes, Widgets, chooser
+from .widgets import ASSETS, Changes, Page, chooser, script
 
 UPLOAD_MARGIN = 5_000_000  # above the limit of a file, so that a file a little too large is told of in words
 KEPT = (3600, 86_400)  # every hour, files of visitors that are older than a day are deleted
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) -> dict[str, Any]:
@@ -41,12 +39,11 @@ def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) ->
     hues = {"primary_hue": gr.themes.colors.blue, "neutral_hue": gr.themes.colors.slate}
     # Plain names of fonts: gradio would fetch a GoogleFont from outside.
     theme = gr.themes.Base(font=list(FONTS), font_mono=list(MONO), **sizes, **hues).set(**THEME)
-    scripts = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.js", "views.js"))
     return {
         "theme": theme,
         "css": CHIPS,
         "css_paths": [ASSETS / "style.css"],
-        "head": f"<script defer>{scripts}</script>",
+        "head": f"<script defer>{script('page.js')}{script('views.js')}</script>",
         "footer_links": ["api", "settings"],
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,
@@ -74,75 +71,72 @@ def build_demo(
     one. `gpu` is how the work comes to a GPU, and `notice` a line on top that says what is special about the place
     where this runs; `warming` one that stays there for as long as /healthz tells of it.
     """
-    limits, models = profile.limits, offered(lm)
-    told = (list(examples) or [shown_examples.FALLBACK], recordings, limits.paraphrases, models.default.name)
+    models, room = offered(lm), profile.limits.paraphrases
+    told = (list(examples) or [shown_examples.FALLBACK], recordings, room, models.default.name)
     examples = shown_examples.attributed(*told)
-    start = shown_examples.state_of(examples[0], limits.paraphrases, models.choices[0] if models.choices else "")
-    events = Events(models, profile, examples, recordings, gpu)
+    start = shown_examples.state_of(examples[0], room, models.choices[0] if models.choices else "")
+    page = Page(models, profile, gpu)
+    events = Events(page, examples, recordings)
     opening = events.opening(start, is_example=True)
-    widgets = Widgets()
     with gr.Blocks(title="flexdemo", analytics_enabled=False, fill_width=True, delete_cache=KEPT) as demo:
-        widgets["last"], widgets["tab"], widgets["example"] = gr.State(opening["last"]), gr.State(gave.NAME), gr.State()
+        page["last"] = gr.State(opening["last"])
+        # The clicks on examples with the last one's number; and which click the browser has filled the form in for.
+        page["example"], page["filled"] = gr.State((0, None)), gr.Number(0, visible=False, precision=0)
         # Runs that came after a recording of another model, and what the last one says of that.
-        widgets["anew"] = gr.State((0, ""))
-        widgets["looked"] = gr.State({})  # by tab, the key of the run that it has asked the model about
-        _build_head(widgets, models, opening, notice, warming)
+        page["anew"] = gr.State((0, ""))
+        _build_head(page, opening, notice, warming)
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=300, elem_id="ask"):
-                _build_ask(widgets, profile, models.default, examples, start, opening)
+                _build_ask(page, examples, start, opening)
             with gr.Column(scale=11, min_width=300, elem_id="see"):
-                build_ladder(widgets, opening)
-                build_sides(widgets, start, opening)
-                widgets["proof"] = gr.HTML("", elem_id="proof")
-                build_tokens(widgets, opening)
-                with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
-                    for tab in TABS:
-                        with gr.Tab(tab.TITLE, elem_id=f"tab-{tab.NAME}") as widgets[f"tab-{tab.NAME}"]:
-                            tab.build(widgets, models)
+                build_ladder(page, opening)
+                build_sides(page, start, opening)
+                page["proof"] = gr.HTML("", elem_id="proof")
+                build_tokens(page, opening)
+                build_tabs(page)
                 if profile.uploads:
-                    results.build_opened(widgets)
-        events.wire(widgets, demo)
-        add_endpoints(models, limits, gpu)
+                    results.build_opened(page)
+        events.wire(demo)
+        add_endpoints(page)
     return demo
 
 
-def _build_head(widgets: Widgets, models: Models, opening: Changes, notice: str, warming: str) -> None:
+def _build_head(page: Page, opening: Changes, notice: str, warming: str) -> None:
+    models = page.models
     with gr.Row(elem_id="masthead"):
         gr.HTML("<h1>flexdemo</h1><p>One question, several wordings, one pass.</p>", elem_id="title")
-        widgets["model"] = gr.Dropdown(
+        page["model"] = gr.Dropdown(
             [*models.choices] or [("the only one", "")],
             value=models.choices[0] if models.choices else "",
             label="Model", container=False, elem_id="model", visible=bool(models.choices), min_width=120,
         )  # fmt: skip
-        widgets["facts"] = gr.HTML(model_html(models.default), elem_id="facts")
-        widgets["status"] = gr.HTML(opening["status"], elem_id="status")
-        widgets["queue"] = gr.HTML("", elem_id="queue")
-        widgets["copy"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=80, scale=0)
-    widgets["link"] = gr.Textbox(
+        page["facts"] = gr.HTML(model_html(models.default), elem_id="facts")
+        page["status"] = gr.HTML(opening["status"], elem_id="status")
+        page["queue"] = gr.HTML("", elem_id="queue")
+        page["copy"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=80, scale=0)
+    page["link"] = gr.Textbox(
         visible=False, label="Link to the page as it was when you made it", elem_id="link", lines=1, max_lines=3
     )
-    widgets["link_said"] = gr.HTML("", elem_id="link-said")
+    page["link_said"] = gr.HTML("", elem_id="link-said")
     if notice:
         gr.HTML(f"<p>{escape(notice)}</p>", elem_id="notice")
     if warming:
         gr.HTML(f'<p role="status">{escape(warming)}</p>', elem_id="warming")
-    widgets["link_message"] = gr.HTML("", elem_id="link-message", elem_classes="message")
+    page["link_message"] = gr.HTML("", elem_id="link-message", elem_classes="message")
 
 
-def _build_ask(
-    widgets: Widgets, profile: Profile, lm: LanguageModel, examples: Sequence[dict], start: PageState, opening: Changes
-) -> None:
+def _build_ask(page: Page, examples: Sequence[dict], start: PageState, opening: Changes) -> None:
     """Left: examples, wordings, Run and Stop, the settings in folded groups."""
-    links = shown_examples.try_html(examples, lm.name)
-    widgets["try"] = gr.HTML(links, elem_id="examples", js_on_load=chooser("example"))
-    widgets["note"] = gr.HTML(escape(examples[0].get("note") or ""), elem_id="example-note")
-    rows.build_rows(widgets, start, profile.limits, opening)
+    links = shown_examples.try_html(examples, page.models.default.name)
+    page["try"] = gr.HTML(links, elem_id="examples", js_on_load=chooser("example"))
+    page["note"] = gr.HTML(escape(examples[0].get("note") or ""), elem_id="example-note")
+    rows.build_rows(page, start, opening)
     with gr.Row(elem_id="actions"):
-        widgets["run"] = gr.Button("Run", variant="primary", elem_id="run", min_width=90, scale=3)
-        widgets["stop"] = gr.Button("Stop", elem_id="stop", min_width=70)
-    widgets["message"] = gr.HTML("", elem_id="message", elem_classes="message")
-    widgets["budget"] = gr.HTML(opening["budget"], elem_id="budget")
-    build_settings(widgets, start, profile.limits)
-    tools.build_tools(widgets, opening["last"])
-    if profile.uploads:
-        results.build_results(widgets, profile.limits)
+        page["run"] = gr.Button("Run", variant="primary", elem_id="run", min_width=90, scale=3)
+        page["stop"] = gr.Button("Stop", elem_id="stop", min_width=70)
+    page["message"] = gr.HTML("", elem_id="message", elem_classes="message")
+    page["budget"] = gr.HTML(opening["budget"], elem_id="budget")
+    build_settings(page, start)
+    tools.build_tools(page, opening["last"])
+    if page.profile.uploads:
+        results.build_results(page)

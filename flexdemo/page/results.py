@@ -19,7 +19,7 @@ from ..figures.cells import seen_text
 from ..figures.results import accuracy_figure, wordings_figure
 from ..request import Limits
 from .rows import names, row_changes
-from .widgets import PRIVATE, Changes, Values, Visit, Widgets, alert_html, chooser, plot, shown, table_html
+from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, shown, table_html
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
@@ -59,13 +59,10 @@ def open_results(path: Path, limits: Limits) -> Opened:
 def summary_html(opened: Opened) -> str:
     """The table of lines, as the command line's reports have it."""
     header, rows = opened.summary.cells()
-    lines = []
-    for name, *cells in rows:
-        numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{numbers}</tr>')
     count = opened.summary.questions
     said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
-    return said + table_html(header, f"<tbody>{''.join(lines)}</tbody>", numbers=range(1, len(header)))
+    lines = [[escape(cell) for cell in row] for row in rows]
+    return said + table_html(header, lines, numbers=range(1, len(header)))
 
 
 def disagreements_html(opened: Opened) -> str:
@@ -75,16 +72,12 @@ def disagreements_html(opened: Opened) -> str:
         return "<h2>Records where methods disagree</h2><p>There are none.</p>"
     lines = []
     for i, record in enumerate(found):
-        name = f"Fill in record {record.id}"
-        button = f'<button type="button" data-record="{i}" aria-label="{escape(name)}">Fill in</button>'
-        more = len(record.paraphrases)
-        lines.append(
-            f'<tr><td>{button}</td><th scope="row" class="wording">{escape(record.question)}</th>'
-            f'<td class="number">{more}</td><td class="wording">{escape(" / ".join(record.answers))}</td>'
-            f'<td class="wording">{_said_html(record)}</td></tr>'
-        )
+        name = escape(f"Fill in record {record.id}")
+        button = f'<button type="button" data-record="{i}" aria-label="{name}">Fill in</button>'
+        texts = (record.question, str(len(record.paraphrases)), " / ".join(record.answers))
+        lines.append((button, *map(escape, texts), _said_html(record)))
     titles = ("", "Question", "Paraphrases", "Right answers", "Methods said")
-    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="records")
+    table = table_html(titles, lines, kind="records", head=1, numbers=[2])
     cut = f" (the first {MOST_LISTED})" if len(found) == MOST_LISTED else ""
     return (
         f"<h2>Records where methods disagree: {len(found)}{cut}</h2>"
@@ -105,9 +98,9 @@ def _said_html(record: Disagreement) -> str:
     return "".join(said)
 
 
-def build_results(widgets: Widgets, limits: Limits) -> None:
+def build_results(page: Page) -> None:
     """The part of the page that opens a results file."""
-    widgets["found"] = gr.State(None)
+    page["found"] = gr.State(None)
     with gr.Accordion("Open a results file", open=False, elem_id="results", elem_classes="group"):
         gr.HTML(
             "<p>The table that <code>python -m flexdemo evaluate DATA --output FILE</code> wrote: its summary, its "
@@ -115,33 +108,31 @@ def build_results(widgets: Widgets, limits: Limits) -> None:
             "day.</p>"
         )
         kinds = ", ".join(ending.removeprefix(".") for ending in FORMATS)
-        label = f"Results file ({kinds}; at most {limits.file_bytes / 1e6:g} MB)"
-        widgets["results_file"] = gr.File(label=label, file_types=list(FORMATS), elem_id="results-file", height=110)
-        widgets["results_message"] = gr.HTML("", elem_id="results-message", elem_classes="message")
+        label = f"Results file ({kinds}; at most {page.limits.file_bytes / 1e6:g} MB)"
+        page["results_file"] = gr.File(label=label, file_types=list(FORMATS), elem_id="results-file", height=110)
+        page["results_message"] = gr.HTML("", elem_id="results-message", elem_classes="message")
 
 
-def build_opened(widgets: Widgets) -> None:
+def build_opened(page: Page) -> None:
     """Where an opened file is shown: it needs the width of the page."""
     with gr.Column(elem_id="results-box"):
-        widgets["results_summary"] = gr.HTML("", elem_id="results-summary")
+        page["results_summary"] = gr.HTML("", elem_id="results-summary")
         with gr.Row(elem_id="results-charts"):
-            widgets["accuracy_plot"] = plot("accuracy-plot", min_width=320)
-            widgets["wordings_plot"] = plot("wordings-plot", min_width=320)
-        widgets["results_notes"] = gr.HTML("", elem_id="results-notes")
-        widgets["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=chooser("record"))
+            page["accuracy_plot"] = plot("accuracy-plot", min_width=320)
+            page["wordings_plot"] = plot("wordings-plot", min_width=320)
+        page["results_notes"] = gr.HTML("", elem_id="results-notes")
+        page["results_records"] = gr.HTML("", elem_id="results-records", js_on_load=chooser("record"))
 
 
-def changes_of(opened: Opened | None, message: str = "") -> Changes:
-    """What an opened file shows, or why there is none."""
-    if opened is None:
-        texts = dict.fromkeys(("results_summary", "results_notes", "results_records"), "")
-        charts = dict.fromkeys(("accuracy_plot", "wordings_plot"), shown(None))
-        return {"found": None, "results_message": alert_html(message), **texts, **charts}
+SHOWN = ("results_summary", "accuracy_plot", "wordings_plot", "results_notes", "results_records")
+
+
+def changes_of(opened: Opened) -> Changes:
+    """What an opened file shows."""
     notes = "".join(f"<li>{escape(note)}</li>" for note in opened.summary.notes)
     several = len(opened.summary.groups) > 1
     return {
         "found": opened,
-        "results_message": "",
         "results_summary": summary_html(opened),
         "accuracy_plot": shown(accuracy_figure(opened.summary)),
         "wordings_plot": shown(wordings_figure(opened.summary) if several else None),
@@ -150,24 +141,13 @@ def changes_of(opened: Opened | None, message: str = "") -> Changes:
     }
 
 
-def wire_results(widgets: Widgets, limits: Limits) -> None:
+def wire_results(page: Page) -> None:
     def show(values: Values, visit: Visit) -> Changes:
         path = values["results_file"]
-        if path is None:
-            return changes_of(None)
-        try:
-            return changes_of(open_results(Path(path), limits))
-        except InputError as error:
-            return changes_of(None, str(error))
-
-    # One at a time, beside the redraws: a large file takes seconds.
-    opening: dict[str, Any] = {"busy": "results_file", "concurrency_id": "results", "concurrency_limit": 1}
-    file, changes = widgets["results_file"], list(changes_of(None))
-    widgets.on([file.upload, file.clear], show, reads=["results_file"], changes=changes, **opening)
-    room = limits.paraphrases
+        return changes_of(open_results(Path(path), page.limits)) if path else page.cleared(SHOWN) | {"found": None}
 
     def fill(values: Values, visit: Visit) -> Changes:
-        index, opened = visit.told("index"), values["found"]
+        index, opened, room = visit.told("index"), values["found"], page.room
         if opened is None or not isinstance(index, int) or index not in range(len(opened.disagreements)):
             return {}
         record = opened.disagreements[index]
@@ -175,9 +155,14 @@ def wire_results(widgets: Widgets, limits: Limits) -> None:
         note = record_note(opened.name, record, room)
         return {"question": record.question, "weight-0": 1.0, "note": note, **rows}
 
-    changes = ["question", "note", *names(room)]
-    chosen = widgets.on(widgets["results_records"].select, fill, reads=["found"], changes=changes)
-    chosen.then(None, None, None, js=TO_FORM, **PRIVATE)
+    # One at a time, beside the redraws: a large file takes seconds.
+    opening: dict[str, Any] = {"busy": "results_file", "concurrency_id": "results", "concurrency_limit": 1}
+    opening |= {"changes": ["found", *SHOWN], "refused": ["results_message", *SHOWN]}
+    file = page["results_file"]
+    page.on([file.upload, file.clear], show, reads=["results_file"], **opening)
+    changes = ["question", "note", *names(page.room)]
+    chosen = page.on(page["results_records"].select, fill, reads=["found"], changes=changes)
+    chosen.then(None, js=TO_FORM, **PRIVATE)
 
 
 def record_note(name: str, record: Disagreement, room: int) -> str:

@@ -8,35 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from ..answers.paraphrase import paraphrase
-from ..engine.loading import Models
 from ..engine.model import LanguageModel
 from ..errors import InputError, OutOfTime
 from ..figures.cells import unseen
 from ..request import Limits, Request
-from ..serve.log import checkpoint, within_noted_memory
-from ..serve.zerogpu import Gpu, answer_seconds
+from ..serve.log import checkpoint
 from .state import HEAVIEST, PageState, Row, check_limits, prompt_of, row_values, rows_of, token_limit
-from .widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html
+from .widgets import RUNNING, Changes, Page, Values, Visit, alert_html, script
 
 MOST_READ = 10_000  # characters in which those that cannot be seen are looked for
 WRITTEN = 4  # paraphrases that one click asks the model for
 HINT = "Another wording; several pasted lines become several rows"
-# What page.js tells: of a row {row, act}, or {row, lines} of a paste; and that a text was typed. What `Events` tells:
-# that something has changed. Many rows change one after the other, as each comes to be there: all of it is one change.
-EDITS = """
-let soon = 0;
-document.addEventListener('flexdemo:row', (event) => trigger('select', event.detail));
-document.addEventListener('flexdemo:typed', () => trigger('input'));
-document.addEventListener('flexdemo:changed', () => {
-  clearTimeout(soon);
-  soon = setTimeout(() => trigger('change'), 50);
-});
-"""
 CHANGED = "() => { document.dispatchEvent(new CustomEvent('flexdemo:changed')); }"
 WEIGHED = f"(by) => {{ if (by === 'confidence') ({CHANGED})(); }}"
 
@@ -71,7 +57,7 @@ def pasted(rows: Sequence[Row], index: int, lines: Sequence[str], room: int) -> 
     return [*above, (lines[0], rows[index][1]), *fresh, *below], len(lines) - 1 - len(fresh)
 
 
-def written(lm: LanguageModel, limits: Limits, rows: Sequence[Row], question: str, seed: int) -> list[Row]:
+def written(lm: LanguageModel, model: str, limits: Limits, rows: Sequence[Row], question: str, seed: int) -> list[Row]:
     """With paraphrases by the model in blank and new rows; what is there stays."""
     blanks = [i for i, (text, _) in enumerate(rows) if not text.strip()]
     most = min(WRITTEN, limits.paraphrases - len(rows) + len(blanks))
@@ -107,11 +93,11 @@ def names(room: int) -> list[str]:
     return ["weight-0", *row_changes((), room)]
 
 
-def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Changes) -> None:
+def build_rows(page: Page, start: PageState, opening: Changes) -> None:
     """The question and the pool of rows: text, weight, share, and what each wording answers alone."""
-    values, count = start.values(limits.paraphrases), len(start.paraphrases)
-    widgets["used"] = gr.State(count)
-    for i in range(limits.paraphrases + 1):
+    values, count = start.values(page.room), len(start.paraphrases)
+    page["used"] = gr.State(count)
+    for i in range(page.room + 1):
         label = f"Paraphrase {i} (P{i + 1})" if i else "Question (P1)"
         name = f"paraphrase-{i}" if i else "question"
         with gr.Row(visible=i <= count, elem_classes=["wording-row", f"is-P{i + 1}"]) as row:
@@ -125,27 +111,26 @@ def build_rows(widgets: Widgets, start: PageState, limits: Limits, opening: Chan
             )  # fmt: skip
             told = gr.HTML(opening[f"alone-{i}"], elem_id=f"alone-{i}", elem_classes="alone")
             share = gr.HTML(opening[f"share-{i}"], elem_id=f"share-{i}", elem_classes="share")
-        widgets.update({name: box, f"weight-{i}": weight, f"alone-{i}": told, f"share-{i}": share})
+        page.update({name: box, f"weight-{i}": weight, f"alone-{i}": told, f"share-{i}": share})
         if i:
-            widgets[f"row-{i}"] = row
+            page[f"row-{i}"] = row
     with gr.Row(elem_id="row-tools"):
-        widgets["add"] = gr.Button("+ wording", size="sm", elem_id="add-paraphrase", min_width=70)
-        widgets["write"] = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=120)
-        widgets["equal"] = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
-    widgets["rows_message"] = gr.HTML("", elem_id="rows-message", elem_classes="message")
-    widgets["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=EDITS)
+        page["add"] = gr.Button("+ wording", size="sm", elem_id="add-paraphrase", min_width=70)
+        page["write"] = gr.Button("Write with the model", size="sm", elem_id="write-paraphrases", min_width=120)
+        page["equal"] = gr.Button("Equal weights", size="sm", elem_id="equal-weights", min_width=90)
+    page["rows_message"] = gr.HTML("", elem_id="rows-message", elem_classes="message")
+    page["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=script("rows.js"))
 
 
-def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu) -> Any:
-    """Events of the rows; returns the one after which all weights are equal."""
-    room = limits.paraphrases
-    reads, changes = list(row_values((), room)), [*row_changes((), room), "rows_message"]
+def wire_rows(page: Page) -> None:
+    """Events of the rows; after the one that makes all weights equal the page answers again."""
+    room = page.room
 
     def add(values: Values, visit: Visit) -> Changes:
         rows = rows_of(values)
         if len(rows) >= room:
-            return {"rows_message": alert_html(full(room))}
-        return {**row_changes([*rows, ("", 1.0)], room), "rows_message": ""}
+            raise InputError(full(room))
+        return row_changes([*rows, ("", 1.0)], room)
 
     def edit(values: Values, visit: Visit) -> Changes:
         row, act, lines = (visit.told(name) for name in ("row", "act", "lines"))
@@ -153,36 +138,27 @@ def wire_rows(widgets: Widgets, models: Models, limits: Limits, gpu: Gpu) -> Any
         if not isinstance(row, int) or row not in range(len(rows)):  # the row has gone meanwhile
             return {}
         if act in EDIT:
-            return {**row_changes(EDIT[act][-1](rows, row), room), "rows_message": ""}
+            return row_changes(EDIT[act][-1](rows, row), room)
         if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
-            return {"rows_message": alert_html("what was pasted is no list of lines")}
+            raise InputError("what was pasted is no list of lines")
         rows, left_out = pasted(rows, row, lines, room)
         said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {room} paraphrases"
         return {**row_changes(rows, room), "rows_message": alert_html(said if left_out else "")}
 
-    def more(rows: Sequence[Row], question: str, seed: int, model: str) -> list[Row]:
-        with within_noted_memory(give_up=models.let_go):
-            return written(models.of(model), limits, rows, question, seed)
-
-    write_more = gpu.wrap(more, lambda *_: answer_seconds(64, rows=10))
-
     def write(values: Values, visit: Visit) -> Changes:
-        asked = (values["question"] or "", int(values["seed"] or 0), values["model"])
-        try:
-            return {**row_changes(write_more(rows_of(values), *asked), room), "rows_message": ""}
-        except InputError as error:
-            return {"rows_message": alert_html(str(error))}
-
-    widgets.on(widgets["add"].click, add, reads=reads, changes=changes)
-    widgets.on(widgets["edits"].select, edit, reads=reads, changes=changes)
-    asked = [*reads, "question", "seed", "model"]
-    widgets.on(widgets["write"].click, write, reads=asked, changes=changes, busy="write", **RUNNING)
-    weights = [f"weight-{i}" for i in range(room + 1)]
+        model, rows, question = values["model"], rows_of(values), values["question"] or ""
+        asked = (model, page.limits, rows, question, int(values["seed"] or 0))
+        return row_changes(page.ask(written, *asked, tokens=64, rows=10), room)
 
     def equal(values: Values, visit: Visit) -> Changes:
         return dict.fromkeys(weights, 1)
 
-    return widgets.on(widgets["equal"].click, equal, changes=weights)
+    wired = {"changes": list(row_changes((), room)), "refused": ["rows_message"]}
+    reads, weights = list(row_values((), room)), [f"weight-{i}" for i in range(room + 1)]
+    page.on(page["add"].click, add, reads=reads, **wired)
+    page.on(page["edits"].select, edit, reads=reads, **wired)
+    page.on(page["write"].click, write, reads=[*reads, "question", "seed", "model"], busy="write", **wired, **RUNNING)
+    page.answering.append(page.on(page["equal"].click, equal, changes=weights))
 
 
 def shares_of(state: PageState, weights: Sequence[float] | None, room: int) -> Changes:
@@ -201,7 +177,7 @@ def shares_of(state: PageState, weights: Sequence[float] | None, room: int) -> C
 
 
 def _tools(i: int) -> str:
-    """Buttons of a paraphrase's row, which page.js tells of."""
+    """Buttons of a paraphrase's row, which rows.js tells of."""
     buttons = "".join(
         f'<button type="button" data-act="{act}" aria-label="{name.format(i)}" title="{name.format(i)}">{sign}</button>'
         for act, (sign, name, _) in EDIT.items()
@@ -224,17 +200,14 @@ def budget_of(lm: LanguageModel, limits: Limits, state: PageState, tokens: int |
     have been counted already."""
     room, answer = token_limit(lm, limits), state.max_new_tokens
     try:
-        tokens = tokens or _counted(lm, limits, state)
+        if tokens is None:
+            question, *paraphrases = (text for _, text in state.wordings)
+            asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
+            check_limits(limits, asked)
+            tokens = len(prompt_of(lm, asked).token_ids)
     except InputError:  # why is told elsewhere, by the redraw
         return f"<span>– of {room:,} tokens</span>{unseen_html(state)}"
     taken = tokens + answer
     over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
     said = f"<b>{tokens:,}</b> prompt tokens + up to {answer:,}, of {room:,}{over}"
     return f"<span>{said}</span>{unseen_html(state)}"
-
-
-def _counted(lm: LanguageModel, limits: Limits, state: PageState) -> int:
-    question, *paraphrases = (text for _, text in state.wordings)
-    asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
-    check_limits(limits, asked)
-    return len(prompt_of(lm, asked).token_ids)

@@ -6,18 +6,20 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
 from ..answers.ask import Pace, stream
-from ..answers.explain import CANDIDATES, NEEDED, Explanation, explain
+from ..answers.explain import CANDIDATES, Explanation, explain
 from ..answers.methods import METHODS
 from ..answers.recording import Recorded
 from ..answers.result import MethodResult, Result
 from ..engine.loading import Models
-from ..engine.reading import Prefill, Reading, Readings
+from ..engine.model import LanguageModel
+from ..engine.reading import Reading
 from ..errors import InputError
 from ..masks import parse
 from ..prompt import SegmentedPrompt
@@ -26,7 +28,7 @@ from ..serve.log import Interrupted, checkpoint, note, within_noted_memory
 from ..serve.zerogpu import answer_seconds
 from .sides import SIDES, alone_changes, answer_html, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
-from .widgets import Changes, Visit, alert_html
+from .widgets import Changes, alert_html
 
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 
@@ -84,7 +86,9 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         schemes = [each for each in apart if each != state.scheme(STANDARD) or "causal" not in methods]
         known = only_decodes(state, prompt, reading)
         if not known:  # else the answer follows at once: nothing is cleared
-            yield _cleared(room)
+            cleared = dict.fromkeys([f"{side}_figures" for side in SIDES] + [f"alone-{i}" for i in range(room + 1)], "")
+            cleared |= {f"{side}_answer": answer_html(side) for side in SIDES}
+            yield {**cleared, "status": status_html("running", "Reading the prompt"), "message": ""}
 
         # 2. Answers as they grow.
         asked = state.asked(methods=tuple(methods), mass=False, candidates=CANDIDATES)
@@ -108,12 +112,6 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
     finally:
         if result is not None:
             note_result(result)
-
-
-def _cleared(room: int) -> Changes:
-    answers = {f"{side}_figures": "" for side in SIDES} | {f"{side}_answer": answer_html(side) for side in SIDES}
-    alone = {f"alone-{i}": "" for i in range(room + 1)}
-    return {**answers, **alone, "status": status_html("running", "Reading the prompt"), "message": ""}
 
 
 def frame(state: PageState, result: Result, room: int) -> Changes:
@@ -141,19 +139,9 @@ def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | N
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
 
 
-def kept(readings: Readings, visit: Visit, models: Models, last: LastRun) -> Prefill | None:
-    """What this visitor's last run has read, unless the prompt that is shown is another."""
-    held = readings.of(visit.session, last.state.model).known(last.result.prompt)
-    return held if held is not None and held.owner is models.that_made(last.result.model).model else None
-
-
-def explained(models: Models, limits: Limits, last: LastRun) -> LastRun:
-    """A run with its explanation, which runs the model once more; InputError where there is no time for it."""
-    if last.explanation is not None or not set(NEEDED).issubset(last.methods):
-        return last
-    with within_noted_memory(give_up=models.let_go):
-        lm = models.that_made(last.result.model)
-        return replace(last, explanation=explain(lm, last.result, until=limits.until(), check=checkpoint()))
+def explained(lm: LanguageModel, last: LastRun, until: float = math.inf) -> LastRun:
+    """A run of the methods NEEDED with its explanation, which runs the model once more."""
+    return replace(last, explanation=explain(lm, last.result, until=until, check=checkpoint()))
 
 
 def seconds_of(state: PageState, *_: Any) -> float:
@@ -184,12 +172,7 @@ def belongs_html(last: LastRun) -> str:
 def lacking_html(last: LastRun, *methods: str) -> str:
     """What to choose so that a run has what is to be seen."""
     labels = " and ".join(f"<b>{escape(METHODS[name].label)}</b>" for name in methods)
-    return f'<p class="to-come">To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}'
-
-
-def lacking(last: LastRun, cleared: Callable[[str], Changes]) -> Changes:
-    """A tab on the fused answer, of a run without one; any other run it asks the model about, see `wire`."""
-    return {} if "flex" in last.methods else cleared(lacking_html(last, "flex"))
+    return f"<p>To see this, choose {labels} under Methods, then Run.</p>{belongs_html(last)}"
 
 
 def method_label(answered: MethodResult) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..request import Limits
 from .rows import budget_of, shares_of
 from .state import FORM, FUSED, STANDARD, WEIGHTED, PageState, side_parts
 from .terms import COLOURS
-from .widgets import Changes, Widgets, plot
+from .widgets import Changes, Page, plot
 
 SIDES = ("left", "right")
 LONG = 32  # characters of an answer that fit on one large line
@@ -99,19 +99,6 @@ def legend_html(segments: Sequence[Segment]) -> str:
     )
 
 
-def live_html(sides: Mapping[str, tuple[str, MethodResult]]) -> str:
-    """Both sides' (signature, answer so far), by "left" and "right": a row for each token grows on its mask."""
-    told = {
-        side: {
-            "signature": mark,
-            "tokens": [visible_text(token) for token in answered.tokens],
-            "done": bool(answered.stopped_by),
-        }
-        for side, (mark, answered) in sides.items()
-    }
-    return f'<div data-live="{escape(json.dumps(told))}"></div>'
-
-
 def scheme_label(scheme: Scheme) -> str:
     weights = "weights" if scheme.weighted else "raw"
     return f"{scheme.strategy} · {scheme.positions.replace('_', ' ')} · {weights}"
@@ -168,7 +155,8 @@ def figures_html(answer: MethodResult, first_token: float) -> str:
 
 
 def answers_changes(state: PageState, result: Result) -> Changes:
-    """Both answers so far, tokens that differ from the other side's marked, their figures, and the rows to grow."""
+    """Both answers so far, tokens that differ from the other side's marked, their figures, and what grows a row for
+    each token on the mask that the answer belongs to."""
     left, right = (answered(result, state, side) for side in SIDES)
     first, live = result.seconds["first_token"], {}
     changes: Changes = {}
@@ -180,19 +168,20 @@ def answers_changes(state: PageState, result: Result) -> Changes:
         marked = marked_html(mine.answer, mine.generation, mine.tokens, differs)
         changes[f"{side}_answer"] = answer_html(side, marked, is_long=len(mine.answer) > LONG)
         changes[f"{side}_figures"] = figures_html(mine, first)
-        live[side] = (signature(result.prompt, state.scheme(getattr(state, side))), mine)
-    return changes | {"live": live_html(live)}
+        mark, tokens = signature(result.prompt, state.scheme(getattr(state, side))), map(visible_text, mine.tokens)
+        live[side] = {"signature": mark, "tokens": [*tokens], "done": bool(mine.stopped_by)}
+    return changes | {"live": f'<div data-live="{escape(json.dumps(live))}"></div>'}
 
 
-def alone_changes(state: PageState, result: Result | None, room: int) -> Changes:
+def alone_changes(state: PageState, result: Result, room: int) -> Changes:
     """What each wording answers alone, marked where it is not the fused answer; "" where that was not asked."""
     told: Changes = {f"alone-{i}": "" for i in range(room + 1)}
-    given = {each.method: each for each in result.results} if result else {}
+    given = {each.method: each for each in result.results}
     if "per_prompt" not in given:
         return told
     fused = given.get("flex")
     for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
-        same = not (result and result.done and fused) or same_answer(view.answer, fused.answer)
+        same = not (result.done and fused) or same_answer(view.answer, fused.answer)
         kind, note = ("", "") if same else (' class="differs"', " · differs from the fused answer")
         told[f"alone-{i}"] = f"alone: <b{kind}>{escape(view.answer)}</b>{note}"
     return told
@@ -259,45 +248,45 @@ ANSWER = (
 )
 
 
-def build_ladder(widgets: Widgets, start: Changes) -> None:
+def build_ladder(page: Page, start: Changes) -> None:
     """The four steps from standard attention to the fused answer."""
     steps = [(name, side) for side, (name, _) in LADDER.items()]
     with gr.Row(elem_id="ladder-row"):
-        widgets["ladder"] = gr.Radio(
+        page["ladder"] = gr.Radio(
             steps, value=start["ladder"], label="Step that the left side shows", elem_id="ladder", container=False
         )
-        widgets["step"] = gr.HTML(start["step"], elem_id="step")
+        page["step"] = gr.HTML(start["step"], elem_id="step")
 
 
-def build_sides(widgets: Widgets, state: PageState, start: Changes) -> None:
+def build_sides(page: Page, state: PageState, start: Changes) -> None:
     """Two answers, each with its figures, its scheme as a menu and the mask that it was given with."""
     with gr.Row(elem_id="sides"):
         for side in SIDES:
             with gr.Column(elem_id=f"side-{side}", elem_classes="side", min_width=280):
                 with gr.Row(elem_classes="side-head"):
-                    widgets[f"{side}_title"] = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
+                    page[f"{side}_title"] = gr.HTML(start[f"{side}_title"], elem_id=f"{side}-title")
                     if side == "left":
                         can = start["last"] is not None
                         look: dict[str, Any] = {"size": "sm", "min_width": 60, "scale": 0}
-                        widgets["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
-                    widgets[side] = gr.Dropdown(
+                        page["check"] = gr.Button("prove", elem_id="check", interactive=can, **look)
+                    page[side] = gr.Dropdown(
                         choices(), value=getattr(state, side), label=f"Scheme, {side}", elem_id=f"{side}-scheme",
                         container=False, min_width=150, allow_custom_value=True,
                     )  # fmt: skip
                 for part in ("answer", "figures"):
                     name = f"{side}_{part}"
-                    widgets[name] = gr.HTML(start[name], elem_id=f"{side}-{part}", elem_classes=part)
+                    page[name] = gr.HTML(start[name], elem_id=f"{side}-{part}", elem_classes=part)
                 # It has its room also where it cannot be drawn yet.
-                widgets[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
-    widgets["drawn"] = gr.State(start["drawn"])
-    widgets["live"] = gr.HTML(start["live"], elem_id="live")
+                page[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
+    page["drawn"] = gr.State(start["drawn"])
+    page["live"] = gr.HTML(start["live"], elem_id="live")
 
 
-def build_tokens(widgets: Widgets, start: Changes) -> None:
+def build_tokens(page: Page, start: Changes) -> None:
     """The tokens of the packed prompt by segment, the answer's behind them, and what is said about a chosen one."""
     with gr.Column(elem_id="tokens-box"):
-        widgets["legend"] = gr.HTML(start["legend"], elem_id="token-legend")
-        widgets["tokens"] = gr.HighlightedText(
+        page["legend"] = gr.HTML(start["legend"], elem_id="token-legend")
+        page["tokens"] = gr.HighlightedText(
             start["tokens"], color_map=COLOURS, show_inline_category=False, show_label=False, container=False,
             elem_id="token-view", label="Tokens of the packed prompt, coloured by segment",
         )  # fmt: skip

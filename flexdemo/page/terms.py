@@ -78,13 +78,12 @@ TERMS: Mapping[str, tuple[str, str, str]] = {
 
 def terms_html(*names: str) -> str:
     """A question for each term, which opens on its meaning and a link."""
-    return "".join(_term(name, *TERMS[name]) for name in names)
-
-
-def _term(name: str, meaning: str, source: str, url: str) -> str:
-    link = f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(source)}</a>'
-    said = f"<p>{escape(meaning)} Read on: {link}</p>"
-    return f'<details class="term"><summary>{escape(name)}</summary>{said}</details>'
+    made = []
+    for name in names:
+        meaning, source, url = map(escape, TERMS[name])
+        said = f'{meaning} Read on: <a href="{url}" target="_blank" rel="noopener noreferrer">{source}</a>'
+        made.append(f'<details class="term"><summary>{escape(name)}</summary><p>{said}</p></details>')
+    return "".join(made)
 
 
 MOST = max(profile.limits.paraphrases for profile in PROFILES.values())

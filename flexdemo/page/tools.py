@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 
 from ..answers.proof import Proof, prove
-from ..engine.loading import Models
+from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
@@ -21,14 +21,16 @@ from ..plan import mask_array
 from ..prompt import SegmentedPrompt
 from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
-from ..serve.log import within_noted_memory
-from ..serve.zerogpu import Gpu, answer_seconds
-from .endpoints import program_section
 from .link import to_query
 from .run import LastRun
 from .state import PageState
-from .widgets import PRIVATE, RUNNING, Changes, Values, Visit, Widgets, alert_html
+from .widgets import PRIVATE, RUNNING, Changes, Page, Values, Visit
 
+ENDPOINTS = (
+    "<p>Programs can ask this page too: the endpoints <code>/generate</code>, <code>/mask</code>, "
+    "<code>/paraphrase</code> and <code>/methods</code> answer with the JSON of the command line. <b>Use via API</b> "
+    "at the foot of the page has calls of each, for Python, JavaScript and the shell.</p>"
+)
 PNG_PIXELS = 1024  # that a short prompt's mask is enlarged to, by whole numbers
 FIRST = "# Press Run first"
 # Gets the link's query; shows the whole link, selected, and copies it where the browser allows that.
@@ -90,38 +92,30 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-def wire_save(widgets: Widgets, name: str, make: Make, *, reads: Sequence[str], disk_bytes: int | None) -> None:
-    """Have a click hand out a file that is made of values, which keeps the server's files below `disk_bytes`."""
-    file = widgets["file"]
+def wire_save(page: Page, name: str, make: Make, *, reads: Sequence[str]) -> None:
+    """Have a click hand out a file that is made of values, which keeps the server's files below the profile's limit."""
+    file, disk_bytes = page["file"], page.profile.disk_bytes
 
     def save(values: Values, visit: Visit) -> Changes:
         folder = served_folder(file)
+        called, data = make(values)
         try:
-            called, data = make(values)
             if disk_bytes is not None:
                 make_room(folder, disk_bytes, len(data))
             path = save_secretly(data, called, folder)
-        except InputError as error:
-            return {"file": None, "message": alert_html(str(error))}
         except OSError as error:
             reason = error.strerror or type(error).__name__
             said = f"the file cannot be made: {reason} on the server; the result is still here, try again later"
-            return {"file": None, "message": alert_html(said)}
+            raise InputError(said) from error
         delete_with_page(file, path)
-        return {"file": path, "message": ""}
+        return {"file": path}
 
-    made = widgets.on(widgets[name].click, save, reads=reads, changes=["file", "message"], busy=name)
+    made = page.on(page[name].click, save, reads=reads, changes=["file"], refused=["message", "file"], busy=name)
     made.then(None, file, None, js=SAVE, **PRIVATE)
 
 
-def prover(models: Models) -> Callable[[LastRun], Proof]:
-    """What checks the answers of a run against the dense reference of the model that made them."""
-
-    def check(last: LastRun) -> Proof:
-        with within_noted_memory(give_up=models.let_go):
-            return prove(models.that_made(last.result.model), last.result)
-
-    return check
+def check_proof(lm: LanguageModel, last: LastRun) -> Proof:
+    return prove(lm, last.result)
 
 
 def proof_html(proof: Proof) -> str:
@@ -131,19 +125,19 @@ def proof_html(proof: Proof) -> str:
     return f'<span class="badge {kind}" role="status"><b>{sign} {word}</b></span> <span class="told">{line}</span>'
 
 
-def build_tools(widgets: Widgets, last: LastRun | None) -> None:
+def build_tools(page: Page, last: LastRun | None) -> None:
     """Files of the result, the program that repeats it, how to call the page from a program."""
     with gr.Accordion("Export, program", open=False, elem_id="tools", elem_classes="group"):
         with gr.Row(elem_id="result-tools"):
             for kind, (label, _, _) in FILES.items():
                 name, ran = f"save-{kind}", last is not None
-                widgets[name] = gr.Button(label, size="sm", elem_id=name, min_width=70, interactive=ran)
-        widgets["file"] = gr.DownloadButton(visible=False)
-        widgets["program"] = gr.Code(
+                page[name] = gr.Button(label, size="sm", elem_id=name, min_width=70, interactive=ran)
+        page["file"] = gr.DownloadButton(visible=False)
+        page["program"] = gr.Code(
             export.snippet(last.result) if last else FIRST, language="python", wrap_lines=True,
             label="Python program that asks this again", elem_id="repeat", interactive=False,
         )  # fmt: skip
-        program_section()
+        gr.HTML(ENDPOINTS, elem_classes="help")
 
 
 CHANGES = ("check", "proof", "program", *(f"save-{kind}" for kind in FILES))
@@ -156,38 +150,26 @@ def ready(last: LastRun | None) -> Changes:
     return {**usable, "check": check, "proof": "", "program": export.snippet(last.result) if last else FIRST}
 
 
-def wire_tools(widgets: Widgets, models: Models, page: Sequence[str], gpu: Gpu, *, disk_bytes: int | None) -> None:
-    """Events of the tools; `page` are the widgets that a PageState is made of."""
-    proved = gpu.wrap(prover(models), lambda last: answer_seconds(32))
-
+def wire_tools(page: Page) -> None:
     def made(kind: str, values: Values) -> tuple[str, bytes]:
         last, (_, suffix, make) = values["last"], FILES[kind]
         if last is None:
             raise InputError("there is nothing to save yet: press Run")
         return export.file_name(last.state.question, suffix), make(last)
 
-    for kind in FILES:
-        wire_save(widgets, f"save-{kind}", partial(made, kind), reads=["last"], disk_bytes=disk_bytes)
-
     def check(values: Values, visit: Visit) -> Changes:
         if values["last"] is None:
-            return {"message": alert_html("there is nothing to check yet: press Run")}
-        try:
-            proof = proved(values["last"])
-        except InputError as error:
-            return {"proof": "", "message": alert_html(f"Cannot be checked: {error}")}
+            raise InputError("there is nothing to check yet: press Run")
+        proof = page.ask(check_proof, values["last"], tokens=32)
         mark = gr.update(value="proved ✓" if proof.ok else "not proved ✕", variant="secondary" if proof.ok else "stop")
-        return {"check": mark, "proof": proof_html(proof), "message": ""}
-
-    changes = ["check", "proof", "message"]
-    widgets.on(widgets["check"].click, check, reads=["last"], changes=changes, busy="check", **RUNNING)
+        return {"check": mark, "proof": proof_html(proof)}
 
     def link(values: Values, visit: Visit) -> Changes:
-        try:
-            query = to_query(PageState.of(values))
-        except InputError as error:
-            return {"link": gr.update(value="", visible=False), "message": alert_html(f"No link: {error}")}
-        return {"link": gr.update(value=query, visible=True), "message": ""}
+        return {"link": gr.update(value=to_query(PageState.of(values)), visible=True)}
 
-    linked = widgets.on(widgets["copy"].click, link, reads=page, changes=["link", "message"])
-    linked.then(None, widgets["link"], [widgets["link"], widgets["link_said"]], js=COPY, **PRIVATE)
+    for kind in FILES:
+        wire_save(page, f"save-{kind}", partial(made, kind), reads=["last"])
+    refused, clicked = ["message", "proof"], page["check"].click
+    page.on(clicked, check, reads=["last"], changes=["check"], refused=refused, busy="check", **RUNNING)
+    linked = page.on(page["copy"].click, link, reads=page.state, changes=["link"], refused=["message", "link"])
+    linked.then(None, page["link"], [page["link"], page["link_said"]], js=COPY, **PRIVATE)

@@ -16,6 +16,7 @@ from functools import wraps
 from typing import Any
 
 from ..errors import InputError
+from .log import Entry, note
 
 FLAG = "SPACES_ZERO_GPU"
 BACKEND = "sdpa"  # nothing is compiled there at run time; a dense mask is the faster of the two that need no compiler
@@ -47,14 +48,18 @@ class Gpu:
             return fn
         many = inspect.isgeneratorfunction(fn)
 
-        # An InputError crosses as a value: of what a worker raises, its caller is told the class alone.
+        # An InputError crosses as a value: of what a worker raises, its caller is told the class alone. What is noted
+        # in a worker stays there, so it crosses too.
         @wraps(fn)
-        def told(*args: Any, **options: Any) -> Iterator[tuple[str, Any]]:
-            try:
-                for value in fn(*args, **options) if many else (fn(*args, **options),):
-                    yield "made", value
-            except InputError as error:
-                yield "refused", str(error)
+        def told(*args: Any, **options: Any) -> Iterator[tuple[str, Any, Any]]:
+            entry = Entry("worker")
+            with entry.current():
+                try:
+                    for value in fn(*args, **options) if many else (fn(*args, **options),):
+                        yield "made", value, (entry.outcome, entry.facts)
+                    yield "noted", None, (entry.outcome, entry.facts)
+                except InputError as error:
+                    yield "refused", str(error), (entry.outcome, entry.facts)
 
         def duration(*args: Any, **options: Any) -> int:
             return int(min(MOST, max(LEAST, seconds(*args, **options))))
@@ -64,10 +69,12 @@ class Gpu:
         @wraps(fn)
         def streamed(*args: Any, **options: Any) -> Iterator[Any]:
             with closing(steps(*args, **options)) as work:
-                for kind, inside in work:
+                for kind, inside, (outcome, facts) in work:
+                    note(outcome=outcome, **facts)
                     if kind == "refused":
                         raise InputError(inside)
-                    yield inside
+                    if kind == "made":
+                        yield inside
 
         @wraps(fn)
         def called(*args: Any, **options: Any) -> Any:

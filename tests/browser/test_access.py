@@ -108,9 +108,6 @@ def test_texts_are_text_everywhere_and_terms_open_by_keyboard(visit: Visit) -> N
     assert set(told) == set(TERMS)
     for text, url, rel in told.values():
         assert len(text) > 40 and url.startswith("https://") and "noopener" in rel
-    page.locator("#program summary").first.click()
-    shown = visit.text("program")
-    assert visit.url.rstrip("/") in shown and "7860" not in shown and 'api_name="/generate"' in shown, "this server"
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])

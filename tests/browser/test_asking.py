@@ -218,7 +218,7 @@ def test_two_visitors_see_only_their_own_and_the_place_in_the_queue(visitors: Vi
     assert tokens > 3 and "first" in read and "second" not in read
     assert "Who is second?" in second.text("gave-note") and "Who is first?" not in second.page.content()
     first.open("Candidates")
-    assert "After a run" in first.text("candidates-note"), (
+    assert "Press Run" in first.text("candidates-note"), (
         "what was stopped is no last run, and the other's is not theirs"
     )
     for visit in (first, second):

@@ -59,12 +59,12 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
     assert page.get_by_role("tab").all_text_contents() == list(TABS)
     for tab in TABS[:-1]:
         visit.open(tab)
-        expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("After a run:")
+        expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("Press Run to see it.")
     visit.run()
     result = asked(bundled, visit, candidates=5)
     attribution = explain(bundled, result).attribution
 
-    assert "After a run" in visit.text("gave-note"), "a tab does its work when it is opened"
+    assert "Press Run" in visit.text("gave-note"), "a tab does its work when it is opened"
     visit.open(TABS[0])
     assert f"Last run: {QUESTION} 5 wordings, Segment, aligned" in visit.text("gave-note")
     bars = visit.plot("gave-plot", "_fullData.map(bar => [bar.orientation, Array.from(bar.x), Array.from(bar.y)])")
@@ -308,7 +308,7 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
     assert visit.plot("accuracy-plot", "_fullData[0].x") == pytest.approx([2 / 3, 1 / 3])
     listed = page.locator("#results-records tbody tr")
     expect(listed).to_have_count(1)
-    said = listed.locator("td.wording").last.inner_text()
+    said = listed.locator("td").last.inner_text()
     assert "✓ Lima flex" in said and f"✕ {NASTY} causal" in said
     before = visit.text("status")
     page.get_by_role("button", name="Fill in record 2").click()

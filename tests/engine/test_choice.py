@@ -28,7 +28,7 @@ from flexdemo.errors import InputError
 from flexdemo.figures.report import snippet
 from flexdemo.page.link import from_query, to_query
 from flexdemo.page.run import LastRun
-from flexdemo.page.tools import prover
+from flexdemo.page.tools import check_proof
 from flexdemo.plan import Encoding
 from flexdemo.prompt import build_prompt
 
@@ -222,11 +222,10 @@ def test_what_one_model_read_is_nothing_to_another(both: Models) -> None:
 
 
 def test_a_program_and_a_proof_are_of_the_model_that_answered(both: Models) -> None:
-    check = prover(both)
     for _, lm in (*both.named, *both.named):
         result = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=4)
         assert f"load_model({lm.name!r}" in snippet(result)
-        assert check(LastRun(FULL, result)).ok
+        assert check_proof(lm, LastRun(FULL, result)).ok
 
 
 # Links

@@ -61,18 +61,18 @@ def writes(monkeypatch: pytest.MonkeyPatch, *texts: str) -> Callable[..., None]:
 def test_written_paraphrases_fill_blanks_and_keep_edits(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     writes(monkeypatch, "Mine", "w1", "w2", "w3", "w4", "w5")
     rows = [("mine", 2), ("", 3)]
-    filled = written(lm, Limits(), rows, QUESTION, 0)
+    filled = written(lm, "", Limits(), rows, QUESTION, 0)
     assert filled == [("mine", 2), ("w1", 3), *((text, 1.0) for text in ("w2", "w3", "w4"))]
     few = Limits(paraphrases=3)
-    assert [text for text, _ in written(lm, few, [("a", 2), ("", 3)], QUESTION, 0)] == ["a", "Mine", "w1"]
+    assert [text for text, _ in written(lm, "", few, [("a", 2), ("", 3)], QUESTION, 0)] == ["a", "Mine", "w1"]
     for full, limits in ((FULL, Limits()), (FULL[:4], few)):  # or more than there is room for
         with pytest.raises(InputError, match=f"there is room for {limits.paraphrases} paraphrases: remove one first"):
-            written(lm, limits, full, QUESTION, 0)
+            written(lm, "", limits, full, QUESTION, 0)
     writes(monkeypatch)
     with pytest.raises(InputError, match="wrote nothing new: write a paraphrase yourself"):
-        written(lm, Limits(), rows, QUESTION, 0)
+        written(lm, "", Limits(), rows, QUESTION, 0)
     with pytest.raises(OutOfTime, match="stopped after 0 seconds"):
-        written(lm, Limits(seconds=0.0), rows, QUESTION, 0)
+        written(lm, "", Limits(seconds=0.0), rows, QUESTION, 0)
 
 
 # On the page

@@ -290,9 +290,9 @@ def test_an_explanation_that_has_no_time_is_told_and_the_tools_are_ready(
     monkeypatch.setattr(Limits, "until", lambda self: 0.0)
     monkeypatch.setattr(Limits, "time_is_up", lambda self: "stopped after 0 seconds")
     visitor.do("conclude")
-    assert "Not explained: " in visitor.values["gave_note"] and "load_model" in visitor.values["program"]
+    assert "no time left to explain" in visitor.values["gave_note"] and "load_model" in visitor.values["program"]
     visitor.open(0)
-    assert "Not explained: " in visitor.values["gave_note"]
+    assert "no time left to explain" in visitor.values["gave_note"]
 
 
 def test_a_ladder_s_step_and_all_methods_fill_the_page(visitor: Visitor) -> None:

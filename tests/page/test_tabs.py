@@ -23,11 +23,10 @@ from flexdemo.answers.heads import reading_heads
 from flexdemo.answers.merge import merging
 from flexdemo.answers.proof import prove
 from flexdemo.answers.result import Candidate
-from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.masks import Mask
-from flexdemo.page.run import LastRun, explained
+from flexdemo.page.run import LastRun, belongs_html, explained, lacking_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import candidates, gave, head, methods, upclose
 from flexdemo.page.tabs.candidates import candidates_html
@@ -143,11 +142,11 @@ def test_a_sampled_token_outside_the_five_is_named() -> None:
     assert line[1] == "Fused (flex) chose ·<b>" and not any("✓" in cell for cell in line)
 
 
-def test_long_answers_are_told_from_a_step_on() -> None:
+def test_long_answers_are_told_from_a_step_on(page: Built) -> None:
     long = last(answered("flex", "x", tuple(range(100)), (0.0,) * 100, ()))
     steps = [line[0] for line in cells(candidates_html(long, 40))[1:]]
     assert steps == [str(i) for i in range(40, 64)]
-    assert candidates.fill(None, long)["candidates_step"]["maximum"] == 77, "from which the last 24 are shown"
+    assert filled(page, candidates, long)["candidates_step"]["maximum"] == 77, "from which the last 24 are shown"
 
 
 def test_tiny_probabilities_are_not_called_zero() -> None:
@@ -170,15 +169,26 @@ def test_mass_of_a_layer_a_head_and_a_token_of_the_segment() -> None:
     assert np.allclose(chosen_mass(run, layer=1, per_token=True), [[0.5 / 3, 0, want[0][2], want[0][3]], want[1]])
 
 
-def test_a_run_is_explained_with_the_page_s_names(lm: LanguageModel) -> None:
-    run = explained(offered(lm), Limits(), ran(lm, "", f"Name it. {NASTY}"))
+@pytest.fixture(scope="module")
+def page(lm: LanguageModel) -> Built:
+    return Built(lm)
+
+
+def filled(page: Built, tab: Any, run: LastRun) -> dict[str, Any]:
+    """What a run changes in a tab, its note left out."""
+    (changes,) = tab.fill(page.widgets, run, None)
+    return changes
+
+
+def test_a_run_is_explained_with_the_page_s_names(page: Built, lm: LanguageModel) -> None:
+    run = explained(lm, ran(lm, "", f"Name it. {NASTY}"))
     assert gave.segment_names(run) == ("prefix", "P1", "P3", "suffix + answer")
     assert run.explanation is not None and {e.hidden for e in run.explanation.attribution.effects} == {"P1", "P3"}
-    assert explained(offered(lm), Limits(), run) is run, "once"
     assert np.allclose(chosen_mass(run, per_token=True), run.explanation.attribution.mass_per_token, atol=1e-6)
-    shown = gave.fill(offered(lm), run)
+    shown = filled(page, gave, run)
+    assert shown["last"] is run, "it is explained once"
     assert shown["gave_plot"]["visible"] and NASTY not in shown["gave_plot"]["value"].to_json().replace("\\u003c", "<")
-    said, effects = shown["gave_note"], {e.hidden: e.effect for e in run.explanation.attribution.effects}
+    said, effects = shown["gave_words"], {e.hidden: e.effect for e in run.explanation.attribution.effects}
     for name, share in zip(gave.segment_names(run), chosen_mass(run).mean(axis=0), strict=True):
         assert f"{name} {share:.3f}" in said
     assert all(f"{name} {round(effect, 3) + 0.0:+.3f}" in said for name, effect in effects.items())
@@ -186,11 +196,13 @@ def test_a_run_is_explained_with_the_page_s_names(lm: LanguageModel) -> None:
     assert layers == [("1", 0), ("2", 1), ("3", 2)] and len(heads) == 4 and shown["gave_choices"]["visible"]
 
 
-def test_a_run_that_cannot_be_explained_says_what_to_choose(lm: LanguageModel) -> None:
-    run = explained(offered(lm), Limits(), ran(lm, "Name it.", methods=("flex", "causal")))
-    shown = gave.fill(offered(lm), run)
-    assert run.explanation is None and not shown["gave_plot"]["visible"] and not shown["gave_choices"]["visible"]
-    assert "choose <b>Fused (flex)</b> and <b>Each paraphrase alone</b>" in shown["gave_note"]
+def test_a_run_that_cannot_be_explained_says_what_to_choose(page: Built, lm: LanguageModel) -> None:
+    visitor = page.visitor()
+    visitor.values["last"] = ran(lm, "Name it.", methods=("flex", "causal"))
+    visitor.open(0)
+    assert visitor.values["last"].explanation is None
+    assert not visitor.visible["gave_plot"] and not visitor.visible["gave_choices"]
+    assert "choose <b>Fused (flex)</b> and <b>Each paraphrase alone</b>" in visitor.values["gave_note"]
 
 
 @pytest.mark.parametrize(
@@ -208,44 +220,45 @@ def test_a_head_that_is_not_there_is_refused(lm: LanguageModel, layer: Any, numb
     run = ran(lm, "Name it.", methods=("flex",))
     with pytest.raises(InputError, match=said):
         head.attention_plot(lm, run, layer, number)
-    with pytest.raises(InputError, match="nothing has run yet"):
-        head.attention_plot(lm, None, 1, 1)
-    with pytest.raises(InputError, match="was recorded with other"):
-        head.attention_plot(lm, replace(run, result=replace(run.result, model="other")), 1, 1)
 
 
-def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(lm: LanguageModel, prepared: Any) -> None:
+def test_a_head_is_of_a_run_that_this_model_made(page: Built, lm: LanguageModel) -> None:
+    visitor, run = page.visitor(), ran(lm, "Name it.", methods=("flex",))
+    for last, said in (
+        (None, "nothing has run yet"),
+        (replace(run, result=replace(run.result, model="other")), "was recorded with other"),
+    ):
+        visitor.do("attention", last=last)
+        assert said in visitor.values["head_message"].lower() and not visitor.visible["head_plot"]
+
+
+def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(page: Built, lm: LanguageModel, prepared: Any) -> None:
     rows = np.array(
         head.attention_plot(lm, ran(lm, "Name it.", methods=("flex",)), 1, 2).data[0].customdata, dtype=object
     )
-    assert rows.size and head.fill(None, ran(lm))["head_plot"]["visible"] is False
+    assert rows.size and filled(page, head, ran(lm))["head_plot"]["visible"] is False
     big = prepared("llama", "sdpa", max_position_embeddings=4096)
     long = ran(big, *["many words and more " * 60] * 2, methods=("flex",), max_new_tokens=1)
     with pytest.raises(InputError, match="at most 512 tokens"):
         head.attention_plot(big, long, 1, 1)
 
 
-def test_text_is_escaped_everywhere(lm: LanguageModel) -> None:
+def test_text_is_escaped_everywhere(page: Built) -> None:
     nasty = answered("flex", NASTY, (1,), (0.0,), (NASTY,))
     nasty.candidates = ((Candidate(1, NASTY, 0.5),),)
     alone = answered("per_prompt", NASTY, (1,), (0.0,), (NASTY, NASTY))
     run = last(nasty, alone, question=NASTY)
     pieces = [
         candidates_html(run),
-        methods.fill(None, run)["methods_table"],
-        candidates.fill(None, run)["candidates_note"],
+        methods_html(run),
+        belongs_html(run),
+        lacking_html(run, "flex"),
     ]
-    pieces += [head.fill(None, run)["head_note"], gave.fill(offered(lm), run)["gave_note"]]
     for piece in pieces:
         assert "<script" not in piece and "<b>bold" not in piece and "&lt;script&gt;" in piece
 
 
 # The mask up close
-
-
-@pytest.fixture(scope="module")
-def page(lm: LanguageModel) -> Built:
-    return Built(lm)
 
 
 def saved(visitor: Visitor, kind: str) -> tuple[str, bytes]:
@@ -374,13 +387,14 @@ def test_every_tab_and_the_proof_read_a_mask_over_a_blank_row(bundled: LanguageM
         max_new_tokens=4,
     )
     made = flexdemo.ask(bundled, state.asked(candidates=5))
-    run = explained(offered(bundled), Limits(), LastRun(state, state.told(made)))
+    run = explained(bundled, LastRun(state, state.told(made)))
     assert run.result.mask["strategy"] == state.mask and made.mask["strategy"] == "segment+P3>P2-suffix>P1"
     assert (run.result["flex"].answer, run.result["flex"].logprobs) == (made["flex"].answer, made["flex"].logprobs)
     assert [effect.hidden for effect in run.explanation.attribution.effects] == ["P1", "P3", "P4"]
     assert prove(bundled, run.result).ok
+    page = Built(bundled)
     for tab in (candidates, gave, head, methods):
-        tab.fill(offered(bundled), run)
+        filled(page, tab, run)
     attention_map(bundled, run.result, 1, 2)
     merging(bundled, run.result, 0)
     *_, reads = reading_heads(bundled, run.result, 1)

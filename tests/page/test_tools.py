@@ -19,15 +19,13 @@ import pytest
 from visitor import Built, Visitor
 
 import flexdemo
-from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import tools
 from flexdemo.page.link import from_query
 from flexdemo.page.run import LastRun, explained
 from flexdemo.page.state import PageState
-from flexdemo.page.tools import FILES, proof_html, prover
-from flexdemo.request import Limits
+from flexdemo.page.tools import FILES, check_proof, proof_html
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 
@@ -37,7 +35,7 @@ def last(lm: LanguageModel) -> LastRun:
     methods = ("flex", "origin", "per_prompt", "causal")
     state = PageState(question=NASTY, paraphrases=("Name it.", "", "Which?"), methods=methods, max_new_tokens=4)
     result = flexdemo.ask(lm, state.asked(candidates=5))
-    return explained(offered(lm), Limits(), LastRun(state, state.told(result)))
+    return explained(lm, LastRun(state, state.told(result)))
 
 
 def made(kind: str, last: LastRun) -> bytes:
@@ -84,17 +82,16 @@ def test_the_report_has_the_question_as_its_title_and_says_what_was_recorded(las
 
 
 def test_a_proof_says_by_word_and_sign_whether_it_holds(lm: LanguageModel, last: LastRun) -> None:
-    check = prover(offered(lm))
-    good = proof_html(check(last))
+    good = proof_html(check_proof(lm, last))
     assert "✓ Proved" in good and "Not proved" not in good and "tolerance 0.001" in good
     fused = last.methods["flex"]
     wrong = tuple(logprob + 0.5 for logprob in fused.logprobs)
     view = replace(fused.views[0], logprobs=wrong)
     changed = (replace(fused, logprobs=wrong, views=(view,)), *last.result.results[1:])
-    bad = proof_html(check(replace(last, result=replace(last.result, results=changed))))
+    bad = proof_html(check_proof(lm, replace(last, result=replace(last.result, results=changed))))
     assert "✕ Not proved" in bad and "✓" not in bad and "flex: a log-probability differs by 0.5" in bad
     with pytest.raises(InputError, match="the answer is of other"):
-        check(replace(last, result=replace(last.result, model="other")))
+        check_proof(lm, replace(last, result=replace(last.result, model="other")))
 
 
 # On the page
@@ -150,7 +147,7 @@ def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None
     visitor.do("conclude")
     assert visitor.values["check"] == "prove" and visitor.values["proof"] == "", "of an answer before"
     visitor.do("check", last=replace(last, result=replace(last.result, model="<b>other")))
-    assert "Cannot be checked: the answer is of &lt;b&gt;other" in visitor.values["message"]
+    assert "recorded with &lt;b&gt;other" in visitor.values["message"]
     visitor.do("check", last=None)
     assert "nothing to check yet" in visitor.values["message"]
 
@@ -160,8 +157,8 @@ def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
     state = PageState.of(visitor.values)
     assert from_query(visitor.values["link"]) == state and state.question == NASTY and visitor.visible["link"]
     for typed, said in (
-        ({"seed": None}, "No link: Seed is empty"),
-        ({"question": "\ud800", "seed": 0}, "No link: question: "),
+        ({"seed": None}, "Seed is empty"),
+        ({"question": "\ud800", "seed": 0}, "Question: "),
     ):
         visitor.do("link", **typed)
         assert visitor.values["link"] == "" and said in visitor.values["message"] and not visitor.visible["link"]

@@ -14,13 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hosting import HUGE, QUESTION, SPACE, Served, Site, generating, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Served, Site, endpoint_of, generating, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.figures.cells import unseen, visible_text
-from flexdemo.page import endpoints as ui_api
 from flexdemo.page.tools import save_secretly
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Limits
@@ -63,13 +62,9 @@ def test_too_few_values_end_in_one_line(local: Served) -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS[:3])
 def test_every_argument_of_an_endpoint_refuses_values_of_the_wrong_kind(local: Site, endpoint: str) -> None:
-    make = {
-        "generate": generating,
-        "mask": ui_api.mask_endpoint,
-        "paraphrase": ui_api.paraphrase_endpoint,
-    }
-    function = make[endpoint](SimpleNamespace(name="none"), Limits())
-    names = list(function.__annotations__)[:-1]
+    called = endpoint_of(endpoint, Limits())
+    names = list(called.__annotations__)[:-1]
+    function = generating(SimpleNamespace(name="none"), Limits()) if endpoint == "generate" else called
     for name in names:
         for value in ({"a": 1}, [{"a": 1}], [[1]], float("nan"), float("inf"), -float("inf"), b"x"):
             with pytest.raises(InputError, match=f"^{name} must be (a|true)") as refused:

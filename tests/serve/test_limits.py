@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hosting import HUGE, QUESTION, SPACE, Site, generating, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
+from hosting import HUGE, QUESTION, SPACE, Site, endpoint_of, generating, no_traceback, reason  # noqa: F401 (no_traceback watches every test here)
 
 import app
 import flexdemo
 from flexdemo.answers import ask as asking
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
-from flexdemo.page import endpoints as ui_api
 from flexdemo.request import Limits
 from flexdemo.serve.profiles import DEFAULT, PROFILES
 
@@ -192,7 +191,7 @@ def test_an_endpoint_tells_that_its_time_was_up(lm: LanguageModel, monkeypatch: 
     assert [len(each["token_ids"]) for each in told["results"]] == [0, 0]
     json.dumps(told, allow_nan=False)
     with pytest.raises(InputError, match="stopped after 0 seconds"):
-        ui_api.paraphrase_endpoint(lm, Limits(seconds=0.0))(QUESTION)
+        endpoint_of("paraphrase", Limits(seconds=0.0), lm)(QUESTION)
     assert "stopped" not in generating(lm, Limits())(QUESTION, max_new_tokens=1)
 
 

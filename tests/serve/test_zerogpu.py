@@ -28,7 +28,8 @@ from flexdemo.page import run as ui_work
 from flexdemo.page.events import Events
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs.head import attention_plot
-from flexdemo.page.tools import prover
+from flexdemo.page.tools import check_proof
+from flexdemo.page.widgets import Page
 from flexdemo.request import Limits
 from flexdemo.serve import zerogpu
 from flexdemo.serve.guard import WORKER_TITLE
@@ -158,7 +159,7 @@ def test_the_worker_has_its_own_memory(gpu: Gpu) -> None:
 
 def remote(lm: LanguageModel, gpu: Gpu) -> Any:
     """How a page comes to its answers there."""
-    return Events(offered(lm), DEFAULT, (), (), gpu).answers
+    return Events(Page(offered(lm), DEFAULT, gpu), (), ()).answers
 
 
 def here(lm: LanguageModel, state: PageState) -> list[dict[str, Any]]:
@@ -244,11 +245,14 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
 
 def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
     last = here(lm, STATE.but(methods=METHODS))[-1]["last"]
-    plot = gpu.wrap(lambda last, layer, head: attention_plot(lm, last, layer, head), lambda *_: 1)
-    crossed, made = (each.to_dict() for each in (plot(last, 1, 1), attention_plot(lm, last, 1, 1)))
+    page = Page(offered(lm), DEFAULT, gpu)
+    plot = page.ask(attention_plot, last, 1, 1, tokens=1)
+    crossed, made = (each.to_dict() for each in (plot, attention_plot(lm, last, 1, 1)))
     assert crossed["data"] == made["data"]
     assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
-    assert gpu.wrap(prover(offered(lm)), lambda last: 1)(last).ok
+    assert page.ask(check_proof, last, tokens=32).ok
+    with pytest.raises(InputError, match="no layer 99"):
+        page.ask(attention_plot, last, 99, 1, tokens=1)
 
 
 # Devices

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,7 +21,8 @@ from gradio_client import Client
 from flexdemo.engine.loading import Models, offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page import page as ui
-from flexdemo.page.endpoints import generate_endpoint
+from flexdemo.page.endpoints import endpoints
+from flexdemo.page.widgets import Page
 from flexdemo.request import Limits
 from flexdemo.serve import internals
 from flexdemo.serve.guard import Gate, Guard
@@ -32,6 +34,7 @@ from flexdemo.serve.zerogpu import LOCAL, Gpu
 QUESTION = "What is the capital of Peru?"
 SPACE = PROFILES["space"]
 HUGE = 10**400
+NO_MODEL: Any = SimpleNamespace(name="none")  # for calls that are refused before they would need one
 
 
 class Site:
@@ -199,9 +202,14 @@ class Slow:
         self._hook.remove()
 
 
+def endpoint_of(name: str, limits: Limits, lm: LanguageModel = NO_MODEL) -> Callable[..., Any]:
+    """The function behind an endpoint."""
+    return endpoints(Page(offered(lm), replace(DEFAULT, limits=limits), LOCAL))[name]
+
+
 def generating(lm: LanguageModel, limits: Limits) -> Callable[..., dict[str, Any]]:
     """What `/generate` answers in the end."""
-    endpoint = generate_endpoint(lm, limits)
+    endpoint = endpoint_of("generate", limits, lm)
     return lambda *args, **options: list(endpoint(*args, **options))[-1]
 
 

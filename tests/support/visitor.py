@@ -15,20 +15,22 @@ import pytest
 from flexdemo.engine.loading import Models
 from flexdemo.engine.model import LanguageModel
 from flexdemo.page import page as pages
-from flexdemo.page.widgets import Visit, Widgets
+from flexdemo.page.widgets import Page, Visit
 
 Wired = tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]
 
 
-class Kept(Widgets):
-    """Widgets that remember what was wired: handler, names that it reads, names that it may change."""
+class Kept(Page):
+    """A page that remembers what was wired: handler, names that it reads, names that it may change."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.works: dict[str, list[Wired]] = {}
 
     def on(self, triggers: Any, work: Any, *, reads: Any = (), changes: Sequence[str], **options: Any) -> Any:
-        self.works.setdefault(work.__name__, []).append((work, tuple(reads), tuple(changes)))
+        refused = options.get("refused")
+        told = (self.refusing(work, refused), tuple(reads), (*changes, *(refused or ())))
+        self.works.setdefault(work.__name__, []).append(told)
         return super().on(triggers, work, reads=reads, changes=changes, **options)
 
 
@@ -38,7 +40,7 @@ class Built:
     def __init__(self, lm: LanguageModel | Models, **options: Any) -> None:
         made: list[Kept] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pages, "Widgets", lambda: made.append(Kept()) or made[-1])
+            patch.setattr(pages, "Page", lambda *given: made.append(Kept(*given)) or made[-1])
             self.demo = pages.build_demo(lm, **options)
         (self.widgets,) = made
 

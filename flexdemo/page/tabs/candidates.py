@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
 import gradio as gr
 
 from ...answers.explain import CANDIDATES, candidate_steps
 from ...answers.result import MethodResult
-from ...engine.loading import Models
-from ...engine.reading import Readings
 from ...figures.cells import visible_text
-from ...serve.zerogpu import Gpu
-from ..run import LastRun, belongs_html, method_label
-from ..widgets import Changes, Values, Visit, Widgets, table_html
+from ..run import LastRun, method_label
+from ..widgets import Changes, Page, Values, Visit, table_html
 
 TITLE, NAME = "Candidates", "candidates"
-CHANGES = ("candidates_note", "candidates_step", "candidates")
+CHANGES, NEEDS, TERMS, WAITING = ("candidates_step", "candidates"), (), (), ""
 STEPS = 24  # steps of the table at a time
-BEFORE = "After a run: the five likeliest next tokens at each step, for every method, and where methods part ways."
 SAID = (
-    "✓ is the token that a method chose. ≠ marks a step at which methods part ways, and there each method that leaves "
-    "the first one. From then on each goes on from its own answer."
+    "The five likeliest next tokens at each step. ✓ is the one that a method chose. ≠ marks a step at which methods "
+    "part ways, and there each method that leaves the first one; from then on each goes on from its own answer."
 )
 
 
-def build(widgets: Widgets, models: Models) -> None:
-    widgets["candidates_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="candidates-note")
-    widgets["candidates_step"] = gr.Slider(
+def build(page: Page) -> None:
+    page["candidates_step"] = gr.Slider(
         1, 2, 1, step=1, label="From step", elem_id="candidates-step", visible=False, buttons=[], min_width=110
     )
-    widgets["candidates"] = gr.HTML("", elem_id="candidates")
+    page["candidates"] = gr.HTML("", elem_id="candidates")
 
 
-def fill(models: Models, last: LastRun) -> Changes:
+def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
     steps = max((len(answered.candidates) for answered in last.result.results), default=0)
-    return {
-        "candidates_note": f"<p>{SAID}</p>{belongs_html(last)}",
-        "candidates_step": gr.update(value=1, maximum=max(2, steps - STEPS + 1), visible=steps > STEPS),
-        "candidates": candidates_html(last),
-    }
+    slider = gr.update(value=1, maximum=max(2, steps - STEPS + 1), visible=steps > STEPS)
+    yield {"candidates_step": slider, "candidates": candidates_html(last)}
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
+def wire(page: Page) -> None:
     def step(values: Values, visit: Visit) -> Changes:
         last = values["last"]
         return {"candidates": candidates_html(last, int(values["candidates_step"] or 1))} if last else {}
 
-    change, reads = widgets["candidates_step"].change, ["last", "candidates_step"]
-    widgets.on(change, step, reads=reads, changes=["candidates"], trigger_mode="always_last")
+    change, reads = page["candidates_step"].change, ["last", "candidates_step"]
+    page.on(change, step, reads=reads, changes=["candidates"], trigger_mode="always_last")
 
 
 def candidates_html(last: LastRun, first: int = 1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -10,65 +11,56 @@ import numpy as np
 
 from ...answers.explain import NEEDED, seen_counts
 from ...answers.head import heads_of
-from ...engine.loading import Models
-from ...engine.reading import Readings
 from ...figures.answer import gave_figure
-from ...serve.zerogpu import Gpu
-from ..run import LastRun, belongs_html, lacking_html
-from ..terms import terms_html
-from ..widgets import Changes, Values, Visit, Widgets, chip, plot, shown
+from ..run import LastRun, explained
+from ..widgets import Changes, Page, Values, Visit, chip, plot, shown
 
 TITLE, NAME = "What each wording gave", "gave"
-CHANGES = ("gave_note", "gave_choices", "gave_plot", "mass_layer", "mass_head")
+CHANGES = ("gave_words", "gave_choices", "gave_plot", "mass_layer", "mass_head")
+NEEDS, TERMS = NEEDED, ("Attention mass", "Leave-one-out")
 MEAN = -1  # "mean over all", in place of the number of a layer or head
 ANSWER = "suffix + answer"
-BEFORE = "After a run: where each token of the fused answer looked, and how much likelier each wording made it."
 SAID = (
-    "Left, where the answer looked: shares of attention of each of its tokens, summing to 1; looking is no influence. "
-    "Right, what a wording did: log-probability of the same answer with all wordings, minus without that one, "
-    "positions held; above 0 it helped."
+    "Left, where each token of the answer looked: attention mass. Right, how much likelier each wording made the "
+    "answer, by leave-one-out: above 0 it helped."
 )
+WAITING = ""
 
 
-def build(widgets: Widgets, models: Models) -> None:
-    widgets["gave_note"] = gr.HTML(empty()["gave_note"], elem_id="gave-note")
-    widgets["gave_plot"] = plot("gave-plot")
-    with gr.Row(visible=False, elem_classes="choices") as widgets["gave_choices"]:
+def build(page: Page) -> None:
+    page["gave_words"] = gr.HTML("", elem_id="gave-words")
+    page["gave_plot"] = plot("gave-plot")
+    with gr.Row(visible=False, elem_classes="choices") as page["gave_choices"]:
         for what in ("layer", "head"):  # their choices come with a run
-            widgets[f"mass_{what}"] = gr.Dropdown(
+            page[f"mass_{what}"] = gr.Dropdown(
                 _numbered(0), value=MEAN, label=what.capitalize(), elem_id=f"mass-{what}", min_width=110
             )
-        widgets["per_token"] = gr.Checkbox(
+        page["per_token"] = gr.Checkbox(
             False, label="Per token of the segment", elem_id="mass-per-token", min_width=140
         )
-    gr.HTML(terms_html("Attention mass", "Leave-one-out"), elem_classes="terms")
 
 
 def _numbered(count: int) -> list[tuple[str, int]]:
     return [("Mean over all", MEAN), *((str(i + 1), i) for i in range(count))]
 
 
-def empty(said: str = f'<p class="to-come">{BEFORE}</p>') -> Changes:
-    """The tab before a run, or without what it shows."""
-    return {"gave_note": said, "gave_plot": shown(None), "gave_choices": gr.update(visible=False)}
-
-
-def fill(models: Models, last: LastRun) -> Changes:
+def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
     if last.explanation is None:
-        return empty(lacking_html(last, *NEEDED))
-    counts = heads_of(models.that_made(last.result.model))
+        last = page.ask(explained, last, page.limits.until(), tokens=32)
+    counts = heads_of(page.models.that_made(last.result.model))
     single = last.explanation.attribution.mass.shape[1:3] == counts
-    changes: Changes = {
-        "gave_note": f"<p>{SAID}</p>{belongs_html(last)}{words_html(last)}{legend_html(last)}",
+    layers, heads = (gr.update(choices=_numbered(count), value=MEAN, visible=True) for count in counts)
+    yield {
+        "last": last,
+        "gave_words": f"{words_html(last)}{legend_html(last)}",
         "gave_plot": shown(gave_plot(last)),
         "gave_choices": gr.update(visible=single),
+        "mass_layer": layers,
+        "mass_head": heads,
     }
-    for name, count in zip(("mass_layer", "mass_head"), counts, strict=True):
-        changes[name] = gr.update(choices=_numbered(count), value=MEAN)
-    return changes
 
 
-def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None:
+def wire(page: Page) -> None:
     names = ["mass_layer", "mass_head", "per_token"]
 
     def chosen(values: Values, visit: Visit) -> Changes:
@@ -78,8 +70,8 @@ def wire(widgets: Widgets, models: Models, gpu: Gpu, readings: Readings) -> None
         layer, head = (None if values[name] == MEAN else values[name] for name in names[:2])
         return {"gave_plot": shown(gave_plot(last, layer=layer, head=head, per_token=values["per_token"]))}
 
-    changes = [widgets[name].input for name in names]
-    widgets.on(changes, chosen, reads=["last", *names], changes=["gave_plot"], trigger_mode="always_last")
+    changes = [page[name].input for name in names]
+    page.on(changes, chosen, reads=["last", *names], changes=["gave_plot"], trigger_mode="always_last")
 
 
 def segment_names(last: LastRun) -> tuple[str, ...]:
@@ -98,17 +90,14 @@ def chosen_mass(
 ) -> np.ndarray:
     """Attention mass (T, S) of the fused answer, mean over all layers and heads or of one; needs an explanation."""
     mass = last.explanation.attribution.mass  # (T, layers, heads, S)
-    if layer is not None:
-        mass = mass[:, layer : layer + 1]
-    if head is not None:
-        mass = mass[:, :, head : head + 1]
-    chosen = mass.mean(axis=(1, 2))
+    layers, heads = (slice(None) if number is None else [number] for number in (layer, head))
+    chosen = mass[:, layers][:, :, heads].mean(axis=(1, 2))
     return chosen / seen_counts(last.result.prompt, last.result.mask["strategy"], len(chosen)) if per_token else chosen
 
 
-def gave_plot(last: LastRun, *, layer: int | None = None, head: int | None = None, per_token: bool = False) -> Any:
+def gave_plot(last: LastRun, *, per_token: bool = False, **one: int | None) -> Any:
     """The picture of a run that has been explained."""
-    mass = chosen_mass(last, layer=layer, head=head, per_token=per_token)
+    mass = chosen_mass(last, per_token=per_token, **one)
     effects, texts = last.explanation.attribution.effects, dict(last.state.wordings)
     told = [(each.hidden, each.effect, texts[each.hidden]) for each in effects]
     return gave_figure(mass, last.methods["flex"].tokens, segment_names(last), told, per_token=per_token)

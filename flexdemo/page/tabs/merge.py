@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -10,92 +10,60 @@ import gradio as gr
 
 from ...answers.merge import Merge, merging
 from ...answers.methods import mixing_layer
-from ...engine.loading import Models
-from ...engine.reading import Prefill, Readings
-from ...errors import InputError
+from ...engine.model import LanguageModel
+from ...engine.reading import Prefill
 from ...figures.cells import visible_text
 from ...figures.merge import merge_figure
-from ...serve.log import within_noted_memory
-from ...serve.zerogpu import Gpu, answer_seconds
-from ..run import LastRun, belongs_html, kept, lacking
-from ..terms import terms_html
-from ..widgets import RUNNING, Changes, Values, Visit, Widgets, alert_html, chip, plot, shown, table_html
-from .head import check_same
+from ..run import LastRun
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
 
 TITLE, NAME = "Where wordings merge", "merge"
-CHANGES = ("merge_note", "merge_words", "merge_token", "merge_plot", "merge_table")
-BEFORE = "After a run: at which layer the wordings, each asked alone, come to the fused answer."
+CHANGES, NEEDS = ("merge_words", "merge_token", "merge_plot", "merge_table"), ("flex",)
+TERMS = ("Logit lens", "Cosine of hidden states")
 SAID = (
     "Each wording is asked alone, and all of them fused, with the answer so far. Above: how probable the fused "
-    "answer's token would be if the model stopped after that layer and spoke; a full dot is a first choice. Below: "
-    "how alike their hidden states are there; much of it is common to all states, so look at how the lines bend."
+    "answer's token would be if the model spoke after that layer; a full dot is a first choice. Below: how alike "
+    "their hidden states are there; look at how the lines bend."
 )
 WAITING = "Reading the answer once more, layer by layer …"
 
 
-def build(widgets: Widgets, models: Models) -> None:
-    widgets["merge_note"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="merge-note")
-    widgets["merge_token"] = gr.Slider(
+def build(page: Page) -> None:
+    page["merge_token"] = gr.Slider(
         1, 2, 1, step=1, label="Token of the answer", elem_id="merge-token", visible=False, buttons=[], min_width=110
     )
-    widgets["merge_words"] = gr.HTML("", elem_id="merge-words")
-    widgets["merge_plot"] = plot("merge-plot")
-    widgets["merge_table"] = gr.HTML("", elem_id="merge-table")
-    gr.HTML(terms_html("Logit lens", "Cosine of hidden states"), elem_classes="terms")
+    page["merge_words"] = gr.HTML("", elem_id="merge-words")
+    page["merge_plot"] = plot("merge-plot")
+    page["merge_table"] = gr.HTML("", elem_id="merge-table")
 
 
-def fill(models: Models, last: LastRun) -> Changes:
-    return lacking(last, _cleared)
+def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
+    count = len(last.methods["flex"].token_ids)
+    label = f"Token of the answer, 1 to {count}"
+    slider = gr.update(value=1, maximum=max(2, count), visible=count > 1, label=label)
+    yield {"merge_token": slider, **read(page, last, 0, visit)}
 
 
-def _cleared(note: str) -> Changes:
-    hidden = gr.update(visible=False)
-    return {"merge_note": note, "merge_words": "", "merge_token": hidden, "merge_plot": shown(None), "merge_table": ""}
-
-
-def wire(
-    widgets: Widgets, models: Models, gpu: Gpu, readings: Readings
-) -> Callable[[LastRun, Visit], Iterator[Changes]]:
-    """Another token is looked at by its number; returns the look at a run that is new to the tab."""
-
-    def look(last: LastRun, step: int, known: Prefill | None) -> Merge:
-        with within_noted_memory(give_up=models.let_go):
-            lm = models.that_made(last.result.model)
-            check_same(lm, last)
-            return merging(lm, last.result, step, known=known)
-
-    looked = gpu.wrap(look, lambda *_: answer_seconds(2))
-
-    def merged(last: LastRun, visit: Visit) -> Iterator[Changes]:
-        yield _cleared(f"<p>{WAITING}</p>")
-        found = looked(last, 0, kept(readings, visit, models, last))
-        count = len(last.methods["flex"].token_ids)
-        label = f"Token of the answer, 1 to {count}"
-        slider = gr.update(value=1, maximum=max(2, count), visible=count > 1, label=label)
-        yield {"merge_note": f"<p>{SAID}</p>{belongs_html(last)}", "merge_token": slider, **told(last, found, 0)}
-
-    def token(values: Values, visit: Visit) -> Changes:
-        last, step = values["last"], int(values["merge_token"] or 1) - 1
-        if last is None:
-            return {}
-        try:
-            return told(last, looked(last, step, kept(readings, visit, models, last)), step)
-        except InputError as error:
-            return {"merge_words": alert_html(str(error)), "merge_plot": shown(None), "merge_table": ""}
-
-    reads, changes = ["last", "merge_token"], ["merge_words", "merge_plot", "merge_table"]
-    model = {**RUNNING, "trigger_mode": "always_last", "busy": "merge_words"}
-    widgets.on(widgets["merge_token"].input, token, reads=reads, changes=changes, **model)
-    return merged
-
-
-def told(last: LastRun, found: Merge, step: int) -> Changes:
+def read(page: Page, last: LastRun, step: int, visit: Visit) -> Changes:
     """One token of the answer in words, as a picture, and as a table."""
-    return {
-        "merge_words": words_html(last, found, step),
-        "merge_plot": shown(picture(last, found)),
-        "merge_table": says_html(found),
-    }
+    found = page.ask(look, last, step, page.known(last, visit), tokens=2)
+    words, table = words_html(last, found, step), says_html(found)
+    return {"merge_words": words, "merge_plot": shown(picture(last, found)), "merge_table": table}
+
+
+def look(lm: LanguageModel, last: LastRun, step: int, known: Prefill | None) -> Merge:
+    return merging(lm, last.result, step, known=known)
+
+
+def wire(page: Page) -> None:
+    def token(values: Values, visit: Visit) -> Changes:
+        """Another token is looked at by its number."""
+        last, step = values["last"], int(values["merge_token"] or 1) - 1
+        return read(page, last, step, visit) if last else {}
+
+    names = ["merge_words", "merge_plot", "merge_table"]
+    options = {**RUNNING, "trigger_mode": "always_last", "busy": "merge_words", "refused": names}
+    page.on(page["merge_token"].input, token, reads=["last", "merge_token"], changes=names, **options)
 
 
 def picture(last: LastRun, found: Merge) -> Any:
@@ -143,12 +111,9 @@ def says_html(found: Merge) -> str:
     """What each would say after each layer, folded."""
     lines = []
     for row, name in enumerate(found.names):
+        said = [f"<code>{escape(visible_text(says[row]))}</code>" for says in found.says]
+        hits = found.top[:, row] == found.token_id
         label = chip(name) if row < len(found.names) - 1 else "fused"
-        cells = []
-        for layer in range(found.layers):
-            text = f"<code>{escape(visible_text(found.says[layer][row]))}</code>"
-            hit = found.top[layer, row] == found.token_id
-            cells.append(f"<td>{f'<b>✓ {text}</b>' if hit else text}</td>")
-        lines.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
-    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], f"<tbody>{''.join(lines)}</tbody>")
+        lines.append([label, *(f"<b>✓ {text}</b>" if hit else text for text, hit in zip(said, hits, strict=True))])
+    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], lines)
     return f"<details><summary>What each would say after each layer</summary>{table}</details>"

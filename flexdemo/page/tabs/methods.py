@@ -3,62 +3,68 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from html import escape
 
 import gradio as gr
 
 from ...answers.explain import agreement
-from ...answers.methods import METHODS
-from ...engine.loading import Models
-from ..run import LastRun, belongs_html, method_label
-from ..widgets import Changes, Widgets, chip, table_html
+from ...answers.methods import METHODS, resolve_methods
+from ..run import LastRun, method_label
+from ..state import PageState
+from ..widgets import Changes, Page, Values, Visit, chip, table_html
 
 TITLE, NAME = "All methods", "methods-tab"
-CHANGES = ("methods_table",)
-BEFORE = "After a run: every chosen method's answer, how sure it was, and what it cost."
+CHANGES, NEEDS, TERMS, WAITING = ("methods_table",), (), (), ""
+SAID = (
+    "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
+    "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same encoding "
+    "share one prefill and its cost; copies are a prompt of their own. <b>Rows</b>: views that decode as rows of the "
+    "batch, each reading the suffix and the answer; equal views are computed once."
+)
 
 
-def build(widgets: Widgets, models: Models) -> None:
-    # This button is wired with Run.
-    widgets["compare"] = gr.Button("Run all methods", size="sm", elem_id="compare-all", min_width=120, scale=0)
-    widgets["methods_table"] = gr.HTML(f'<p class="to-come">{BEFORE}</p>', elem_id="methods-table")
+def build(page: Page) -> None:
+    page["compare"] = gr.Button("Run all methods", size="sm", elem_id="compare-all", min_width=120, scale=0)
+    page["methods_table"] = gr.HTML("", elem_id="methods-table")
 
 
-def fill(models: Models, last: LastRun) -> Changes:
-    return {"methods_table": methods_html(last)}
+def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
+    yield {"methods_table": methods_html(last)}
+
+
+def wire(page: Page) -> None:
+    def tick(values: Values, visit: Visit) -> Changes:
+        count = len(PageState.of(values).wordings)
+        return {"methods": [method.name for method in resolve_methods(["all"], count)]}
+
+    page.answering.append(page.on(page["compare"].click, tick, reads=page.state, changes=["methods"], refused=()))
 
 
 def methods_html(last: LastRun) -> str:
-    """Every method that ran as a line, then agreement of the wordings, then what the costs mean."""
+    """Whether the wordings agree, then every method that ran as a line."""
     methods, prompt = last.methods, last.result.prompt
     alone = [view.answer for view in methods["per_prompt"].views] if "per_prompt" in methods else []
     lines = []
     for answered in last.result.results:
         agree = agreement(answered.answer, alone).agree if alone else ()
-        share = f"{sum(agree) / len(agree):.2f}" if agree else "–"
-        read = METHODS[answered.method].packed(prompt).suffix_start
         mean = math.fsum(answered.logprobs) / len(answered.logprobs)
-        encoding = f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")
-        tokens, rows = len(answered.token_ids), len(answered.views)
-        cells = (tokens, f"{round(mean, 3) + 0.0:.3f}", share, f"{read:,}", rows)
+        answer = escape(answered.answer)
         lines.append(
-            f'<tr><th scope="row">{escape(method_label(answered))}</th>'
-            f'<td class="method-answer" title="{escape(answered.answer)}"><div>{escape(answered.answer)}</div></td>'
-            + "".join(f'<td class="number">{cell}</td>' for cell in cells)
-            + f"<td>{escape(encoding)}</td></tr>"
+            (
+                escape(method_label(answered)),
+                f'<td class="method-answer" title="{answer}"><div>{answer}</div></td>',
+                str(len(answered.token_ids)),
+                f"{round(mean, 3) + 0.0:.3f}",
+                f"{sum(agree) / len(agree):.2f}" if agree else "–",
+                f"{METHODS[answered.method].packed(prompt).suffix_start:,}",
+                str(len(answered.views)),
+                escape(f"{answered.mask['strategy']}, {answered.mask['positions']}".replace("_", " ")),
+            )
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    suffix = len(prompt.segments[-1])
-    costs = (
-        "<b>Mean log-prob.</b> is over the tokens of the method's own answer. <b>Agreement</b>: share of the wordings "
-        "alone that give its answer. <b>Prompt tokens</b>: prefilled for its encoding; methods that name the same "
-        "encoding share one prefill and its cost; copies are a prompt of their own. <b>Rows</b>: views that decode as "
-        f"rows of the batch, each reading the suffix ({suffix} token{'' if suffix == 1 else 's'}) and the answer; "
-        "equal views are computed once."
-    )
-    table = table_html(titles, f"<tbody>{''.join(lines)}</tbody>", kind="methods", numbers=range(2, 7))
-    told = _agreement_html(last, alone) + _controls_html(last)
-    return f'{told}{belongs_html(last)}{table}<p class="costs">{costs}</p>'
+    table = table_html(titles, lines, kind="methods", numbers=range(2, 7))
+    return _agreement_html(last, alone) + _controls_html(last) + table
 
 
 def _controls_html(last: LastRun) -> str:

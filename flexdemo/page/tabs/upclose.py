@@ -1,8 +1,12 @@
-"""Tab *The mask up close*: pairs to open and close, both sides' rules in words and what changes between them, files."""
+"""Tab *The mask up close*: a mask of one's own, both sides' rules in words and what changes between them, files.
+
+The grid of pairs that open and close by a click is the mask itself: a row for each query segment and a column for each
+key segment, as wide as its tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from html import escape
 from typing import Any
@@ -10,32 +14,78 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from ...engine.loading import Models
 from ...errors import InputError
 from ...figures.cells import difference_png, mask_png
 from ...figures.mask import difference_figure
-from ...masks import parse
+from ...masks import EARLIER, Mask, parse, toggled
 from ...plan import Scheme
 from ...prompt import POSITIONS, SegmentedPrompt
-from ...serve.profiles import Profile
 from ..examples import prompt_shown
+from ..rows import CHANGED
 from ..sides import scheme_label, seen_by
-from ..state import PageState
+from ..state import FUSED, PageState
 from ..tools import csv_bytes, wire_save
-from ..widgets import Changes, Values, Visit, Widgets, plot, shown
-from . import pairs
+from ..widgets import PRIVATE, Changes, Page, Values, Visit, plot, script, shown
 
 TITLE, NAME = "The mask up close", "upclose"
-CHANGES = ("difference_caption", "difference_plot", *pairs.CHANGES)
+CHANGES = ("difference_caption", "difference_plot", "pairs", "mask_text", "pairs_message")
+HELP = (
+    "<p>Rows ask, columns are seen. A click, or Enter, opens or closes a pair of segments for the left side, which "
+    "then answers again. Separators stay as the strategy has them; a token always sees itself.</p>"
+)
+NEEDS, TERMS, SAID, WAITING = (), (), "", ""
 
 
-def build(widgets: Widgets, models: Models) -> None:
-    pairs.build(widgets)
-    widgets["difference_caption"] = gr.HTML("", elem_id="difference-caption")
+def build(page: Page) -> None:
+    gr.HTML(HELP, elem_id="pairs-help")
+    page["pairs"] = gr.HTML("", elem_id="pairs", js_on_load=script("pairs.js"))
+    page["pairs_message"] = gr.HTML("", elem_id="pairs-message", elem_classes="message")
+    with gr.Row(elem_id="pairs-tools"):
+        page["mask_text"] = gr.Textbox(
+            "", label="This mask as text; Enter sets it", elem_id="mask-text", min_width=220, scale=4, max_lines=1
+        )
+        page["undo"] = gr.Button("Undo", size="sm", elem_id="mask-undo", min_width=70, scale=0)
+        page["reset"] = gr.Button("Reset", size="sm", elem_id="mask-reset", min_width=70, scale=0)
+    page["mask_past"] = gr.State([])
+    page["difference_caption"] = gr.HTML("", elem_id="difference-caption")
     with gr.Row(elem_id="mask-tools"):
         for kind, (label, _, _) in FILES.items():
-            widgets[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=130, scale=0)
-    widgets["difference_plot"] = plot("difference-plot")
+            page[f"mask-{kind}"] = gr.Button(label, size="sm", elem_id=f"mask-{kind}", min_width=130, scale=0)
+    page["difference_plot"] = plot("difference-plot")
+
+
+def grid_html(prompt: SegmentedPrompt, text: str) -> str:
+    """The pairs of a mask as buttons, pressed where the pair is open; a key segment behind its query has none."""
+    mask = Mask.over(text, prompt.segments)
+    reasons = mask.reasons()
+    shown = [i for i, segment in enumerate(mask.segments) if segment.role != "separator"]
+    names = {i: escape(mask.segments[i].name) for i in shown}
+    tokens = [max(1, mask.segments[i].end - mask.segments[i].start) for i in shown]
+    least = [18 + 9 * len(names[i]) for i in shown]  # px, for the names above
+    columns = " ".join(f"minmax({px}px, {n}fr)" for px, n in zip(least, tokens, strict=True))
+    heights = " ".join(f"minmax(26px, {n}fr)" for n in tokens)
+    heads = "".join(f'<span role="columnheader" class="chip is-{names[k]}">{names[k]}</span>' for k in shown)
+    rows = [f'<div role="row"><span role="columnheader"></span>{heads}</div>']
+    for row, q in enumerate(shown):
+        cells = [f'<span role="rowheader" class="chip is-{names[q]}">{names[q]}</span>']
+        for column, k in enumerate(shown):
+            if k > q:
+                cells.append('<span role="gridcell"></span>')
+                continue
+            is_open = bool(mask.visible[q, k, EARLIER])
+            why = reasons[q, k, EARLIER] or ("visible" if is_open else "hidden")
+            told = f"{names[q]} {'sees' if is_open else 'does not see'} {names[k]} ({escape(why)})"
+            cells.append(
+                f'<span role="gridcell"><button type="button" class="pair is-{names[k]}" '
+                f'aria-pressed="{str(is_open).lower()}" '
+                f'data-pair="{names[q]}>{names[k]}" data-row="{row}" data-column="{column}" '
+                f'tabindex="{0 if row == column == 0 else -1}" title="{told}" aria-label="{told}"></button></span>'
+            )
+        rows.append(f'<div role="row">{"".join(cells)}</div>')
+    size = f"height: max(420px, {28 * (len(shown) + 1)}px)"
+    style = f"grid-template-columns: max-content {columns}; grid-template-rows: auto {heights}; {size}"
+    label = "Which segment sees which: a row for each that asks, a column for each that is seen"
+    return f'<div class="pairs" role="grid" aria-label="{label}" style="{style}">{"".join(rows)}</div>'
 
 
 def draw(prompt: SegmentedPrompt, schemes: tuple[Scheme, Scheme]) -> Changes:
@@ -63,36 +113,72 @@ FILES: dict[str, tuple[str, str, Callable[[SegmentedPrompt, np.ndarray, np.ndarr
 }
 
 
-def fill(models: Models, last: Any) -> Changes:
-    """The tab shows the page as it is, whatever ran: see `wire_masks`."""
-    return {}
+def fill(page: Page, last: Any, visit: Visit) -> Iterator[Changes]:
+    """The tab shows the page as it is, whatever ran."""
+    yield from ()
 
 
-def wire_masks(
-    widgets: Widgets, models: Models, profile: Profile, page: Sequence[str], reads: Sequence[str]
-) -> tuple[Any, list[Any]]:
-    """Events over the page as it is, without a run; returns what draws the tab, for when it is opened or changed, and
-    the events that change the mask. `page` are the widgets of a PageState; `reads` also tell of a recording."""
-
-    def compose(state: PageState) -> SegmentedPrompt:
-        return state.compose(models.of(state.model), profile.limits)
-
+def wire(page: Page) -> None:
     def seen(values: Values) -> tuple[PageState, SegmentedPrompt]:
         state = PageState.of(values)
-        return state, prompt_shown(values["last"], state, values["drawn"]) or compose(state)
+        return state, prompt_shown(values["last"], state, values["drawn"]) or page.compose(state)
 
     def difference(values: Values, visit: Visit) -> Changes:
-        try:
-            state, prompt = seen(values)
-            return draw(prompt, state.schemes) | pairs.shown_of(prompt, state)
-        except InputError:  # the redraw of the page says why
-            return {}
+        state, prompt = seen(values)
+        pairs = {"pairs": grid_html(prompt, state.mask), "mask_text": state.mask, "pairs_message": ""}
+        return draw(prompt, state.schemes) | pairs
+
+    def if_open(values: Values, visit: Visit) -> Changes:
+        return difference(values, visit) if values["tab"] == NAME else {}
 
     def made(kind: str, values: Values) -> tuple[str, bytes]:
         _, name, make = FILES[kind]
         state, prompt = seen(values)
         return name, make(prompt, *(seen_by(prompt, scheme).cells() for scheme in state.schemes))
 
+    masks = {"changes": CHANGES, "refused": (), "trigger_mode": "always_last"}
+    page.on(page[f"tab-{NAME}"].select, difference, reads=page.shown, **masks)
+    page.on(page["drawn"].change, if_open, reads=[*page.shown, "tab"], **masks)
     for kind in FILES:
-        wire_save(widgets, f"mask-{kind}", partial(made, kind), reads=reads, disk_bytes=profile.disk_bytes)
-    return difference, pairs.wire(widgets, compose, page)
+        wire_save(page, f"mask-{kind}", partial(made, kind), reads=page.shown)
+    wire_pairs(page)
+
+
+def wire_pairs(page: Page) -> None:
+    """What sets the mask of the left side, which then answers again."""
+
+    def set_to(values: Values, text_of: Callable[[PageState, SegmentedPrompt], str]) -> Changes:
+        """The mask that `text_of` makes of the page's; what cannot be is refused, and nothing changes."""
+        state = PageState.of(values)
+        text = text_of(state, page.compose(state))
+        page.compose(PageState.of({**values, "mask": text, "left": FUSED}))
+        past = values["mask_past"] if text == state.mask else [*values["mask_past"], state.mask]
+        return {"mask": text, "left": FUSED, "mask_past": past}
+
+    def toggle(values: Values, visit: Visit) -> Changes:
+        query, _, key = str(visit.told("pair")).partition(">")
+        return set_to(values, lambda state, prompt: toggled(state.mask, query, key, prompt.segments))
+
+    def typed(values: Values, visit: Visit) -> Changes:
+        return set_to(values, lambda state, prompt: (values["mask_text"] or "").strip())
+
+    def reset(values: Values, visit: Visit) -> Changes:
+        return set_to(values, lambda state, prompt: parse(state.mask).strategy.name)
+
+    def undo(values: Values, visit: Visit) -> Changes:
+        *past, before = values["mask_past"] or [None]
+        if before is None:
+            raise InputError("there is nothing to undo")
+        return set_to(values, lambda state, prompt: before) | {"mask_past": past}
+
+    changes = ["mask", "left", "mask_past"]
+    wired = {"reads": [*page.state, "mask_past", "mask_text"], "changes": changes, "refused": ["pairs_message"]}
+    for trigger, work in (
+        (page["pairs"].select, toggle),
+        (page["mask_text"].submit, typed),
+        (page["reset"].click, reset),
+        (page["undo"].click, undo),
+    ):
+        done = page.on(trigger, work, **wired)
+        done.then(None, js=CHANGED, **PRIVATE)  # a folded group has no widget that would tell of its change
+        page.answering.append(done)
