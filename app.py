@@ -105,9 +105,9 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
     from flexdemo.page.state import START_METHODS
+    from flexdemo.serve import internals
     from flexdemo.serve.guard import Gate, Guard
     from flexdemo.serve.health import ServerLog, State, read_account, routes
-    from flexdemo.serve.internals import tell_tools_in_json
     from flexdemo.serve.log import Ledger
     from flexdemo.serve.profiles import PROFILES
     from flexdemo.serve.warmup import WarmUp
@@ -147,7 +147,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     shown = {"examples": examples, "recordings": read_recordings(), "notice": notice, "warming": warm_up.note}
     demo = build_demo(models, profile=profile, gpu=gpu, **shown)
     Guard(ledger, gate).protect(demo)
-    demo.queue(max_size=profile.queue, api_open=False)
+    internals.queue(demo, profile.queue)
     demo.launch(
         server_name=host,
         server_port=port,
@@ -158,7 +158,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
         quiet=True,
         **launch_options(profile, routes=routes(state)),
     )
-    tell_tools_in_json(demo)
+    internals.tell_tools_in_json(demo)
     ServerLog(ledger).attach()
     state.demo = demo
     print(f"flexdemo runs on {demo.local_url}", flush=True)

@@ -352,7 +352,7 @@
 
   // Labels of the axes, as the program sets them, for the size that the figure has here.
 
-  const MARK = 20, LETTER = 7, HIGH = 13, LINES = 4;
+  const MARK = 20, LETTER = 7, HIGH = 13, LINES = 4, LINE = 16, GAP = 8;
   function labels(gd, meta) {
     const size = step(meta), { rows, columns } = view(meta);
     const placed = ([from, to], pixels) => meta.segments.flatMap(([name, start, colour], i) => {
@@ -374,9 +374,12 @@
     }
     // Several names on one line would take its room from the mask: there their colours stand for them.
     const joined = (group) => (group.length > 1 ? group.map(({ mark }) => mark).join('') : group[0].text);
-    const list = (all, key) => all.map((each) => each[key]);
-    return { 'xaxis.tickvals': list(across, 'at'), 'xaxis.ticktext': list(across, 'text'),
-      'yaxis.tickvals': groups.map((group) => mean(group, 'at')), 'yaxis.ticktext': groups.map(joined) };
+    const list = (all, key) => all.map((each) => each[key]), texts = groups.map(joined);
+    const wide = (text) => LETTER * text.replace(/<.*?>/g, '').length + 5 * (text.split('■').length - 1);
+    const lines = 1 + ends.findLastIndex((end) => end > -Infinity);
+    return { 'margin.l': GAP + Math.max(0, ...texts.map(wide)), 'margin.b': GAP + LINE * lines,
+      'xaxis.tickvals': list(across, 'at'), 'xaxis.ticktext': list(across, 'text'),
+      'yaxis.tickvals': groups.map((group) => mean(group, 'at')), 'yaxis.ticktext': texts };
   }
 
   function label(gd) { // Plotly tells of a new size after each change: nothing is changed twice

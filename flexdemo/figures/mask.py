@@ -6,6 +6,7 @@ Segments are as in `cells`, which holds all that needs no plotly.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -28,6 +29,7 @@ GRID_TOKENS = 96  # up to here cells stand apart
 AXIS_PIXELS = 460  # of an axis, to judge whether its labels have room; the page knows better and sets them again
 LAST_LABEL = 32  # pixels to the right of the last cell, for half of its segment's name
 LABEL_MARK, LABEL_CHARACTER, LABEL_HEIGHT, LABEL_LINES = 20, 7, 16, 4
+MARK_MORE, LABEL_GAP, TITLE = 5, 8, 30  # what a mark has more than a character; beside labels; the same with a title
 _, REMOVED, ADDED = CHANGES.values()
 HIDDEN = "rgba(128,136,148,0.10)"
 LINE = "rgba(128,136,148,0.75)"
@@ -83,6 +85,23 @@ def _joined(middles: Sequence[float], texts: Sequence[str], least: float) -> tup
     return places, [" ".join(texts[i] for i in group) for group in groups]
 
 
+def _room(across: Sequence[str], down: Sequence[str]) -> dict[str, int]:
+    """Margins for the labels and titles of both axes.
+
+    With Plotly's own (automargin) a figure is drawn again and again until they fit, in ten times the time.
+    """
+    lines = max((text.count("<br>") + 1 for text in across), default=0)
+    widths = [LABEL_CHARACTER * len(re.sub("<.*?>", "", text)) + MARK_MORE * text.count("■") for text in down]
+    return {"l": TITLE + max(widths, default=0), "b": TITLE + LABEL_HEIGHT * lines}
+
+
+def untitled(figure: go.Figure) -> go.Figure:
+    """Axes of segments without their titles, and without the room for these."""
+    figure.update_xaxes(title_text="").update_yaxes(title_text="")
+    margin = figure.layout.margin
+    return figure.update_layout(margin={"l": margin.l - TITLE + LABEL_GAP, "b": margin.b - TITLE + LABEL_GAP})
+
+
 def segment_axes(figure: go.Figure, segments: Sequence[Any], *, block: int = 1) -> go.Figure:
     """Segment bounds as lines and names as ticks on both axes; square cells, queries downwards."""
     length = segments[-1].end
@@ -92,13 +111,14 @@ def segment_axes(figure: go.Figure, segments: Sequence[Any], *, block: int = 1) 
     shapes = [{"type": "line", "x0": at, "x1": at, "y0": -0.5, "y1": far, "line": line} for at in bounds]
     shapes += [{"type": "line", "x0": -0.5, "x1": far, "y0": at, "y1": at, "line": line} for at in bounds]
     shapes.append({"type": "rect", "x0": -0.5, "x1": far, "y0": -0.5, "y1": far, "line": line})
-    common = {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": True, "title_standoff": 6}
+    common = {"showgrid": False, "zeroline": False, "constrain": "domain", "title_standoff": 6}
     common["ticklabeloverflow"] = "allow"  # else a name at the edge of a narrow figure is left out
     across, down = (_ticks(segments, block, across=each) for each in (True, False))
     figure.update_xaxes(**common, **across, range=[-0.5, far], title_text="key (is seen)")
     figure.update_yaxes(**common, **down, range=[far, -0.5], title_text="query (sees)")
     figure.update_yaxes(scaleanchor="x", scaleratio=1, constraintoward="top")
-    return figure.update_layout(shapes=shapes, margin_r=LAST_LABEL)
+    margin = {**_room(across["ticktext"], down["ticktext"]), "r": LAST_LABEL}
+    return figure.update_layout(shapes=shapes, margin=margin)
 
 
 def base_figure(traces: Any, *, title: str = "", height: int | None = None) -> go.Figure:

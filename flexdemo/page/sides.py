@@ -21,7 +21,7 @@ from ..answers.metrics import same_answer
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import EXACT_TOKENS, block_size, segment_colour, token_spans, visible_text
-from ..figures.mask import mask_figure
+from ..figures.mask import mask_figure, untitled
 from ..masks import ITSELF, STRATEGIES, Mask, parse
 from ..plan import Scheme
 from ..prompt import POSITIONS, Segment, SegmentedPrompt
@@ -69,14 +69,13 @@ def picture(prompt: SegmentedPrompt, scheme: Scheme) -> Any:
     """
     seen, told = (seen_by(prompt, scheme, answers=count) for count in (0, ANSWERS))
     length = len(prompt.token_ids)
-    figure = mask_figure(seen.cells(), prompt.tokens, prompt.segments, words=False)
+    figure = untitled(mask_figure(seen.cells(), prompt.tokens, prompt.segments, words=False))
     reasons = told.reasons().ravel()
     phrases = list(dict.fromkeys([ITSELF, *(text for text in reasons if text)]))
     colours = [segment_colour(segment.name, segment.role) for segment in prompt.segments]
     steps = [list(dict.fromkeys(colours)).index(colour) + 1 for colour in colours]
     segments = [[each.name, each.start, colour] for each, colour in zip(prompt.segments, colours, strict=True)]
     places = {None: NO_CELL} | {phrase: i for i, phrase in enumerate(phrases)}
-    figure.update_xaxes(title_text="").update_yaxes(title_text="")
     figure.layout.meta = {
         "signature": signature(prompt, scheme),
         "length": length,

@@ -84,7 +84,7 @@ def test_property_9_on_24_wordings_of_a_real_chat_model(
     assert result["origin"].token_ids == said[0]
 
 
-@pytest.mark.parametrize("wordings", ASKED, ids=[topic for topic, _ in TOPICS])
+@pytest.mark.parametrize("wordings", ASKED[2:], ids=[topic for topic, _ in TOPICS[2:]])
 def test_hidden_states_and_copies_of_a_real_chat_model(
     real: tuple[Any, Any, LanguageModel], wordings: list[str]
 ) -> None:
@@ -111,11 +111,10 @@ def test_a_recording_is_what_it_answers_now(real: tuple[Any, Any, LanguageModel]
     then = load_recorded(BUNDLED.parent / "recorded-smollm2.json")[index].result
     prompt, ids = then.prompt, then.prompt.token_ids
     wordings = [then.request.question, *then.request.paraphrases]
-    for segment, wording, view in zip(prompt.paraphrases, wordings, then["per_prompt"].views, strict=True):
-        message = [{"role": "user", "content": wording}]
-        whole = real[0].apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+    wholes = [asked_alone(real[0], wording) for wording in wordings]
+    for segment, whole in zip(prompt.paraphrases, wholes, strict=True):
         assert [*ids[: prompt.segments[0].end], *ids[segment.start : segment.end], *ids[prompt.suffix_start :]] == whole
-        assert [view.token_ids[:NEW_TOKENS]] == generated(real, whole)
+    assert [view.token_ids[:NEW_TOKENS] for view in then["per_prompt"].views] == generated(real, *wholes)
     assert [real[0].decode([each]) for each in ids] == list(prompt.tokens)
     now = ask(real[2], then.request.but(methods=("flex", "per_prompt", "causal")))
     assert now.prompt == prompt

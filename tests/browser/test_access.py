@@ -69,7 +69,7 @@ def open_all(visit: Visit) -> None:
     visit.settle()
 
 
-def test_texts_are_text_everywhere(visit: Visit) -> None:
+def test_texts_are_text_everywhere_and_terms_open_by_keyboard(visit: Visit) -> None:
     page, dialogs = visit.page, []
 
     def dismiss(dialog: Dialog) -> None:
@@ -84,9 +84,13 @@ def test_texts_are_text_everywhere(visit: Visit) -> None:
     page.locator("#token-view .token").nth(40).click()
     page.mouse.move(*visit.point("left", 30, 8))
     page.locator(".hovertext").wait_for()
-    visit.unfold("tools")
+    for name in ("masking", "weighing", "tools"):
+        visit.unfold(name)
     for tab in TABS:
         visit.open(tab)
+        for summary in page.locator(".term:not([open]) summary").filter(visible=True).all()[::-1]:
+            summary.focus()
+            page.keyboard.press("Enter")
     for name in ("gave-note", "repeat"):
         assert "onerror" in visit.text(name)
     assert "<script>alert(1)" in "".join(visit.text("token-view").split())
@@ -95,6 +99,15 @@ def test_texts_are_text_everywhere(visit: Visit) -> None:
     assert page.locator(made).count() == 0 and page.title() == "flexdemo" and dialogs == []
     assert fits_sideways(visit)
     page.remove_listener("dialog", dismiss)
+
+    told: dict[str, Any] = page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.term[open]')].map(each =>
+            [each.querySelector('summary').textContent, [each.querySelector('p').textContent,
+                each.querySelector('a').href, each.querySelector('a').rel]]))"""
+    )
+    assert set(told) == set(TERMS)
+    for text, url, rel in told.values():
+        assert len(text) > 40 and url.startswith("https://") and "noopener" in rel
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
@@ -147,11 +160,8 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, 
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (768, 1024), (390, 844)])
-def test_the_row_of_run_covers_nothing_that_has_the_focus(
-    visitors: Visitors, bundled_url: str, width: int, height: int
-) -> None:
-    visit = visitors(bundled_url, width=width, height=height, q="Who?", p=[f"Name it, number {i}." for i in range(10)])
+def test_the_row_of_run_covers_nothing_that_has_the_focus(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, q="Who?", p=[f"Name it, number {i}." for i in range(10)])
     covered = f"""() => {{
         const row = document.querySelector('#actions'), box = (e) => e.getBoundingClientRect();
         return ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
@@ -159,8 +169,11 @@ def test_the_row_of_run_covers_nothing_that_has_the_focus(
             return box(e).top < box(row).bottom && box(e).bottom > box(row).top + 1;
         }}).map(e => e.outerHTML.slice(0, 120));
     }}"""
-    assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
-    assert visit.page.evaluate(covered) == []
+    for width, height in ((1280, 800), (768, 1024), (390, 844)):
+        visit.page.set_viewport_size({"width": width, "height": height})
+        visit.settle()
+        assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
+        assert visit.page.evaluate(covered) == [], width
     clean(visit)
 
 
@@ -178,9 +191,10 @@ def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> No
         look();
     }"""
     moving: dict[str, float] = {}
+    visit = visitors(bundled_url, motion="reduce", q="Who?", p=["Name it."])
+    visit.page.evaluate(watch)
     for motion in ("reduce", "no-preference"):
-        visit = visitors(bundled_url, motion=motion, q="Who?", p=["Name it."])
-        visit.page.evaluate(watch)
+        visit.page.emulate_media(reduced_motion=motion)
         visit.page.locator("#run").click()
         for name in ("add-paraphrase", "equal-weights", "copy-link", "run"):
             visit.page.locator(f"#{name}").hover()
@@ -188,24 +202,3 @@ def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> No
         visit.done()
         moving[motion] = visit.page.evaluate("() => window.longest ?? Infinity")
     assert moving["reduce"] <= 1 < moving["no-preference"]
-
-
-def test_terms_open_by_keyboard_and_fetch_nothing(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url)
-    page = visit.page
-    for name in ("masking", "weighing", "tools"):
-        visit.unfold(name)
-    for tab in TABS:
-        visit.open(tab)
-        for summary in page.locator(".term:not([open]) summary").filter(visible=True).all()[::-1]:
-            summary.focus()
-            page.keyboard.press("Enter")
-    told: dict[str, Any] = page.evaluate(
-        """() => Object.fromEntries([...document.querySelectorAll('.term[open]')].map(each =>
-            [each.querySelector('summary').textContent, [each.querySelector('p').textContent,
-                each.querySelector('a').href, each.querySelector('a').rel]]))"""
-    )
-    assert set(told) == set(TERMS)
-    for text, url, rel in told.values():
-        assert len(text) > 40 and url.startswith("https://") and "noopener" in rel
-    clean(visit)

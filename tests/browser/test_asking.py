@@ -53,10 +53,23 @@ def madagascar(visitors: Visitors, url: str, **more: Any) -> Visit:
     return visitors(url, q=QUESTION, p=PARAPHRASES, **more)
 
 
-def test_run_shows_the_engine_s_answers(visitors: Visitors, bundled_url: str, bundled: LanguageModel) -> None:
+def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
+    visitors: Visitors, bundled_url: str, bundled: LanguageModel
+) -> None:
     visit = madagascar(visitors, bundled_url)
     page = visit.page
-    assert visit.text("answer-flex") == "" and visit.text("status") == "Ready: press Run"
+    slider = page.locator("#weight-1 input[type=range]")
+
+    def move(key: str) -> None:
+        slider.focus()
+        slider.press(key)
+        visit.settle(400)  # the page waits for 300 ms for another key
+
+    move("End")
+    assert visit.text("answer-flex") == "" and visit.text("status") == "Ready: press Run", "a weight runs nothing"
+    assert visit.text("share-1").startswith("0.714")
+    page.locator("#equal-weights").click()
+    visit.settle()
     page.evaluate(STEPS)
     visit.run()
     result = asked(bundled, visit)
@@ -79,6 +92,27 @@ def test_run_shows_the_engine_s_answers(visitors: Visitors, bundled_url: str, bu
     assert "Reading the prompt" in steps and steps[-1] == visit.text("status")
     assert re.fullmatch(r"Done: 7 rows, longest \d+ tokens, \d+\.\d\d s", steps[-1])
     assert page.locator("#status [role=status]").count() == 1, "only the end is announced"
+
+    for key, weight in (("End", 10), ("Home", 0)):  # without reading the prompt again
+        page.evaluate(STEPS)
+        move(key)
+        steps = page.evaluate("() => window.steps")
+        assert "Reading the prompt" not in steps and steps[-1].startswith("Done")
+        weighed = asked(bundled, visit, weights=(1, weight, 1, 1, 1))
+        assert visit.text("answer-flex") == weighed["flex"].answer
+        assert visit.text("answer-causal") == causal.answer
+    assert visit.text("share-1").startswith("0.000") and visit.text("share-2").startswith("0.250")
+    names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
+    starts = [start for _, start, _ in visit.plot("mask-plot", "layout.meta.segments")]
+    hidden = slice(starts[names.index("P2")], starts[names.index("P3")])
+    cells = visit.cells()
+    assert not cells[starts[names.index("suffix")] :, hidden].any() and cells[hidden, hidden].any()
+    assert visit.cells("right")[starts[names.index("suffix")] :, hidden].all(), "standard attention knows no weights"
+
+    visit.fill("question", f"{QUESTION} please")
+    before = page.evaluate("() => window.steps.length")
+    move("End")
+    assert page.evaluate("() => window.steps.length") == before, "another prompt waits for Run"
     clean(visit)
 
 
@@ -296,46 +330,3 @@ def test_typing_redraws_and_what_is_wrong_is_told_once(visit: Visit) -> None:
     expect(alert).to_have_count(0)
     expect(page.locator("#budget")).to_contain_text("U+202E RIGHT-TO-LEFT OVERRIDE, U+200B ZERO WIDTH SPACE")
     visit.run()
-
-
-# Weights
-
-
-def test_a_weight_decodes_again_without_reading_and_0_hides(
-    visitors: Visitors, bundled_url: str, bundled: LanguageModel
-) -> None:
-    visit = madagascar(visitors, bundled_url)
-    page = visit.page
-    slider = page.locator("#weight-1 input[type=range]")
-
-    def move(key: str) -> None:
-        slider.focus()
-        slider.press(key)
-        visit.settle(400)  # the page waits for 300 ms for another key
-
-    move("End")
-    assert visit.text("status") == "Ready: press Run", "before any run a weight runs nothing"
-    assert visit.text("share-1").startswith("0.714")
-    visit.run()
-    whole = asked(bundled, visit, weights=(1, 10, 1, 1, 1))
-    assert visit.text("answer-flex") == whole["flex"].answer
-
-    page.evaluate(STEPS)
-    move("Home")
-    steps = page.evaluate("() => window.steps")
-    assert "Reading the prompt" not in steps and steps[-1].startswith("Done")
-    assert visit.text("answer-flex") == asked(bundled, visit, weights=(1, 0, 1, 1, 1))["flex"].answer
-    assert visit.text("answer-causal") == whole["causal"].answer
-    assert visit.text("share-1").startswith("0.000") and visit.text("share-2").startswith("0.250")
-    names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
-    starts = [start for _, start, _ in visit.plot("mask-plot", "layout.meta.segments")]
-    hidden = slice(starts[names.index("P2")], starts[names.index("P3")])
-    cells = visit.cells()
-    assert not cells[starts[names.index("suffix")] :, hidden].any() and cells[hidden, hidden].any()
-    assert visit.cells("right")[starts[names.index("suffix")] :, hidden].all(), "standard attention knows no weights"
-
-    visit.fill("question", f"{QUESTION} please")
-    before = page.evaluate("() => window.steps.length")
-    move("End")
-    assert page.evaluate("() => window.steps.length") == before, "another prompt waits for Run"
-    clean(visit)

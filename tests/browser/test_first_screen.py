@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from browser_support import ROOT
 from browser_visit import Visit, Visitors, boxes, fits_sideways
+from hosting import served
 from playwright.sync_api import expect
+
+from flexdemo.engine.model import LanguageModel
 
 pytestmark = pytest.mark.browser
 
@@ -17,6 +20,13 @@ EXAMPLES, RECORDED, REAL, SMOLLM2 = (
     for name in ("examples", "recorded", "examples-smollm2", "recorded-smollm2")
 )
 FIRST_SCREEN = ("run", "answer-flex", "answer-causal", "mask-plot", "mask-plot-right", "token-view")
+
+# Labels of the masks that their figures cut off: what is drawn outside a figure is not seen.
+CUT_OFF = """() => [...document.querySelectorAll('.side .js-plotly-plot')].flatMap(gd => {
+    const box = (e) => e.getBoundingClientRect(), {left, right, top, bottom} = box(gd);
+    return [...gd.querySelectorAll('.xtick text, .ytick text')].filter(each => box(each).left < left
+        || box(each).right > right || box(each).top < top || box(each).bottom > bottom).map(each => each.textContent);
+})"""
 
 
 def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
@@ -27,11 +37,12 @@ def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
     return alone | {name: methods[name]["answer"] for name in ("flex", "causal")}
 
 
-def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
+def test_the_first_screen_is_a_recorded_answer_over_masks_and_tokens(visit: Visit) -> None:
     for name, (_, top, _, bottom) in boxes(visit, FIRST_SCREEN).items():
         assert 0 <= top < bottom <= 900, name
     assert fits_sideways(visit)
     assert visit.page.locator("#mask-plot .nsewdrag").bounding_box()["height"] >= 250
+    assert visit.page.evaluate(CUT_OFF) == []
 
     visit.page.set_viewport_size({"width": 1280, "height": 720})
     visit.until("() => document.querySelector('#mask-plot .svg-container').offsetWidth < 600")
@@ -42,22 +53,6 @@ def test_answers_masks_and_tokens_are_on_the_first_screen(visit: Visit) -> None:
         assert (720 - top) / (bottom - top) > 0.75, "most of the mask"
     assert fits_sideways(visit)
 
-
-def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url, width=390, height=844)
-    order = ("question", "run", "answer-flex", "mask-plot", "answer-causal", "mask-plot-right", "token-view")
-    placed = boxes(visit, order)
-    tops = [placed[name][1] for name in order]
-    assert tops == sorted(tops)
-    assert all(left >= 0 and right <= 390 for left, _, right, _ in placed.values())
-    assert placed["run"][3] <= 844, "Run is seen without scrolling"
-    assert fits_sideways(visit)
-    for tab in visit.page.get_by_role("tab").all_text_contents():
-        visit.open(tab)
-        assert fits_sideways(visit), tab
-
-
-def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
     answers = recorded(EXAMPLES[0]["question"])
     assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
     assert visit.text("status") == f"Recorded {RECORDED['date']}: press Run to compute it now"
@@ -70,6 +65,20 @@ def test_the_page_opens_on_a_recorded_answer_and_says_so(visit: Visit) -> None:
     assert visit.text("example-note") == EXAMPLES[0]["note"]
     visit.run()
     assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
+
+
+def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, width=390, height=844)
+    order = ("question", "run", "answer-flex", "mask-plot", "answer-causal", "mask-plot-right", "token-view")
+    placed = boxes(visit, order)
+    tops = [placed[name][1] for name in order]
+    assert tops == sorted(tops)
+    assert all(left >= 0 and right <= 390 for left, _, right, _ in placed.values())
+    assert placed["run"][3] <= 844, "Run is seen without scrolling"
+    assert fits_sideways(visit) and visit.page.evaluate(CUT_OFF) == []
+    for tab in visit.page.get_by_role("tab").all_text_contents():
+        visit.open(tab)
+        assert fits_sideways(visit), tab
 
 
 def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
@@ -144,3 +153,15 @@ def test_a_recording_of_another_model_says_so(visitors: Visitors, slow_url: str)
     expect(visit.page.locator("#check")).to_have_text("proved ✓")  # by the model that made it, which is offered too
     visit.run()
     assert "recorded" not in visit.text("left-figures")
+
+
+def test_a_program_that_warms_up_says_so_until_it_is_over(visitors: Visitors, lm: LanguageModel) -> None:
+    with served(lm, warming="Warming up <b>for</b> some minutes") as site:
+        visit = visitors(site.url)
+        line = visit.page.locator("#warming")
+        assert line.inner_text() == "Warming up <b>for</b> some minutes"
+        site.state.warming = lambda: "Warming up failed: planted"
+        expect(line).to_contain_text("planted")
+        site.state.warming = str
+        line.wait_for(state="detached")
+        assert not visit.problems

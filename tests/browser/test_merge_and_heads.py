@@ -31,31 +31,9 @@ def shows(visit: Visit, head: tuple[int, int], lm: LanguageModel, result: Any) -
     assert np.allclose(np.square(got), attention_map(lm, result, *head), atol=2e-3)
 
 
-def test_wordings_merge_layer_by_layer_and_token_by_token(
+def test_heads_open_by_a_click_and_wordings_merge_layer_by_layer(
     visitors: Visitors, bundled_url: str, bundled: LanguageModel
 ) -> None:
-    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
-    visit.run()
-    result = asked(bundled, visit)
-    visit.open(MERGE)
-    for step in (0, len(result["flex"].token_ids) - 1):
-        if step:
-            visit.number("merge-token", step + 1)
-        found = merging(bundled, result, step)
-        expected = np.maximum(np.roll(found.probability, 1, axis=1).T, 1e-6)
-        assert np.allclose(visit.plot("merge-plot", LINES), expected, rtol=1e-2)
-        said = visit.text("merge-words")
-        assert ("never all" in said) == (found.agree_from is None)
-        if found.agree_from not in (None, 1):
-            assert re.search(rf"from layer {found.agree_from} of|last layer, {found.agree_from}\.", said)
-    rows = visit.page.locator("#merge-table tbody tr")
-    assert rows.count() == len(PARAPHRASES) + 2
-    visit.page.locator("#merge-table summary").click()
-    assert rows.last.locator("td").count() == found.layers
-    clean(visit)
-
-
-def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundled: LanguageModel) -> None:
     visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
     page = visit.page
     visit.open(HEADS)
@@ -90,6 +68,21 @@ def test_a_click_on_a_head_opens_it(visitors: Visitors, bundled_url: str, bundle
     page.mouse.down()
     page.mouse.up()
     shows(visit, (2, 1), bundled, result)
+    visit.open(MERGE)
+    for step in (0, len(result["flex"].token_ids) - 1):
+        if step:
+            visit.number("merge-token", step + 1)
+        found = merging(bundled, result, step)
+        expected = np.maximum(np.roll(found.probability, 1, axis=1).T, 1e-6)
+        assert np.allclose(visit.plot("merge-plot", LINES), expected, rtol=1e-2)
+        said = visit.text("merge-words")
+        assert ("never all" in said) == (found.agree_from is None)
+        if found.agree_from not in (None, 1):
+            assert re.search(rf"from layer {found.agree_from} of|last layer, {found.agree_from}\.", said)
+    rows = visit.page.locator("#merge-table tbody tr")
+    assert rows.count() == len(PARAPHRASES) + 2
+    visit.page.locator("#merge-table summary").click()
+    assert rows.last.locator("td").count() == found.layers
     clean(visit)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser_visit import NASTY, Visit, Visitors, clean
-from playwright.sync_api import expect
+from playwright.sync_api import Request, expect
 from test_asking import METHODS, PARAPHRASES, QUESTION, asked
 
 import flexdemo
@@ -100,11 +100,7 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
     visit.number("attention-layer", 99)
     page.locator("#attention-show").click()
     expect(page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 1 to 6 of tinyqa")
-    clean(visit)
 
-
-def test_all_methods_run_by_one_click(visitors: Visitors, bundled_url: str, bundled: LanguageModel) -> None:
-    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
     visit.open(TABS[2])
     visit.run("compare-all")
     result = asked(bundled, visit, methods=("all",))
@@ -124,10 +120,30 @@ def test_all_methods_run_by_one_click(visitors: Visitors, bundled_url: str, bund
     clean(visit)
 
 
-def test_the_mask_up_close_counts_and_saves_what_is_on_the_page(visit: Visit) -> None:
+def test_the_mask_up_close_redraws_counts_and_saves_what_is_on_the_page(visit: Visit) -> None:
+    """A pair redraws the page once, also where its widget is open."""
     page = visit.page
     meta = visit.plot("mask-plot", "layout.meta")
     visit.open(TABS[6])
+    names = "() => window.gradio_config.dependencies.map(({id, api_name}) => [id, api_name])"
+    redraws = {number for number, name in page.evaluate(names) if str(name).startswith("redraw")}
+    asked: list[int] = []
+
+    def note(request: Request) -> None:
+        if JOIN in request.url:
+            asked.append(json.loads(request.post_data)["fn_index"])
+
+    page.on("request", note)
+    for opened in (False, True):
+        if opened:
+            visit.unfold("masking")
+        asked.clear()
+        page.locator("[data-pair='P2>P1']").click()
+        visit.done()
+        assert visit.value("mask-text") == ("segment" if opened else "segment+P2>P1")
+        assert len([number for number in asked if number in redraws]) == 1, asked
+    page.remove_listener("request", note)
+
     length, cells, right = meta["length"], visit.cells(), visit.cells("right")
     cells, right = cells[:length, :length], right[:length, :length]
     told = {"kept": cells & right, "removed": ~cells & right, "added": cells & ~right}
@@ -176,30 +192,13 @@ def test_a_pair_is_opened_and_the_answer_decoded_again(
     page.locator("#check").click()
     expect(page.locator("#check")).to_have_text("proved ✓")
 
-    for name in [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments") if name[0] == "P"]:
-        page.locator(f"[data-pair='suffix>{name}']").click()
-        visit.settle()
+    *most, last = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments") if name[0] == "P"]
+    page.locator("#mask-text :is(textarea, input)").fill("segment" + "".join(f"-suffix>{name}" for name in most))
+    page.keyboard.press("Enter")
+    visit.done()
+    page.locator(f"[data-pair='suffix>{last}']").click()
+    visit.settle()
     expect(page.locator("#pairs-message [role=alert]")).to_contain_text("hides every wording from the suffix")
-    clean(visit)
-
-
-def test_a_pair_redraws_the_page_once_also_where_its_widget_is_open(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url)
-    visit.open(TABS[6])
-    names = "() => window.gradio_config.dependencies.map(({id, api_name}) => [id, api_name])"
-    redraws = {number for number, name in visit.page.evaluate(names) if str(name).startswith("redraw")}
-    asked: list[int] = []
-    visit.page.on(
-        "request", lambda each: asked.append(json.loads(each.post_data)["fn_index"]) if JOIN in each.url else 0
-    )
-    for opened in (False, True):
-        if opened:
-            visit.unfold("masking")
-        asked.clear()
-        visit.page.locator("[data-pair='P2>P1']").click()
-        visit.done()
-        assert visit.value("mask-text") == ("segment" if opened else "segment+P2>P1")
-        assert len([number for number in asked if number in redraws]) == 1, asked
     clean(visit)
 
 
@@ -224,12 +223,12 @@ def test_a_link_opens_the_same_page_again(visitors: Visitors, bundled_url: str) 
     texts, weights, answer = visit.wordings(), visit.weights(), visit.text("answer-flex")
     clean(visit)
 
-    again = visitors(link)
-    assert (again.value("question"), again.wordings(), again.weights()) == (f"{NASTY} Who?", texts, weights)
-    assert again.value("left-scheme") == "bidirectional · right aligned · raw" and again.text("example-note") == ""
-    assert "anchor" in again.text("masking") and again.text("answer-flex") == ""
-    again.run()
-    assert again.text("answer-flex") == answer and again.page.title() == "flexdemo"
+    visit.open_page(link)
+    assert (visit.value("question"), visit.wordings(), visit.weights()) == (f"{NASTY} Who?", texts, weights)
+    assert visit.value("left-scheme") == "bidirectional · right aligned · raw" and visit.text("example-note") == ""
+    assert "anchor" in visit.text("masking") and visit.text("answer-flex") == ""
+    visit.run()
+    assert visit.text("answer-flex") == answer and visit.page.title() == "flexdemo"
 
 
 def test_a_broken_link_says_so_and_the_page_works(visitors: Visitors, slow_url: str) -> None:

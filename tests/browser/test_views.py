@@ -134,11 +134,24 @@ def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
     # By the keyboard, and kept when the masks are drawn again.
     page.locator("#link-token").fill("5")
     assert words(visit)[0].startswith("Left: query 5 ")
+    stale = page.locator(".side.stale")
+    assert stale.count() == 0
     visit.fill("question", f"{visit.value('question')} please")
     visit.until("() => document.querySelector('#token-view .token.picked')")
     assert words(visit)[0].startswith("Left: query 5 ")
     page.locator("#link-token").fill("99999")
     expect(page.locator("#link-words")).to_contain_text("There is no token 99999")
+
+    # The answers are now those of an earlier prompt, until the next run.
+    expect(stale).to_have_count(2)
+    assert "of an earlier prompt" in page.locator("#left-figures .prose").evaluate(
+        "each => getComputedStyle(each, '::after').content"
+    )
+    length = visit.plot("mask-plot", "layout.meta.length")
+    assert len(visit.cells()) == length != masks[0].tokens, "no rows of an answer that belongs to another prompt"
+    visit.run()
+    expect(stale).to_have_count(0)
+    assert len(visit.cells()) > length
 
 
 def test_zoom_hover_and_outline_go_over_both_masks(visit: Visit, bundled: LanguageModel) -> None:
@@ -180,22 +193,6 @@ def test_zoom_hover_and_outline_go_over_both_masks(visit: Visit, bundled: Langua
     assert visit.plot("mask-plot", only) == 0, "standard attention sees all that the other sees"
     page.locator("#link-outline").uncheck()
     assert visit.plot("mask-plot-right", only) == 0
-
-
-def test_answers_of_an_earlier_prompt_are_marked(visit: Visit) -> None:
-    stale = visit.page.locator(".side.stale")
-    assert stale.count() == 0
-    rows = len(visit.cells())
-    visit.fill("question", f"{visit.value('question')} please")
-    expect(stale).to_have_count(2)
-    assert "of an earlier prompt" in visit.page.locator("#left-figures .prose").evaluate(
-        "each => getComputedStyle(each, '::after').content"
-    )
-    length = visit.plot("mask-plot", "layout.meta.length")
-    assert len(visit.cells()) == length != rows, "no rows of an answer that belongs to another prompt"
-    visit.run()
-    expect(stale).to_have_count(0)
-    assert len(visit.cells()) > length
 
 
 def test_4096_tokens_have_an_overview_and_exact_parts(visitors: Visitors, slow_url: str) -> None:

@@ -186,8 +186,8 @@ def finished(process: subprocess.Popen) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve records without paraphrases."""
-    names = ("Peru", "Chile", "Mali", "Japan", "Cuba", "Iran", "Fiji", "Kenya", "Oman", "Togo", "Laos", "Niger")
+    """Seven records without paraphrases."""
+    names = ("Peru", "Chile", "Mali", "Japan", "Cuba", "Iran", "Fiji")
     records = [Record(name, f"What is the capital of {name}?", ("Lima",)) for name in names]
     return write_data(tmp_path_factory.mktemp("data") / "data.jsonl", records)
 
@@ -342,7 +342,7 @@ def test_shots_are_told_and_never_a_question_that_is_asked(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shots = write_data(tmp_path / "shots.jsonl", [*read_records(str(data))[0], RECORDS[1]])
-    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "12", "--shots-from", str(shots), "--json"]
+    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "7", "--shots-from", str(shots), "--json"]
     assert cli.main([*asked, "--shots", "1"]) == 0
     told = json.loads(capsys.readouterr().out)["settings"]
     assert told["prefix"] == "" and told["shots"] == [["Who wrote Hamlet?", "Shakespeare"]]

@@ -26,13 +26,12 @@ from flexdemo.engine.sources import Source
 from flexdemo.errors import InputError
 
 TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-OPTIONS = ("--method", "all", "--paraphrases", "2", "--batch-size", "2", "--max-new-tokens", "6", "--seed", "4")
+OPTIONS = ("--method", "all", "--paraphrases", "1", "--batch-size", "2", "--max-new-tokens", "6", "--seed", "4")
 RECORDS = [
     Record("a", "What is the capital of Peru?", ("Lima",), ("Name it.", "Which city is Peru's capital?")),
     Record("b", "Who wrote Hamlet?", ("Shakespeare",), ("hamlet author please",), (1.0, 2.0)),
-    Record("c", "Is it far?", ("no",), ()),  # without paraphrases: the model writes them, by sampling
-    Record("d", "What is this?", ("this",), ()),
-    Record("e", "Which river is it?", ("Nile",), ("Name the river.",)),
+    Record("c", "Is it far?", ("no",), ()),  # without paraphrases: the model writes one, by sampling
+    Record("d", "Which river is it?", ("Nile",), ("Name the river.",)),
 ]
 needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),

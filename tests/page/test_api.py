@@ -19,7 +19,7 @@ import browser_support
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hosting import endpoint_of
+from hosting import Site, endpoint_of
 
 import app
 import flexdemo
@@ -233,16 +233,9 @@ def shown_blocks() -> dict[str, str]:
     return dict(re.findall(r"```(\w+)\n(.*?)```", section, flags=re.S))
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    """The address of `python app.py` with the bundled model."""
-    with browser_support.serve() as url:
-        yield url.rstrip("/")
-
-
-def run_block(command: list[str], code: str, served: str) -> str:
+def run_block(command: list[str], code: str, page: Site) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    code = code.replace("http://127.0.0.1:7860", served)
+    code = code.replace("http://127.0.0.1:7860", page.url)
     done = subprocess.run(
         [*command, code], cwd=Path(app.__file__).parent, env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True, encoding="utf-8", timeout=120,
@@ -251,15 +244,15 @@ def run_block(command: list[str], code: str, served: str) -> str:
     return done.stdout
 
 
-def test_python_calls_of_the_docs_work_as_written(served: str) -> None:
-    *_, flex, causal, paraphrases = run_block([sys.executable, "-c"], shown_blocks()["python"], served).splitlines()
+def test_python_calls_of_the_docs_work_as_written(local: Site) -> None:
+    *_, flex, causal, paraphrases = run_block([sys.executable, "-c"], shown_blocks()["python"], local).splitlines()
     assert (flex, causal) == ("flex Lima", "causal Lima")
     assert len(eval(paraphrases, {})) == 2 and "Peru" in paraphrases
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_shell_calls_of_the_docs_work_as_written(served: str) -> None:
-    *told, printed = run_block(["bash", "-euc"], shown_blocks()["bash"], served).strip().splitlines()
+def test_shell_calls_of_the_docs_work_as_written(local: Site) -> None:
+    *told, printed = run_block(["bash", "-euc"], shown_blocks()["bash"], local).strip().splitlines()
     data = told[told.index("event: complete") + 1]
     (answered,) = json.loads(data.removeprefix("data: "))
     told = json.loads(printed)

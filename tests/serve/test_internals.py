@@ -20,7 +20,7 @@ from flexdemo.serve import internals
 INTERNALS = (
     "fns", "preprocess_data", "_queue", "event_queue_per_concurrency_id", "active_jobs",
     "event_ids_to_events", "LocalContext", "get_blocks", "state_holder", "uploaded_file_dir",
-    "upload_file_set", "GRADIO_CACHE", "mcp_server_obj", "temp_files",
+    "upload_file_set", "GRADIO_CACHE", "mcp_server_obj", "temp_files", "sleep_when_free",
 )  # fmt: skip
 PACKAGE = Path(internals.__file__).resolve().parents[1]
 
@@ -129,6 +129,23 @@ def test_a_reading_of_values_can_be_wrapped() -> None:
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
     try:
         assert Client(url, verbose=False).predict(1, api_name="/more") == 2 and len(seen) == 1
+    finally:
+        demo.close()
+
+
+def test_a_page_that_nobody_asks_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sleep_when_free`, which gradio reads in a loop."""
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.Textbox()
+    internals.queue(demo, 4)
+    looks, length = [], type(demo._queue).__len__
+    monkeypatch.setattr(type(demo._queue), "__len__", lambda queue: looks.append(queue) or length(queue))
+    demo.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        began = time.monotonic()
+        before = looks.count(demo._queue)
+        assert until(lambda: looks.count(demo._queue) > before + 5)
+        assert (looks.count(demo._queue) - before) / (time.monotonic() - began) < 2 / internals.LOOK_SECONDS
     finally:
         demo.close()
 

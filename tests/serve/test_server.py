@@ -172,10 +172,11 @@ def test_a_root_path_reaches_the_page_whether_or_not_the_proxy_strips_it(lm: Lan
 def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """app.py in a process of its own, after `code` ran in it; yields it and its address once it answers."""
     port = browser_support.free_port()
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_SERVER_PORT": str(port), **environment}
     command = [sys.executable, "-c", f"import sys\n{code}\nimport app\nsys.exit(app.main(sys.argv[1:]))"]
     running = subprocess.Popen(
-        [*command, "--port", str(port), *arguments], cwd=app.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, encoding="utf-8",
+        [*command, *arguments], cwd=app.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, **environment}, encoding="utf-8",
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"
     try:
@@ -186,6 +187,7 @@ def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tup
         running.communicate()
 
 
+SPACE = {"SYSTEM": "spaces", "SPACE_ID": "some/space", "SPACE_HOST": "some-space.hf.space"}
 SLOW = """
 import time
 from flexdemo.engine.fast import rows
@@ -210,15 +212,17 @@ def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-def test_sigterm_lets_a_running_answer_end() -> None:
-    with process("--grace", "30", code=SLOW) as (running, url):
+def test_sigterm_lets_a_running_answer_end_on_a_space() -> None:
+    """As a Space on the CPU starts it: the address in the environment, the Space's own variables."""
+    with process("--grace", "30", code=SLOW, GRADIO_SERVER_NAME="0.0.0.0", **SPACE) as (running, url):
         client = Client(url, verbose=False)
         job = client.submit(question=QUESTION, max_new_tokens=20, api_name="/generate")
         until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
         code, _, log = stopped(running)
         assert job.result(timeout=30)["results"][0]["answer"] == "Lima"
     assert code == 0 and log[1]["running"] == 1 and log[-1]["unfinished"] == 0
-    assert [each["outcome"] for each in log if each["event"] == "request"] == ["ok"]
+    assert [each["event"] for each in log] == ["started", "stopping", "request", "stopped"]
+    assert log[2]["outcome"] == "ok"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")

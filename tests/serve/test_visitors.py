@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,15 @@ def test_two_visitors_never_see_each_others_results(local: Site) -> None:
         local.outcome(save, [{"form": {"question": "x"}}], other)["output"]
     )  # the state is the server's
     assert "there is nothing to save yet" in forged.lower()
+
+
+def test_a_saved_file_takes_the_place_of_an_older_one(bundled: LanguageModel, tmp_path: Path) -> None:
+    with served(bundled, profile=replace(SPACE, disk_bytes=1), folder=tmp_path) as site:
+        run, save, mine = site.event("run"), site.event("save-json"), site.session()
+        assert site.outcome(run, site.data(run, question="Who painted Guernica?", max_new_tokens=2), mine)["success"]
+        made = [site.outcome(save, [None], mine)["output"]["data"] for _ in range(2)]
+        first, second = (Path(re.search(r'"path": "([^"]+)"', json.dumps(each))[1]) for each in made)
+        assert second.exists() and not first.exists()
 
 
 def test_sessions_in_memory_are_bounded(bundled: LanguageModel, tmp_path: Path) -> None:

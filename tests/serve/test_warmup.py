@@ -65,17 +65,3 @@ def test_health_tells_of_it(lm: LanguageModel) -> None:
         assert json.loads(page.get("/healthz")[1])["warming"] == "Warming up"
         page.state.warming = str
         assert "warming" not in json.loads(page.get("/healthz")[1])
-
-
-@pytest.mark.browser
-@pytest.mark.timeout(180)
-def test_the_page_says_so_until_it_is_over(lm: LanguageModel, visitors: Any) -> None:
-    with served(lm, warming="Warming up <b>for</b> some minutes") as site:
-        visit = visitors(site.url)
-        line = visit.page.locator("#warming")
-        assert line.inner_text() == "Warming up <b>for</b> some minutes"
-        site.state.warming = lambda: "Warming up failed: planted"
-        visit.page.wait_for_function("() => document.querySelector('#warming').textContent.includes('planted')")
-        site.state.warming = str
-        line.wait_for(state="detached")
-        assert not visit.problems

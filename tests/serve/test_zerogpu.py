@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import browser_support
 import gradio as gr
 import pytest
 import torch
@@ -285,32 +283,6 @@ sys.exit(app.main(["--port", "0"]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=app.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "the port must be" in done.stderr, done.stderr
-
-
-@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed (pip install spaces)")
-def test_a_space_on_the_cpu_answers(tmp_path: Any) -> None:
-    """As a Space starts it: python app.py as __main__, the address in the environment, the Space's own variables.
-
-    Idle it waits for nobody when it is told to stop.
-    """
-    port = browser_support.free_port()
-    env = {**os.environ, "SYSTEM": "spaces", "SPACE_ID": "some/space", "SPACE_HOST": "some-space.hf.space",
-           "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1",
-           "OMP_NUM_THREADS": "1"}  # fmt: skip
-    running = subprocess.Popen([sys.executable, "app.py"], cwd=app.ROOT, env=env, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}/"
-        until(lambda: running.poll() is not None or browser_support.answers(f"{url}healthz"), 120)
-        answered = Client(url, verbose=False).predict(question=QUESTION, api_name="/generate")
-        assert answered["results"][0]["answer"] == "Lima"
-    finally:
-        running.terminate()
-        out, _ = running.communicate(timeout=120)
-    assert "Traceback" not in out and running.returncode == 0, out
-    log = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    assert [each["event"] for each in log] == ["started", "request", "stopping", "stopped"], out
-    assert (log[-2]["running"], log[-1]["unfinished"]) == (0, 0)
 
 
 def test_an_error_that_ended_the_worker_is_told_with_an_id(

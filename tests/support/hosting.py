@@ -24,6 +24,7 @@ from flexdemo.page import page as ui
 from flexdemo.page.endpoints import endpoints
 from flexdemo.page.widgets import Page
 from flexdemo.request import Limits
+from flexdemo.serve import internals
 from flexdemo.serve.guard import Gate, Guard
 from flexdemo.serve.health import State, routes
 from flexdemo.serve.log import Ledger
@@ -158,7 +159,7 @@ def served(
             patch.setenv("GRADIO_TEMP_DIR", str(folder))
         demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
         Guard(ledger, gate).protect(demo)
-        demo.queue(max_size=profile.queue, api_open=False)
+        internals.queue(demo, profile.queue)
         _, url, _ = demo.launch(
             prevent_thread_lock=True,
             quiet=True,
