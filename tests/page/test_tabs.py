@@ -195,6 +195,17 @@ def test_a_run_is_explained_with_the_page_s_names(page: Built, lm: LanguageModel
     assert layers == [("1", 0), ("2", 1), ("3", 2)] and len(heads) == 4 and shown["gave_choices"]["visible"]
 
 
+def test_a_link_leaves_nothing_of_a_recording_in_a_tab_that_showed_it(page: Built, lm: LanguageModel) -> None:
+    visitor, run = page.visitor(), ran(lm, "Name it.", methods=METHODS)
+    visitor.values["last"] = run
+    visitor.open(0)
+    assert "Last run: <q>Who?</q>" in visitor.values["gave_note"] and visitor.visible["gave_plot"]
+    visitor.values |= {"last": None, "tab": gave.NAME}  # as the link's page has it
+    visitor.do("conclude")
+    assert "Press Run to see it." in visitor.values["gave_note"] and "Who?" not in visitor.values["gave_note"]
+    assert not visitor.visible["gave_plot"] and not visitor.values["gave_words"]
+
+
 def test_a_run_that_cannot_be_explained_says_what_to_choose(page: Built, lm: LanguageModel) -> None:
     visitor = page.visitor()
     visitor.values["last"] = ran(lm, "Name it.", methods=("flex", "causal"))

@@ -30,11 +30,15 @@ def build_tabs(page: Page) -> None:
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
         for tab in TABS:
             with gr.Tab(tab.TITLE, elem_id=f"tab-{tab.NAME}") as page[f"tab-{tab.NAME}"]:
-                before = f"<p>{tab.SAID}</p><p>Press Run to see it.</p>" if tab.SAID else ""
-                page[f"{tab.NAME}_note"] = gr.HTML(before, elem_id=f"{tab.NAME}-note")
+                page[f"{tab.NAME}_note"] = gr.HTML(_before(tab), elem_id=f"{tab.NAME}-note")
                 tab.build(page)
                 if tab.TERMS:
                     gr.HTML(terms_html(*tab.TERMS), elem_classes="terms")
+
+
+def _before(tab: ModuleType) -> str:
+    """What a tab says before there is a run."""
+    return f"<p>{tab.SAID}</p><p>Press Run to see it.</p>" if tab.SAID else ""
 
 
 def is_new(values: Values, name: str) -> bool:
@@ -48,9 +52,11 @@ def filled(page: Page, values: Values, visit: Visit, name: str) -> Iterator[Chan
 
     What the model refuses is asked again when the tab is opened again.
     """
+    tab, note, last = BY_NAME[name], f"{name}_note", values["last"]
+    if last is None and tab.SAID:  # a link took the place of a recording that the tab may show already
+        yield {**page.cleared(tab.CHANGES), note: _before(tab)}
     if not is_new(values, name):
         return
-    tab, note, last = BY_NAME[name], f"{name}_note", values["last"]
     cleared, looked = page.cleared(tab.CHANGES), {"looked": {**values["looked"], name: last.key}}
     if not set(tab.NEEDS).issubset(last.methods):
         yield {**cleared, **looked, note: lacking_html(last, *tab.NEEDS)}
