@@ -53,11 +53,12 @@ def filled(page: Page, values: Values, visit: Visit, name: str) -> Iterator[Chan
     What the model refuses is asked again when the tab is opened again.
     """
     tab, note, last = BY_NAME[name], f"{name}_note", values["last"]
-    if last is None and tab.SAID:  # a link took the place of a recording that the tab may show already
-        yield {**page.cleared(tab.CHANGES), note: _before(tab)}
+    cleared = page.cleared(tab.CHANGES)
+    if last is None and name in values["looked"]:  # a link took the place of a recording that the tab shows already
+        yield {**cleared, note: _before(tab), "looked": {}}
     if not is_new(values, name):
         return
-    cleared, looked = page.cleared(tab.CHANGES), {"looked": {**values["looked"], name: last.key}}
+    looked = {"looked": {**values["looked"], name: last.key}}
     if not set(tab.NEEDS).issubset(last.methods):
         yield {**cleared, **looked, note: lacking_html(last, *tab.NEEDS)}
         return

@@ -45,13 +45,13 @@ def _numbered(count: int) -> list[tuple[str, int]]:
 
 
 def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
+    changes: Changes = {}  # a run that is explained already is not told again: a link may have taken its place
     if last.explanation is None:
-        last = page.ask(explained, last, page.limits.until(), tokens=32)
+        last = changes["last"] = page.ask(explained, last, page.limits.until(), tokens=32)
     counts = heads_of(page.models.that_made(last.result.model))
     single = last.explanation.attribution.mass.shape[1:3] == counts
     layers, heads = (gr.update(choices=_numbered(count), value=MEAN, visible=True) for count in counts)
-    yield {
-        "last": last,
+    yield changes | {
         "gave_words": f"{words_html(last)}{legend_html(last)}",
         "gave_plot": shown(gave_plot(last)),
         "gave_choices": gr.update(visible=single),
