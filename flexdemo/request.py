@@ -66,7 +66,7 @@ class Checked(BaseModel):
 
     def but(self, **changes: Any) -> Self:
         """The same with some settings changed, checked again."""
-        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
 
 
 Texts = Annotated[tuple[str, ...], Strict(False)]

@@ -20,6 +20,8 @@ from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_a
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 
+REASONING = 512  # tokens behind a prompt that begins the model's reasoning, where nobody asked for a length
+WITH_ROOM = "the prompt begins the model's reasoning: its answer may have {} tokens (max_new_tokens)"
 STILL_REASONING = "the model was still reasoning after {} tokens, which is no answer: give it more (max_new_tokens)"
 
 
@@ -163,15 +165,20 @@ def stream(
     began = time.perf_counter()
     request = _request(question, paraphrases, settings)
     chosen = check_names(request)
-    decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
     for each in schemes:
         check_encoding(each.encoding)
     prompt = build_prompt(
         lm.tokenizer, request.question, request.paraphrases,
         weights=request.given_weights, prefix=request.prefix, template=request.template,
     )  # fmt: skip
-    for method in chosen:  # before a mask is counted: what no model holds may be very long
-        check_room(lm, method.packed(prompt), request.max_new_tokens)
+    packed = [method.packed(prompt) for method in chosen]
+    roomy = prompt.opens_thinking and "max_new_tokens" not in request.model_fields_set
+    if roomy:
+        left = lm.context_length and lm.context_length - max(len(each.token_ids) for each in packed)
+        request = request.but(max_new_tokens=max(request.max_new_tokens, min(REASONING, left or REASONING)))
+    for each in packed:  # before a mask is counted: what no model holds may be very long
+        check_room(lm, each, request.max_new_tokens)
+    decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
     known, confidence = reading.known(prompt) if reading else None, None
     spent = 0.0
     facts = {(0, encoding): mask_facts(prompt, encoding)}
@@ -179,7 +186,8 @@ def stream(
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         views = [view for each in results for view in each.views] if done else []
         thinks = any(is_reasoning(view.generation, thinking=prompt.opens_thinking) for view in views)
-        notes = (*lm.notes, *([STILL_REASONING.format(request.max_new_tokens)] if thinks else []))
+        said = [text for text, holds in ((WITH_ROOM, roomy), (STILL_REASONING, thinks)) if holds]
+        notes = (*lm.notes, *(text.format(request.max_new_tokens) for text in said))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         told = (
             facts[0, encoding],

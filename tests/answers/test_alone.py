@@ -12,6 +12,7 @@ import torch
 
 from flexdemo.answers.ask import ask
 from flexdemo.engine.model import prepare
+from flexdemo.request import Request
 
 WORDINGS = ("What is the capital of Peru?", "Name  it", "Which city\n\nis <b>Peru's</b> capital?!")
 
@@ -78,3 +79,10 @@ def test_reasoning_that_the_prompt_begins_is_no_answer() -> None:
         assert told.generation and told.answer == "" and all(view.answer == "" for view in told.views)
     (note,) = result.to_dict()["notes"]
     assert note.startswith("the model was still reasoning after 5 tokens")
+    roomy = ask(ours, WORDINGS[0], methods=("origin",))  # nobody asked for a length
+    left = ours.context_length - len(roomy.prompt.token_ids)
+    assert roomy.request.max_new_tokens == min(512, left) == len(roomy["origin"].token_ids)
+    first, second = roomy.notes
+    assert f"may have {min(512, left)} tokens" in first and second.startswith("the model was still reasoning after")
+    asked = Request(question=WORDINGS[0], methods=("origin",), max_new_tokens=32).but(seed=1)
+    assert len(ask(ours, asked)["origin"].token_ids) == 32, "who asked for the usual length gets it"
