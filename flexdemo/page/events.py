@@ -183,7 +183,7 @@ class Events:
         reads = [*page.shown, "anew", "example", "filled"]
         on(page["anew"].change, self.anew, reads=reads, changes=[*self.drawing, "note"], **redraw)
 
-        rows.wire_rows(page)
+        equalled = rows.wire_rows(page)
         tools.wire_tools(page)
         tabs.wire_tabs(page)
         if page.profile.uploads:
@@ -198,7 +198,7 @@ class Events:
         events = [
             on([page["run"].click, *boxes], self.run, trigger_mode="once", **asked),
             on([page[side].input for side in SIDES], self.run, **again),
-            on(sliders, self.rerun, refused=(), **again),
+            *(on(each, self.rerun, refused=(), **again) for each in (sliders, equalled)),
             *(on(each, self.run, **again) for each in page.answering),
         ]
         concluding = {"reads": ["last", "looked", "tab"], "changes": [*tabs.CHANGES, *tools.CHANGES], **RUNNING}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 import gradio as gr
 
@@ -122,8 +123,8 @@ def build_rows(page: Page, start: PageState, opening: Changes) -> None:
     page["edits"] = gr.HTML("", visible="hidden", elem_id="edits", js_on_load=script("rows.js"))
 
 
-def wire_rows(page: Page) -> None:
-    """Events of the rows; after the one that makes all weights equal the page answers again."""
+def wire_rows(page: Page) -> Any:
+    """Events of the rows. Returns the one that makes all weights equal, after which the answers are decoded again."""
     room = page.room
 
     def add(values: Values, visit: Visit) -> Changes:
@@ -158,7 +159,7 @@ def wire_rows(page: Page) -> None:
     page.on(page["add"].click, add, reads=reads, **wired)
     page.on(page["edits"].select, edit, reads=reads, **wired)
     page.on(page["write"].click, write, reads=[*reads, "question", "seed", "model"], busy="write", **wired, **RUNNING)
-    page.answering.append(page.on(page["equal"].click, equal, changes=weights))
+    return page.on(page["equal"].click, equal, changes=weights)
 
 
 def shares_of(state: PageState, weights: Sequence[float] | None, room: int) -> Changes:
