@@ -199,12 +199,15 @@ def test_a_run_is_explained_with_the_page_s_names(page: Built, lm: LanguageModel
 def test_a_link_leaves_nothing_of_a_recording_in_a_tab_that_showed_it(page: Built, lm: LanguageModel) -> None:
     visitor, run = page.visitor(), ran(lm, "Name it.", methods=METHODS)
     visitor.values["last"] = run
+    visitor.open(1)
     visitor.open(0)
     assert "Last run: <q>Who?</q>" in visitor.values["gave_note"] and visitor.visible["gave_plot"]
     visitor.values |= {"last": None, "tab": gave.NAME}  # as the link's page has it
     visitor.do("conclude")
     assert "Press Run to see it." in visitor.values["gave_note"] and "Who?" not in visitor.values["gave_note"]
     assert not visitor.visible["gave_plot"] and not visitor.values["gave_words"]
+    visitor.open(1)  # another tab that showed it
+    assert "Press Run to see it." in visitor.values["candidates_note"]
 
 
 def test_a_run_that_cannot_be_explained_says_what_to_choose(page: Built, lm: LanguageModel) -> None:

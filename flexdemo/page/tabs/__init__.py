@@ -55,7 +55,8 @@ def filled(page: Page, values: Values, visit: Visit, name: str) -> Iterator[Chan
     tab, note, last = BY_NAME[name], f"{name}_note", values["last"]
     cleared = page.cleared(tab.CHANGES)
     if last is None and name in values["looked"]:  # a link took the place of a recording that the tab shows already
-        yield {**cleared, note: _before(tab), "looked": {}}
+        others = {other: key for other, key in values["looked"].items() if other != name}
+        yield {**cleared, note: _before(tab), "looked": others}
     if not is_new(values, name):
         return
     looked = {"looked": {**values["looked"], name: last.key}}
