@@ -200,7 +200,7 @@ def prepare(
     chosen = _resolve_backend(backend, devices[0], softcap)
     attention.register()
     model.eval()
-    can = BACKENDS[chosen].captures and can_capture(text, devices)
+    can = can_capture(chosen, text, devices)
     if compiled:
         if not can:
             raise BackendError(
@@ -228,7 +228,7 @@ def prepare(
         notes=_not_applied(generation),
         load_seconds=load_seconds,
         captures=can if captures is None else captures,
-        graphs=_graphs_on(devices[0]) if can else Graphs(),
+        graphs=_graphs(devices[0], can=can),
         compiled=compiled_pass() if compiled else None,
     )
 
@@ -237,12 +237,13 @@ def moved(lm: LanguageModel, device: str) -> LanguageModel:
     """The same model on another device; it was checked where it was."""
     lm.model.to(device)
     there = torch.device(device)
-    can = BACKENDS[lm.backend].captures and can_capture(lm.model.config.get_text_config(), (there,))
-    return replace(lm, devices=(there,), captures=can, graphs=_graphs_on(there) if can else Graphs())
+    can = can_capture(lm.backend, lm.model.config.get_text_config(), (there,))
+    return replace(lm, devices=(there,), captures=can, graphs=_graphs(there, can=can))
 
 
-def _graphs_on(device: torch.device) -> Graphs:
-    return Graphs.of(torch.cuda.get_device_properties(device).total_memory, device)
+def _graphs(device: torch.device, *, can: bool) -> Graphs:
+    """What keeps graphs on a device; it holds none where a model has none."""
+    return Graphs.of(torch.cuda.get_device_properties(device).total_memory, device) if can else Graphs()
 
 
 # What changes the choice of tokens in transformers' `generate`, and its value where it does not.
@@ -267,13 +268,15 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     return [rope, *(each for each in rope.values() if isinstance(each, dict))]
 
 
-def can_capture(config: Any, devices: tuple[torch.device, ...]) -> bool:
-    """Whether a forward pass can be replayed as a CUDA graph: one GPU, and nothing that depends on values."""
+def can_capture(backend: str, config: Any, devices: tuple[torch.device, ...]) -> bool:
+    """Whether a forward pass can be replayed as a CUDA graph: a backend that allows it, one GPU, nothing that depends
+    on values."""
     looks_at_positions = any(rope.get("rope_type") in ("dynamic", "longrope") for rope in _ropes(config))
     routes_tokens = any(
         getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")
     )
-    return len(devices) == 1 and devices[0].type == "cuda" and not looks_at_positions and not routes_tokens
+    one_gpu = len(devices) == 1 and devices[0].type == "cuda"
+    return BACKENDS[backend].captures and one_gpu and not looks_at_positions and not routes_tokens
 
 
 SMALL = 20_000_000  # parameters; below, a layer's work is shorter than what it takes to share it
