@@ -174,8 +174,8 @@ def stream(
     packed = [method.packed(prompt) for method in chosen]
     roomy = prompt.opens_thinking and "max_new_tokens" not in request.model_fields_set
     if roomy:
-        left = lm.context_length and lm.context_length - max(len(each.token_ids) for each in packed)
-        request = request.but(max_new_tokens=max(request.max_new_tokens, min(REASONING, left or REASONING)))
+        left = (lm.context_length or math.inf) - max(len(each.token_ids) for each in packed)
+        request = request.but(max_new_tokens=max(request.max_new_tokens, min(REASONING, left)))
     for each in packed:  # before a mask is counted: what no model holds may be very long
         check_room(lm, each, request.max_new_tokens)
     decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
