@@ -179,6 +179,11 @@ def default(name: str) -> Any:
     return FIELDS[name].default
 
 
+def chosen(values: Request) -> dict[str, Any]:
+    """The settings that differ from their defaults, which are nobody's choice: a form holds a value for each."""
+    return {name: value for name in FIELDS if (value := getattr(values, name)) != default(name)}
+
+
 def check_settings(**given: Any) -> None:
     """Raise SettingError for the first of these settings that is out of its range or of another kind."""
     Request(**{"question": "", **given})

@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[0] not in "._")
 sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
 
+import families
 import models
 from browser_visit import PAGES, bundled_url, chromium, slow_folder, slow_url, visit, visitors  # noqa: F401 (fixtures)
 
@@ -108,6 +109,14 @@ def prepared() -> Callable[..., LanguageModel]:
         return prepare(models.random_model(kind, **changes), models.tokenizer(chat=chat), name=kind, backend=backend)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def thinker() -> LanguageModel:
+    """A model whose chat template begins its reasoning; with random weights it never ends that."""
+    tokenizer = families.FAMILIES["gpt2"]()
+    tokenizer.chat_template = families.MARKED.replace("<|assistant|>\n", "<|assistant|>\n<think>\n")
+    return prepare(models.random_model("llama", vocab_size=len(tokenizer)), tokenizer, name="thinks", backend="sdpa")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
@@ -20,7 +20,7 @@ from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_a
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 
-REASONING = 512  # tokens behind a prompt that begins the model's reasoning, where nobody asked for a length
+REASONING = 512  # tokens behind a prompt that begins the model's reasoning, where nobody chose a length
 WITH_ROOM = "the prompt begins the model's reasoning: its answer may have {} tokens (max_new_tokens)"
 STILL_REASONING = "the model was still reasoning after {} tokens, which is no answer: give it more (max_new_tokens)"
 
@@ -139,6 +139,17 @@ class Pace:
         return True
 
 
+Asked = TypeVar("Asked", bound=Request)
+
+
+def with_room(lm: LanguageModel, request: Asked, prompts: Sequence[SegmentedPrompt], most: int = REASONING) -> Asked:
+    """The request with up to `most` tokens for the reasoning that its prompts begin, where nobody chose a length."""
+    if "max_new_tokens" in request.model_fields_set or not any(prompt.opens_thinking for prompt in prompts):
+        return request
+    left = (lm.context_length or math.inf) - max(len(prompt.token_ids) for prompt in prompts)
+    return request.but(max_new_tokens=max(request.max_new_tokens, min(most, left)))
+
+
 def stream(
     lm: LanguageModel,
     question: str | Request,
@@ -147,6 +158,7 @@ def stream(
     wanted: Callable[[int], bool] = lambda tokens: True,
     schemes: Sequence[Scheme] = (),
     reading: Reading | None = None,
+    reasoning: int = REASONING,
     until: float = math.inf,
     check: Callable[[], None] | None = None,
     **settings: Any,
@@ -158,7 +170,8 @@ def stream(
 
     The question is P1 and `paraphrases` are P2..PN; `settings` are the other fields of a Request, or the question is a
     Request that holds everything. `schemes` are decoded in the same lockstep, as the Result's `sides`. A prompt that
-    `reading` holds is not read again; afterwards it holds this one. Closing the generator stops the work within one
+    `reading` holds is not read again; afterwards it holds this one. A prompt that begins the model's reasoning has
+    `reasoning` tokens for it if the request has no length of its own. Closing the generator stops the work within one
     token, and so does what `check`, called after every token, raises, and the time `until` (of `time.monotonic`): then
     the last Result is not `done`. Raises InputError for what cannot be asked.
     """
@@ -172,10 +185,7 @@ def stream(
         weights=request.given_weights, prefix=request.prefix, template=request.template,
     )  # fmt: skip
     packed = [method.packed(prompt) for method in chosen]
-    roomy = prompt.opens_thinking and "max_new_tokens" not in request.model_fields_set
-    if roomy:
-        left = (lm.context_length or math.inf) - max(len(each.token_ids) for each in packed)
-        request = request.but(max_new_tokens=max(request.max_new_tokens, min(REASONING, left)))
+    given, request = request, with_room(lm, request, packed, reasoning)
     for each in packed:  # before a mask is counted: what no model holds may be very long
         check_room(lm, each, request.max_new_tokens)
     decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
@@ -186,7 +196,7 @@ def stream(
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         views = [view for each in results for view in each.views] if done else []
         thinks = any(is_reasoning(view.generation, thinking=prompt.opens_thinking) for view in views)
-        said = [text for text, holds in ((WITH_ROOM, roomy), (STILL_REASONING, thinks)) if holds]
+        said = [text for text, holds in ((WITH_ROOM, request is not given), (STILL_REASONING, thinks)) if holds]
         notes = (*lm.notes, *(text.format(request.max_new_tokens) for text in said))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         told = (

@@ -167,7 +167,7 @@ def _evaluate(
         methods += swept_methods(args.sweep, methods, depth=lm.depth, wordings=most)
     settings = settings.but(methods=methods)
     args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
-    asked, problems = prepare_questions(lm, records, settings)
+    asked, problems, settings = prepare_questions(lm, records, settings)
     if problems and not args.skip_bad:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{problems[0]}{more}; --skip-bad leaves such records out")

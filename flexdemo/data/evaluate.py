@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..answers.ask import told
+from ..answers.ask import told, with_room
 from ..answers.methods import Method, mixing_layer, plan_all
 from ..answers.metrics import contains, exact_match, find_lemmatiser, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
@@ -90,31 +90,33 @@ def template_of(lm: LanguageModel, settings: Settings) -> Template:
 
 def prepare_questions(
     lm: LanguageModel, records: Sequence[Record], settings: Settings
-) -> tuple[list[Question | None], list[str]]:
-    """The records' prompts; None, and a line that says why, for a record that cannot be asked.
+) -> tuple[list[Question | None], list[str], Settings]:
+    """The records' prompts; None, and a line that says why, for a record that cannot be asked; and the settings, with
+    room for reasoning where these prompts begin it.
 
     Weights of the settings go before those of a record.
     """
     asked: list[Question | None] = []
-    problems = []
-    template = template_of(lm, settings)
-    for record in records:
+    packed: list[list[SegmentedPrompt]] = []  # of each record, as its methods read it
+    problems = {}
+    template, methods = template_of(lm, settings), [method_named(name) for name in settings.methods]
+    for i, record in enumerate(records):
+        weights, found = settings.weights or record.weights, None
         try:
-            prompt = build_prompt(
-                lm.tokenizer,
-                record.question,
-                record.paraphrases,
-                weights=settings.weights or record.weights,
-                template=template,
-            )
-            for method in settings.methods:
-                check_room(lm, method_named(method).packed(prompt), settings.max_new_tokens)
+            prompt = build_prompt(lm.tokenizer, record.question, record.paraphrases, weights=weights, template=template)
+            found = Question(record, prompt)
         except InputError as error:
-            asked.append(None)
-            problems.append(f"record {record.id!r}: {error}")
-        else:
-            asked.append(Question(record, prompt))
-    return asked, problems
+            problems[i] = f"record {record.id!r}: {error}"
+        asked.append(found)
+        packed.append([method.packed(found.prompt) for method in methods] if found else [])
+    settings = with_room(lm, settings, [prompt for each in packed for prompt in each])
+    for i, prompts in enumerate(packed):
+        try:
+            for prompt in prompts:
+                check_room(lm, prompt, settings.max_new_tokens)
+        except InputError as error:
+            asked[i], problems[i] = None, f"record {records[i].id!r}: {error}"
+    return asked, [problems[i] for i in sorted(problems)], settings
 
 
 def answer(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> list[tuple[Row, ...]]:

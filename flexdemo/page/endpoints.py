@@ -23,7 +23,7 @@ from ..errors import InputError, OutOfTime
 from ..masks import STRATEGIES
 from ..plan import Encoding, check_encoding, mask_dict
 from ..prompt import POSITIONS
-from ..request import FIELDS, Checked, Request, face_of, parameters_of
+from ..request import FIELDS, Checked, Request, chosen, face_of, parameters_of
 from ..serve.log import checkpoint, note, within_noted_memory
 from ..serve.zerogpu import answer_seconds
 from .run import note_result
@@ -113,7 +113,7 @@ def generate(page: Page, given: GenerateCall) -> Iterator[dict]:
         so, and the answers are what there was until then.
     """
     lm, limits = page.models.of(given.model), page.limits
-    asked = Request(**{name: getattr(given, name) for name in FIELDS})
+    asked = Request(**chosen(given))
     prompt = packed(lm, limits, asked, asked.max_new_tokens)
     names = [method.name for method in check_names(asked)]
     if given.explain:
@@ -122,7 +122,8 @@ def generate(page: Page, given: GenerateCall) -> Iterator[dict]:
     note(question=asked.question, paraphrases=list(asked.paraphrases), prefix=asked.prefix)
     size = f"{1 + len(asked.paraphrases)} wordings, {len(prompt.token_ids):,} tokens, {len(names)} methods"
     with within_noted_memory(lambda: size, give_up=page.models.let_go):
-        for result in stream(lm, asked, until=until, check=checkpoint(), wanted=Pace(PARTIAL_SECONDS)):
+        options = {"reasoning": limits.new_tokens, "until": until, "check": checkpoint()}
+        for result in stream(lm, asked, **options, wanted=Pace(PARTIAL_SECONDS)):
             if not result.done and time.monotonic() < until:
                 yield result.to_dict() | {"partial": True}
         told = result.to_dict()

@@ -93,6 +93,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         # 2. Answers as they grow.
         asked = state.asked(methods=tuple(methods), mass=False, candidates=CANDIDATES)
         options = {"schemes": schemes, "reading": reading, "until": until, "check": checkpoint()}
+        options["reasoning"] = limits.new_tokens
         with within_noted_memory(size, give_up=give_up):
             for result in stream(lm, asked, **options, wanted=Pace(FRAME_SECONDS, known)):
                 named = state.told(result)

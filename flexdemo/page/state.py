@@ -21,7 +21,7 @@ from ..masks import renamed
 from ..plan import Encoding, Scheme, check_encoding
 from ..prompt import SegmentedPrompt, build_prompt
 from ..request import FIELDS as REQUEST
-from ..request import Face, Limits, Request, Texts, face_of, shortened
+from ..request import Face, Limits, Request, Texts, chosen, face_of, shortened
 
 FORM = "form"  # in place of a side's strategy: the mask and positions that are set for the fused answer
 WEIGHTED = ("weights", "raw")
@@ -99,7 +99,7 @@ class PageState(Request):
 
     def asked(self, **more: Any) -> Request:
         """What a run asks for: blank rows are left out with their weights. `more` are settings of the page's own."""
-        kept = {name: getattr(self, name) for name in Request.model_fields} | more
+        kept = chosen(self) | more
         kept["paraphrases"] = [text for _, text in self.wordings[1:]]
         if isinstance(self.weights, tuple):
             kept["weights"] = [self.weights[i] for i in self.rows]

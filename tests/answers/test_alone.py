@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flexdemo.answers.ask import ask
-from flexdemo.engine.model import prepare
+from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.request import Request
 
 WORDINGS = ("What is the capital of Peru?", "Name  it", "Which city\n\nis <b>Peru's</b> capital?!")
@@ -69,11 +69,9 @@ def test_property_9_standard_attention_on_the_packed_ids(name: str) -> None:
     assert result["causal"].token_ids == generated(plain, list(result.prompt.token_ids), 6)
 
 
-def test_reasoning_that_the_prompt_begins_is_no_answer() -> None:
-    """A chat's answer has no end at a line end, so that there is room for both; a random model never ends its own."""
-    tokenizer = families.FAMILIES["gpt2"]()
-    tokenizer.chat_template = families.MARKED.replace("<|assistant|>\n", "<|assistant|>\n<think>\n")
-    ours = prepare(models.random_model("llama", vocab_size=len(tokenizer)), tokenizer, name="thinks", backend="sdpa")
+def test_reasoning_that_the_prompt_begins_is_no_answer(thinker: LanguageModel) -> None:
+    """A chat's answer has no end at a line end, so that there is room for both."""
+    ours = thinker
     result = ask(ours, WORDINGS[0], WORDINGS[1:], methods=("origin", "vote"), max_new_tokens=5)
     for told in result.results:
         assert told.generation and told.answer == "" and all(view.answer == "" for view in told.views)

@@ -175,7 +175,7 @@ def test_several_prompts_in_a_batch_are_each_alone(lm: LanguageModel, plain: Any
     """Of different numbers of wordings, beside others; answers end at different tokens, and their rows leave."""
     settings = Settings(methods=tuple(METHODS), max_new_tokens=8, hidden_layer=1)
     records = [Record(str(i), question, ("x",), tuple(others)) for i, (question, others) in enumerate(QUESTIONS)]
-    asked, _ = prepare_questions(lm, records, settings)
+    asked, *_ = prepare_questions(lm, records, settings)
     for record, rows in zip(records, answer(lm, asked, settings), strict=True):
         options = {"hidden_layer": 1, "max_new_tokens": 8}
         result = ask(lm, record.question, record.paraphrases, methods=(NAME,), **options)

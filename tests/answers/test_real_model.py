@@ -127,6 +127,6 @@ def test_a_recording_is_what_it_answers_now(real: tuple[Any, Any, LanguageModel]
 def test_shots_are_turns(real: tuple[Any, Any, LanguageModel]) -> None:
     shots = [("What is the capital of Spain?", "Madrid"), ("What is the capital of Egypt?", "Cairo")]
     settings = Settings(methods=("origin",), max_new_tokens=NEW_TOKENS, shots=tuple(shots))
-    asked, _ = prepare_questions(real[2], [Record("1", "What is the capital of Japan?", ("Tokyo",))], settings)
+    asked, *_ = prepare_questions(real[2], [Record("1", "What is the capital of Japan?", ("Tokyo",))], settings)
     ((row,),) = answer(real[2], asked, settings)
     assert row.prediction == "Tokyo"

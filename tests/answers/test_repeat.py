@@ -71,7 +71,7 @@ def test_what_it_costs_is_that_of_its_own_prompt(lm: LanguageModel) -> None:
     cells = oracle.mask("causal", oracle.prompt_tokens(segments))
     assert result["results"][0]["mask"]["density"] == pytest.approx(sum(map(sum, cells)) / len(cells) ** 2)
     settings = Settings(methods=("repeat", "causal"), max_new_tokens=2)
-    asked, _ = prepare_questions(lm, [Record("1", LONG, ("x",), (B, C))], settings)
+    asked, *_ = prepare_questions(lm, [Record("1", LONG, ("x",), (B, C))], settings)
     ((copies, wordings),) = answer(lm, asked, settings)
     assert copies.prompt_tokens == segments[-1]["end"] and copies.rows == 1
     assert wordings.prompt_tokens == len(result["prompt"]["token_ids"])
@@ -80,7 +80,7 @@ def test_what_it_costs_is_that_of_its_own_prompt(lm: LanguageModel) -> None:
 def test_in_a_batch_every_question_has_its_own_copies(lm: LanguageModel) -> None:
     records = [Record("1", A, ("x",), (B, C)), Record("2", LONG, ("x",), (B,)), Record("3", B, ("x",))]
     settings = Settings(methods=tuple(name for name in METHODS if name != "leave_one_out"), max_new_tokens=6)
-    asked, _ = prepare_questions(lm, records, settings)
+    asked, *_ = prepare_questions(lm, records, settings)
     for record, rows in zip(records, answer(lm, asked, settings), strict=True):
         alone = ask(lm, record.question, record.paraphrases, methods=("all",), max_new_tokens=6)
         told = {row.method: row.generation for row in rows if row.view == row.method}
@@ -107,7 +107,7 @@ def test_copies_that_do_not_fit_are_named(lm: LanguageModel) -> None:
     with pytest.raises(InputError, match=r"need \d+ tokens and llama holds 1024"):
         ask(lm, long, others, methods=("repeat",), max_new_tokens=2)
     settings = Settings(methods=("flex", "repeat"), max_new_tokens=2)
-    asked, problems = prepare_questions(lm, [Record("1", long, ("x",), tuple(others))], settings)
+    asked, problems, _ = prepare_questions(lm, [Record("1", long, ("x",), tuple(others))], settings)
     assert asked == [None] and "llama holds 1024" in problems[0]
     state = PageState(question=long, paraphrases=others, methods=("causal",))
     limits = Limits(prompt_tokens=600)

@@ -54,7 +54,7 @@ def write_data(path: Path, records: Sequence[Record] = RECORDS) -> Path:
 def test_each_row_is_what_asking_alone_gives(lm: LanguageModel) -> None:
     """All methods, questions of different lengths and numbers of wordings in one batch, against one request each."""
     settings = Settings(methods=tuple(METHODS), max_new_tokens=6)
-    asked, problems = prepare_questions(lm, RECORDS, settings)
+    asked, problems, _ = prepare_questions(lm, RECORDS, settings)
     assert problems == []
     for record, rows in zip(RECORDS, answer(lm, asked, settings), strict=True):
         alone = ask(lm, record.question, record.paraphrases, methods=["all"], weights=record.weights, max_new_tokens=6)
@@ -77,7 +77,7 @@ def test_each_row_is_what_asking_alone_gives(lm: LanguageModel) -> None:
 )
 def test_answers_do_not_depend_on_the_batch(lm: LanguageModel, options: dict) -> None:
     settings = Settings(methods=("flex", "avg", "causal"), max_new_tokens=8, prefix="Answer briefly.", **options)
-    asked, _ = prepare_questions(lm, RECORDS, settings)
+    asked, *_ = prepare_questions(lm, RECORDS, settings)
     together = answer(lm, asked, settings)
     turned = answer(lm, asked[::-1], settings)[::-1]
     for i, question in enumerate(asked):
@@ -87,7 +87,7 @@ def test_answers_do_not_depend_on_the_batch(lm: LanguageModel, options: dict) ->
 
 
 def test_costs_count_what_each_view_reads(lm: LanguageModel) -> None:
-    asked, _ = prepare_questions(lm, RECORDS[:1], Settings(methods=("flex", "per_prompt", "avg")))
+    asked, *_ = prepare_questions(lm, RECORDS[:1], Settings(methods=("flex", "per_prompt", "avg")))
     (rows,) = answer(lm, asked, Settings(methods=("flex", "per_prompt", "avg")))
     prefix, *paraphrases, suffix = (len(segment) for segment in asked[0].prompt.segments)
     own = [prefix + each + suffix for each in paraphrases]
@@ -98,7 +98,7 @@ def test_costs_count_what_each_view_reads(lm: LanguageModel) -> None:
 
 def test_records_that_cannot_be_asked_are_named(lm: LanguageModel) -> None:
     long = Record("long", "why? " * 3000, ("x",))
-    asked, problems = prepare_questions(lm, [RECORDS[0], long], Settings())
+    asked, problems, _ = prepare_questions(lm, [RECORDS[0], long], Settings())
     assert asked[0] is not None and asked[1] is None
     assert len(problems) == 1 and "record 'long': prompt and answer need" in problems[0]
 
@@ -321,8 +321,8 @@ def test_no_command_writes_over_the_data_that_it_reads(
 
 def test_raw_weights_go_before_those_of_a_record(lm: LanguageModel) -> None:
     weighted = RECORDS[2]
-    (plain,), _ = prepare_questions(lm, [weighted], Settings())
-    (raw,), _ = prepare_questions(lm, [weighted], Settings(weights="raw"))
+    (plain,), *_ = prepare_questions(lm, [weighted], Settings())
+    (raw,), *_ = prepare_questions(lm, [weighted], Settings(weights="raw"))
     assert plain is not None and plain.prompt.weights == (0.25, 0.0, 0.5, 0.25)
     assert raw is not None and raw.prompt.weights == (1.0, 1.0, 1.0, 1.0)
 
@@ -351,10 +351,23 @@ def test_shots_are_told_and_never_a_question_that_is_asked(
     assert "cannot draw 2 shots" in capsys.readouterr().err
 
 
+def test_reasoning_has_room_that_the_table_tells(thinker: LanguageModel) -> None:
+    for settings, most in (
+        (Settings(methods=("origin",)), 512),
+        (Settings(methods=("origin",), max_new_tokens=32), 32),
+    ):
+        asked, problems, settings = prepare_questions(thinker, [RECORDS[0]], settings)
+        length = len(asked[0].prompt.token_ids)
+        room = min(most, thinker.context_length - length)
+        assert settings_dict(settings, thinker)["max_new_tokens"] == room and not problems
+        ((row,),) = answer(thinker, asked, settings)
+        assert row.tokens == room and row.prediction == ""
+
+
 def test_shots_are_turns_of_a_chat(prepared: Any) -> None:
     settings = Settings(methods=("origin",), prefix="Be brief.", shots=(("1+1?", "2"),))
     lm = prepared("llama", "sdpa", chat=True)
-    asked, _ = prepare_questions(lm, RECORDS[:1], settings)
+    asked, *_ = prepare_questions(lm, RECORDS[:1], settings)
     before = "<s><|user|>Be brief.<|end|><|user|>1+1?<|end|><|user|>2<|end|><|user|>"
     assert asked[0].prompt.segments[0].text == before
     told = settings_dict(settings, lm)["prompt"]
@@ -384,7 +397,7 @@ def test_records_whose_suffixes_differ_are_answered_all_the_same() -> None:
     questions = ("Who wrote Hamlet?", "Who wrote Hamlet", "Name it!", "Name it")
     records = [Record(str(i), question, ("x",)) for i, question in enumerate(questions)]
     settings = Settings(methods=("origin",), max_new_tokens=4)
-    asked, _ = prepare_questions(lm, records, settings)
+    asked, *_ = prepare_questions(lm, records, settings)
     assert len({len(each.prompt.segments[-1]) for each in asked}) > 1
     together = answer(lm, asked, settings)
     alone = [answer(lm, [each], settings)[0] for each in asked]

@@ -39,7 +39,7 @@ def test_each_layer_is_the_oracles(lm: LanguageModel, plain: Any) -> None:
     methods = swept_methods("layer", (), depth=lm.depth, wordings=4)
     settings = Settings(methods=("flex", *methods), max_new_tokens=5)
     records = [Record("1", A, ("x",), OTHERS), Record("2", OTHERS[0], ("x",), (A,))]
-    asked, _ = prepare_questions(lm, records, settings)
+    asked, *_ = prepare_questions(lm, records, settings)
     for record, rows in zip(records, answer(lm, asked, settings), strict=True):
         result = ask(lm, record.question, record.paraphrases, max_new_tokens=5)
         for layer, told in enumerate(rows[1:], start=1):
@@ -58,7 +58,7 @@ def test_each_number_of_wordings_is_that_question_by_itself(prepared: Any, chat:
     record = Record("1", A, ("x",), OTHERS, given)
     methods = swept_methods("paraphrases", base, depth=lm.depth, wordings=4)
     settings = Settings(methods=(*base, *methods), max_new_tokens=5, weights="raw" if weights == "raw" else None)
-    asked, _ = prepare_questions(lm, [record], settings)
+    asked, *_ = prepare_questions(lm, [record], settings)
     (rows,) = answer(lm, asked, settings)
     told = {row.method: row for row in rows}
     for n in (1, 2, 3, 4):

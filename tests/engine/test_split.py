@@ -116,7 +116,7 @@ def test_attention_is_not_told_by_a_process_that_sees_half_of_it(lm: LanguageMod
     half = replace(lm, processes=2)
     with pytest.raises(UnsupportedModelError, match="each of which sees its own heads only"):
         ask(half, "What?", ["Which?"])
-    asked, _ = prepare_questions(half, RECORDS[:1], Settings())
+    asked, *_ = prepare_questions(half, RECORDS[:1], Settings())
     assert answer(half, asked, Settings(max_new_tokens=2)), "a data set needs no attention mass"
 
 

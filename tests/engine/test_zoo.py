@@ -184,7 +184,7 @@ def test_longrope_keeps_the_side_of_the_prompt_while_the_answer_grows(longrope: 
 def test_longrope_does_not_depend_on_the_batch(longrope: tuple[LanguageModel, Any]) -> None:
     settings = Settings(methods=("flex", "origin", "causal"), max_new_tokens=NEW_TOKENS)
     records = [Record("1", QUESTION, ("x",), tuple(OTHERS)), Record("2", LONG, ("x",), (f"{LONG} {LONG}",))]
-    asked, _ = prepare_questions(longrope[0], records, settings)
+    asked, *_ = prepare_questions(longrope[0], records, settings)
     together = answer(longrope[0], asked, settings)
     for i, question in enumerate(asked):
         (alone,) = answer(longrope[0], [question], settings)

@@ -304,3 +304,13 @@ def test_a_ladder_s_step_and_all_methods_fill_the_page(visitor: Visitor) -> None
     visitor.do("tick", **{"used": 0})
     assert visitor.values["methods"] == [name for name, each in METHODS.items() if each.minimum == 1]
     assert visitor.do("tick", **{"weight-0": None}) == [{}], "the redraw says why"
+
+
+def test_reasoning_has_the_room_that_the_page_gives(thinker: LanguageModel) -> None:
+    """Whoever leaves the length as it stands has not chosen it; a length that was set is kept."""
+    asked = PageState(question="Name it.", methods=("origin",), left="segment.aligned.raw")
+    *_, end, last = frames_of(thinker, asked, Limits(new_tokens=40))
+    assert len(last["last"].result["origin"].token_ids) == 40
+    assert "may have 40 tokens" in end["message"] and "still reasoning after 40 tokens" in end["message"]
+    *_, end, last = frames_of(thinker, asked.but(max_new_tokens=7), Limits(new_tokens=40))
+    assert len(last["last"].result["origin"].token_ids) == 7 and "may have" not in end["message"]
