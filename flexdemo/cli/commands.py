@@ -48,10 +48,12 @@ def run_generate(args: argparse.Namespace) -> None:
     methods = [method.name for method in check_names(request)]
     from ..answers.ask import ask
     from ..answers.explain import CANDIDATES, NEEDED, explain
+    from ..engine.threads import suit_threads
 
     if args.explain:
         request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)
     lm = load(args)
+    suit_threads(lm)
     result = ask(lm, request)
     explanation = explain(lm, result) if args.explain else None
     if args.json:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import browser_support
@@ -15,34 +14,44 @@ import pytest
 import torch
 
 import app
-from flexdemo.engine.model import SMALL, LanguageModel, suit_threads
+from flexdemo.engine import threads
+from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.serve.host import resolve_address
 
 
-@pytest.fixture
-def threads() -> None:
+@pytest.fixture(name="threads")
+def four_threads() -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")
-def test_a_small_model_on_the_cpu_runs_on_one_thread(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert suit_threads(lm) == torch.get_num_threads() == 2, "who sets OMP_NUM_THREADS is obeyed"
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert sum(each.numel() for each in lm.model.parameters()) < SMALL
-    assert suit_threads(lm) == torch.get_num_threads() == 1
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({1: 0.010, 2: 0.008, 4: 0.008}, 2),  # the fewest of those that are as fast
+        ({1: 0.010, 2: 0.0095, 4: 0.02}, 1),
+        ({1: 0.200, 2: 0.120, 4: 0.060}, 4),
+        ({1: 0.4, 2: 0.4, 4: 0.4}, 4),  # a large model is not tried any further
+    ],
+)
+def test_as_many_threads_as_serve_a_model(
+    lm: LanguageModel, seconds: dict[int, float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_pass_seconds", lambda _, count: seconds[count])
+    assert threads.suit_threads(lm) == torch.get_num_threads() == best
 
 
 @pytest.mark.usefixtures("threads")
-def test_a_large_model_keeps_its_threads(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    large = torch.nn.Linear(SMALL // 1000, 1000, device="meta")
-    large.get_input_embeddings = lambda: torch.nn.Embedding(1, 1)
-    assert suit_threads(replace(lm, model=large)) == 2
+def test_threads_are_tried_unless_their_number_is_set(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert threads.suit_threads(lm) == torch.get_num_threads() == 4, "who sets OMP_NUM_THREADS is obeyed"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert threads.suit_threads(lm) == torch.get_num_threads() in (1, 2, 4)
 
 
 @pytest.mark.parametrize(
