@@ -20,20 +20,9 @@ from .fast.compiled import Scores
 from .fast.rows import Abreast, Queries, Rows, Steps
 from .mixing import Mixing
 from .model import NO_NUMBERS, LanguageModel
-from .reading import (
-    Prefill,
-    Slots,
-    arrange,
-    check_recorded,
-    check_room,
-    key_groups,
-    multiple_of,
-    on_devices,
-    prefill,
-    row_biases,
-    settled,
-)
+from .reading import Prefill, check_recorded, check_room, multiple_of, on_devices, prefill, settled
 from .recorders import MassRecorder
+from .slots import Slots, arrange, key_groups, row_biases
 
 
 @dataclass(frozen=True)

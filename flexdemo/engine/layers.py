@@ -21,8 +21,9 @@ from .cache import share, upload
 from .flex import Attend
 from .mixing import decoder_layers
 from .model import LanguageModel
-from .reading import Felt, Prefill, arrange, check_recorded, on_devices, row_biases
+from .reading import Prefill, check_recorded, on_devices
 from .recorders import ApeRows
+from .slots import Felt, arrange, row_biases
 
 ROUNDING = {torch.float32: 1e-3}  # of the largest logit; of other dtypes LESS_EXACT
 LESS_EXACT = 0.05

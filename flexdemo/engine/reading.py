@@ -1,11 +1,7 @@
-"""A prompt's reading: encodings, views of them, slots, masks and biases of each pass. Knows no decoding and no methods.
-
-A prompt is encoded once for each encoding; a view is one row of the decode batch over a copy of that KV cache.
-"""
+"""Reading prompts: one KV cache for each encoding, and what sessions keep of it. Knows no decoding and no methods."""
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -21,7 +17,6 @@ from ..errors import InputError
 from ..masks import Mask, parse
 from ..plan import Encoding, View
 from ..prompt import SegmentedPrompt
-from ..request import PLAIN
 from .attention import BACKENDS, Plan, UnsupportedModelError
 from .blocks import Layout, dense_mask, lay_out, round_up
 from .cache import PromptCache, upload
@@ -33,6 +28,7 @@ from .recorders import ApeRows
 
 CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
 REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launching its kernels is not what takes time
+WORTH = 32  # tokens that need not be read again, for which a pass of their own is made
 FEW_SHAPES = 128  # lengths are padded to a multiple of it where graphs are kept
 
 
@@ -56,56 +52,6 @@ def read_of(prompt: SegmentedPrompt) -> Read:
     """What a prefill reads of a prompt: token and segment ids. The same tokens in other segments are another prompt."""
     n = prompt.suffix_start
     return tuple(zip(prompt.token_ids[:n], prompt.segment_ids[:n], strict=True))
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Where things lie in a row: paraphrases in [0, prompt), suffix in [prompt, answer), answer tokens behind it.
-
-    For each prompt and slot, (B, capacity): `wordings` is the number of the paraphrase whose token it holds, 0 for any
-    other; `groups` whose mass it counts with, as the prompt's `groups`, -1 for padding. `owners` are segments of the
-    prompt's mask, None for padding.
-    """
-
-    prompts: tuple[SegmentedPrompt, ...]
-    owners: tuple[tuple[int | None, ...], ...]
-    wordings: Tensor
-    groups: Tensor
-    prompt: int
-    answer: int
-    capacity: int
-
-
-class Felt(NamedTuple):
-    """What some queries of a batch of rows add to their scores, in fp32, and where these are sharpened, if they are.
-
-    bias (rows, 1, q, capacity): -inf where the mask hides a key, log(weight) on the keys of a paraphrase for queries
-    that fuse, 0 elsewhere.
-    """
-
-    bias: Tensor
-    ape: ApeRows | None
-
-
-def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> Slots:
-    """Common slots of a batch of prompts: shorter ones are padded between their last paraphrase and the suffix."""
-    suffixes = {len(prompt.segments[-1]) for prompt in prompts}
-    if len(suffixes) != 1 or 0 in suffixes:
-        raise ValueError("prompts of one batch must have the same suffix, of at least one token")
-    start = max(prompt.suffix_start for prompt in prompts)
-    answer = start + suffixes.pop()
-    capacity = round_up(answer + new_tokens, multiple)
-    owners, wordings, groups = [], [], []
-    for prompt in prompts:
-        ids, count = prompt.segment_ids, len(prompt.segments)  # the answer's index is `count`
-        n, pads = prompt.suffix_start, start - prompt.suffix_start
-        own = (*ids[:n], *[None] * pads, *ids[n:], *[count] * (capacity - answer))
-        counted = [*prompt.groups, prompt.groups[-1]]
-        is_wording = [*(segment.role == "paraphrase" for segment in prompt.segments), False]
-        owners.append(own)
-        groups.append([-1 if i is None else counted[i] for i in own])
-        wordings.append([0 if i is None or not is_wording[i] else counted[i] for i in own])
-    return Slots(tuple(prompts), tuple(owners), torch.tensor(wordings), torch.tensor(groups), start, answer, capacity)
 
 
 def check_room(lm: LanguageModel, prompt: SegmentedPrompt, new_tokens: int) -> None:
@@ -159,12 +105,18 @@ def check_recorded(lm: LanguageModel) -> None:
         )
 
 
-def encode(
-    lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding, attend: Attend | None = None
-) -> PromptCache:
-    """Read prefix and paraphrases of all prompts under one encoding; shorter prompts are padded behind."""
-    if attend is not None:
-        check_recorded(lm)
+class Given(NamedTuple):
+    """Prompts as a pass takes them under one encoding: ids and positions (B, T), whose each token is and what it sees,
+    and how many tokens are read at once."""
+
+    ids: Tensor
+    positions: Tensor
+    layout: Layout
+    chunk: int
+
+
+def _given(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding) -> Given:
+    """Prefix and paraphrases of all prompts; shorter prompts are padded behind."""
     length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
     if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
         length = max(length, 2 * FEW_SHAPES)
@@ -179,13 +131,27 @@ def encode(
     masks = [Mask.over(encoding.strategy, prompt.segments) for prompt in prompts]
     layout = lay_out(masks, [prompt.segment_ids[: prompt.suffix_start] for prompt in prompts], length)
     # A token that sees later ones must be read in one pass with them.
-    read = functools.partial(_read, lm, length if parse(encoding.strategy).strategy.both_ways else CHUNK)
-    if attend is None and lm.captures and length <= REPLAYED:
+    return Given(ids, positions, layout, length if parse(encoding.strategy).strategy.both_ways else CHUNK)
+
+
+def encode(
+    lm: LanguageModel,
+    prompts: Sequence[SegmentedPrompt],
+    encoding: Encoding,
+    attend: Attend | None = None,
+    given: Given | None = None,
+    lead: PromptCache | None = None,
+) -> PromptCache:
+    """Read prefix and paraphrases of all prompts under one encoding; `lead` is what all begin with, read before."""
+    if attend is not None:
+        check_recorded(lm)
+    ids, positions, layout, chunk = given or _given(lm, prompts, encoding)
+    if attend is None and lm.captures and ids.shape[1] <= REPLAYED:
         # Masks are data to a graph: one serves every strategy, and every pair that a user opens or closes.
         kind = ("prompt", ids.shape, layout.tables.shape)
         inputs = [upload(each, lm.device) for each in (ids, positions, layout.owners, layout.tables)]
-        return PromptCache.of(lm.graphs.call(kind, lambda *given: read(*given).tensors(), inputs))
-    return read(ids, positions, layout.owners, layout.tables, attend)
+        return PromptCache.of(lm.graphs.call(kind, lambda *on: _read(lm, chunk, *on).tensors(), inputs))
+    return _read(lm, chunk, ids, positions, layout.owners, layout.tables, attend, lead)
 
 
 def _read(
@@ -196,15 +162,46 @@ def _read(
     owners: Tensor,
     tables: Tensor,
     attend: Attend | None = None,
+    lead: PromptCache | None = None,
 ) -> PromptCache:
     """Passes of `chunk` tokens over prompts: ids, positions and owners (B, T), tables (B, 2, S, S)."""
-    backend, length, cache = BACKENDS[lm.backend], ids.shape[1], PromptCache()
+    backend, length, cache, known = BACKENDS[lm.backend], ids.shape[1], PromptCache(), 0
+    if lead is not None:
+        cache = PromptCache.of([each.expand(len(ids), -1, -1, -1) for each in lead.tensors()])
+        known = cache.get_seq_length()
     layouts = {device: Layout(upload(owners, device), upload(tables, device)) for device in lm.devices}
-    for start in range(0, length, chunk):
+    for start in range(known, length, chunk):
         stop = min(start + chunk, length)
         masks = {device: backend.prompt_mask(layout.until(stop), start=start) for device, layout in layouts.items()}
         forward(lm, ids[:, start:stop], positions[:, start:stop], Plan(lm.backend, masks, attend=attend), cache)
     return cache
+
+
+def _agreed(read: Sequence[Given]) -> int:
+    """How many tokens all rows begin with alike: the same ids at the same positions, that see each other alike."""
+    n = min(each.ids.shape[1] for each in read)
+    same = torch.ones(n, dtype=torch.bool)
+    for rows in ([each.ids for each in read], [each.positions for each in read]):
+        cut = torch.cat([each[:, :n] for each in rows])  # of all encodings: (rows, n)
+        same &= (cut == cut[0]).all(dim=0)
+    n = int(same.cumprod(dim=0).sum())
+    seen = torch.cat([dense_mask(each.layout.until(n)) for each in read])  # (rows, n, n)
+    return int((seen == seen[0]).all(dim=2).all(dim=0).cumprod(dim=0).sum())
+
+
+def _lead(lm: LanguageModel, read: Sequence[Given]) -> PromptCache | None:
+    """The tokens that all prompts begin with, under all encodings, read once; None if that is not worth a pass.
+
+    Not where passes keep their shapes, where a token sees later ones, or where LongRoPE looks at all positions.
+    """
+    rows = sum(len(each.ids) for each in read)
+    if rows < 2 or multiple_of(lm) > 1 or lm.turn is not None or any(each.chunk != CHUNK for each in read):
+        return None
+    length = _agreed(read)
+    if (rows - 1) * length < WORTH:
+        return None
+    ids, positions, layout, chunk = read[0]
+    return _read(lm, chunk, ids[:1, :length], positions[:1, :length], layout.owners[:1, :length], layout.tables[:1])
 
 
 def settled(
@@ -234,55 +231,13 @@ def prefill(
     """Encode prompts under the encodings they are asked with; what `known` holds of the same ones is taken from it."""
     if known is not None and known.owner is not lm.model:
         raise ValueError("a Prefill of another model cannot be reused")
-    prompts, caches = {}, {}
-    for encoding, given in asked.items():
-        prompts[encoding] = tuple(read_of(prompt) for prompt in given)
-        held = known is not None and known.prompts.get(encoding) == prompts[encoding]
-        caches[encoding] = known.caches[encoding] if held else encode(lm, given, encoding)
+    prompts = {encoding: tuple(read_of(prompt) for prompt in given) for encoding, given in asked.items()}
+    held = known.prompts if known is not None else {}
+    caches = {encoding: known.caches[encoding] for encoding, read in prompts.items() if held.get(encoding) == read}
+    fresh = {e: _given(lm, given, e) for e, given in asked.items() if e not in caches}
+    lead = _lead(lm, list(fresh.values()))
+    caches |= {e: encode(lm, asked[e], e, given=given, lead=lead) for e, given in fresh.items()}
     return Prefill(prompts, caches, lm.model)
-
-
-def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> tuple[Felt, Felt]:
-    """What the suffix and the first answer token of each view's row feel; `prompts` says which prompt a row reads.
-
-    A later answer token also sees the slots before it.
-    """
-    visible = {}
-    for strategy in {view.encoding.strategy for view in views}:
-        layout = lay_out([Mask.over(strategy, each.segments) for each in slots.prompts], slots.owners, slots.capacity)
-        visible[strategy] = dense_mask(layout, start=slots.prompt, stop=slots.answer + 1)
-    suffix, answer = [], []
-    for view, prompt in zip(views, prompts, strict=True):
-        weights = torch.tensor([1.0, *view.weights], dtype=torch.float64)  # the first is that of all other tokens
-        log_weights = weights.log().float()[slots.wordings[prompt]]  # (capacity,)
-        rows = visible[view.encoding.strategy][prompt]  # (suffix + 1, capacity)
-        felt = log_weights if _suffix_fuses(view) else torch.zeros_like(log_weights)
-        suffix.append(felt.where(rows[:-1], -torch.inf)[None])
-        answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
-    fuse = [_suffix_fuses(view) for view in views], [True] * len(views)
-    first, later = (_ape_rows(slots, views, prompts, each) for each in fuse)
-    return Felt(torch.stack(suffix), first), Felt(torch.stack(answer), later)
-
-
-def _suffix_fuses(view: View) -> bool:
-    return "suffix" in parse(view.encoding.strategy).strategy.fuses
-
-
-def _ape_rows(slots: Slots, views: Sequence[View], prompts: Sequence[int], fuses: Sequence[bool]) -> ApeRows | None:
-    """Sharpening of each row; rows whose queries do not fuse, or that ask for none, have T = S = 1."""
-    asked = [view.ape if fused else PLAIN for view, fused in zip(views, fuses, strict=True)]
-    if all(ape.is_plain for ape in asked):
-        return None
-    keys = (slots.wordings[torch.tensor(prompts)] > 0)[:, None, None]  # (rows, 1, 1, capacity)
-    numbers = torch.tensor([(ape.temperature, ape.scale) for ape in asked])[:, :, None, None, None]
-    return ApeRows(keys, numbers[:, 0], numbers[:, 1])
-
-
-def key_groups(slots: Slots, prompts: Sequence[int]) -> Tensor:
-    """Groups of keys whose mass is told, (rows, capacity, S): prefix, each paraphrase with the separator behind it,
-    suffix and own answer."""
-    group = slots.groups[torch.tensor(prompts)]  # (rows, capacity)
-    return (group[..., None] == torch.arange(int(group.max()) + 1)).float()
 
 
 MOST_TOKENS = 2048

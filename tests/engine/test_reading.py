@@ -1,4 +1,4 @@
-"""What suffix and answer queries add to their scores, and whose mass a key counts with, against the oracle."""
+"""What is read of a prompt, what suffix and answer queries add to their scores, whose mass a key counts with."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 import torch
 from test_masks import segments_of, tokens_of
 
-from flexdemo.engine.reading import arrange, key_groups, row_biases
+from flexdemo.engine import reading
+from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.slots import arrange, key_groups, row_biases
 from flexdemo.plan import Encoding, View
-from flexdemo.prompt import SegmentedPrompt
+from flexdemo.prompt import SegmentedPrompt, build_prompt
 from flexdemo.request import Ape
 
 TEXTS = (*oracle.STRATEGIES, "segment+P2>P1-suffix>P1", "causal-suffix>P1", "late_fusion-answer>P2", "anchor-P2>P1")
@@ -59,3 +61,35 @@ def test_biases_of_a_batch_are_the_oracles(text: str) -> None:
         assert keys[: len(tokens)] == [token.role == "paraphrase" for token in tokens] and not any(keys[len(tokens) :])
     late = text.startswith("late_fusion")
     assert (suffix.ape is None) == late, "there the suffix feels no weights"
+
+
+LONG = "Answer the question that follows in a word or two, and say nothing else, please."
+CAUSAL = Encoding("causal", "sequential")
+
+
+@pytest.mark.parametrize(
+    ("encodings", "lead"),
+    [
+        ((Encoding(), CAUSAL), 2),  # prefix and P1
+        ((Encoding(), Encoding("segment-P1>prefix")), 1),
+        ((Encoding(), Encoding("segment", "right_aligned")), 1),
+        ((Encoding(), Encoding("bidirectional")), 0),
+    ],
+)
+def test_what_all_prompts_begin_with_is_read_once(
+    lm: LanguageModel, encodings: tuple[Encoding, ...], lead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves the keys and values of reading each alone."""
+    prompt = build_prompt(lm.tokenizer, "Name it.", ["What is the capital of Peru?", "Peru?"], prefix=LONG)
+    asked = {each: [prompt, prompt.repeated()] if each == CAUSAL else [prompt] for each in encodings}
+    alone = {(each, i): reading.encode(lm, [one], each) for each, given in asked.items() for i, one in enumerate(given)}
+    passes, forward = [], reading.forward
+    monkeypatch.setattr(reading, "forward", lambda lm, ids, *rest: passes.append(ids.shape) or forward(lm, ids, *rest))
+    read = reading.prefill(lm, asked)
+    length, shared = prompt.suffix_start, prompt.segments[lead - 1].end if lead else 0
+    rows = [(len(given), max(each.suffix_start for each in given) - shared) for given in asked.values()]
+    assert passes == [*([(1, shared)] if lead else []), *rows] and max(n for _, n in rows) >= length - shared
+    for (encoding, row), cache in alone.items():
+        n = cache.get_seq_length()
+        for ours, theirs in zip(read.caches[encoding].tensors(), cache.tensors(), strict=True):
+            torch.testing.assert_close(ours[row : row + 1, :, :n], theirs, atol=2e-5, rtol=1e-4)
