@@ -22,8 +22,7 @@ import flexdemo.answers.proof
 from flexdemo.answers.ask import ask
 from flexdemo.answers.proof import TOLERANCES, dense_bias, prove, reference_model
 from flexdemo.answers.result import Result
-from flexdemo.engine import decode
-from flexdemo.engine import reading as encoding
+from flexdemo.engine import decode, slots
 from flexdemo.engine.fast.compiled import Sibling, join_siblings
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
@@ -161,14 +160,14 @@ def test_other_weights_and_other_words_said_everywhere_still_fail(lm: LanguageMo
     assert "flex: a log-probability" in prove(lm, told).failure
 
 
-OVER, ARRANGE = Mask.over, encoding.arrange
+OVER, ARRANGE = Mask.over, slots.arrange
 
 
 @pytest.mark.parametrize(
     ("module", "name", "bug"),
     [
         (Mask, "over", lambda text, segments, **more: OVER("causal", segments, **more)),
-        (encoding, "_suffix_fuses", lambda view: False),
+        (slots, "_suffix_fuses", lambda view: False),
         (
             decode,
             "arrange",

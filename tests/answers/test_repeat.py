@@ -91,7 +91,12 @@ def test_in_a_batch_every_question_has_its_own_copies(lm: LanguageModel) -> None
 def test_its_prompt_is_read_once_for_several_runs(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Any] = []
     encode = engine.encode
-    monkeypatch.setattr(engine, "encode", lambda lm, prompts, which: read.append(which) or encode(lm, prompts, which))
+
+    def counting(lm: LanguageModel, prompts: Any, which: Any, **rest: Any) -> Any:
+        read.append(which)
+        return encode(lm, prompts, which, **rest)
+
+    monkeypatch.setattr(engine, "encode", counting)
     held = Reading()
     asked = {"methods": ("flex", "causal", "repeat"), "max_new_tokens": 3, "reading": held}
     first, second = (ask(lm, A, [B, C], weights=weights, **asked) for weights in (None, (1, 2, 1)))

@@ -101,9 +101,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Encoding]:
     made: list[Encoding] = []
     real = encoding.encode
 
-    def encode(lm: LanguageModel, prompts: Any, which: Encoding, *rest: Any) -> Any:
+    def encode(lm: LanguageModel, prompts: Any, which: Encoding, **rest: Any) -> Any:
         made.append(which)
-        return real(lm, prompts, which, *rest)
+        return real(lm, prompts, which, **rest)
 
     monkeypatch.setattr(encoding, "encode", encode)
     return made
