@@ -27,6 +27,7 @@ from flexdemo.engine.attention import BACKENDS
 from flexdemo.engine.blocks import block_mask, dense_mask, layout_of
 from flexdemo.engine.decode import Answer, Progress, generate
 from flexdemo.engine.model import LanguageModel
+from flexdemo.engine.recorders import Scoring
 from flexdemo.plan import Encoding, Stream, fused_view
 from flexdemo.prompt import Segment, SegmentedPrompt
 from flexdemo.request import Decoding
@@ -157,7 +158,7 @@ def attention_times(segments: int, length: int, device: str) -> dict[str, Any]:
     key, value = (torch.randn(1, KV_HEADS, size, WIDTH, **options) for _ in range(2))
 
     def run(name: str, mask: Tensor | object) -> float:
-        return milliseconds(lambda: BACKENDS[name].attend(query, key, value, mask, WIDTH**-0.5, None, None))
+        return milliseconds(lambda: BACKENDS[name].attend(query, key, value, mask, Scoring(WIDTH**-0.5)))
 
     causal = {"is_causal": True, "enable_gqa": True}
     return {

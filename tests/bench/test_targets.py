@@ -6,8 +6,10 @@ import copy
 from typing import Any
 from unittest.mock import create_autospec
 
+import parts
 import pytest
 import targets
+import torch
 from targets import reached
 
 THEIRS = ("generate", "generate, static")
@@ -90,3 +92,13 @@ def test_the_program_measures_and_says_what_it_reached(
     monkeypatch.setattr("sys.argv", ["targets.py", "--length", "650"])
     assert targets.main() == 1
     assert measured.call_args.kwargs["lengths"] == (650,) and "MISSED" in capsys.readouterr().out
+
+
+def test_attention_is_timed_as_the_engine_attends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, where nothing is compiled for it: that it runs, and on what, not how long it takes."""
+    made = []
+    monkeypatch.setattr(parts, "milliseconds", lambda work: made.append(work()) or 1.0)
+    monkeypatch.setattr(parts, "BACKENDS", {**parts.BACKENDS, "flex": parts.BACKENDS["flex-eager"]})
+    told = parts.attention_times(3, 8, "cpu")
+    assert told == {"segments": 3, "length": 8, "flex": 1.0, "dense_mask": 1.0, "causal_flash": 1.0}
+    torch.testing.assert_close(made[0], made[1], atol=0.03, rtol=0)  # bfloat16
