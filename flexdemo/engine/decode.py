@@ -24,6 +24,8 @@ from .reading import Prefill, check_recorded, check_room, multiple_of, on_device
 from .recorders import MassRecorder
 from .slots import Slots, arrange, key_groups, row_biases
 
+LIKELIEST = 1024  # tokens in which the nucleus is looked for first: to sort a whole vocabulary takes much longer
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -71,19 +73,35 @@ class _Decoding:
     answer: Answer
 
 
-def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """Next token from logits (V,): greedy at temperature 0, else sampled from the top-p nucleus.
+def choose(
+    logits: Tensor, temperatures: Sequence[float], top_p: float, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Next tokens (n,) from logits (n, V), each sampled from its top-p nucleus at its temperature, above 0.
 
-    Of what is no number some token is taken: its log-probability is none either, and that is what is looked at.
+    A row's token depends on its own generator alone. Of what is no number some token is taken: its log-probability is
+    none either, and that is what is looked at.
     """
-    if temperature == 0:
-        return int(logits.argmax())
     logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
-    scaled = (logits.double() - logits.max()) / temperature  # no temperature is too small: 0 or below
-    probabilities, order = torch.softmax(scaled.nan_to_num(), dim=-1).sort(descending=True)
-    before = probabilities.cumsum(0) - probabilities
-    kept = probabilities.where(before < top_p, 0.0)
-    return int(order[torch.multinomial(kept.cpu(), 1, generator=generator)])
+    heats = torch.tensor(temperatures, dtype=torch.float64)[:, None].to(logits.device)
+    scaled = (logits.double() - logits.amax(dim=-1, keepdim=True)) / heats  # no temperature is too small: 0 or below
+    shares = torch.softmax(scaled.nan_to_num(), dim=-1)
+    drawn = torch.stack([torch.rand(1, dtype=torch.float64, generator=each) for each in generators]).to(shares.device)
+    if top_p >= 1:
+        return _drawn(shares, 1.0, drawn)
+    likeliest, tokens = shares.topk(min(LIKELIEST, shares.shape[-1]))
+    chosen = tokens.gather(1, _drawn(likeliest, top_p, drawn)[:, None])[:, 0]
+    for row in (likeliest.sum(dim=-1) < top_p).nonzero()[:, 0].tolist():
+        all_of_it, tokens = shares[row].sort(descending=True)
+        chosen[row] = tokens[_drawn(all_of_it[None], top_p, drawn[row : row + 1])[0]]
+    return chosen
+
+
+def _drawn(shares: Tensor, top_p: float, drawn: Tensor) -> Tensor:
+    """The places (n,) that numbers from 0 to 1, drawn (n, 1), mean among shares (n, W), the largest first if top_p
+    leaves any out."""
+    kept = shares if top_p >= 1 else shares.where(shares.cumsum(dim=-1) - shares < top_p, 0.0)
+    sums = kept.cumsum(dim=-1)
+    return torch.searchsorted(sums, drawn * sums[:, -1:], right=True).clamp(max=sums.shape[-1] - 1)[:, 0]
 
 
 def stop_reason(lm: LanguageModel, prompt: SegmentedPrompt, token_ids: Sequence[int], limit: int) -> str | None:
@@ -303,11 +321,14 @@ def _choose_all(scores: Scores, states: Sequence[_Decoding], decoding: Decoding)
     if not any(heats) and not any(state.stream.forced for state in states):
         return scores.best, scores.logprob
     chosen = scores.best.clone()
-    for place, (state, heat) in enumerate(zip(states, heats, strict=True)):
+    warm = [place for place, heat in enumerate(heats) if heat and not states[place].stream.forced]
+    if warm:
+        at = torch.tensor(warm, device=chosen.device)
+        given = [heats[place] for place in warm], decoding.top_p, [states[place].generator for place in warm]
+        chosen[at] = choose(scores.logits[at], *given).to(chosen)
+    for place, state in enumerate(states):
         if state.stream.forced:
             chosen[place] = state.stream.forced[len(state.answer.token_ids)]
-        elif heat:
-            chosen[place] = choose(scores.logits[place], heat, decoding.top_p, state.generator)
     return chosen, scores.logits.gather(1, chosen[:, None])[:, 0] - scores.lse
 
 

@@ -365,13 +365,30 @@ LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 def draws(decoding: Decoding, logits: torch.Tensor = LOGITS, n: int = 400) -> Counter:
     made = torch.Generator().manual_seed(decoding.seed)
-    return Counter(choose(logits, decoding.temperature, decoding.top_p, made) for _ in range(n))
+    return Counter(choose(logits.expand(n, -1), [decoding.temperature] * n, decoding.top_p, [made] * n).tolist())
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(1e-9, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.96, 4), (1.0, 4)])
 def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: int) -> None:
     logits = LOGITS + torch.tensor([1e-7, 0, 0, 0])  # so that rounding does not decide at 0.5
     assert set(draws(Decoding(temperature=1.0, top_p=top_p), logits)) == set(range(kept))
+
+
+def test_a_nucleus_of_any_width_is_the_same_for_a_row_alone_and_beside_others() -> None:
+    """Of 5,000 tokens: one row's nucleus has a few of them, another's more than are looked at first."""
+    torch.manual_seed(0)
+    narrow, wide = torch.randn(5000) * 2, torch.randn(5000) * 0.1
+    rows, heats = torch.stack([narrow, wide, narrow]), [1.0, 1.0, 2.0]
+    for top_p in (0.5, 0.9, 1.0):
+        made = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        together = [choose(rows, heats, top_p, made).tolist() for _ in range(40)]
+        for i in range(3):
+            own = torch.Generator().manual_seed(i)
+            alone = [int(choose(rows[i : i + 1], heats[i : i + 1], top_p, [own])) for _ in range(40)]
+            assert alone == [drawn[i] for drawn in together]
+            shares = torch.softmax(rows[i].double() / heats[i], dim=-1)
+            above = [float(shares[shares > shares[token]].sum()) for token in alone]
+            assert max(above) < top_p and len(set(alone)) > 1
 
 
 def test_samples_follow_the_probabilities_and_the_temperature() -> None:
