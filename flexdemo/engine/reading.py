@@ -18,7 +18,7 @@ from ..masks import Mask, parse
 from ..plan import Encoding, View
 from ..prompt import SegmentedPrompt
 from .attention import BACKENDS, Plan, UnsupportedModelError
-from .blocks import Layout, dense_mask, lay_out, round_up
+from .blocks import Layout, lay_out, round_up
 from .cache import PromptCache, upload
 from .fast.compiled import Scores, call_of, next_scores
 from .flex import Attend
@@ -178,15 +178,23 @@ def _read(
 
 
 def _agreed(read: Sequence[Given]) -> int:
-    """How many tokens all rows begin with alike: the same ids at the same positions, that see each other alike."""
+    """How many tokens all rows begin with alike: the same ids at the same positions of segments that see the same of
+    each other."""
+    parts = [(each.ids, each.positions, each.layout.owners) for each in read]
     n = min(each.ids.shape[1] for each in read)
     same = torch.ones(n, dtype=torch.bool)
-    for rows in ([each.ids for each in read], [each.positions for each in read]):
+    for rows in zip(*parts, strict=True):
         cut = torch.cat([each[:, :n] for each in rows])  # of all encodings: (rows, n)
         same &= (cut == cut[0]).all(dim=0)
-    n = int(same.cumprod(dim=0).sum())
-    seen = torch.cat([dense_mask(each.layout.until(n)) for each in read])  # (rows, n, n)
-    return int((seen == seen[0]).all(dim=2).all(dim=0).cumprod(dim=0).sum())
+    owners = read[0].layout.owners[0, : int(same.cumprod(dim=0).sum())]
+    tables = [each.layout.tables for each in read]  # (rows, 2, S, S) each; segments stand in the order of their tokens
+
+    def alike(count: int) -> bool:
+        first = torch.cat([each[..., :count, :count] for each in tables])
+        return bool((first == first[0]).all())
+
+    counts = range(1 + int(owners.max()) if len(owners) else 0, 0, -1)
+    return int((owners < next(filter(alike, counts), 0)).sum())
 
 
 def _lead(lm: LanguageModel, read: Sequence[Given]) -> PromptCache | None:
