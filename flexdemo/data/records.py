@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -229,17 +230,18 @@ def _why(error: Exception) -> str:
 
 def csv_rows(source: str, text: str) -> Iterator[Raw]:
     """Rows under a header; lists are JSON, and a row of blank cells is nothing."""
-    import pandas
-
     try:
-        header, *rows = pandas.read_csv(io.StringIO(text), header=None, dtype=str, na_filter=False).fillna("").values
-    except ValueError as error:  # its parser's errors are of this kind
+        header, *rows = (row for row in csv.reader(io.StringIO(text), strict=True) if row)
+    except (csv.Error, ValueError) as error:
         raise InputError(f"cannot read {source}: broken CSV ({_why(error)}): is a quote missing?") from error
     names = [cell.strip() for cell in header]
     check_columns(source, names, ("question", "answers"))
     for number, cells in enumerate(rows, start=1):
-        if any(cell.strip() for cell in cells):
-            yield Raw("row", number, _csv_columns(dict(zip(names, cells, strict=True))))
+        if len(cells) > len(names):
+            more = f"{len(cells)} cells under a header of {len(names)}: put quotes around a text with commas"
+            yield Raw("row", number, InputError(more))
+        elif any(cell.strip() for cell in cells):
+            yield Raw("row", number, _csv_columns(dict(zip_longest(names, cells, fillvalue=""))))
 
 
 def _csv_columns(cells: dict[str, str]) -> dict[str, Any] | InputError:
