@@ -203,7 +203,8 @@ def _lead(lm: LanguageModel, read: Sequence[Given]) -> PromptCache | None:
     Not where passes keep their shapes, where a token sees later ones, or where LongRoPE looks at all positions.
     """
     rows = sum(len(each.ids) for each in read)
-    if rows < 2 or multiple_of(lm) > 1 or lm.turn is not None or any(each.chunk != CHUNK for each in read):
+    fixed = multiple_of(lm) > 1 or lm.compiled is not None
+    if rows < 2 or fixed or lm.turn is not None or any(each.chunk != CHUNK for each in read):
         return None
     length = _agreed(read)
     if (rows - 1) * length < WORTH:
