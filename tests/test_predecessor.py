@@ -14,7 +14,7 @@ import torch
 
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
-from flexdemo.engine import reading as encoding
+from flexdemo.engine import slots
 from flexdemo.engine.attention import BACKENDS, Plan
 from flexdemo.engine.blocks import dense_mask, layout_of, make_mask_mod
 from flexdemo.engine.loading import load_model
@@ -235,7 +235,7 @@ def test_exceptions_are_not_turned_into_causal_attention(lm: LanguageModel, monk
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no mask today")
 
-    monkeypatch.setattr(encoding, "dense_mask", broken)
+    monkeypatch.setattr(slots, "dense_mask", broken)
     with pytest.raises(RuntimeError, match=r"no mask today"):
         ask(lm, QUESTION, OTHERS, max_new_tokens=1)
 
