@@ -22,7 +22,7 @@ from ..engine.fast.compiled import call_of, next_scores
 from ..engine.flex import Attend
 from ..engine.layers import branching, check_said, feed, said_from
 from ..engine.model import LanguageModel
-from ..engine.reading import Prefill, encode, prefill, settled
+from ..engine.reading import Prefill, encode, given, prefill, settled
 from ..engine.recorders import Scoring, additive, attention_probabilities
 from ..errors import InputError
 from ..plan import View
@@ -63,7 +63,7 @@ def attention_map(lm: LanguageModel, result: Result, layer: int, head: int) -> n
         raise InputError(f"attention is shown for at most {MOST_TOKENS} tokens, not for {length}: shorten the prompt")
     view, seen = settled(lm, prompt, result.fused, 1), []
     looks = functools.partial(_seeing, layer, head, seen)
-    read = encode(lm, [prompt], view.encoding, looks(BACKENDS[lm.backend].attend))
+    read = encode(lm, given(lm, [prompt], view.encoding), looks(BACKENDS[lm.backend].attend))
     forward = functools.partial(next_scores, lm.model, call=call_of(lm.model))
     known = Prefill({}, {view.encoding: read}, lm.model)
     feed(lm, prompt, [view], (), known, forward, attend=looks(attend_written_out))

@@ -96,27 +96,27 @@ def prepare_questions(
 
     Weights of the settings go before those of a record.
     """
-    asked: list[Question | None] = []
-    packed: list[list[SegmentedPrompt]] = []  # of each record, as its methods read it
-    problems = {}
     template, methods = template_of(lm, settings), [method_named(name) for name in settings.methods]
+    prompts: dict[int, SegmentedPrompt] = {}
+    longest: dict[int, SegmentedPrompt] = {}  # as that method reads it which reads most
+    problems: dict[int, InputError] = {}
     for i, record in enumerate(records):
-        weights, found = settings.weights or record.weights, None
+        weights = settings.weights or record.weights
         try:
             prompt = build_prompt(lm.tokenizer, record.question, record.paraphrases, weights=weights, template=template)
-            found = Question(record, prompt)
         except InputError as error:
-            problems[i] = f"record {record.id!r}: {error}"
-        asked.append(found)
-        packed.append([method.packed(found.prompt) for method in methods] if found else [])
-    settings = with_room(lm, settings, [prompt for each in packed for prompt in each])
-    for i, prompts in enumerate(packed):
+            problems[i] = error
+        else:
+            prompts[i] = prompt
+            longest[i] = max((method.packed(prompt) for method in methods), key=lambda each: len(each.token_ids))
+    settings = with_room(lm, settings, list(longest.values()))
+    for i, prompt in longest.items():
         try:
-            for prompt in prompts:
-                check_room(lm, prompt, settings.max_new_tokens)
+            check_room(lm, prompt, settings.max_new_tokens)
         except InputError as error:
-            asked[i], problems[i] = None, f"record {records[i].id!r}: {error}"
-    return asked, [problems[i] for i in sorted(problems)], settings
+            problems[i] = error
+    asked = [None if i in problems else Question(record, prompts[i]) for i, record in enumerate(records)]
+    return asked, [f"record {records[i].id!r}: {problems[i]}" for i in sorted(problems)], settings
 
 
 def answer(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> list[tuple[Row, ...]]:

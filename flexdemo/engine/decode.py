@@ -87,20 +87,23 @@ def choose(
     shares = torch.softmax(scaled.nan_to_num(), dim=-1)
     drawn = torch.stack([torch.rand(1, dtype=torch.float64, generator=each) for each in generators]).to(shares.device)
     if top_p >= 1:
-        return _drawn(shares, 1.0, drawn)
+        return _drawn(shares, drawn)
     likeliest, tokens = shares.topk(min(LIKELIEST, shares.shape[-1]))
-    chosen = tokens.gather(1, _drawn(likeliest, top_p, drawn)[:, None])[:, 0]
+    chosen = tokens.gather(1, _drawn(_nucleus(likeliest, top_p), drawn)[:, None])[:, 0]
     for row in (likeliest.sum(dim=-1) < top_p).nonzero()[:, 0].tolist():
-        all_of_it, tokens = shares[row].sort(descending=True)
-        chosen[row] = tokens[_drawn(all_of_it[None], top_p, drawn[row : row + 1])[0]]
+        ranked, tokens = shares[row : row + 1].sort(descending=True)
+        chosen[row] = tokens[0, _drawn(_nucleus(ranked, top_p), drawn[row : row + 1])]
     return chosen
 
 
-def _drawn(shares: Tensor, top_p: float, drawn: Tensor) -> Tensor:
-    """The places (n,) that numbers from 0 to 1, drawn (n, 1), mean among shares (n, W), the largest first if top_p
-    leaves any out."""
-    kept = shares if top_p >= 1 else shares.where(shares.cumsum(dim=-1) - shares < top_p, 0.0)
-    sums = kept.cumsum(dim=-1)
+def _nucleus(ranked: Tensor, top_p: float) -> Tensor:
+    """Shares (n, W), the largest first, with 0 for those behind the ones that sum to top_p."""
+    return ranked.where(ranked.cumsum(dim=-1) - ranked < top_p, 0.0)
+
+
+def _drawn(shares: Tensor, drawn: Tensor) -> Tensor:
+    """The places (n,) that numbers from 0 to 1, drawn (n, 1), mean among shares (n, W)."""
+    sums = shares.cumsum(dim=-1)
     return torch.searchsorted(sums, drawn * sums[:, -1:], right=True).clamp(max=sums.shape[-1] - 1)[:, 0]
 
 

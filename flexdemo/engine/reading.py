@@ -115,7 +115,7 @@ class Given(NamedTuple):
     chunk: int
 
 
-def _given(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding) -> Given:
+def given(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding) -> Given:
     """Prefix and paraphrases of all prompts; shorter prompts are padded behind."""
     length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
     if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
@@ -135,17 +135,12 @@ def _given(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Enco
 
 
 def encode(
-    lm: LanguageModel,
-    prompts: Sequence[SegmentedPrompt],
-    encoding: Encoding,
-    attend: Attend | None = None,
-    given: Given | None = None,
-    lead: PromptCache | None = None,
+    lm: LanguageModel, asked: Given, attend: Attend | None = None, lead: PromptCache | None = None
 ) -> PromptCache:
-    """Read prefix and paraphrases of all prompts under one encoding; `lead` is what all begin with, read before."""
+    """Read the prefix and paraphrases of prompts under an encoding; `lead` is what all begin with, read before."""
     if attend is not None:
         check_recorded(lm)
-    ids, positions, layout, chunk = given or _given(lm, prompts, encoding)
+    ids, positions, layout, chunk = asked
     if attend is None and lm.captures and ids.shape[1] <= REPLAYED:
         # Masks are data to a graph: one serves every strategy, and every pair that a user opens or closes.
         kind = ("prompt", ids.shape, layout.tables.shape)
@@ -240,12 +235,12 @@ def prefill(
     """Encode prompts under the encodings they are asked with; what `known` holds of the same ones is taken from it."""
     if known is not None and known.owner is not lm.model:
         raise ValueError("a Prefill of another model cannot be reused")
-    prompts = {encoding: tuple(read_of(prompt) for prompt in given) for encoding, given in asked.items()}
+    prompts = {encoding: tuple(read_of(prompt) for prompt in each) for encoding, each in asked.items()}
     held = known.prompts if known is not None else {}
     caches = {encoding: known.caches[encoding] for encoding, read in prompts.items() if held.get(encoding) == read}
-    fresh = {e: _given(lm, given, e) for e, given in asked.items() if e not in caches}
+    fresh = {encoding: given(lm, each, encoding) for encoding, each in asked.items() if encoding not in caches}
     lead = _lead(lm, list(fresh.values()))
-    caches |= {e: encode(lm, asked[e], e, given=given, lead=lead) for e, given in fresh.items()}
+    caches |= {encoding: encode(lm, each, lead=lead) for encoding, each in fresh.items()}
     return Prefill(prompts, caches, lm.model)
 
 

@@ -92,10 +92,11 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
 
         # 2. Answers as they grow.
         asked = state.asked(methods=tuple(methods), mass=False, candidates=CANDIDATES)
-        options = {"schemes": schemes, "reading": reading, "until": until, "check": checkpoint()}
-        options["reasoning"] = limits.new_tokens
+        options = {"reasoning": limits.new_tokens, "until": until, "check": checkpoint()}
         with within_noted_memory(size, give_up=give_up):
-            for result in stream(lm, asked, **options, wanted=Pace(FRAME_SECONDS, known)):
+            for result in stream(
+                lm, asked, schemes=schemes, reading=reading, **options, wanted=Pace(FRAME_SECONDS, known)
+            ):
                 named = state.told(result)
                 yield frame(state, named, room)
 

@@ -92,9 +92,9 @@ def test_its_prompt_is_read_once_for_several_runs(lm: LanguageModel, monkeypatch
     read: list[Any] = []
     encode = engine.encode
 
-    def counting(lm: LanguageModel, prompts: Any, which: Any, **rest: Any) -> Any:
-        read.append(which)
-        return encode(lm, prompts, which, **rest)
+    def counting(lm: LanguageModel, asked: Any, **rest: Any) -> Any:
+        read.append(asked)
+        return encode(lm, asked, **rest)
 
     monkeypatch.setattr(engine, "encode", counting)
     held = Reading()

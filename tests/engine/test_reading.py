@@ -82,7 +82,8 @@ def test_what_all_prompts_begin_with_is_read_once(
     """And leaves the keys and values of reading each alone."""
     prompt = build_prompt(lm.tokenizer, "Name it.", ["What is the capital of Peru?", "Peru?"], prefix=LONG)
     asked = {each: [prompt, prompt.repeated()] if each == CAUSAL else [prompt] for each in encodings}
-    alone = {(each, i): reading.encode(lm, [one], each) for each, given in asked.items() for i, one in enumerate(given)}
+    every = [(each, i, one) for each, given in asked.items() for i, one in enumerate(given)]
+    alone = {(each, i): reading.encode(lm, reading.given(lm, [one], each)) for each, i, one in every}
     passes, forward = [], reading.forward
     monkeypatch.setattr(reading, "forward", lambda lm, ids, *rest: passes.append(ids.shape) or forward(lm, ids, *rest))
     read = reading.prefill(lm, asked)

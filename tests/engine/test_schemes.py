@@ -96,14 +96,14 @@ def test_one_wording_climbs_too(lm: LanguageModel) -> None:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Encoding]:
-    """The encodings that are computed, in order."""
-    made: list[Encoding] = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is read under each encoding that is computed, in order."""
+    made: list[Any] = []
     real = encoding.encode
 
-    def encode(lm: LanguageModel, prompts: Any, which: Encoding, **rest: Any) -> Any:
-        made.append(which)
-        return real(lm, prompts, which, **rest)
+    def encode(lm: LanguageModel, asked: Any, **rest: Any) -> Any:
+        made.append(asked)
+        return real(lm, asked, **rest)
 
     monkeypatch.setattr(encoding, "encode", encode)
     return made
@@ -115,7 +115,7 @@ def run(lm: LanguageModel, reading: Reading | None, **options: Any) -> Any:
     return last
 
 
-def test_other_weights_only_decode_and_change_nothing_else(lm: LanguageModel, counted: list[Encoding]) -> None:
+def test_other_weights_only_decode_and_change_nothing_else(lm: LanguageModel, counted: list[Any]) -> None:
     reading = Reading()
     run(lm, reading)
     assert len(counted) == 2
@@ -127,7 +127,7 @@ def test_other_weights_only_decode_and_change_nothing_else(lm: LanguageModel, co
         assert kept.token_ids == made.token_ids and kept.logprobs == made.logprobs
 
 
-def test_another_prompt_is_read_anew(lm: LanguageModel, counted: list[Encoding]) -> None:
+def test_another_prompt_is_read_anew(lm: LanguageModel, counted: list[Any]) -> None:
     reading = Reading()
     run(lm, reading)
     held = reading.prefill
