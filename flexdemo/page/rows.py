@@ -12,10 +12,12 @@ from typing import Any
 
 import gradio as gr
 
+from ..answers.ask import with_room
 from ..answers.paraphrase import paraphrase
 from ..engine.model import LanguageModel
 from ..errors import InputError, OutOfTime
 from ..figures.cells import unseen
+from ..prompt import SegmentedPrompt
 from ..request import Limits, Request
 from ..serve.log import checkpoint
 from .state import HEAVIEST, PageState, Row, check_limits, prompt_of, row_values, rows_of, token_limit
@@ -196,18 +198,20 @@ def unseen_html(state: PageState) -> str:
     return f'<span class="unseen" role="note">{escape(note[0].upper() + note[1:])}</span>'
 
 
-def budget_of(lm: LanguageModel, limits: Limits, state: PageState, tokens: int | None = None) -> str:
-    """How much of the room for prompt and answer a page takes, also one too long to run; `tokens` of its prompt if they
-    have been counted already."""
-    room, answer = token_limit(lm, limits), state.max_new_tokens
+def budget_of(lm: LanguageModel, limits: Limits, state: PageState, prompt: SegmentedPrompt | None = None) -> str:
+    """How much of the room for prompt and answer a page takes, also one too long to run; `prompt` if it has been made
+    already."""
+    room, (question, *paraphrases) = token_limit(lm, limits), [text for _, text in state.wordings]
     try:
-        if tokens is None:
-            question, *paraphrases = (text for _, text in state.wordings)
-            asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
+        asked = Request(question=question, paraphrases=paraphrases, prefix=state.prefix, template=state.template)
+        if prompt is None:
             check_limits(limits, asked)
-            tokens = len(prompt_of(lm, asked).token_ids)
+            prompt = prompt_of(lm, asked)
     except InputError:  # why is told elsewhere, by the redraw
         return f"<span>– of {room:,} tokens</span>{unseen_html(state)}"
+    tokens, answer = len(prompt.token_ids), state.max_new_tokens
+    if answer == asked.max_new_tokens:  # nobody chose it
+        answer = with_room(lm, asked, [prompt], limits.new_tokens).max_new_tokens
     taken = tokens + answer
     over = f' <b class="over">{taken - room:,} too many</b>' if taken > room else ""
     said = f"<b>{tokens:,}</b> prompt tokens + up to {answer:,}, of {room:,}{over}"

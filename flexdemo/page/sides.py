@@ -239,7 +239,7 @@ def draw(
         "legend": legend_html(prompt.segments),
         "ladder": state.left if state.left in LADDER else None,
         "step": step_html(prompt, state),
-        "budget": budget_of(lm, limits, state, len(prompt.token_ids)),
+        "budget": budget_of(lm, limits, state, prompt),
         "message": "",
         **shares_of(state, None if by_run else prompt.weights, limits.paraphrases),
     }

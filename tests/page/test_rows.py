@@ -17,7 +17,7 @@ from flexdemo.errors import InputError, OutOfTime
 from flexdemo.page import rows as page_rows
 from flexdemo.page.rows import EDIT, budget_of, pasted, row_changes, shares_of, unseen_html, written
 from flexdemo.page.state import PageState, rows_of
-from flexdemo.prompt import build_prompt
+from flexdemo.prompt import Segment, SegmentedPrompt, build_prompt
 from flexdemo.request import Limits
 from flexdemo.serve.profiles import DEFAULT
 
@@ -153,12 +153,19 @@ def test_a_prompt_s_tokens_are_counted_also_when_too_long(lm: LanguageModel, pre
     count = len(build_prompt(lm.tokenizer, QUESTION, TOO_LONG).token_ids)
     said = budget_of(lm, Limits(), state)
     assert f"<b>{count:,}</b> prompt tokens + up to 7, of 1,024" in said and f"{count + 7 - 1024:,} too many" in said
-    assert "<b>20</b> prompt tokens + up to 7, of 1,024</span>" in budget_of(lm, Limits(), state, 20)
+    made = SegmentedPrompt((1,) * 20, ("t",) * 20, (Segment("suffix", "suffix", 0, 20, ""),), (), "plain")
+    assert "<b>20</b> prompt tokens + up to 7, of 1,024</span>" in budget_of(lm, Limits(), state, made)
     assert "– of 1,024 tokens" in budget_of(lm, Limits(), state.but(question=""))
     chat = prepared("llama", "sdpa", chat=True)
     for template in ("plain", "chat"):
         count = len(build_prompt(chat.tokenizer, QUESTION, TOO_LONG, template=template).token_ids)
         assert f"<b>{count:,}</b>" in budget_of(chat, Limits(), state.but(template=template)), "as the run packs it"
+
+
+def test_room_for_reasoning_is_counted_where_nobody_chose_a_length(thinker: LanguageModel) -> None:
+    state = PageState(question="Name it.")
+    assert "+ up to 40, of" in budget_of(thinker, Limits(new_tokens=40), state)
+    assert "+ up to 7, of" in budget_of(thinker, Limits(new_tokens=40), state.but(max_new_tokens=7))
 
 
 def test_a_share_is_told_where_it_is_known() -> None:
