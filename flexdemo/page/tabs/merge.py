@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -10,8 +11,6 @@ import gradio as gr
 
 from ...answers.merge import Merge, merging
 from ...answers.methods import mixing_layer
-from ...engine.model import LanguageModel
-from ...engine.reading import Prefill
 from ...figures.cells import visible_text
 from ...figures.layers import merge_figure
 from ..run import LastRun
@@ -46,13 +45,9 @@ def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
 
 def read(page: Page, last: LastRun, step: int, visit: Visit) -> Changes:
     """One token of the answer in words, as a picture, and as a table."""
-    found = page.ask(look, last, step, page.known(last, visit), tokens=2)
+    found = page.ask(partial(merging, known=page.known(last, visit)), last.result, step, tokens=2)
     words, table = words_html(last, found, step), says_html(found)
     return {"merge_words": words, "merge_plot": shown(picture(last, found)), "merge_table": table}
-
-
-def look(lm: LanguageModel, last: LastRun, step: int, known: Prefill | None) -> Merge:
-    return merging(lm, last.result, step, known=known)
 
 
 def wire(page: Page) -> None:
