@@ -4,7 +4,7 @@ the models, the limits, the way to a GPU. Knows no layout."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
@@ -183,32 +183,6 @@ def alert_html(message: str) -> str:
 def chip(name: str) -> str:
     """A segment's name behind a square of its colour; the colours of `is-...` are the page's style."""
     return f'<span class="chip is-{escape(name)}">{escape(name)}</span>'
-
-
-def table_html(
-    titles: Sequence[str],
-    *bodies: str | Sequence[Sequence[str]],
-    kind: str = "",
-    head: int = 0,
-    numbers: Container[int] = (),
-) -> str:
-    """A table in a box that scrolls. A body is a <tbody>, or rows of cells that are HTML, or a <td> already; `head` is
-    the column that names a row, `numbers` are those set to the right."""
-    kinds = [' class="number"' if column in numbers else "" for column in range(len(titles))]
-
-    def cell(column: int, inside: str) -> str:
-        if inside.startswith("<td"):
-            return inside
-        return f'<th scope="row">{inside}</th>' if column == head else f"<td{kinds[column]}>{inside}</td>"
-
-    def body(rows: Sequence[Sequence[str]]) -> str:
-        lines = (f"<tr>{''.join(cell(column, each) for column, each in enumerate(row))}</tr>" for row in rows)
-        return f"<tbody>{''.join(lines)}</tbody>"
-
-    top = "".join(f'<th scope="col"{each}>{escape(title)}</th>' for each, title in zip(kinds, titles, strict=True))
-    inside = "".join(each if isinstance(each, str) else body(each) for each in bodies)
-    table = f'<table class="facts {kind}"><thead><tr>{top}</tr></thead>{inside}</table>'
-    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def chooser(name: str) -> str:

@@ -12,9 +12,10 @@ from ...answers.result import Result
 from ...engine.model import LanguageModel
 from ...engine.reading import Prefill
 from ...figures.layers import heads_figure
+from ...figures.results import table_html
 from ...serve.log import checkpoint
 from ..run import LastRun
-from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown
 
 TITLE, NAME = "Heads that read wordings", "heads"
 CHANGES, NEEDS = ("heads_wording", "heads_plot", "heads_list"), ("flex",)

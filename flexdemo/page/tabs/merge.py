@@ -13,8 +13,9 @@ from ...answers.merge import Merge, merging
 from ...answers.methods import mixing_layer
 from ...figures.cells import visible_text
 from ...figures.layers import merge_figure
+from ...figures.results import table_html
 from ..run import LastRun
-from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown
 
 TITLE, NAME = "Where wordings merge", "merge"
 CHANGES, NEEDS = ("merge_words", "merge_token", "merge_plot", "merge_table"), ("flex",)
@@ -110,5 +111,5 @@ def says_html(found: Merge) -> str:
         hits = found.top[:, row] == found.token_id
         label = chip(name) if row < len(found.names) - 1 else "fused"
         lines.append([label, *(f"<b>✓ {text}</b>" if hit else text for text, hit in zip(said, hits, strict=True))])
-    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], lines)
+    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], lines, head=0)
     return f"<details><summary>What each would say after each layer</summary>{table}</details>"
