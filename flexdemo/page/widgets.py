@@ -31,7 +31,6 @@ MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 DRAWING, RUNNING = PRIVATE | DRAW, PRIVATE | MODEL
 Values = Mapping[str, Any]
 Changes = dict[str, Any]
-Handler = Callable[..., Any]  # of Values and a Visit: returns Changes, or yields them one after the other
 
 
 @dataclass(frozen=True)
@@ -97,29 +96,39 @@ class Page(dict[str, Any]):
         hidden = {gr.HTML: "", gr.Plot: shown(None), gr.Textbox: empty, gr.DownloadButton: None}
         return {name: hidden.get(type(self[name]), gr.update(visible=False)) for name in names}
 
-    def refusing(self, work: Handler, refused: Sequence[str] | None) -> Callable[[Values, Visit], Iterator[Changes]]:
-        """What `work` makes, step by step. Its InputErrors are told in the first of these widgets, which is emptied
-        where there is none, while the others are cleared; without any nothing is told, as the redraw does."""
-        clean = dict.fromkeys((refused or ())[:1], "")
+    def refusing(self, work: Callable[..., Any], refused: Sequence[str] | None) -> Callable[[Values, Visit], Any]:
+        """`work`, whose InputErrors are told in the first of these widgets, which is emptied where there is none, while
+        the others are cleared; without any nothing is told, as the redraw does."""
+        if refused is None:
+            return work
+        clean = dict.fromkeys(refused[:1], "")
+
+        def told(error: InputError) -> Changes:
+            return {**self.cleared(refused), **dict.fromkeys(clean, alert_html(str(error)))}
 
         @wraps(work)
-        def steps(values: Values, visit: Visit) -> Iterator[Changes]:
+        def once(values: Values, visit: Visit) -> Changes:
             try:
                 made = work(values, visit)
-                for changes in made if inspect.isgenerator(made) else (made,):
-                    yield clean | changes if changes else changes
+                return clean | made if made else made
             except InputError as error:
-                if refused is None:
-                    raise
-                if refused:
-                    yield {**self.cleared(refused), **dict.fromkeys(clean, alert_html(str(error)))}
+                return told(error)
 
-        return steps
+        @wraps(work)
+        def streamed(values: Values, visit: Visit) -> Iterator[Changes]:
+            try:
+                for changes in work(values, visit):
+                    yield clean | changes
+            except InputError as error:
+                if refused:
+                    yield told(error)
+
+        return streamed if inspect.isgeneratorfunction(work) else once
 
     def on(
         self,
         triggers: Any,
-        work: Handler,
+        work: Callable[[Values, Visit], Any],
         *,
         reads: Iterable[str] = (),
         changes: Sequence[str],
@@ -133,23 +142,26 @@ class Page(dict[str, Any]):
         gradio's page is told of a state that shows nothing: else each step of an event would touch all that any event
         may change. Returns the event.
         """
-        steps, names = self.refusing(work, refused), list(dict.fromkeys([*changes, *(refused or ())]))
+        work, names = self.refusing(work, refused), list(dict.fromkeys([*changes, *(refused or ())]))
         inputs, outputs = {name: self[name] for name in reads}, {name: self[name] for name in names}
 
         def told(made: Mapping[str, Any]) -> dict[Any, Any]:
             # Gradio does not take an empty dictionary for one.
             return {outputs[name]: value for name, value in made.items()} or {outputs[names[0]]: gr.skip()}
 
-        def streamed(given: dict, request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
-            values, made = {name: given[widget] for name, widget in inputs.items()}, None
-            for made in steps(values, Visit(request.session_hash or "", str(request.query_params), event)):
+        def asked(given: Mapping[Any, Any], request: gr.Request, event: gr.EventData) -> tuple[Values, Visit]:
+            values = {name: given[widget] for name, widget in inputs.items()}
+            return values, Visit(request.session_hash or "", str(request.query_params), event)
+
+        def once(given: dict, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+            return told(work(*asked(given, request, event)))
+
+        def streamed(given: dict, request: gr.Request, event: gr.EventData) -> Any:
+            made: Changes | None = None
+            for made in work(*asked(given, request, event)):
                 yield told(made)
             if made is None:  # gradio would empty all that a generator changes which yields nothing
                 yield told({})
-
-        def once(given: dict, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
-            (made,) = streamed(given, request, event)
-            return made
 
         handler = streamed if inspect.isgeneratorfunction(work) else once
         handler.__name__ = work.__name__

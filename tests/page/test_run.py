@@ -303,7 +303,7 @@ def test_a_ladder_s_step_and_all_methods_fill_the_page(visitor: Visitor) -> None
     assert visitor.values["methods"] == list(METHODS)
     visitor.do("tick", **{"used": 0})
     assert visitor.values["methods"] == [name for name, each in METHODS.items() if each.minimum == 1]
-    assert visitor.do("tick", **{"weight-0": None}) == [], "the redraw says why"
+    assert visitor.do("tick", **{"weight-0": None}) == [{}], "the redraw says why"
 
 
 def test_reasoning_has_the_room_that_the_page_gives(thinker: LanguageModel) -> None:
