@@ -310,7 +310,7 @@ def test_the_difference_is_drawn_when_the_tab_is_open(page: Built) -> None:
     assert visitor.do("if_open") == [{}]
     visitor.do("if_open", tab=upclose.NAME)
     assert visitor.visible["difference_plot"] and "From right to left" in visitor.values["difference_caption"]
-    assert visitor.do("difference", question=" ") == []
+    assert visitor.do("difference", question=" ") == [{}]
 
 
 # A mask of one's own
