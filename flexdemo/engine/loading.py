@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,18 @@ from transformers import AutoModelForCausalLM
 from ..errors import InputError, within_memory
 from .attention import BACKENDS
 from .model import LanguageModel, is_old_gpu, prepare, refuse_unsupported
-from .sources import BUNDLED, DAMAGE, ModelError, Source, load_tokenizer, locate, read_config, read_tokenizer, why_not
+from .sources import (
+    BUNDLED,
+    DAMAGE,
+    ModelError,
+    Source,
+    load_tokenizer,
+    locate,
+    read_config,
+    read_tokenizer,
+    reading_once,
+    why_not,
+)
 
 __all__ = ["BUNDLED", "ModelError", "load_model", "load_tokenizer"]
 
@@ -74,19 +86,42 @@ def load_model(
     """
     began = time.perf_counter()
     source = locate(path)
-    place, number = resolve_device(device), torch.cuda.device_count()
+    place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+    with reading_once(source), _quiet(bars=path is not None and sys.stderr.isatty()):
+        model, tokenizer, told = _read(source, place, kind, device == "auto", processes)
+    if any(key.startswith(("score.", "classifier.")) for key in told["unexpected_keys"]):
+        raise ModelError(f"{source.name} is a classifier by its weights: flexdemo needs a causal language model")
+    lacking = sorted(told["missing_keys"])
+    if lacking:  # transformers would go on with random numbers in their place
+        others = sorted(told["unexpected_keys"])[:1]
+        hint = "; copy or download the folder again"
+        if others:
+            hint = f", and hold {others[0]} or its like: give weights named, and quantized, as transformers knows them"
+        raise ModelError(
+            f"cannot load the model {source.name!r}: its weights files lack {len(lacking)} tensors, such as "
+            f"{lacking[0]}{hint}"
+        )
+    spent = time.perf_counter() - began
+    options = {"captures": captures if processes == 1 else False, "compiled": compiled}
+    lm = prepare(model, tokenizer, name=source.name, backend=backend, load_seconds=spent, **options)
+    return lm if processes == 1 else replace(lm, processes=processes)
+
+
+def _read(
+    source: Source, place: str, dtype: torch.dtype, spread: bool, processes: int
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, tokenizer, and which weights were missing or not expected; over all GPUs if it may be spread."""
     config = read_config(source)
     refuse_unsupported(config)
-    device_map = "auto" if device == "auto" and place == "cuda" and number > 1 else place
-    previous, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    if path is None or not sys.stderr.isatty():  # a bar is for somebody who waits at a terminal for a large model
-        transformers.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": kind, **source.options}
-    options |= {"device_map": device_map} if processes == 1 else split_options(config, source, processes, place)
+    options: dict[str, Any] = {"dtype": dtype, **source.options}
+    if processes == 1:
+        several = spread and place == "cuda" and torch.cuda.device_count() > 1
+        options["device_map"] = "auto" if several else place
+    else:
+        options |= split_options(config, source, processes, place)
     if source.file:
         options["config"] = config  # reading it takes seconds
         if hasattr(transformers, "GgufConfig"):  # weights that stay packed need kernels that the Hub sends
@@ -104,26 +139,22 @@ def load_model(
         raise
     except DAMAGE as error:
         raise ModelError(why_not(source.name, error)) from error
+    return model, tokenizer, told
+
+
+@contextlib.contextmanager
+def _quiet(*, bars: bool) -> Iterator[None]:
+    """transformers says errors only, and draws no bars unless somebody waits at a terminal for a large model."""
+    level, drawn = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    if not bars:
+        transformers.logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        transformers.logging.set_verbosity(previous)
-        if bars:
+        transformers.logging.set_verbosity(level)
+        if drawn:
             transformers.logging.enable_progress_bar()
-    if any(key.startswith(("score.", "classifier.")) for key in told["unexpected_keys"]):
-        raise ModelError(f"{source.name} is a classifier by its weights: flexdemo needs a causal language model")
-    lacking = sorted(told["missing_keys"])
-    if lacking:  # transformers would go on with random numbers in their place
-        others = sorted(told["unexpected_keys"])[:1]
-        hint = "; copy or download the folder again"
-        if others:
-            hint = f", and hold {others[0]} or its like: give weights named, and quantized, as transformers knows them"
-        raise ModelError(
-            f"cannot load the model {source.name!r}: its weights files lack {len(lacking)} tensors, such as "
-            f"{lacking[0]}{hint}"
-        )
-    spent = time.perf_counter() - began
-    options = {"captures": captures if processes == 1 else False, "compiled": compiled}
-    lm = prepare(model, tokenizer, name=source.name, backend=backend, load_seconds=spent, **options)
-    return lm if processes == 1 else replace(lm, processes=processes)
 
 
 def _unseen_bars(source: Source) -> contextlib.AbstractContextManager[Any]:

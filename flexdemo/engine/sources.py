@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import json
 import os
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, StrictDataclassError
 from huggingface_hub.utils import logging as hub_logging
@@ -156,6 +160,17 @@ def _adapted(name: str, folder: Path) -> Source:
         raise ModelError(f"{said} (base_model_name_or_path): {error}") from error
 
 
+@contextlib.contextmanager
+def reading_once(source: Source) -> Iterator[None]:
+    """Within it a GGUF file is read once: transformers takes seconds to do so for each thing that it wants of it, and
+    again for the names of each tensor."""
+    with contextlib.ExitStack() as kept:
+        for name in ("GGUFReader", "get_tensor_name_map") if source.file else ():
+            gguf = importlib.import_module("gguf")
+            kept.enter_context(mock.patch.object(gguf, name, functools.cache(getattr(gguf, name))))
+        yield
+
+
 def read_config(source: Source) -> Any:
     hub_logging.set_verbosity_error()  # what the Hub says of a failure is in the error, its retries are noise
     try:
@@ -198,8 +213,9 @@ def why_not(source: str, error: BaseException) -> str:
 def load_tokenizer(path: str | Path | None = None) -> Any:
     """The tokenizer of a model by path, Hub id or name; the bundled model's without one. Raises ModelError."""
     source = locate(path)
-    read_config(source)
-    return read_tokenizer(source)
+    with reading_once(source):
+        read_config(source)
+        return read_tokenizer(source)
 
 
 def _tokenizer_model(path: Path) -> tuple[str, dict[str, str]]:

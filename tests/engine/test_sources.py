@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -210,13 +211,19 @@ def test_a_package_that_is_not_installed_is_named(lacking: Callable[[str], None]
         load_model("smollm2", device="cpu")
 
 
-def test_the_package_s_model_is_found_by_name_and_by_file() -> None:
+def test_the_package_s_model_is_found_by_name_and_by_file_and_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = families.smollm2_folder()
     named, found = sources.locate("smollm2"), sources.locate(next(folder.glob("*.gguf")))
     assert (named.place, named.file) == (found.place, found.file) == (str(folder), next(folder.glob("*.gguf")).name)
     assert named.name == "smollm2" and found.name.endswith(".gguf")
     with families.read_once():
+        gguf, read = importlib.import_module("gguf"), []
+        reader = gguf.GGUFReader
+        monkeypatch.setattr(gguf, "GGUFReader", lambda path: read.append(path) or reader(path))
         assert load_tokenizer("smollm2").chat_template
+        assert len(read) == 1
+        gguf.GGUFReader(read[0])
+        assert len(read) == 2, "nothing of it stays"
 
 
 def test_what_generation_config_asks_for_and_is_not_done_is_told_once(tokenizer: Any) -> None:
