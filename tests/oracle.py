@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 STRATEGIES = ("segment", "isolated", "causal", "anchor", "late_fusion", "bidirectional")
-OWN_MASKS = ("segment+P2>P1", "causal-P3>P1-suffix>P2", "bidirectional+P3>*-P2>P2")  # some for three wordings
+# Some for three wordings; in the last an answer token sees no other one.
+OWN_MASKS = ("segment+P2>P1", "causal-P3>P1-suffix>P2", "bidirectional+P3>*-P2>P2", "late_fusion-*>answer")
 SCHEMES = ("aligned", "right_aligned", "sequential")
 
 

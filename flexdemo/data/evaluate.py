@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.ask import told, with_room
-from ..answers.methods import Method, mixing_layer, plan_all
+from ..answers.methods import METHODS, Method, mixing_layer, plan_all
 from ..answers.metrics import contains, exact_match, find_lemmatiser, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
@@ -19,6 +19,7 @@ from ..engine.decode import Answer, generate
 from ..engine.model import LanguageModel
 from ..engine.reading import check_room
 from ..errors import InputError
+from ..masks import Mask
 from ..plan import Encoding, Stream, View, fused_view
 from ..prompt import SegmentedPrompt, alike, build_prompt
 from ..request import FIELDS, Decoding, Request, Texts
@@ -97,6 +98,7 @@ def prepare_questions(
     Weights of the settings go before those of a record.
     """
     template, methods = template_of(lm, settings), [method_named(name) for name in settings.methods]
+    masked = [method for method in methods if method.streams is METHODS["flex"].streams]  # read under the chosen mask
     prompts: dict[int, SegmentedPrompt] = {}
     longest: dict[int, SegmentedPrompt] = {}  # as that method reads it which reads most
     problems: dict[int, InputError] = {}
@@ -104,6 +106,8 @@ def prepare_questions(
         weights = settings.weights or record.weights
         try:
             prompt = build_prompt(lm.tokenizer, record.question, record.paraphrases, weights=weights, template=template)
+            for method in masked:
+                Mask.over(settings.mask, method.packed(prompt).segments)
         except InputError as error:
             problems[i] = error
         else:

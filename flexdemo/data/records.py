@@ -230,6 +230,7 @@ def _why(error: Exception) -> str:
 
 def csv_rows(source: str, text: str) -> Iterator[Raw]:
     """Rows under a header; lists are JSON, and a row of blank cells is nothing."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the module's own is 131,072 characters
     try:
         header, *rows = (row for row in csv.reader(io.StringIO(text), strict=True) if row)
     except (csv.Error, ValueError) as error:

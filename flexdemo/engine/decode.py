@@ -202,7 +202,7 @@ def _made(lm: LanguageModel, slots: Slots, rows: Sequence[_Row], cache: SlotCach
     """What the passes over some rows work on, over a prompt of `slots`."""
     views, row_prompts = [row.view for row in rows], [row.stream.prompt for row in rows]
     felt = row_biases(slots, views, row_prompts)
-    suffix, answer = (Queries(on_devices(lm, each.bias), on_devices(lm, each.ape)) for each in felt)
+    suffix, answer = (Queries(*(on_devices(lm, part) for part in each)) for each in felt)
     recorder = None
     if decoding.mass or decoding.detail:
         check_recorded(lm)

@@ -152,7 +152,7 @@ def feed(
     alike = len(set(encodings)) == 1
     cache = share([read.caches[each] for each in (encodings[:1] if alike else encodings)], length=slots.prompt)
 
-    bias, ape = _behind_each_other(*row_biases(slots, views, [0] * len(views)), len(token_ids), slots.answer)
+    bias, ape, _ = _behind_each_other(*row_biases(slots, views, [0] * len(views)), len(token_ids), slots.answer)
     plan = Plan(lm.backend, on_devices(lm, bias) or {}, ape=on_devices(lm, ape), attend=attend)
     return forward(upload(ids, lm.device), upload(positions, lm.device), plan, cache)
 
@@ -162,6 +162,9 @@ def _behind_each_other(suffix: Felt, token: Felt, count: int, answer: int) -> Fe
     behind = token.bias.repeat(1, 1, count, 1)
     # An answer token sees itself and those before it.
     behind[..., answer:] = torch.full((count, count + 1), -torch.inf).triu(1)
+    if token.shut is not None:
+        others = ~torch.eye(count, count + 1, dtype=torch.bool)
+        behind[..., answer:].masked_fill_(token.shut[..., answer:] & others, -torch.inf)
     bias = torch.cat([suffix.bias, behind], dim=2)[..., :-1]
     last = token.ape
     if last is None:

@@ -18,7 +18,7 @@ from ..masks import Mask, parse
 from ..plan import Encoding, View
 from ..prompt import SegmentedPrompt
 from .attention import BACKENDS, Plan, UnsupportedModelError
-from .blocks import Layout, lay_out, round_up
+from .blocks import BLOCK, Layout, lay_out, round_up
 from .cache import PromptCache, upload
 from .fast.compiled import Scores, call_of, next_scores
 from .flex import Attend
@@ -202,6 +202,8 @@ def _lead(lm: LanguageModel, read: Sequence[Given]) -> PromptCache | None:
     if rows < 2 or fixed or lm.turn is not None or any(each.chunk != CHUNK for each in read):
         return None
     length = _agreed(read)
+    if BACKENDS[lm.backend].blocks:
+        length -= length % BLOCK  # reading goes on from there, and a BlockMask begins with a block
     if (rows - 1) * length < WORTH:
         return None
     ids, positions, layout, chunk = read[0]

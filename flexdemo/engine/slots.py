@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..masks import Mask, parse
+from ..masks import EARLIER, Mask, parse
 from ..plan import View
 from ..prompt import SegmentedPrompt
 from ..request import PLAIN
@@ -39,11 +39,13 @@ class Felt(NamedTuple):
     """What some queries of a batch of rows add to their scores, in fp32, and where these are sharpened, if they are.
 
     bias (rows, 1, q, capacity): -inf where the mask hides a key, log(weight) on the keys of a paraphrase for queries
-    that fuse, 0 elsewhere.
+    that fuse, 0 elsewhere. shut (rows, 1, 1, capacity): the answer's slots of rows in which no answer token sees
+    another; None if there is no such row.
     """
 
     bias: Tensor
     ape: ApeRows | None
+    shut: Tensor | None = None
 
 
 def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> Slots:
@@ -70,11 +72,13 @@ def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) 
 def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> tuple[Felt, Felt]:
     """What the suffix and the first answer token of each view's row feel; `prompts` says which prompt a row reads.
 
-    A later answer token also sees the slots before it.
+    A later answer token also sees the slots before it, unless they are `shut`.
     """
-    visible = {}
+    visible, alone = {}, {}
     for strategy in {view.encoding.strategy for view in views}:
-        layout = lay_out([Mask.over(strategy, each.segments) for each in slots.prompts], slots.owners, slots.capacity)
+        masks = [Mask.over(strategy, each.segments) for each in slots.prompts]
+        layout = lay_out(masks, slots.owners, slots.capacity)
+        alone[strategy] = not masks[0].visible[-1, -1, EARLIER]
         visible[strategy] = dense_mask(layout, start=slots.prompt, stop=slots.answer + 1)
     suffix, answer = [], []
     for view, prompt in zip(views, prompts, strict=True):
@@ -86,7 +90,9 @@ def row_biases(slots: Slots, views: Sequence[View], prompts: Sequence[int]) -> t
         answer.append(log_weights.where(rows[-1:], -torch.inf)[None])
     fuse = [_suffix_fuses(view) for view in views], [True] * len(views)
     first, later = (_ape_rows(slots, views, prompts, each) for each in fuse)
-    return Felt(torch.stack(suffix), first), Felt(torch.stack(answer), later)
+    shut = torch.tensor([alone[view.encoding.strategy] for view in views])[:, None, None, None]
+    shut = shut & (torch.arange(slots.capacity) >= slots.answer) if shut.any() else None
+    return Felt(torch.stack(suffix), first), Felt(torch.stack(answer), later, shut)
 
 
 def _suffix_fuses(view: View) -> bool:

@@ -104,6 +104,16 @@ def test_records_that_cannot_be_asked_are_named(lm: LanguageModel) -> None:
     assert len(problems) == 1 and "record 'long': prompt and answer need" in problems[0]
 
 
+def test_a_record_without_a_wording_that_the_mask_names_is_told(lm: LanguageModel) -> None:
+    """Before anything is answered; the others can be, and so can methods that do not read under it."""
+    given = [Record("a", "What?", ("this",), ("Name it.",)), Record("lone", "Who?", ("she",))]
+    named = Settings(mask="segment+P2>P1")
+    asked, problems, _ = prepare_questions(lm, given, named)
+    assert asked[0] is not None and asked[1] is None
+    assert len(problems) == 1 and problems[0].startswith("record 'lone': '+P2>P1'") and "names P2" in problems[0]
+    assert prepare_questions(lm, given, named.but(methods=("origin", "causal")))[1] == []
+
+
 NO_ROOM = {
     "gpu": torch.OutOfMemoryError("no room"),
     "gpu shared with other programs": torch.AcceleratorError("CUDA error: out of memory\nSearch for it in the docs"),

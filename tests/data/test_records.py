@@ -219,6 +219,13 @@ def test_a_csv_without_its_last_quote_is_broken(tmp_path: Path) -> None:
         read_records(str(path), skip_bad=True)
 
 
+def test_a_cell_of_csv_may_be_as_long_as_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f'question,context,answers\none,{"x" * 200_000},"[""a""]"\n')
+    (record,), problems = read_records(str(path))
+    assert (record.question, record.answers, problems) == ("one", ("a",), [])
+
+
 def test_a_row_of_csv_with_too_many_cells_is_left_out_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text('question,answers\none,"[""a""]"\ntwo, you say,"[""a""]"\nthree,"[""a""]"\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import oracle
@@ -10,6 +11,7 @@ import torch
 from test_masks import segments_of, tokens_of
 
 from flexdemo.engine import reading
+from flexdemo.engine.blocks import BLOCK
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.slots import arrange, key_groups, row_biases
 from flexdemo.plan import Encoding, View
@@ -94,3 +96,18 @@ def test_what_all_prompts_begin_with_is_read_once(
         n = cache.get_seq_length()
         for ours, theirs in zip(read.caches[encoding].tensors(), cache.tensors(), strict=True):
             torch.testing.assert_close(ours[row : row + 1, :, :n], theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("times", [1, 8])
+def test_a_backend_of_blocks_reads_on_from_whole_blocks_only(lm: LanguageModel, times: int) -> None:
+    """Of what prompts begin with; less than a block is read with the rest."""
+    eager = dataclasses.replace(lm, backend="flex-eager")
+    prompt = build_prompt(lm.tokenizer, "Name it.", ["What is the capital of Peru?", "Peru?"], prefix=LONG * times)
+    assert (prompt.segments[0].end > BLOCK) == (times > 1)
+    asked = {Encoding(): [prompt], CAUSAL: [prompt, prompt.repeated()]}
+    read, right = reading.prefill(eager, asked), reading.prefill(dataclasses.replace(lm, backend="sdpa"), asked)
+    for encoding in asked:
+        for row, one in enumerate(asked[encoding]):
+            for ours, theirs in zip(read.caches[encoding].tensors(), right.caches[encoding].tensors(), strict=True):
+                n = one.suffix_start
+                torch.testing.assert_close(ours[row, :, :n], theirs[row, :, :n], atol=2e-5, rtol=1e-4)

@@ -46,18 +46,22 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Queries:
-    """What queries add to their scores, on each device: biases (rows, 1, q, capacity), where they are sharpened."""
+    """What queries add to their scores, on each device: biases (rows, 1, q, capacity), where they are sharpened, and
+    which slots a query's successor does not see (rows, 1, 1, capacity)."""
 
     bias: Mapping[torch.device, Tensor]
     ape: Mapping[torch.device, ApeRows] | None
+    shut: Mapping[torch.device, Tensor] | None
 
     def tensors(self) -> list[Tensor]:
         sharpened = [] if self.ape is None else self.ape.values()
-        return [*self.bias.values(), *(part for rows in sharpened for part in rows.tensors())]
+        shut = (self.shut or {}).values()
+        return [*self.bias.values(), *(part for rows in sharpened for part in rows.tensors()), *shut]
 
     def select(self, rows: list[int]) -> Queries:
         ape = None if self.ape is None else {device: each.select(rows) for device, each in self.ape.items()}
-        return Queries({device: each[rows] for device, each in self.bias.items()}, ape)
+        shut = self.shut and {device: each[rows] for device, each in self.shut.items()}
+        return Queries({device: each[rows] for device, each in self.bias.items()}, ape, shut)
 
 
 @dataclass
@@ -177,6 +181,8 @@ class Steps:
 
     def _step(self, rows: Rows) -> Outcome:
         for device, each in rows.answer.bias.items():  # a step unhides its own slot
+            if rows.answer.shut is not None:  # and hides those before it
+                each.masked_fill_(rows.answer.shut[device], -torch.inf)
             each.index_fill_(-1, rows.cache.cursor.on(device), 0.0)
         plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape, rows.mixing)
         scores = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
