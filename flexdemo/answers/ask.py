@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, check_encoding, fused_view, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
 from ..request import Request, parameters_of
-from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_all
+from .methods import SEGMENT, Method, check_names, mixing_layer, one_by_one, plan_all
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 
@@ -96,10 +96,9 @@ def measure_confidence(
     """Yield None after every token, so that the work can be stopped, and in the end how often the sampled answers of
     each wording alone agree with its greedy one; all of them decode as rows of one batch."""
     count, warmth = request.samples, request.sample_temperature
-    alone = METHODS["per_prompt"].streams(prompt, fused_view(prompt, SEGMENT))
     streams = [
-        replace(each, seed=i * count + k, temperature=warmth if k else 0.0)
-        for i, each in enumerate(alone)
+        Stream((view,), seed=i * count + k, temperature=warmth if k else 0.0)
+        for i, view in enumerate(one_by_one(prompt))
         for k in range(count + 1)
     ]
     for progress in generate(lm, [prompt], streams, replace(request.decoding, mass=False, candidates=0), known=known):
