@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..plan import Combine, Encoding, Stream, View, check_encoding
+from ..plan import Combine, Encoding, Stream, View, check_encoding, fused_view
 from ..prompt import SegmentedPrompt, check_wordings, weights_without
 from ..request import Request
 from .metrics import majority
@@ -180,15 +180,12 @@ Plan = dict[Method, tuple[Stream, ...]]
 
 
 def plan_all(
-    prompts: Sequence[SegmentedPrompt],
-    methods: Sequence[Method],
-    fused: Callable[[SegmentedPrompt], View],
-    *,
-    layer: int,
+    prompts: Sequence[SegmentedPrompt], methods: Sequence[Method], request: Request, *, depth: int
 ) -> tuple[list[SegmentedPrompt], list[Plan]]:
     """The prompts of a batch, those that a method packs for itself behind the ones that are asked, and the streams of
-    every method for each of these. `layer` is the request's, where rows begin to share hidden states."""
+    every method for each of these, in a model of so many layers; `request` has the fused answer's settings."""
     batch, plans = list(prompts), []
+    encoding, layer = Encoding(request.mask, request.positions), mixing_layer(request.hidden_layer, depth)
     for place, asked in enumerate(prompts):
         plan: Plan = {}
         places = {asked: place}
@@ -197,7 +194,7 @@ def plan_all(
             at = places.setdefault(prompt, len(batch))
             batch += [prompt] if at == len(batch) else []
             start = layer if method.mix_from == 0 else method.mix_from
-            streams = method.streams(prompt, fused(prompt))
+            streams = method.streams(prompt, fused_view(prompt, encoding, request.ape))
             plan[method] = tuple(replace(stream, prompt=at, mix_from=start) for stream in streams)
         plans.append(plan)
     return batch, plans
