@@ -20,7 +20,7 @@ from ..errors import OutOfTime
 from ..plan import Stream
 from ..prompt import SegmentedPrompt, weights_without
 from ..request import Decoding
-from .metrics import normalise, same_answer
+from .metrics import normalise
 from .result import MethodResult, Result
 
 
@@ -80,7 +80,7 @@ class Attribution:
 
 
 def attribute(
-    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] | None = None
+    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] = lambda: None
 ) -> Attribution:
     """Attribute the fused answer of `result` to segments and paraphrases, in one more decode of the same tokens.
 
@@ -98,8 +98,7 @@ def attribute(
     streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
     for progress in generate(lm, [prompt], streams, Decoding(len(forced), detail=True)):
         whole, *others = progress.answers
-        if check is not None:
-            check()
+        check()
         if time.monotonic() >= until and not all(answer.stopped_by for answer in progress.answers):
             raise OutOfTime("there was no time left to explain the answer")
     effects = tuple(
@@ -127,7 +126,7 @@ def agreement(fused: str, answers: Sequence[str]) -> Agreement:
     counts = Counter(forms)
     shares = [count / len(forms) for count in counts.values()]
     entropy = -math.fsum(share * math.log2(share) for share in shares) + 0.0
-    return Agreement(tuple(same_answer(answer, fused) for answer in answers), len(counts), entropy)
+    return Agreement(tuple(form == normalise(fused) for form in forms), len(counts), entropy)
 
 
 NEEDED = ("flex", "per_prompt")  # methods that an explanation reads
@@ -177,7 +176,7 @@ def candidate_steps(results: Sequence[MethodResult]) -> tuple[Mapping[str, Any],
 
 
 def explain(
-    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] | None = None
+    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] = lambda: None
 ) -> Explanation:
     """Explain a finished result of `ask` that ran the methods NEEDED, in one more decode of the fused answer.
 
