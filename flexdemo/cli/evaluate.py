@@ -108,7 +108,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
             _say(f"skipped {problem}")
         if problems:
             _say(f"skipped {len(problems)} bad records, {len(records)} are left")
-        shots = _shots(args, records)
+        draw = _shots(args)
+        draw(records)  # too few are told before a model is loaded
         if args.output is not None:
             outputs = {args.output: TABLE}
             if any(not record.paraphrases for record in records) and args.paraphrases != 0:
@@ -119,26 +120,35 @@ def run_evaluate(args: argparse.Namespace) -> None:
                 check_run(output, resume=args.resume, overwrite=args.overwrite, form=form)
         split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
         lm = load(args, **split)
-        _evaluate(lm, records, settings.but(shots=shots), args, workers)
+        _evaluate(lm, records, draw, settings, args, workers)
 
 
-def _shots(args: argparse.Namespace, records: Sequence[Record]) -> Shots:
-    """Questions and answers drawn from another file."""
+def _shots(args: argparse.Namespace) -> Callable[[Sequence[Record]], Shots]:
+    """Draws questions and answers from another file, none of them a wording of the records."""
     if args.shots < 0:
         raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
     if args.shots == 0:
         if args.shots_from is not None:
             raise InputError("--shots-from needs --shots K: how many examples to draw from it")
-        return ()
+        return lambda records: ()
     if args.shots_from is None:
         raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")
-    asked = [text for record in records for text in (record.question, *record.paraphrases)]
     pool, _ = read_records(args.shots_from, skip_bad=args.skip_bad)
-    return draw_shots(pool, args.shots, seed=args.seed, exclude=asked)
+
+    def draw(records: Sequence[Record]) -> Shots:
+        asked = [text for record in records for text in (record.question, *record.paraphrases)]
+        return draw_shots(pool, args.shots, seed=args.seed, exclude=asked)
+
+    return draw
 
 
 def _evaluate(
-    lm: LanguageModel, records: list[Record], settings: Settings, args: argparse.Namespace, workers: Workers
+    lm: LanguageModel,
+    records: list[Record],
+    draw: Callable[[Sequence[Record]], Shots],
+    settings: Settings,
+    args: argparse.Namespace,
+    workers: Workers,
 ) -> None:
     from ..data.evaluate import answer, paraphrases_path, prepare_questions, settings_dict, shorten, template_of
     from ..data.table import read_table, table_frame
@@ -153,6 +163,7 @@ def _evaluate(
     if n and any(not record.paraphrases for record in records):
         kept = None if args.output is None else paraphrases_path(args.output)
         records, dropped = _rewrite(lm, records, n, args, run, kept)
+    settings = settings.but(shots=draw(records))  # nor one of the paraphrases just written
 
     fewest = min(1 + len(record.paraphrases) for record in records)
     methods = [method.name for method in resolve_methods(settings.methods, fewest)]

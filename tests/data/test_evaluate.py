@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -362,6 +363,29 @@ def test_reasoning_has_room_that_the_table_tells(thinker: LanguageModel) -> None
         assert settings_dict(settings, thinker)["max_new_tokens"] == room and not problems
         ((row,),) = answer(thinker, asked, settings)
         assert row.tokens == room and row.prediction == ""
+
+
+def test_shots_are_never_a_paraphrase_that_the_run_itself_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a run over the file that it keeps them in has the same shots."""
+
+    def written(lm: Any, records: list[Record], *args: Any, **options: Any) -> list[Record]:
+        return [replace(record, paraphrases=("Who wrote  hamlet",)) for record in records]
+
+    monkeypatch.setattr("flexdemo.data.evaluate.rewrite", written)
+    data = write_data(tmp_path / "data.jsonl", [Record("peru", "Capital of Peru?", ("Lima",))])
+    pool = [RECORDS[1], *(Record(str(i), f"Who is {i}?", ("Bob",)) for i in range(4))]
+    shots, output = write_data(tmp_path / "shots.jsonl", pool), tmp_path / "out.jsonl"
+    told = []
+    for seed in range(4):
+        for asked in (data, Path(f"{output}.paraphrases.jsonl")):
+            options = ["--shots", "3", "--shots-from", str(shots), "--seed", str(seed), "--max-new-tokens", "1"]
+            kept = ["--output", str(output if asked is data else tmp_path / "again.jsonl"), "--overwrite", "--json"]
+            assert cli.main(["evaluate", str(asked), *options, *kept]) == 0
+            told.append(json.loads(capsys.readouterr().out)["settings"]["shots"])
+    assert told[::2] == told[1::2] and all(len(each) == 3 for each in told)
+    assert RECORDS[1].question not in [question for each in told for question, _ in each]
 
 
 def test_shots_are_turns_of_a_chat(prepared: Any) -> None:

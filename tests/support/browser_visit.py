@@ -64,7 +64,8 @@ WATCH = """(() => {
         asked.posting += posts;
         if (path.includes('/queue/join')) {
             asked.runs += 1;
-            asked.loaded ||= JSON.parse(options.body).trigger_id === 0;  // the page itself asks what its link holds
+            const {fn_index} = JSON.parse(options.body), {targets} = window.gradio_config.dependencies[fn_index];
+            asked.loaded ||= targets.some(([, event]) => event === 'load');  // the page asks what its link holds
         }
         try {
             const answer = await real(input, options);
