@@ -144,6 +144,20 @@ def test_any_handler_that_runs_out_of_memory_says_what_would_fit() -> None:
     assert "flexdemo_out_of_memory_total 1.0" in ledger.metrics({})
 
 
+def test_what_the_lender_of_gpus_says_reaches_the_visitor() -> None:
+    lines: list[str] = []
+    with gr.Blocks() as demo:
+        pass
+
+    def refused() -> None:
+        raise gr.Error("You have exceeded your GPU quota", print_exception=True)
+
+    with pytest.raises(gr.Error, match="exceeded your GPU quota") as caught:
+        Guard(Ledger(log=lines.append), Gate()).wrap(refused, "run", demo=demo)()
+    assert not caught.value.print_exception
+    assert json.loads(lines[0])["outcome"] == "refused" and "quota" not in lines[0]
+
+
 def test_other_errors_are_no_memory_errors() -> None:
     with pytest.raises(RuntimeError, match="shape"), within_memory():
         raise RuntimeError("shape mismatch")
