@@ -14,11 +14,7 @@
   // What a mask says
 
   const starts = (meta) => meta.segments.map((segment) => segment[1]);
-  function segmentOf(meta, token) {
-    let found = 0;
-    meta.segments.forEach(([, start], i) => { if (start <= token) found = i; });
-    return found;
-  }
+  const segmentOf = (meta, token) => meta.segments.findLastIndex(([, start]) => start <= token);
   const total = (meta) => meta.length + (meta.answer?.length ?? 0);
   const endOf = (meta, i) => meta.segments[i + 1]?.[1] ?? total(meta);
   const isVisible = (meta, code) => code !== NONE && meta.reasons[code].startsWith('visible');
@@ -267,17 +263,21 @@
     await Promise.all(work());
     moving -= 1;
   }
+  function redraw(partOf) {
+    together(() => graphs().map(({ gd }) => {
+      const meta = metaOf(gd);
+      meta.part = partOf(meta);
+      return draw(gd, meta);
+    })).then(show);
+  }
+  const whole = () => redraw(() => undefined);
   function exactly(rows, columns) {
     const around = ([first, end], meta) => {
       const size = Math.min(meta.exact, Math.max(64, end - first)), middle = Math.floor((first + end) / 2);
       const from = Math.max(0, Math.min(meta.length - size, middle - Math.floor(size / 2)));
       return [from, Math.min(meta.length, from + size)];
     };
-    together(() => graphs().map(({ gd }) => {
-      const meta = metaOf(gd);
-      meta.part = { rows: around(rows, meta), columns: around(columns, meta) };
-      return draw(gd, meta);
-    })).then(show);
+    redraw((meta) => ({ rows: around(rows, meta), columns: around(columns, meta) }));
   }
   // A double click shows all of both masks again: two clicks at one place, whether or not the figure is drawn anew
   // between them, with the band of what the first one picked.
@@ -287,12 +287,6 @@
     const near = before && Math.hypot(clientX - before.clientX, clientY - before.clientY) < 6;
     if (near && timeStamp - before.timeStamp < 500) return whole();
     choose(pickCell(metaOf(gd), event.points[0].x, event.points[0].y));
-  }
-  function whole() {
-    together(() => graphs().map(({ gd }) => {
-      delete metaOf(gd).part;
-      return draw(gd, metaOf(gd));
-    })).then(show);
   }
   function cells(meta) { // of what the figure draws, by the rules
     const n = meta.segments.length, visible = meta.rules.map((why) => isVisible(meta, why));

@@ -6,7 +6,7 @@ A summary has `lines`, `notes`, `score`, `cells()` as `data.summary.Summary` has
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -25,7 +25,7 @@ STYLE = """
 body { margin: 2rem auto; max-width: 84rem; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif;
   color: var(--ink); background: var(--paper); }
 p { max-width: 46rem; }
-.wide { overflow-x: auto; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td { min-width: 6rem; overflow-wrap: anywhere; }
@@ -110,7 +110,7 @@ def report_html(summary: Any, *, title: str, facts: Mapping[str, Any], sweeps: S
 def _cells_html(told: Any) -> str:
     """The table of a summary or a sweep."""
     header, rows = told.cells()
-    return table_html([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows])
+    return table_html(header, [[escape(cell) for cell in row] for row in rows], numbers=range(1, len(header)))
 
 
 def text_html(text: str) -> str:
@@ -140,14 +140,30 @@ def charts_html(charts: Iterable[tuple[str, str, go.Figure]]) -> list[str]:
 
 def facts_html(facts: Mapping[str, Any]) -> str:
     rows = (f'<tr><th scope="row">{escape(k)}</th><td>{text_html(str(v))}</td></tr>' for k, v in facts.items())
-    return f'<div class="wide"><table class="facts">{"".join(rows)}</table></div>'
+    return f'<div class="scroll"><table class="facts">{"".join(rows)}</table></div>'
 
 
-def table_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None) -> str:
-    """A table of cells that are HTML already; columns `numbers` are set to the right, all but the first by default."""
-    right = range(1, len(header)) if numbers is None else numbers
-    kinds = [' class="number"' if i in right else "" for i in range(len(header))]
-    head = "".join(f'<th scope="col"{kind}>{cell}</th>' for cell, kind in zip(header, kinds, strict=True))
-    lines = ("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in rows)
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+def table_html(
+    titles: Sequence[str],
+    *bodies: str | Sequence[Sequence[str]],
+    kind: str = "",
+    head: int | None = None,
+    numbers: Container[int] = (),
+) -> str:
+    """A table in a box that scrolls. A body is a <tbody>, or rows of cells that are HTML, or a <td> already; `head` is
+    the column that names a row, if one does, `numbers` are those set to the right."""
+    kinds = [' class="number"' if column in numbers else "" for column in range(len(titles))]
+
+    def cell(column: int, inside: str) -> str:
+        if inside.startswith("<td"):
+            return inside
+        return f'<th scope="row">{inside}</th>' if column == head else f"<td{kinds[column]}>{inside}</td>"
+
+    def body(rows: Sequence[Sequence[str]]) -> str:
+        lines = (f"<tr>{''.join(cell(column, each) for column, each in enumerate(row))}</tr>" for row in rows)
+        return f"<tbody>{''.join(lines)}</tbody>"
+
+    top = "".join(f'<th scope="col"{each}>{escape(title)}</th>' for each, title in zip(kinds, titles, strict=True))
+    inside = "".join(each if isinstance(each, str) else body(each) for each in bodies)
+    table = f'<table class="facts {kind}"><thead><tr>{top}</tr></thead>{inside}</table>'
+    return f'<div class="scroll" tabindex="0">{table}</div>'

@@ -16,10 +16,10 @@ from ..data.summary import Disagreement, Summary, disagreements, summarise
 from ..data.table import FORMATS, read_table
 from ..errors import InputError
 from ..figures.cells import seen_text
-from ..figures.results import accuracy_figure
+from ..figures.results import accuracy_figure, table_html
 from ..request import Limits
 from .rows import names, row_changes
-from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, shown, table_html
+from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, shown
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
@@ -62,7 +62,7 @@ def summary_html(opened: Opened) -> str:
     count = opened.summary.questions
     said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
     lines = [[escape(cell) for cell in row] for row in rows]
-    return said + table_html(header, lines, numbers=range(1, len(header)))
+    return said + table_html(header, lines, head=0, numbers=range(1, len(header)))
 
 
 def disagreements_html(opened: Opened) -> str:

@@ -6,19 +6,17 @@ token.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from ..answers.ask import Pace, stream
-from ..answers.explain import CANDIDATES, Explanation, explain
+from ..answers.explain import CANDIDATES, Explanation
 from ..answers.methods import METHODS
 from ..answers.recording import Recorded
 from ..answers.result import MethodResult, Result
 from ..engine.loading import Models
-from ..engine.model import LanguageModel
 from ..engine.reading import Reading
 from ..errors import InputError
 from ..masks import parse
@@ -139,11 +137,6 @@ def progress(result: Result) -> str:
 def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | None) -> bool:
     """Whether `reading` holds this prompt and its weights are the visitor's: then only the decode is to be done."""
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
-
-
-def explained(lm: LanguageModel, last: LastRun, until: float = math.inf) -> LastRun:
-    """A run of the methods NEEDED with its explanation, which runs the model once more."""
-    return replace(last, explanation=explain(lm, last.result, until=until, check=checkpoint()))
 
 
 def seconds_of(state: PageState, *_: Any) -> float:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from html import escape
+from itertools import product
 from typing import Any
 
 import gradio as gr
@@ -115,13 +116,9 @@ def title(state: PageState, side: str) -> str:
 
 def choices() -> list[tuple[str, str]]:
     """What a side may answer with: the fused answer as it is set, and every scheme there is."""
-    every = [
-        (scheme_label(Scheme(strategy, positions, weights == WEIGHTED[0])), f"{strategy}.{positions}.{weights}")
-        for strategy in STRATEGIES
-        for positions in POSITIONS
-        for weights in WEIGHTED
-    ]
-    return [("as set: mask, positions, weights", FUSED), *every]
+    every = [".".join(parts) for parts in product(STRATEGIES, POSITIONS, WEIGHTED)]
+    labels = [scheme_label(Scheme(*side_parts(side))) for side in every]
+    return [("as set: mask, positions, weights", FUSED), *zip(labels, every, strict=True)]
 
 
 def answered(result: Result, state: PageState, side: str) -> MethodResult | None:

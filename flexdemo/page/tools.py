@@ -13,7 +13,6 @@ import gradio as gr
 import numpy as np
 
 from ..answers.proof import Proof, prove
-from ..engine.model import LanguageModel
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
@@ -114,10 +113,6 @@ def wire_save(page: Page, name: str, make: Make, *, reads: Sequence[str]) -> Non
     made.then(None, file, None, js=SAVE, **PRIVATE)
 
 
-def check_proof(lm: LanguageModel, last: LastRun) -> Proof:
-    return prove(lm, last.result)
-
-
 def proof_html(proof: Proof) -> str:
     """Whether the answers hold, by sign and word, then the whole line."""
     sign, word, kind = ("✓", "Proved", "good") if proof.ok else ("✕", "Not proved", "bad")
@@ -160,7 +155,7 @@ def wire_tools(page: Page) -> None:
     def check(values: Values, visit: Visit) -> Changes:
         if values["last"] is None:
             raise InputError("there is nothing to check yet: press Run")
-        proof = page.ask(check_proof, values["last"], tokens=32)
+        proof = page.ask(prove, values["last"].result, tokens=32)
         mark = gr.update(value="proved ✓" if proof.ok else "not proved ✕", variant="secondary" if proof.ok else "stop")
         return {"check": mark, "proof": proof_html(proof)}
 

@@ -4,7 +4,7 @@ the models, the limits, the way to a GPU. Knows no layout."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..answers.result import Result
 from ..engine.loading import Models
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, Readings
@@ -61,14 +62,14 @@ class Page(dict[str, Any]):
         self.answering: list[Any] = []  # events after which the page is to answer again
         self._wired: list[tuple[set[str], Any]] = []
 
-        def steps(work: Callable[..., Any], of: Any, *given: Any, tokens: int, rows: int = 1) -> Iterator[Any]:
+        def steps(work: Callable[..., Any], of: str | Result, *given: Any, tokens: int, rows: int = 1) -> Iterator[Any]:
             with within_noted_memory(give_up=models.let_go):
                 lm = models.of(of) if isinstance(of, str) else maker(models, of)
                 made = work(lm, of, *given)
                 yield from made if inspect.isgenerator(made) else (made,)
 
-        # What `work`, a function of a module, makes of the model that is called `of` or that made the run `of`: step by
-        # step, and maybe in another process, so it is given little. `tokens` and `rows` tell how much it decodes.
+        # What `work`, a function of a module, makes of the model that is called `of` or that made the result `of`: step
+        # by step, and maybe in another process, so it is given little. `tokens` and `rows` tell how much it decodes.
         self.steps = gpu.wrap(steps, lambda *_, tokens, rows=1: answer_seconds(tokens, rows))
 
     def ask(self, *given: Any, **size: int) -> Any:
@@ -171,12 +172,12 @@ class Page(dict[str, Any]):
         return made
 
 
-def maker(models: Models, last: Any) -> LanguageModel:
-    """The model that made a run; InputError for a run of another one, which a recording may show."""
-    lm = models.that_made(last.result.model)
-    if (last.result.model, last.result.dtype) != (lm.name, lm.dtype):
+def maker(models: Models, result: Result) -> LanguageModel:
+    """The model that made a result; InputError for one of another, which a recording may show."""
+    lm = models.that_made(result.model)
+    if (result.model, result.dtype) != (lm.name, lm.dtype):
         raise InputError(
-            f"what is shown was recorded with {last.result.model} in {last.result.dtype}, and the loaded model is "
+            f"what is shown was recorded with {result.model} in {result.dtype}, and the loaded model is "
             f"{lm.name} in {lm.dtype}: press Run, then look again"
         )
     return lm
@@ -194,32 +195,6 @@ def alert_html(message: str) -> str:
 def chip(name: str) -> str:
     """A segment's name behind a square of its colour; the colours of `is-...` are the page's style."""
     return f'<span class="chip is-{escape(name)}">{escape(name)}</span>'
-
-
-def table_html(
-    titles: Sequence[str],
-    *bodies: str | Sequence[Sequence[str]],
-    kind: str = "",
-    head: int = 0,
-    numbers: Container[int] = (),
-) -> str:
-    """A table in a box that scrolls. A body is a <tbody>, or rows of cells that are HTML, or a <td> already; `head` is
-    the column that names a row, `numbers` are those set to the right."""
-    kinds = [' class="number"' if column in numbers else "" for column in range(len(titles))]
-
-    def cell(column: int, inside: str) -> str:
-        if inside.startswith("<td"):
-            return inside
-        return f'<th scope="row">{inside}</th>' if column == head else f"<td{kinds[column]}>{inside}</td>"
-
-    def body(rows: Sequence[Sequence[str]]) -> str:
-        lines = (f"<tr>{''.join(cell(column, each) for column, each in enumerate(row))}</tr>" for row in rows)
-        return f"<tbody>{''.join(lines)}</tbody>"
-
-    top = "".join(f'<th scope="col"{each}>{escape(title)}</th>' for each, title in zip(kinds, titles, strict=True))
-    inside = "".join(each if isinstance(each, str) else body(each) for each in bodies)
-    table = f'<table class="facts {kind}"><thead><tr>{top}</tr></thead>{inside}</table>'
-    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def chooser(name: str) -> str:

@@ -132,7 +132,7 @@ def growth_html(result: Mapping[str, Any]) -> str:
     for name, label in GROWS.items():
         header = [label, *(title for _, title, _ in shown)]
         rows = [[f"{cost[name]:,}", *(_shown(cost[key], factor) for key, _, factor in shown)] for cost in costs[name]]
-        parts += [f"<h2>By {label}</h2>", table_html(header, rows)]
+        parts += [f"<h2>By {label}</h2>", table_html(header, rows, numbers=range(1, len(header)))]
     if result["attention"]:
         header = ["segments x tokens", "flex, ms", "dense mask, ms", "causal flash, ms"]
         rows = [
@@ -142,7 +142,7 @@ def growth_html(result: Mapping[str, Any]) -> str:
             ]
             for each in result["attention"]
         ]
-        parts += ["<h2>Attention of one layer</h2>", table_html(header, rows)]
+        parts += ["<h2>Attention of one layer</h2>", table_html(header, rows, numbers=range(1, len(header)))]
     facts = {key: result[key] for key in ("shape", "backend", "device", "dtype", "torch", "compiled")}
     if result["mask_milliseconds"]:
         facts["BlockMask of 32,768 tokens"] = f"{result['mask_milliseconds']:.2f} ms"

@@ -21,14 +21,13 @@ from visitor import Built
 
 import app
 import flexdemo
+from flexdemo.answers.proof import prove
 from flexdemo.engine.loading import Models, offered, parse_models, weights_gigabytes, without_paths
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Readings, prefill
 from flexdemo.errors import InputError
 from flexdemo.figures.report import snippet
 from flexdemo.page.link import from_query, to_query
-from flexdemo.page.run import LastRun
-from flexdemo.page.tools import check_proof
 from flexdemo.plan import Encoding
 from flexdemo.prompt import build_prompt
 
@@ -225,7 +224,7 @@ def test_a_program_and_a_proof_are_of_the_model_that_answered(both: Models) -> N
     for _, lm in (*both.named, *both.named):
         result = flexdemo.ask(lm, QUESTION, OTHERS, max_new_tokens=4)
         assert f"load_model({lm.name!r}" in snippet(result)
-        assert check_proof(lm, LastRun(FULL, result)).ok
+        assert prove(lm, result).ok
 
 
 # Links

@@ -276,7 +276,7 @@ def test_the_report_is_one_offline_page_of_escaped_texts(
     assert set(page.tags) == MARKUP | {"script"}
     assert page.tags.count("script") == len(figures) + 2, "plotly's setting, plotly.js, and one for each figure"
     assert {name for _, name in page.attributes} <= {"lang", "charset", "name", "content", "class", "id", "style",
-                                                     "scope", "type"}  # fmt: skip
+                                                     "scope", "type", "tabindex"}  # fmt: skip
     assert not [name for _, name in page.attributes if name in ("src", "href", "srcset") or name.startswith("on")]
     assert not re.search(r"@import|url\(", "".join(page.texts["style"]))
     assert html.count("plotly.js v") == 1 and html.count('"modeBarButtonsToRemove": ["sendChartToCloud"]') == len(

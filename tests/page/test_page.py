@@ -408,4 +408,4 @@ def test_a_recording_of_this_model_says_that_run_computes_it(
     last = recorded(recordings, EXAMPLES[2])
     said = plain(status_of(last, bundled)["status"])
     assert said == f"Recorded {last.recorded.date}: press Run to compute it now"
-    assert attention_plot(bundled, last, 1, 1).data
+    assert attention_plot(bundled, last.result, 1, 1).data

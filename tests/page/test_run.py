@@ -22,7 +22,7 @@ from flexdemo.engine.reading import Reading
 from flexdemo.page import run
 from flexdemo.page.run import answers, belongs_html, only_decodes, progress
 from flexdemo.page.state import PageState
-from flexdemo.page.tabs import TABS
+from flexdemo.page.tabs import TABS, gave
 from flexdemo.request import Limits
 from flexdemo.serve.log import Entry
 
@@ -264,8 +264,8 @@ def visitor(lm: LanguageModel) -> Visitor:
 
 def test_a_tab_does_its_work_when_it_is_opened(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     explained: list[int] = []
-    real = run.explain
-    monkeypatch.setattr(run, "explain", lambda *given, **more: explained.append(1) or real(*given, **more))
+    real = gave.explain
+    monkeypatch.setattr(gave, "explain", lambda *given, **more: explained.append(1) or real(*given, **more))
     (nothing,) = visitor.do("conclude")
     assert not nothing["check"]["interactive"] and "last" not in nothing, "nothing has run"
     tabs = [tab.NAME for tab in TABS]

@@ -18,6 +18,7 @@ from test_sides import seen
 from visitor import Built, Visitor
 
 import flexdemo
+from flexdemo.answers.explain import explain
 from flexdemo.answers.heads import attention_map, reading_heads
 from flexdemo.answers.merge import merging
 from flexdemo.answers.proof import prove
@@ -25,7 +26,7 @@ from flexdemo.answers.result import Candidate
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.masks import Mask
-from flexdemo.page.run import LastRun, belongs_html, explained, lacking_html
+from flexdemo.page.run import LastRun, belongs_html, lacking_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import candidates, gave, head, methods, upclose
 from flexdemo.page.tabs.candidates import candidates_html
@@ -180,7 +181,8 @@ def filled(page: Built, tab: Any, run: LastRun) -> dict[str, Any]:
 
 
 def test_a_run_is_explained_with_the_page_s_names(page: Built, lm: LanguageModel) -> None:
-    run = explained(lm, ran(lm, "", f"Name it. {NASTY}"))
+    run = ran(lm, "", f"Name it. {NASTY}")
+    run = replace(run, explanation=explain(lm, run.result))
     assert gave.segment_names(run) == ("prefix", "P1", "P3", "suffix + answer")
     assert run.explanation is not None and {e.hidden for e in run.explanation.attribution.effects} == {"P1", "P3"}
     assert np.allclose(chosen_mass(run, per_token=True), run.explanation.attribution.mass_per_token, atol=1e-6)
@@ -233,7 +235,7 @@ def test_a_run_that_cannot_be_explained_says_what_to_choose(page: Built, lm: Lan
 def test_a_head_that_is_not_there_is_refused(lm: LanguageModel, layer: Any, number: Any, said: str) -> None:
     run = ran(lm, "Name it.", methods=("flex",))
     with pytest.raises(InputError, match=said):
-        head.attention_plot(lm, run, layer, number)
+        head.attention_plot(lm, run.result, layer, number)
 
 
 def test_a_head_is_of_a_run_that_this_model_made(page: Built, lm: LanguageModel) -> None:
@@ -248,13 +250,13 @@ def test_a_head_is_of_a_run_that_this_model_made(page: Built, lm: LanguageModel)
 
 def test_a_head_s_rows_sum_to_one_and_long_prompts_have_none(page: Built, lm: LanguageModel, prepared: Any) -> None:
     rows = np.array(
-        head.attention_plot(lm, ran(lm, "Name it.", methods=("flex",)), 1, 2).data[0].customdata, dtype=object
+        head.attention_plot(lm, ran(lm, "Name it.", methods=("flex",)).result, 1, 2).data[0].customdata, dtype=object
     )
     assert rows.size and filled(page, head, ran(lm))["head_plot"]["visible"] is False
     big = prepared("llama", "sdpa", max_position_embeddings=4096)
     long = ran(big, *["many words and more " * 60] * 2, methods=("flex",), max_new_tokens=1)
     with pytest.raises(InputError, match="at most 512 tokens"):
-        head.attention_plot(big, long, 1, 1)
+        head.attention_plot(big, long.result, 1, 1)
 
 
 def test_text_is_escaped_everywhere(page: Built) -> None:
@@ -401,7 +403,8 @@ def test_every_tab_and_the_proof_read_a_mask_over_a_blank_row(bundled: LanguageM
         max_new_tokens=4,
     )
     made = flexdemo.ask(bundled, state.asked(candidates=5))
-    run = explained(bundled, LastRun(state, state.told(made)))
+    named = state.told(made)
+    run = LastRun(state, named, explain(bundled, named))
     assert run.result.mask["strategy"] == state.mask and made.mask["strategy"] == "segment+P3>P2-suffix>P1"
     assert (run.result["flex"].answer, run.result["flex"].logprobs) == (made["flex"].answer, made["flex"].logprobs)
     assert [effect.hidden for effect in run.explanation.attribution.effects] == ["P1", "P3", "P4"]

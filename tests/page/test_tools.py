@@ -19,13 +19,15 @@ import pytest
 from visitor import Built, Visitor
 
 import flexdemo
+from flexdemo.answers.explain import explain
+from flexdemo.answers.proof import prove
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import tools
 from flexdemo.page.link import from_query
-from flexdemo.page.run import LastRun, explained
+from flexdemo.page.run import LastRun
 from flexdemo.page.state import PageState
-from flexdemo.page.tools import FILES, check_proof, proof_html
+from flexdemo.page.tools import FILES, proof_html
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 
@@ -35,7 +37,8 @@ def last(lm: LanguageModel) -> LastRun:
     methods = ("flex", "origin", "per_prompt", "causal")
     state = PageState(question=NASTY, paraphrases=("Name it.", "", "Which?"), methods=methods, max_new_tokens=4)
     result = flexdemo.ask(lm, state.asked(candidates=5))
-    return explained(lm, LastRun(state, state.told(result)))
+    named = state.told(result)
+    return LastRun(state, named, explain(lm, named))
 
 
 def made(kind: str, last: LastRun) -> bytes:
@@ -82,16 +85,16 @@ def test_the_report_has_the_question_as_its_title_and_says_what_was_recorded(las
 
 
 def test_a_proof_says_by_word_and_sign_whether_it_holds(lm: LanguageModel, last: LastRun) -> None:
-    good = proof_html(check_proof(lm, last))
+    good = proof_html(prove(lm, last.result))
     assert "✓ Proved" in good and "Not proved" not in good and "tolerance 0.001" in good
     fused = last.methods["flex"]
     wrong = tuple(logprob + 0.5 for logprob in fused.logprobs)
     view = replace(fused.views[0], logprobs=wrong)
     changed = (replace(fused, logprobs=wrong, views=(view,)), *last.result.results[1:])
-    bad = proof_html(check_proof(lm, replace(last, result=replace(last.result, results=changed))))
+    bad = proof_html(prove(lm, replace(last.result, results=changed)))
     assert "✕ Not proved" in bad and "✓" not in bad and "flex: a log-probability differs by 0.5" in bad
     with pytest.raises(InputError, match="the answer is of other"):
-        check_proof(lm, replace(last, result=replace(last.result, model="other")))
+        prove(lm, replace(last.result, model="other"))
 
 
 # On the page

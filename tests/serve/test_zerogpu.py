@@ -20,6 +20,7 @@ from test_faults import STATE, page_run, stop
 
 import app
 import flexdemo
+from flexdemo.answers.proof import prove
 from flexdemo.engine.loading import load_model, offered
 from flexdemo.engine.model import LanguageModel, moved
 from flexdemo.engine.reading import Reading
@@ -28,7 +29,6 @@ from flexdemo.page import run as ui_work
 from flexdemo.page.events import Events
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs.head import attention_plot
-from flexdemo.page.tools import check_proof
 from flexdemo.page.widgets import Page
 from flexdemo.request import Limits
 from flexdemo.serve import zerogpu
@@ -246,13 +246,13 @@ def test_stop_on_the_page_reaches_the_worker(page: Served, lm: LanguageModel) ->
 def test_attention_and_proof_are_made_in_workers(lm: LanguageModel, gpu: Gpu) -> None:
     last = here(lm, STATE.but(methods=METHODS))[-1]["last"]
     page = Page(offered(lm), DEFAULT, gpu)
-    plot = page.ask(attention_plot, last, 1, 1, tokens=1)
-    crossed, made = (each.to_dict() for each in (plot, attention_plot(lm, last, 1, 1)))
+    plot = page.ask(attention_plot, last.result, 1, 1, tokens=1)
+    crossed, made = (each.to_dict() for each in (plot, attention_plot(lm, last.result, 1, 1)))
     assert crossed["data"] == made["data"]
     assert {k: v for k, v in crossed["layout"].items() if v} == {k: v for k, v in made["layout"].items() if v}
-    assert page.ask(check_proof, last, tokens=32).ok
+    assert page.ask(prove, last.result, tokens=32).ok
     with pytest.raises(InputError, match="no layer 99"):
-        page.ask(attention_plot, last, 99, 1, tokens=1)
+        page.ask(attention_plot, last.result, 99, 1, tokens=1)
 
 
 # Devices

@@ -10,8 +10,9 @@ import gradio as gr
 from ...answers.explain import CANDIDATES, candidate_steps
 from ...answers.result import MethodResult
 from ...figures.cells import visible_text
+from ...figures.results import table_html
 from ..run import LastRun, method_label
-from ..widgets import Changes, Page, Values, Visit, table_html
+from ..widgets import Changes, Page, Values, Visit
 
 TITLE, NAME = "Candidates", "candidates"
 CHANGES, NEEDS, TERMS, WAITING = ("candidates_step", "candidates"), (), (), ""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from ...answers.explain import NEEDED, seen_counts
+from ...answers.explain import NEEDED, Explanation, explain, seen_counts
 from ...answers.heads import heads_of
+from ...answers.result import Result
+from ...engine.model import LanguageModel
 from ...figures.answer import gave_figure
-from ..run import LastRun, explained
+from ...serve.log import checkpoint
+from ..run import LastRun
 from ..widgets import Changes, Page, Values, Visit, chip, plot, shown
 
 TITLE, NAME = "What each wording gave", "gave"
@@ -47,7 +51,8 @@ def _numbered(count: int) -> list[tuple[str, int]]:
 def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
     changes: Changes = {}  # a run that is explained already is not told again: a link may have taken its place
     if last.explanation is None:
-        last = changes["last"] = page.ask(explained, last, page.limits.until(), tokens=32)
+        told = page.ask(explained, last.result, page.limits.until(), tokens=32)
+        last = changes["last"] = replace(last, explanation=told)
     counts = heads_of(page.models.that_made(last.result.model))
     single = last.explanation.attribution.mass.shape[1:3] == counts
     layers, heads = (gr.update(choices=_numbered(count), value=MEAN, visible=True) for count in counts)
@@ -58,6 +63,11 @@ def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
         "mass_layer": layers,
         "mass_head": heads,
     }
+
+
+def explained(lm: LanguageModel, result: Result, until: float) -> Explanation:
+    """A result of the methods NEEDED explained, which runs the model once more."""
+    return explain(lm, result, until=until, check=checkpoint())
 
 
 def wire(page: Page) -> None:

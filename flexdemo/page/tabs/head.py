@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...answers.heads import attention_map, check_head, heads_of
+from ...answers.result import Result
 from ...engine.model import LanguageModel
 from ...errors import InputError
 from ...figures.answer import attention_figure
@@ -45,7 +46,7 @@ def wire(page: Page) -> None:
         last, layer, head = (values[name] for name in ("last", "head_layer", "head_head"))
         if last is None:
             raise InputError("nothing has run yet: press Run, then look again")
-        figure = page.ask(attention_plot, last, layer, head, tokens=1)
+        figure = page.ask(attention_plot, last.result, layer, head, tokens=1)
         return {"head_plot": shown(figure), "last": replace(last, head=(layer, head))}
 
     def pointed(values: Values, visit: Visit) -> Changes:
@@ -62,12 +63,12 @@ def wire(page: Page) -> None:
     page.on(page["heads_list"].select, pointed, reads=["last"], **wired).then(None, js=OPEN, **PRIVATE)
 
 
-def attention_plot(lm: LanguageModel, last: LastRun, layer: float | None, head: float | None) -> Any:
-    """Attention of a layer and head, counted from 1, over the last run's prompt; InputError where there is none."""
+def attention_plot(lm: LanguageModel, result: Result, layer: float | None, head: float | None) -> Any:
+    """Attention of a layer and head, counted from 1, over the result's prompt; InputError where there is none."""
     for what, number in (("layer", layer), ("head", head)):
         if number is None or number != int(number):
             raise InputError(f"the number of the {what} is missing: give a whole number, 1 or more")
     chosen = int(layer), int(head)
     check_head(lm, *chosen, first=1)
-    rows = attention_map(lm, last.result, *(number - 1 for number in chosen))
-    return attention_figure(rows, last.result.prompt.tokens, last.result.prompt.segments)
+    rows = attention_map(lm, result, *(number - 1 for number in chosen))
+    return attention_figure(rows, result.prompt.tokens, result.prompt.segments)

@@ -8,12 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ...answers.heads import Reads, reading_heads
+from ...answers.result import Result
 from ...engine.model import LanguageModel
 from ...engine.reading import Prefill
 from ...figures.layers import heads_figure
+from ...figures.results import table_html
 from ...serve.log import checkpoint
 from ..run import LastRun
-from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown
 
 TITLE, NAME = "Heads that read wordings", "heads"
 CHANGES, NEEDS = ("heads_wording", "heads_plot", "heads_list"), ("flex",)
@@ -58,15 +60,15 @@ def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
 
 
 def read(page: Page, last: LastRun, wording: int, visit: Visit) -> Iterator[Changes]:
-    for found in page.steps(look, last, wording, page.known(last, visit), tokens=32):
+    for found in page.steps(look, last.result, wording, page.known(last, visit), tokens=32):
         listed = list_html(found) if found.strongest else f"<p>{HIDING}</p>"
         yield {"heads_plot": shown(picture(found)), "heads_list": listed}
     if not found.strongest:
         yield {"heads_plot": shown(picture(found)), "heads_list": f"<p>{NOTHING}</p>"}
 
 
-def look(lm: LanguageModel, last: LastRun, wording: int, known: Prefill | None) -> Iterator[Reads]:
-    yield from reading_heads(lm, last.result, wording, known=known, check=checkpoint())
+def look(lm: LanguageModel, result: Result, wording: int, known: Prefill | None) -> Iterator[Reads]:
+    yield from reading_heads(lm, result, wording, known=known, check=checkpoint())
 
 
 def wire(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -10,12 +11,11 @@ import gradio as gr
 
 from ...answers.merge import Merge, merging
 from ...answers.methods import mixing_layer
-from ...engine.model import LanguageModel
-from ...engine.reading import Prefill
 from ...figures.cells import visible_text
 from ...figures.layers import merge_figure
+from ...figures.results import table_html
 from ..run import LastRun
-from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown, table_html
+from ..widgets import RUNNING, Changes, Page, Values, Visit, chip, plot, shown
 
 TITLE, NAME = "Where wordings merge", "merge"
 CHANGES, NEEDS = ("merge_words", "merge_token", "merge_plot", "merge_table"), ("flex",)
@@ -46,13 +46,9 @@ def fill(page: Page, last: LastRun, visit: Visit) -> Iterator[Changes]:
 
 def read(page: Page, last: LastRun, step: int, visit: Visit) -> Changes:
     """One token of the answer in words, as a picture, and as a table."""
-    found = page.ask(look, last, step, page.known(last, visit), tokens=2)
+    found = page.ask(partial(merging, known=page.known(last, visit)), last.result, step, tokens=2)
     words, table = words_html(last, found, step), says_html(found)
     return {"merge_words": words, "merge_plot": shown(picture(last, found)), "merge_table": table}
-
-
-def look(lm: LanguageModel, last: LastRun, step: int, known: Prefill | None) -> Merge:
-    return merging(lm, last.result, step, known=known)
 
 
 def wire(page: Page) -> None:
@@ -115,5 +111,5 @@ def says_html(found: Merge) -> str:
         hits = found.top[:, row] == found.token_id
         label = chip(name) if row < len(found.names) - 1 else "fused"
         lines.append([label, *(f"<b>✓ {text}</b>" if hit else text for text, hit in zip(said, hits, strict=True))])
-    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], lines)
+    table = table_html(["Layer", *map(str, range(1, found.layers + 1))], lines, head=0)
     return f"<details><summary>What each would say after each layer</summary>{table}</details>"

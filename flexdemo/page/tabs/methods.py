@@ -10,9 +10,10 @@ import gradio as gr
 
 from ...answers.explain import agreement
 from ...answers.methods import METHODS, resolve_methods
+from ...figures.results import table_html
 from ..run import LastRun, method_label
 from ..state import PageState
-from ..widgets import Changes, Page, Values, Visit, chip, table_html
+from ..widgets import Changes, Page, Values, Visit, chip
 
 TITLE, NAME = "All methods", "methods-tab"
 CHANGES, NEEDS, TERMS, WAITING = ("methods_table",), (), (), ""
@@ -63,7 +64,7 @@ def methods_html(last: LastRun) -> str:
             )
         )
     titles = ("Method", "Answer", "Tokens", "Mean log-prob.", "Agreement", "Prompt tokens", "Rows", "Encoding")
-    table = table_html(titles, lines, kind="methods", numbers=range(2, 7))
+    table = table_html(titles, lines, kind="methods", head=0, numbers=range(2, 7))
     return _agreement_html(last, alone) + _controls_html(last) + table
 
 
