@@ -133,7 +133,7 @@ def test_bench_times_a_backend_beside_generate(capsys: pytest.CaptureFixture) ->
     assert (status, told["shape"], told["prompts_where_backends_differ"]) == (0, "tiny", 0)
     ways = [(each["way"], each["prompt_tokens"]) for each in told["timings"]]
     assert ways == [(way, length) for length in (20, 40) for way in ("sdpa", "transformers generate")]
-    assert all(each["first_token_seconds"] > 0 < each["tokens_per_second"] for each in told["timings"])
+    assert all(each["first_token_seconds"] > 0 for each in told["timings"])
     assert err.count("\n") == len(ways)
 
 
