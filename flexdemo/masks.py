@@ -215,9 +215,8 @@ class Mask:
         for q, rows in enumerate(spans):
             for k, columns in enumerate(spans):
                 made[rows, columns] = self.visible[q, k, int(k > q)]
-            n = rows.stop - rows.start
             earlier, later = self.visible[q, q]
-            made[rows, rows] = np.tri(n, k=-1, dtype=bool) & earlier | ~np.tri(n, dtype=bool) & later
+            made[rows, rows] = np.where(np.tri(rows.stop - rows.start, dtype=bool), earlier, later)
         np.fill_diagonal(made, True)
         return made
 
@@ -275,7 +274,7 @@ def _strategy_table(strategy: Strategy, segments: Sequence[Any]) -> np.ndarray:
     count, everything = len(segments), EVERYTHING in strategy.shared
     wordings, fuses = roles == "paraphrase", np.isin(roles, strategy.fuses)
     earlier = np.eye(count, dtype=bool) | fuses[:, None] | np.isin(names, strategy.shared)[None, :] | everything
-    if not fuses[roles == "suffix"].all() and wordings.any():
+    if not fuses[roles == "suffix"].all():
         earlier[roles == "suffix", np.flatnonzero(wordings)[-1]] = True
     if not everything:
         separators = roles == "separator"
@@ -303,7 +302,7 @@ def _edit(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
     for edit in rule.edits:
         for name in (edit.query, edit.key):
             if name.startswith("P") and name not in wordings:
-                there = " to ".join(dict.fromkeys([*wordings[:1], *wordings[-1:]])) or "none"
+                there = " to ".join(dict.fromkeys((wordings[0], wordings[-1])))
                 raise InputError(
                     f"{str(edit)!r} in mask {rule.text!r} names {name}, which is not there: this prompt's wordings are "
                     f"{there}"
@@ -314,8 +313,6 @@ def _edit(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
 def _check_sight(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
     """The first answer token follows from the suffix: without a wording to see, neither would answer the question."""
     wordings = np.array([segment.role == "paraphrase" for segment in segments])
-    if not wordings.any():
-        return
     for i, segment in enumerate(segments):
         if segment.role in ("suffix", "answer") and not table[i, wordings, EARLIER].any():
             raise InputError(

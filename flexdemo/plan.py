@@ -30,10 +30,10 @@ class Scheme:
     def name(self) -> str:
         return f"{self.strategy}/{self.positions}/{'weights' if self.weighted else 'raw'}"
 
-    def view(self, prompt: SegmentedPrompt, ape: Ape = PLAIN) -> View:
+    def view(self, prompt: SegmentedPrompt) -> View:
         """The view of a prompt under this scheme: every paraphrase, by the prompt's weights or by 1 each."""
         weights = prompt.weights if self.weighted else (1.0,) * len(prompt.paraphrases)
-        return View(self.name, self.encoding, weights, prompt.suffix_position(self.positions), ape)
+        return View(self.name, self.encoding, weights, prompt.suffix_position(self.positions))
 
 
 def check_encoding(encoding: Encoding, prompt: SegmentedPrompt | None = None) -> None:

@@ -13,10 +13,10 @@ from ..engine.decode import Answer, Progress, generate
 from ..engine.model import LanguageModel
 from ..engine.reading import Prefill, Reading, check_room, prefill
 from ..errors import InputError
-from ..plan import Encoding, Scheme, Stream, View, check_encoding, fused_view, mask_facts
+from ..plan import Encoding, Scheme, Stream, View, check_encoding, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
 from ..request import Request, parameters_of
-from .methods import METHODS, SEGMENT, Method, check_names, mixing_layer, plan_all
+from .methods import SEGMENT, Method, check_names, one_by_one, plan_all
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 
@@ -96,10 +96,9 @@ def measure_confidence(
     """Yield None after every token, so that the work can be stopped, and in the end how often the sampled answers of
     each wording alone agree with its greedy one; all of them decode as rows of one batch."""
     count, warmth = request.samples, request.sample_temperature
-    alone = METHODS["per_prompt"].streams(prompt, fused_view(prompt, SEGMENT))
     streams = [
-        replace(each, seed=i * count + k, temperature=warmth if k else 0.0)
-        for i, each in enumerate(alone)
+        Stream((view,), seed=i * count + k, temperature=warmth if k else 0.0)
+        for i, view in enumerate(one_by_one(prompt))
         for k in range(count + 1)
     ]
     for progress in generate(lm, [prompt], streams, replace(request.decoding, mass=False, candidates=0), known=known):
@@ -160,7 +159,7 @@ def stream(
     reading: Reading | None = None,
     reasoning: int = REASONING,
     until: float = math.inf,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> Iterator[Result]:
     """Yield the Result so far after the prompt is encoded and after every token; the last one is `done`.
@@ -188,9 +187,8 @@ def stream(
     given, request = request, with_room(lm, request, packed, reasoning)
     for each in packed:  # before a mask is counted: what no model holds may be very long
         check_room(lm, each, request.max_new_tokens)
-    decoding, ape, encoding = request.decoding, request.ape, Encoding(request.mask, request.positions)
-    known, confidence = reading.known(prompt) if reading else None, None
-    spent = 0.0
+    decoding, encoding = request.decoding, Encoding(request.mask, request.positions)
+    known, confidence, spent = reading.known(prompt) if reading else None, None, 0.0
     facts = {(0, encoding): mask_facts(prompt, encoding)}
 
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
@@ -199,22 +197,15 @@ def stream(
         said = [text for text, holds in ((WITH_ROOM, request is not given), (STILL_REASONING, thinks)) if holds]
         notes = (*lm.notes, *(text.format(request.max_new_tokens) for text in said))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
-        told = (
-            facts[0, encoding],
-            prompt,
-            prompt.position_ids(request.positions),
-            results[: len(chosen)],
-            seconds,
-            done,
-        )
-        return Result(*where, *told, request, ape, confidence, results[len(chosen) :], notes)
+        asked = (facts[0, encoding], prompt, prompt.position_ids(request.positions))
+        answered = (results[: len(chosen)], seconds, done, request, confidence, results[len(chosen) :])
+        return Result(*where, *asked, *answered, notes)
 
     if request.by_confidence:
         sampling = time.perf_counter()
         known = prefill(lm, {SEGMENT: [prompt]}, known)
         for measured in measure_confidence(lm, prompt, request, known):
-            if check is not None:
-                check()
+            check()
             now, late = time.perf_counter(), time.monotonic() >= until
             confidence, spent = measured, now - sampling
             if wanted(0) or late:
@@ -228,15 +219,13 @@ def stream(
         Method(each.name, each.name, "", lambda prompt, fused, each=each: (Stream((each.view(prompt),)),))
         for each in dict.fromkeys(schemes)
     ]
-    layer = mixing_layer(request.hidden_layer, lm.depth)
-    batch, (plans,) = plan_all([prompt], (*chosen, *sides), lambda each: fused_view(each, encoding, ape), layer=layer)
+    batch, (plans,) = plan_all([prompt], (*chosen, *sides), request, depth=lm.depth)
     distinct = list(dict.fromkeys(s for streams in plans.values() for s in streams))
     read = {(each.prompt, view.encoding) for each in distinct for view in each.views}
     facts |= {(place, each): mask_facts(batch[place], each) for place, each in read - set(facts)}
     keep = reading.keep if reading else None
     for progress in generate(lm, batch, distinct, decoding, known=known, keep=keep, began=began):
-        if check is not None:
-            check()
+        check()
         done, late = all(answer.stopped_by for answer in progress.answers), time.monotonic() >= until
         tokens = max(len(answer.token_ids) for answer in progress.answers)
         if not (wanted(tokens) or done or late):

@@ -17,10 +17,10 @@ import numpy as np
 from ..engine.decode import generate
 from ..engine.model import LanguageModel
 from ..errors import OutOfTime
-from ..plan import Encoding, Stream, fused_view
+from ..plan import Stream
 from ..prompt import SegmentedPrompt, weights_without
-from ..request import PLAIN, Ape, Decoding
-from .metrics import normalise, same_answer
+from ..request import Decoding
+from .metrics import normalise
 from .result import MethodResult, Result
 
 
@@ -80,22 +80,15 @@ class Attribution:
 
 
 def attribute(
-    lm: LanguageModel,
-    prompt: SegmentedPrompt,
-    encoding: Encoding,
-    token_ids: Sequence[int],
-    *,
-    ape: Ape = PLAIN,
-    until: float = math.inf,
-    check: Callable[[], None] | None = None,
+    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] = lambda: None
 ) -> Attribution:
-    """Attribute an answer of the fused view to segments and paraphrases, in one more decode of the same tokens.
+    """Attribute the fused answer of `result` to segments and paraphrases, in one more decode of the same tokens.
 
     The answer is forced, so that all rows read the same tokens: the full view and one without each paraphrase. Raises
     OutOfTime if it is not done at the time `until` (of `time.monotonic`), and what `check` raises, called after every
     token.
     """
-    full, forced = fused_view(prompt, encoding, ape), tuple(token_ids)
+    prompt, full, forced = result.prompt, result.fused, result["flex"].token_ids
     without = [(segment.name, weights_without(full.weights, i)) for i, segment in enumerate(prompt.paraphrases)]
     hidden = [
         replace(full, name=name, weights=shares)
@@ -105,8 +98,7 @@ def attribute(
     streams = [Stream((view,), forced=forced) for view in (full, *hidden)]
     for progress in generate(lm, [prompt], streams, Decoding(len(forced), detail=True)):
         whole, *others = progress.answers
-        if check is not None:
-            check()
+        check()
         if time.monotonic() >= until and not all(answer.stopped_by for answer in progress.answers):
             raise OutOfTime("there was no time left to explain the answer")
     effects = tuple(
@@ -116,7 +108,7 @@ def attribute(
     mass = np.stack([by_head.numpy() for by_head, _ in whole.detail])  # (T, layers, heads, S)
     attention = np.stack([to_slots.numpy() for _, to_slots in whole.detail])
     steps = len(mass)
-    per_token = mass.mean(axis=(1, 2)) / seen_counts(prompt, encoding.strategy, steps)
+    per_token = mass.mean(axis=(1, 2)) / seen_counts(prompt, result.mask["strategy"], steps)
     return Attribution(mass, attention[:, : len(prompt.token_ids) + steps - 1], per_token, effects)
 
 
@@ -134,7 +126,7 @@ def agreement(fused: str, answers: Sequence[str]) -> Agreement:
     counts = Counter(forms)
     shares = [count / len(forms) for count in counts.values()]
     entropy = -math.fsum(share * math.log2(share) for share in shares) + 0.0
-    return Agreement(tuple(same_answer(answer, fused) for answer in answers), len(counts), entropy)
+    return Agreement(tuple(form == normalise(fused) for form in forms), len(counts), entropy)
 
 
 NEEDED = ("flex", "per_prompt")  # methods that an explanation reads
@@ -184,7 +176,7 @@ def candidate_steps(results: Sequence[MethodResult]) -> tuple[Mapping[str, Any],
 
 
 def explain(
-    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] | None = None
+    lm: LanguageModel, result: Result, *, until: float = math.inf, check: Callable[[], None] = lambda: None
 ) -> Explanation:
     """Explain a finished result of `ask` that ran the methods NEEDED, in one more decode of the fused answer.
 
@@ -192,7 +184,6 @@ def explain(
     after every token.
     """
     fused, alone = (result[name] for name in NEEDED)
-    encoding = Encoding(result.mask["strategy"], result.mask["positions"])
-    attributed = attribute(lm, result.prompt, encoding, fused.token_ids, ape=result.ape, until=until, check=check)
+    attribution = attribute(lm, result, until=until, check=check)
     agreed = agreement(fused.answer, [view.answer for view in alone.views])
-    return Explanation(attributed, agreed, candidate_steps(result.results))
+    return Explanation(attribution, agreed, candidate_steps(result.results))

@@ -21,7 +21,7 @@ from ..engine.reading import Prefill, prefill, settled
 from ..errors import InputError
 from ..plan import View
 from ..prompt import SegmentedPrompt, token_texts
-from .methods import METHODS
+from .methods import one_by_one
 from .result import Result
 
 MOST_ROWS = 64  # whose scores over the whole vocabulary are held at once
@@ -75,8 +75,7 @@ def merging(lm: LanguageModel, result: Result, step: int, *, known: Prefill | No
     if not 0 <= step < len(answer.token_ids):
         raise InputError(f"there is no token {step} of the answer: choose from 0 to {len(answer.token_ids) - 1}")
     prompt, token = result.prompt, answer.token_ids[step]
-    alone = [view for stream in METHODS["per_prompt"].streams(prompt, result.fused) for view in stream.views]
-    views = [settled(lm, prompt, view, step + 1) for view in (*alone, result.fused)]
+    views = [settled(lm, prompt, view, step + 1) for view in (*one_by_one(prompt), result.fused)]
     read = prefill(lm, {view.encoding: [prompt] for view in views}, known)
     states, logits = _states(lm, prompt, views, answer.token_ids[:step], read)
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..plan import Combine, Encoding, Stream, View, check_encoding
+from ..plan import Combine, Encoding, Stream, View, check_encoding, fused_view
 from ..prompt import SegmentedPrompt, check_wordings, weights_without
 from ..request import Request
 from .metrics import majority
@@ -41,9 +41,13 @@ class Method:
     packed: Callable[[SegmentedPrompt], SegmentedPrompt] = lambda prompt: prompt  # what it reads of what was asked
 
 
-def _alone(prompt: SegmentedPrompt, i: int, name: str) -> View:
-    one_hot = tuple(float(j == i) for j in range(len(prompt.paraphrases)))
-    return View(name, SEGMENT, one_hot, prompt.suffix_position("aligned", only=i))
+def one_by_one(prompt: SegmentedPrompt) -> tuple[View, ...]:
+    """Each wording alone, as in a prompt of its own."""
+    places = range(len(prompt.paraphrases))
+    return tuple(
+        View(s.name, SEGMENT, tuple(float(j == i) for j in places), prompt.suffix_position("aligned", only=i))
+        for i, s in enumerate(prompt.paraphrases)
+    )
 
 
 def _flex(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
@@ -51,11 +55,11 @@ def _flex(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
 
 
 def _origin(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
-    return (Stream((_alone(prompt, 0, "origin"),)),)
+    return (Stream((replace(one_by_one(prompt)[0], name="origin"),)),)
 
 
 def _per_prompt(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
-    return tuple(Stream((_alone(prompt, i, s.name),)) for i, s in enumerate(prompt.paraphrases))
+    return tuple(Stream((view,)) for view in one_by_one(prompt))
 
 
 def _standard(name: str) -> Streams:
@@ -64,10 +68,6 @@ def _standard(name: str) -> Streams:
         return (Stream((View(name, CAUSAL, everything, prompt.suffix_position(CAUSAL.positions)),)),)
 
     return streams
-
-
-def _one_by_one(prompt: SegmentedPrompt) -> tuple[View, ...]:
-    return tuple(_alone(prompt, i, segment.name) for i, segment in enumerate(prompt.paraphrases))
 
 
 def mean_logits(logits: Tensor, weights: Sequence[float]) -> Tensor:
@@ -87,17 +87,17 @@ def max_probability(logits: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _combined(combine: Combine) -> Streams:
-    return lambda prompt, fused: (Stream(_one_by_one(prompt), combine),)
+    return lambda prompt, fused: (Stream(one_by_one(prompt), combine),)
 
 
 def _weighted(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
     if len(set(prompt.weights)) == 1:  # the plain mean, whose rows it then shares
-        return (Stream(_one_by_one(prompt), mean_logits),)
-    return (Stream(_one_by_one(prompt), weighted_mean_logits, prompt.weights),)
+        return (Stream(one_by_one(prompt), mean_logits),)
+    return (Stream(one_by_one(prompt), weighted_mean_logits, prompt.weights),)
 
 
 def _heaviest(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
-    return (Stream((_one_by_one(prompt)[prompt.weights.index(max(prompt.weights))],)),)
+    return (Stream((one_by_one(prompt)[prompt.weights.index(max(prompt.weights))],)),)
 
 
 def _leave_one_out(prompt: SegmentedPrompt, fused: View) -> tuple[Stream, ...]:
@@ -180,15 +180,12 @@ Plan = dict[Method, tuple[Stream, ...]]
 
 
 def plan_all(
-    prompts: Sequence[SegmentedPrompt],
-    methods: Sequence[Method],
-    fused: Callable[[SegmentedPrompt], View],
-    *,
-    layer: int,
+    prompts: Sequence[SegmentedPrompt], methods: Sequence[Method], request: Request, *, depth: int
 ) -> tuple[list[SegmentedPrompt], list[Plan]]:
     """The prompts of a batch, those that a method packs for itself behind the ones that are asked, and the streams of
-    every method for each of these. `layer` is the request's, where rows begin to share hidden states."""
+    every method for each of these, in a model of so many layers; `request` has the fused answer's settings."""
     batch, plans = list(prompts), []
+    encoding, layer = Encoding(request.mask, request.positions), mixing_layer(request.hidden_layer, depth)
     for place, asked in enumerate(prompts):
         plan: Plan = {}
         places = {asked: place}
@@ -197,7 +194,7 @@ def plan_all(
             at = places.setdefault(prompt, len(batch))
             batch += [prompt] if at == len(batch) else []
             start = layer if method.mix_from == 0 else method.mix_from
-            streams = method.streams(prompt, fused(prompt))
+            streams = method.streams(prompt, fused_view(prompt, encoding, request.ape))
             plan[method] = tuple(replace(stream, prompt=at, mix_from=start) for stream in streams)
         plans.append(plan)
     return batch, plans

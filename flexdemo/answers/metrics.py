@@ -96,11 +96,6 @@ def words(text: str) -> list[str]:
     return found
 
 
-def same_answer(one: str, other: str) -> bool:
-    """Whether two answers say the same, told from their normal forms."""
-    return normalise(one) == normalise(other)
-
-
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     """Whether the normalised prediction is one of the right answers; an empty prediction never is."""
     said = normalise(prediction)

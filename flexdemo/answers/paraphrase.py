@@ -163,7 +163,7 @@ def paraphrase(
     seed: int = 0,
     temperature: float = 0.7,
     until: float = math.inf,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Up to n distinct paraphrases, none equal to the question; fewer if the model has no more to offer.
 
@@ -185,7 +185,7 @@ def paraphrase_all(
     answers: Sequence[Sequence[str]] | None = None,
     temperature: float = 0.7,
     until: float = math.inf,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Written]:
     """Up to n distinct paraphrases of each question, all samples decoding as rows of one batch.
 
@@ -220,7 +220,7 @@ def _draw(
     rounds: Sequence[_Round],
     temperature: float,
     until: float,
-    check: Callable[[], None] | None,
+    check: Callable[[], None],
 ) -> None:
     """One round of samples for questions that lack paraphrases, as rows of one batch."""
     streams = [stream for i, each in enumerate(rounds) for stream in each.streams(i)]
@@ -228,8 +228,7 @@ def _draw(
     answers: Sequence[Answer] = ()
     for progress in generate(lm, [each.prompt for each in rounds], streams, decoding):
         answers = progress.answers
-        if check is not None:
-            check()
+        check()
         if time.monotonic() >= until:
             break
     had = [len(each.asked.kept) for each in rounds]

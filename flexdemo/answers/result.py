@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..plan import Encoding, View, fused_view
 from ..prompt import SegmentedPrompt
-from ..request import PLAIN, Ape, Request
+from ..request import Ape, Request
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,13 @@ class Result:
     seconds: Mapping[str, float]
     done: bool
     request: Request
-    ape: Ape = PLAIN
     confidence: Confidence | None = None
     sides: tuple[MethodResult, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def ape(self) -> Ape:
+        return self.request.ape
 
     @property
     def answered(self) -> tuple[MethodResult, ...]:

@@ -47,12 +47,6 @@ def _check_kept(sources: Sequence[str | None], output: Path) -> None:
             raise InputError(f"{output} is the data that is read: write to another file")
 
 
-def _told(dropped: Counter[str]) -> str:
-    """What was dropped while paraphrases were written."""
-    reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common())
-    return f"; drafts dropped: {dropped.total()} ({reasons})" if reasons else ""
-
-
 def _rewrite(
     lm: LanguageModel,
     records: Sequence[Record],
@@ -215,7 +209,8 @@ def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dro
         return
     print("\n".join(each.markdown() for each in (summary, *sweeps)))
     if dropped:
-        print(f"paraphrases written{_told(dropped)}")
+        reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common())
+        print(f"paraphrases written; drafts dropped: {dropped.total()} ({reasons})")
     for path in (*([args.output] if args.output else []), *args.report):
         print(f"wrote {path}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers.ask import told, with_room
-from ..answers.methods import METHODS, Method, mixing_layer, plan_all
+from ..answers.methods import METHODS, Method, plan_all
 from ..answers.metrics import contains, exact_match, find_lemmatiser, lemma_match, normalise, token_f1
 from ..answers.paraphrase import paraphrase_all
 from ..answers.result import ViewResult
@@ -20,7 +20,7 @@ from ..engine.model import LanguageModel
 from ..engine.reading import check_room
 from ..errors import InputError
 from ..masks import Mask
-from ..plan import Encoding, Stream, View, fused_view
+from ..plan import Stream, View
 from ..prompt import SegmentedPrompt, alike, build_prompt
 from ..request import FIELDS, Decoding, Request, Texts
 from ..template import Template, make_template
@@ -130,15 +130,10 @@ def answer(lm: LanguageModel, asked: Sequence[Question], settings: Settings) -> 
     Questions whose suffixes differ in length are batches of their own.
     """
     made: dict[int, tuple[Row, ...]] = {}
-    encoding, methods = Encoding(settings.mask, settings.positions), [method_named(name) for name in settings.methods]
+    methods = [method_named(name) for name in settings.methods]
     for group in alike([question.prompt for question in asked]):
         began = time.perf_counter()
-        batch, plans = plan_all(
-            [asked[i].prompt for i in group],
-            methods,
-            lambda prompt: fused_view(prompt, encoding, settings.ape),
-            layer=mixing_layer(settings.hidden_layer, lm.depth),
-        )
+        batch, plans = plan_all([asked[i].prompt for i in group], methods, settings, depth=lm.depth)
         every = [stream for plan in plans for each in plan.values() for stream in each]
         streams = list(dict.fromkeys(every))
         *_, last = generate(lm, batch, streams, Decoding(settings.max_new_tokens, mass=False))

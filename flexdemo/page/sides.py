@@ -18,7 +18,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..answers.metrics import same_answer
+from ..answers.metrics import normalise
 from ..answers.result import MethodResult, Result
 from ..engine.model import LanguageModel
 from ..figures.cells import EXACT_TOKENS, block_size, segment_colour, token_spans, visible_text
@@ -190,7 +190,7 @@ def alone_changes(state: PageState, result: Result, room: int) -> Changes:
         return told
     fused = given.get("flex")
     for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
-        same = not (result.done and fused) or same_answer(view.answer, fused.answer)
+        same = not (result.done and fused) or normalise(view.answer) == normalise(fused.answer)
         kind, note = ("", "") if same else (' class="differs"', " · differs from the fused answer")
         told[f"alone-{i}"] = f"alone: <b{kind}>{escape(view.answer)}</b>{note}"
     return told

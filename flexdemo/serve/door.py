@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers, QueryParams
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ..errors import InputError, first_line
@@ -36,7 +37,7 @@ OPEN = frozenset(
     }
 )  # fmt: skip
 MOST_READ = 4_000_000  # bytes of a request, files apart
-MOST_DROPPED = 200_000_000  # bytes of a body that are taken only to be able to answer
+MOST_DROPPED = 200_000_000  # bytes of a body that are taken where that is only to be able to answer
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
 Scope = dict[str, Any]
@@ -45,14 +46,11 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Refused(InputError):
-    """A request that goes no further: `status` as HTTP has it; `is_public` is whether an endpoint was asked.
+    """A request that goes no further: `status` as HTTP has it; `is_public` is whether an endpoint was asked."""
 
-    `is_unread` is whether its body is still to come: a browser hears no answer before it has sent all.
-    """
-
-    def __init__(self, status: int, why: str, *, is_unread: bool = False) -> None:
+    def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
-        self.status, self.is_unread, self.is_public = status, is_unread, False
+        self.status, self.is_public = status, False
 
 
 class Visits:
@@ -97,8 +95,6 @@ class Door:
             finally:
                 self._joining -= Counter([key])  # which keeps no count of 0
         except Refused as refusal:
-            if refusal.is_unread:
-                await _drop(receive)
             answer = _answer(refusal, public=refusal.is_public or route.startswith("call/"))
             await answer(scope, receive, send)
 
@@ -110,13 +106,15 @@ class Door:
         first, nobody = route.split("/")[0], ("", False)
         if first == "upload":  # how large a file may be is checked by gradio, while it comes
             if not self._profile.uploads:
-                told = "this host takes no files: open results files in a flexdemo of your own"
-                raise Refused(403, told, is_unread=True)
+                await _body(scope, receive, 0)
+                raise Refused(403, "this host takes no files: open results files in a flexdemo of your own")
             if (most := self._profile.disk_bytes) is not None:
                 folder = internals.upload_folder(scope["app"])
                 await asyncio.to_thread(make_room, folder, most, self._profile.limits.file_bytes)
             return receive, nobody
-        data = await _body(receive, MOST_READ)
+        data = await _body(scope, receive, MOST_READ)
+        if data is None:
+            raise Refused(413, f"the request is too long: at most {MOST_READ / 1e6:g} MB are read")
         again = _replayed(data, receive)
         if not route:
             return again, nobody
@@ -250,28 +248,21 @@ def visitor(scope: Mapping[str, Any], proxies: int) -> str:
 # Bodies
 
 
-async def _body(receive: Receive, most: int) -> bytes:
+async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
+    """What a request sends; None for more than `most` bytes, all of which are taken but not kept: a browser hears no
+    answer before it has sent everything."""
     parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refused(400, "the request ended before its end")
-        part = message.get("body", b"")
-        size, more = size + len(part), message.get("more_body", False)
-        if size > most:
-            raise Refused(413, f"the request is too long: at most {most / 1e6:g} MB are read", is_unread=more)
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _drop(receive: Receive) -> None:
-    """Take the rest of a body and keep nothing of it; not without end."""
-    left, more = MOST_DROPPED, True
-    while more and left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        more = message.get("more_body", False)
+    size = 0
+    try:
+        async for part in Request(scope, receive).stream():
+            size += len(part)
+            if size <= most:
+                parts.append(part)
+            elif size > MOST_DROPPED:
+                break
+    except ClientDisconnect as error:
+        raise Refused(400, "the request ended before its end") from error
+    return b"".join(parts) if size <= most else None
 
 
 def _replayed(data: bytes, receive: Receive) -> Receive:

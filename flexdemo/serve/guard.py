@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..errors import ADVICE, InputError, free, is_out_of_memory
+from ..errors import InputError, OutOfMemory, within_memory
 from .internals import events, presence, read_values_by
 from .log import Entry, Interrupted, Ledger
 
@@ -100,15 +100,14 @@ class Guard:
 
         entry.reason = reason
         try:
-            with told:
+            with told, within_memory():
                 if self._gate.is_closing and logged:
                     raise Interrupted(CLOSING)
                 yield entry
         finally:
             error = told.error
             by_worker = isinstance(error, gr.Error) and error.title == WORKER_TITLE
-            out_of_memory = error is not None and is_out_of_memory(error)
-            if out_of_memory:
+            if isinstance(error, OutOfMemory):
                 entry.facts["out_of_memory"] = True
             if by_worker:
                 entry.facts["error"] = str(error.message)  # a class
@@ -118,13 +117,10 @@ class Guard:
                     entry.facts["message"] = str(error)
             elif error is not None:
                 entry.outcome = "error"
-            unexpected = error if entry.outcome == "error" and not (out_of_memory or by_worker) else None
+            unexpected = error if entry.outcome == "error" and not by_worker else None
             self._ledger.end(entry, logged=logged, error=unexpected)
         if error is None:
             return
-        if out_of_memory:
-            free(error)
-            raise gr.Error(f"this request does not fit in memory: {ADVICE}", print_exception=False)
         if isinstance(error, gr.Error) and not by_worker:
             error.print_exception = False
             raise error

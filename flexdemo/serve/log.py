@@ -113,13 +113,10 @@ class Ledger:
         with self._lock:
             self._counts.update(grown)
         if logged or error is not None:
-            self._write(entry, seconds, error)
-
-    def _write(self, entry: Entry, seconds: float, error: BaseException | None) -> None:
-        facts = entry.facts | ({} if error is None else {**fault(error), "message": str(error)})
-        facts = {name: value for name, value in facts.items() if self._log_text or name not in TEXTS}
-        told = {"id": entry.id, "endpoint": entry.endpoint, "outcome": entry.outcome, "seconds": round(seconds, 4)}
-        self.tell("request", **told, **facts)
+            facts = entry.facts | ({} if error is None else {**fault(error), "message": str(error)})
+            facts = {name: value for name, value in facts.items() if self._log_text or name not in TEXTS}
+            told = {"id": entry.id, "endpoint": entry.endpoint, "outcome": entry.outcome, "seconds": round(seconds, 4)}
+            self.tell("request", **told, **facts)
 
     def tell(self, event: str, **facts: Any) -> None:
         """A line of the log, of a request or of the server itself, with the time in UTC."""

@@ -14,7 +14,6 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import NEEDED, agreement, attribute, explain
 from flexdemo.cli import main as cli
 from flexdemo.engine.model import LanguageModel
-from flexdemo.plan import Encoding
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
@@ -45,7 +44,7 @@ def test_attribution_is_the_oracles(
 ) -> None:
     result = ask(lm, A, OTHERS, mask=strategy, weights=weights, max_new_tokens=5)
     told, view = result.to_dict(), result["flex"].views[0]
-    found = attribute(lm, result.prompt, Encoding(strategy, "aligned"), view.token_ids)
+    found = attribute(lm, result)
 
     steps, layers, heads, segments = found.mass.shape
     assert (steps, layers, heads, segments) == (len(view.token_ids), 3, 4, 5)
@@ -76,7 +75,7 @@ def test_attribution_is_the_oracles(
 
 def test_the_only_wording_has_no_leave_one_out_effect(lm: LanguageModel) -> None:
     result = ask(lm, A, max_new_tokens=3)
-    assert attribute(lm, result.prompt, Encoding(), result["flex"].token_ids).effects == ()
+    assert attribute(lm, result).effects == ()
 
 
 def test_candidates_are_the_likeliest_tokens(lm: LanguageModel, plain: Any) -> None:

@@ -22,7 +22,6 @@ from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.engine.reading import Reading
 from flexdemo.engine.sources import BUNDLED
 from flexdemo.errors import InputError
-from flexdemo.plan import Encoding
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 NAME = "hidden_from_heads"
@@ -156,7 +155,7 @@ def test_hiding_from_all_heads_is_leave_one_out(prepared: Callable[..., Language
     lm = prepared("llama", "sdpa", **changes)
     result = ask(lm, A, OTHERS, methods=("flex",), max_new_tokens=4)
     *_, found = reading_heads(lm, result, 1)
-    effects = attribute(lm, result.prompt, Encoding(), result["flex"].token_ids).effects
+    effects = attribute(lm, result).effects
     assert found.without == pytest.approx(effects[1].effect, abs=1e-4)
     if changes:
         assert found.by_layer == (pytest.approx(found.without, abs=1e-4),) and len(found.strongest) == 4
@@ -164,7 +163,7 @@ def test_hiding_from_all_heads_is_leave_one_out(prepared: Callable[..., Language
 
 def test_temperature_and_scale_are_kept(lm: LanguageModel) -> None:
     result = ask(lm, A, OTHERS, max_new_tokens=3, mask="late_fusion", ape_temperature=0.7, ape_scale=1.3)
-    found = attribute(lm, result.prompt, Encoding("late_fusion", "aligned"), result["flex"].token_ids, ape=result.ape)
+    found = attribute(lm, result)
     *_, reads = reading_heads(lm, result, 2)
     assert reads.without == pytest.approx(found.effects[2].effect, abs=1e-4) and abs(reads.without) > 1e-3
     np.testing.assert_allclose(reads.attention, found.mass[..., 3].mean(axis=0), atol=1e-5)

@@ -193,7 +193,7 @@ def put(tree: Any, path: tuple, change: Callable[[Any, Any], None]) -> Any:
 
 
 # Free texts and facts for display, in which any value of their type is as good as another; and what has defaults alone.
-LOOSE = ("model", "versions", "mask", "seconds", "ape")
+LOOSE = ("model", "versions", "mask", "seconds")
 DEFAULTED = ("weight", "candidates", "confidence", "sides", "notes")
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 
-from flexdemo.answers.methods import mixing_layer, plan_all, resolve_methods
+from flexdemo.answers.methods import plan_all, resolve_methods
 from flexdemo.cli.bench import SHAPES, WARM_UPS, Log, milliseconds, random_lm, random_prompt
 from flexdemo.engine.attention import BACKENDS
 from flexdemo.engine.blocks import block_mask, dense_mask, layout_of
@@ -30,7 +30,7 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.recorders import Scoring
 from flexdemo.plan import Encoding, Stream, fused_view
 from flexdemo.prompt import Segment, SegmentedPrompt
-from flexdemo.request import Decoding
+from flexdemo.request import Decoding, Request
 
 CANDIDATES = 20  # of a token, to tell how near the one was that another way chose
 BATCH = 32  # prompts of different lengths
@@ -56,8 +56,8 @@ def methods_cost(
     def seconds(names: Sequence[str]) -> tuple[float, int]:
         spent, most = 0.0, 0
         for prompt in prompts:
-            chosen, layer = resolve_methods(names, len(prompt.paraphrases)), mixing_layer(0, lm.depth)
-            batch, (plan,) = plan_all([prompt], chosen, lambda each: fused_view(each, Encoding()), layer=layer)
+            chosen = resolve_methods(names, len(prompt.paraphrases))
+            batch, (plan,) = plan_all([prompt], chosen, Request(question=""), depth=lm.depth)
             streams = list(dict.fromkeys(stream for streams in plan.values() for stream in streams))
             *_, last = generate(lm, batch, streams, Decoding(new_tokens, mass=False))
             spent, most = spent + last.total_seconds, max(most, sum(len(stream.views) for stream in streams))

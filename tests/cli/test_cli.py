@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,33 @@ def test_mask_writes_files(capsys: pytest.CaptureFixture, tmp_path: Path, ending
         assert b"plotly" in data.lower()
 
 
+def test_two_masks_are_one_figure(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    path = tmp_path / "mask.html"
+    assert run(capsys, "mask", *ASK, "--against", "causal", "--output", str(path))[0] == 0
+    text = path.read_text(encoding="utf-8")
+    assert "causal" in text and "plotly" in text
+
+
+def test_weights_by_confidence_are_told(capsys: pytest.CaptureFixture) -> None:
+    given = ["generate", *ASK, "--weights", "confidence", "--samples", "2", "--method", "per_prompt"]
+    status, out, _ = run(capsys, *given)
+    assert status == 0 and [line.partition(":")[0] for line in out.splitlines()[:3]] == [
+        "per_prompt P1", "per_prompt P2", "per_prompt P3",
+    ]  # fmt: skip
+    assert re.search(r"^confidence, share of 2 samples that agree: P1 \d\.\d\d, P2 \d\.\d\d, P3 \d\.\d\d$", out, re.M)
+
+
+def test_bench_times_a_backend_beside_generate(capsys: pytest.CaptureFixture) -> None:
+    given = ["--lengths", "20,40", "--max-new-tokens", "2", "--runs", "1", "--backend", "sdpa", "--device", "cpu"]
+    status, out, err = run(capsys, "bench", *given, "--json")
+    told = json.loads(out)
+    assert (status, told["shape"], told["prompts_where_backends_differ"]) == (0, "tiny", 0)
+    ways = [(each["way"], each["prompt_tokens"]) for each in told["timings"]]
+    assert ways == [(way, length) for length in (20, 40) for way in ("sdpa", "transformers generate")]
+    assert all(each["first_token_seconds"] > 0 for each in told["timings"])
+    assert err.count("\n") == len(ways)
+
+
 def test_paraphrases_are_distinct_and_none_is_the_question(capsys: pytest.CaptureFixture) -> None:
     texts = loaded(capsys, "paraphrase", QUESTION, "-n", "5")
     forms = {text.casefold().strip(" ?.!") for text in texts}
@@ -152,6 +180,8 @@ BAD = {
     ),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
+    "no runs": (["bench", "--runs", "0"], "at least 1 run and 2 new tokens"),
+    "unknown backend of bench": (["bench", "--backend", "fast"], "choose from all, flex, flex-eager, sdpa"),
 }
 
 

@@ -349,6 +349,25 @@ def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytes
     assert json.loads(told.out)["questions"] == 2
 
 
+def test_records_that_the_model_cannot_be_asked_are_named_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    records = [
+        replace(RECORDS[1], paraphrases=()),
+        Record("long", "why? " * 3000, ("x",)),
+        Record("c", "\ufdd1?", ("x",)),
+    ]
+    given = ["evaluate", str(write_data(tmp_path / "data.jsonl", records)), "--paraphrases", "0", "--json"]
+    assert cli.main(given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: record 'long': prompt and answer need ") and said.count("\n") == 1
+    assert said.endswith(" (and 1 more); --skip-bad leaves such records out\n")
+    assert cli.main([*given, "--skip-bad"]) == 0
+    told = capsys.readouterr()
+    assert "skipped record 'long': " in told.err and "skipped record 'c': the question contains a code" in told.err
+    assert json.loads(told.out)["questions"] == 1
+
+
 def test_shots_are_told_and_never_a_question_that_is_asked(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -20,8 +20,6 @@ from flexdemo.cli import main as cli
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.recorders import ApeRows, Scoring, attention_probabilities
 from flexdemo.errors import BackendError, InputError
-from flexdemo.plan import Encoding
-from flexdemo.request import Ape
 
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 T, S = 0.7, 1.3
@@ -108,7 +106,7 @@ def test_probabilities_spread_the_scaled_log_sum_exp() -> None:
 def test_attribution_uses_the_attention_that_ran(lm: LanguageModel) -> None:
     result = ask(lm, A, OTHERS, ape_temperature=T, ape_scale=S, max_new_tokens=4)
     view = result["flex"].views[0]
-    found = attribute(lm, result.prompt, Encoding(), view.token_ids, ape=Ape(T, S))
+    found = attribute(lm, result)
     np.testing.assert_allclose(found.mean_mass, view.segment_mass, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import gradio as gr
 import models
 import pytest
 import torch
@@ -27,8 +28,9 @@ from flexdemo.errors import InputError, OutOfMemory, within_memory
 from flexdemo.page import run as ui_work
 from flexdemo.page.state import PageState
 from flexdemo.request import Limits
+from flexdemo.serve.guard import Gate, Guard
 from flexdemo.serve.internals import running
-from flexdemo.serve.log import Interrupted
+from flexdemo.serve.log import Interrupted, Ledger
 
 ROWS = Limits().paraphrases
 SECRET = "xyzzy-plugh"
@@ -124,6 +126,36 @@ def test_what_the_failed_frames_held_is_let_go() -> None:
     with pytest.raises(OutOfMemory) as raised, within_memory():
         work()
     assert held[0]() is None, f"still held by {raised.value!r}"
+
+
+def test_any_handler_that_runs_out_of_memory_says_what_would_fit() -> None:
+    lines: list[str] = []
+    ledger = Ledger(log=lines.append)
+    with gr.Blocks() as demo:
+        pass
+
+    def full() -> None:
+        raise MemoryError("Unable to allocate 8.00 GiB")
+
+    with pytest.raises(gr.Error, match="this request does not fit in memory: use fewer"):
+        Guard(ledger, Gate()).wrap(full, "picture", demo=demo)()
+    told = json.loads(lines[0])
+    assert (told["outcome"], told["out_of_memory"]) == ("refused", True) and "traceback" not in told
+    assert "flexdemo_out_of_memory_total 1.0" in ledger.metrics({})
+
+
+def test_what_the_lender_of_gpus_says_reaches_the_visitor() -> None:
+    lines: list[str] = []
+    with gr.Blocks() as demo:
+        pass
+
+    def refused() -> None:
+        raise gr.Error("You have exceeded your GPU quota", print_exception=True)
+
+    with pytest.raises(gr.Error, match="exceeded your GPU quota") as caught:
+        Guard(Ledger(log=lines.append), Gate()).wrap(refused, "run", demo=demo)()
+    assert not caught.value.print_exception
+    assert json.loads(lines[0])["outcome"] == "refused" and "quota" not in lines[0]
 
 
 def test_other_errors_are_no_memory_errors() -> None:
