@@ -145,6 +145,13 @@ def run_paraphrase(args: argparse.Namespace) -> None:
         print("\n".join(texts))
 
 
+def check_kept(sources: Iterable[str | Path | None], output: Path) -> None:
+    """InputError if writing `output` would replace a file that is read."""
+    for source in sources:
+        if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
+            raise InputError(f"{output} is the data that is read: write to another file")
+
+
 def run_evaluate(args: argparse.Namespace) -> None:
     from .evaluate import run_evaluate as evaluate
 
@@ -152,8 +159,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_record(args: argparse.Namespace) -> None:
+    source = args.examples or EXAMPLES
     check_output(args.output, (".json",))
-    examples = _examples(args.examples or EXAMPLES)
+    check_kept([source], args.output)
+    examples = _examples(source)
     from ..answers.ask import ask
     from ..answers.recording import record
     from ..engine.loading import offered, without_paths

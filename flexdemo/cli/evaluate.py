@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..plan import Encoding, check_encoding
 from ..request import check_settings
 from ..template import Shots
-from .commands import load, settings_of
+from .commands import check_kept, load, settings_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,13 +38,6 @@ REPORTS = (".md", ".html")
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _check_kept(sources: Sequence[str | None], output: Path) -> None:
-    """InputError if writing `output` would replace a file that is read."""
-    for source in sources:
-        if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
-            raise InputError(f"{output} is the data that is read: write to another file")
 
 
 def _rewrite(
@@ -116,7 +109,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
                 # Kept apart, so that a run that was killed while paraphrasing goes on there.
                 outputs[paraphrases_path(args.output)] = RECORDS
             for output, form in outputs.items():
-                _check_kept([args.data, args.shots_from], output)
+                check_kept([args.data, args.shots_from], output)
                 check_run(output, resume=args.resume, overwrite=args.overwrite, form=form)
         split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
         lm = load(args, **split)

@@ -248,6 +248,14 @@ def test_record_says_what_is_wrong_and_writes_nothing(
     assert not path.exists()
 
 
+def test_record_does_not_write_over_its_examples(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    path = tmp_path / "examples.json"
+    path.write_text('[{"question": "q"}]', encoding="utf-8")
+    status, _, err = run(capsys, "record", "--examples", str(path), "--output", str(path))
+    assert status == 2 and "is the data that is read: write to another file" in err
+    assert path.read_text(encoding="utf-8") == '[{"question": "q"}]'
+
+
 def test_a_reader_that_leaves_is_no_error(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, writes = os.pipe()
     os.close(reads)
