@@ -102,7 +102,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
     from flexdemo.engine.loading import Models, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import moved
-    from flexdemo.engine.threads import suit_threads
+    from flexdemo.engine.tuning import suit_threads
     from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
     from flexdemo.page.state import START_METHODS

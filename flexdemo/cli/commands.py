@@ -48,7 +48,7 @@ def run_generate(args: argparse.Namespace) -> None:
     methods = [method.name for method in check_names(request)]
     from ..answers.ask import ask
     from ..answers.explain import CANDIDATES, NEEDED, explain
-    from ..engine.threads import suit_threads
+    from ..engine.tuning import suit_threads
 
     if args.explain:
         request = request.but(methods=list(dict.fromkeys([*methods, *NEEDED])), candidates=CANDIDATES)

@@ -25,6 +25,7 @@ from .flex import Attend
 from .mixing import Mixing
 from .model import LanguageModel
 from .recorders import ApeRows
+from .threads import take_threads
 
 CHUNK = 4096  # tokens of a prompt read in one pass, a multiple of a block: it bounds what activations take
 REPLAYED = 2048  # the longest prompt that is read by a graph: beyond it launching its kernels is not what takes time
@@ -92,6 +93,7 @@ def forward(lm: LanguageModel, ids: Tensor, positions: Tensor, plan: Plan, cache
     """What follows the last token of each row; fills the cache."""
     # An attention of one's own is for a look now and then: a compiler would make the whole pass anew for each.
     run = next_scores if lm.compiled is None or plan.attend else lm.compiled
+    take_threads(ids.numel())
     with lm.hooks.on(lm.model) if plan.mixing else nullcontext():
         return run(lm.model, upload(ids, lm.device), upload(positions, lm.device), plan, cache, call_of(lm.model))
 

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import browser_support
 import pytest
 import torch
 
 import app
-from flexdemo.engine import threads
+from flexdemo.answers.ask import ask
+from flexdemo.engine import reading, threads, tuning
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.serve.host import resolve_address
@@ -25,6 +27,7 @@ def four_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     yield
+    threads.forget_threads()
     torch.set_num_threads(before)
 
 
@@ -42,16 +45,31 @@ def test_as_many_threads_as_serve_a_model(
     lm: LanguageModel, seconds: dict[int, float], best: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_pass_seconds", lambda _, count: seconds[count])
-    assert threads.suit_threads(lm) == torch.get_num_threads() == best
+    monkeypatch.setattr(tuning, "_pass_seconds", lambda _, tokens, count: seconds[count] if tokens < 32 else 1.0)
+    assert tuning.suit_threads(lm) == (best, 4)
+    assert torch.get_num_threads() == best
 
 
 @pytest.mark.usefixtures("threads")
 def test_threads_are_tried_unless_their_number_is_set(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert threads.suit_threads(lm) == torch.get_num_threads() == 4, "who sets OMP_NUM_THREADS is obeyed"
+    assert tuning.suit_threads(lm) == (4, 4), "who sets OMP_NUM_THREADS is obeyed"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert threads.suit_threads(lm) == torch.get_num_threads() in (1, 2, 4)
+    assert {*tuning.suit_threads(lm)} <= {1, 2, 4}
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_prompt_is_read_by_more_threads_than_a_step_takes(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads.set_threads(1, 4)
+    taken, real = [], reading.next_scores
+
+    def noted(model: Any, ids: torch.Tensor, *given: Any) -> Any:
+        taken.append((ids.numel() >= threads.MANY, torch.get_num_threads()))
+        return real(model, ids, *given)
+
+    monkeypatch.setattr(reading, "next_scores", noted)
+    ask(lm, "What is the capital of Peru, which lies between the Andes and the sea?" * 2, max_new_tokens=3)
+    assert {*taken} == {(True, 4), (False, 1)}
 
 
 @pytest.mark.parametrize(
