@@ -138,6 +138,8 @@ class SegmentedPrompt:
 
     def position_ids(self, positions: str) -> tuple[int, ...]:
         """Position of every token under a scheme of POSITIONS, (T,), the suffix's those of the fused view."""
+        if positions not in POSITIONS:
+            raise InputError(f"unknown position scheme {positions!r}: choose from {', '.join(POSITIONS)}")
         prefix, ids = self.segments[0].end, []
         starts = {
             "aligned": lambda segment: prefix,
@@ -190,6 +192,8 @@ def check_wordings(
     question: str, paraphrases: Sequence[str], weights: Sequence[float] | str | None
 ) -> tuple[list[str], tuple[float, ...]]:
     """The wordings without outer spaces and their weights; InputError for what cannot be asked of any model."""
+    if isinstance(paraphrases, str):
+        raise InputError("paraphrases must be a list of texts, not one text")
     wordings = [check_text(question, "the question")]
     wordings += [check_text(text, f"paraphrase {i}") for i, text in enumerate(paraphrases, start=1)]
     return wordings, normalise_weights(weights, len(wordings))

@@ -35,6 +35,8 @@ class Template:
 
 def check_text(text: str, what: str) -> str:
     """The text without outer spaces, or an InputError that names `what`."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be text, not {type(text).__name__}")
     if not text.strip():
         raise InputError(f"{what} is empty: write a question such as 'What is the capital of Peru?'")
     if any("\ud800" <= c <= "\udfff" for c in text):
@@ -114,6 +116,8 @@ def make_template(tokenizer: Any, prefix: str = "", kind: str = "auto", *, shots
     """
     if kind == "auto":
         kind = "chat" if getattr(tokenizer, "chat_template", None) else "plain"
+    if kind not in TEMPLATES:
+        raise InputError(f"unknown template {kind!r}: choose from auto, {', '.join(TEMPLATES)}")
     checked = [(check_text(q, "a shot's question"), check_text(a, "a shot's answer")) for q, a in shots]
     return TEMPLATES[kind](tokenizer, check_text(prefix, "the prefix") if prefix.strip() else "", checked)
 

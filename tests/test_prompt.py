@@ -317,11 +317,18 @@ def test_a_user_prefix_is_the_system_message_or_the_first_lines() -> None:
 def test_template_can_be_chosen() -> None:
     tokenizer = models.tokenizer(chat=True)
     assert build_prompt(tokenizer, QUESTION, template="plain").kind == "plain"
+    with pytest.raises(InputError, match=r"unknown template 'markdown'.*auto, plain, chat"):
+        build_prompt(tokenizer, QUESTION, template="markdown")
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_as_a_chat() -> None:
     with pytest.raises(InputError, match="no chat template: use --template plain"):
         build_prompt(models.tokenizer(), QUESTION, template="chat")
+
+
+def test_one_text_is_no_list_of_paraphrases() -> None:
+    with pytest.raises(InputError, match="paraphrases must be a list of texts"):
+        build_prompt(models.tokenizer(), QUESTION, "Name it.")
 
 
 @pytest.mark.parametrize(
@@ -509,3 +516,8 @@ def test_an_empty_question_or_paraphrase_is_named(tokenizer: Any, text: str) -> 
 def test_half_a_character_is_named(tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"half a character"):
         build_prompt(tokenizer, "broken \ud83d emoji")
+
+
+def test_unknown_positions_are_named(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match=r"unknown position scheme 'diagonal'.*aligned, right_aligned, sequential"):
+        build_prompt(tokenizer, QUESTION).position_ids("diagonal")
