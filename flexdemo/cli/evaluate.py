@@ -101,8 +101,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
             _say(f"skipped {problem}")
         if problems:
             _say(f"skipped {len(problems)} bad records, {len(records)} are left")
-        draw = _shots(args)
-        draw(records)  # too few are told before a model is loaded
+        pool = _pool(args)
+        _shots(pool, args, records)  # too few are told before a model is loaded
         if args.output is not None:
             outputs = {args.output: TABLE}
             if any(not record.paraphrases for record in records) and args.paraphrases != 0:
@@ -113,32 +113,32 @@ def run_evaluate(args: argparse.Namespace) -> None:
                 check_run(output, resume=args.resume, overwrite=args.overwrite, form=form)
         split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
         lm = load(args, **split)
-        _evaluate(lm, records, draw, settings, args, workers)
+        _evaluate(lm, records, pool, settings, args, workers)
 
 
-def _shots(args: argparse.Namespace) -> Callable[[Sequence[Record]], Shots]:
-    """Draws questions and answers from another file, none of them a wording of the records."""
+def _pool(args: argparse.Namespace) -> list[Record]:
+    """What shots are drawn from; nothing if none are asked for."""
     if args.shots < 0:
         raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
     if args.shots == 0:
         if args.shots_from is not None:
             raise InputError("--shots-from needs --shots K: how many examples to draw from it")
-        return lambda records: ()
+        return []
     if args.shots_from is None:
         raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")
-    pool, _ = read_records(args.shots_from, skip_bad=args.skip_bad)
+    return read_records(args.shots_from, skip_bad=args.skip_bad)[0]
 
-    def draw(records: Sequence[Record]) -> Shots:
-        asked = [text for record in records for text in (record.question, *record.paraphrases)]
-        return draw_shots(pool, args.shots, seed=args.seed, exclude=asked)
 
-    return draw
+def _shots(pool: Sequence[Record], args: argparse.Namespace, records: Sequence[Record]) -> Shots:
+    """Questions and answers of the pool, none of them a wording of the records."""
+    asked = [text for record in records for text in (record.question, *record.paraphrases)]
+    return draw_shots(pool, args.shots, seed=args.seed, exclude=asked)
 
 
 def _evaluate(
     lm: LanguageModel,
     records: list[Record],
-    draw: Callable[[Sequence[Record]], Shots],
+    pool: Sequence[Record],
     settings: Settings,
     args: argparse.Namespace,
     workers: Workers,
@@ -156,7 +156,7 @@ def _evaluate(
     if n and any(not record.paraphrases for record in records):
         kept = None if args.output is None else paraphrases_path(args.output)
         records, dropped = _rewrite(lm, records, n, args, run, kept)
-    settings = settings.but(shots=draw(records))  # nor one of the paraphrases just written
+    settings = settings.but(shots=_shots(pool, args, records))  # nor one of the paraphrases just written
 
     fewest = min(1 + len(record.paraphrases) for record in records)
     methods = [method.name for method in resolve_methods(settings.methods, fewest)]

@@ -19,8 +19,7 @@ from ..engine.decode import Answer, generate
 from ..engine.model import LanguageModel
 from ..engine.reading import check_room
 from ..errors import InputError
-from ..masks import Mask
-from ..plan import Stream, View
+from ..plan import Encoding, Stream, View, check_encoding
 from ..prompt import SegmentedPrompt, alike, build_prompt
 from ..request import FIELDS, Decoding, Request, Texts
 from ..template import Template, make_template
@@ -99,6 +98,7 @@ def prepare_questions(
     """
     template, methods = template_of(lm, settings), [method_named(name) for name in settings.methods]
     masked = [method for method in methods if method.streams is METHODS["flex"].streams]  # read under the chosen mask
+    encoding = Encoding(settings.mask, settings.positions)
     prompts: dict[int, SegmentedPrompt] = {}
     longest: dict[int, SegmentedPrompt] = {}  # as that method reads it which reads most
     problems: dict[int, InputError] = {}
@@ -107,7 +107,7 @@ def prepare_questions(
         try:
             prompt = build_prompt(lm.tokenizer, record.question, record.paraphrases, weights=weights, template=template)
             for method in masked:
-                Mask.over(settings.mask, method.packed(prompt).segments)
+                check_encoding(encoding, method.packed(prompt))
         except InputError as error:
             problems[i] = error
         else:
