@@ -122,10 +122,8 @@ def _read(
         options["device_map"] = "auto" if several else place
     else:
         options |= split_options(config, source, processes, place)
-    if source.file:
-        options["config"] = config  # reading it takes seconds
-        if hasattr(transformers, "GgufConfig"):  # weights that stay packed need kernels that the Hub sends
-            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    if source.file and hasattr(transformers, "GgufConfig"):  # packed weights need kernels that the Hub sends
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer = read_tokenizer(source)
         with within_memory(lambda: source.name), _unseen_bars(source), warnings.catch_warnings():

@@ -100,17 +100,18 @@ def report_html(summary: Any, *, title: str, facts: Mapping[str, Any], sweeps: S
     parts = [
         facts_html(facts),
         "<h2>Results</h2>",
-        _cells_html(summary),
+        cells_html(summary),
         *charts_html(drawn),
-        *map(_cells_html, sweeps),
+        *map(cells_html, sweeps),
     ]
     return page_html(title, [*parts, f'<h2>Notes</h2><ul class="notes">{notes}</ul>'])
 
 
-def _cells_html(told: Any) -> str:
-    """The table of a summary or a sweep."""
+def cells_html(told: Any, *, head: int | None = None) -> str:
+    """The table of a summary or a sweep; `head` as in table_html."""
     header, rows = told.cells()
-    return table_html(header, [[escape(cell) for cell in row] for row in rows], numbers=range(1, len(header)))
+    lines = [[escape(cell) for cell in row] for row in rows]
+    return table_html(header, lines, head=head, numbers=range(1, len(header)))
 
 
 def text_html(text: str) -> str:

@@ -16,7 +16,7 @@ from ..data.summary import Disagreement, Summary, disagreements, summarise
 from ..data.table import FORMATS, read_table
 from ..errors import InputError
 from ..figures.cells import seen_text
-from ..figures.results import accuracy_figure, table_html
+from ..figures.results import accuracy_figure, cells_html, table_html
 from ..request import Limits
 from .rows import names, row_changes
 from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, shown
@@ -58,11 +58,9 @@ def open_results(path: Path, limits: Limits) -> Opened:
 
 def summary_html(opened: Opened) -> str:
     """The table of lines, as the command line's reports have it."""
-    header, rows = opened.summary.cells()
     count = opened.summary.questions
     said = f"<h2>{escape(opened.name)}: {count:,} question{'' if count == 1 else 's'}</h2>"
-    lines = [[escape(cell) for cell in row] for row in rows]
-    return said + table_html(header, lines, head=0, numbers=range(1, len(header)))
+    return said + cells_html(opened.summary, head=0)
 
 
 def disagreements_html(opened: Opened) -> str:
