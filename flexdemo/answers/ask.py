@@ -126,7 +126,7 @@ class Pace:
 
     seconds: float
     known: bool = False
-    shown: float = 0.0
+    shown: float = -math.inf
     answering: bool = False
 
     def __call__(self, tokens: int) -> bool:

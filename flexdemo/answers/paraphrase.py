@@ -93,10 +93,10 @@ def _off(question: str, draft: str) -> str:
     return "" if 2 * sum(word[:4] in kept for word in asked) >= len(asked) else "lost what is asked for"
 
 
-def check_request(question: str, n: int, temperature: float) -> str:
+def check_request(question: str, n: int, temperature: float, *, fewest: int = 1) -> str:
     """The question to rewrite; InputError for what cannot be asked of any model."""
-    if not 1 <= n <= 100:
-        raise InputError(f"the number of paraphrases must be between 1 and 100, not {n}")
+    if not fewest <= n <= 100:
+        raise InputError(f"the number of paraphrases must be between {fewest} and 100, not {n}")
     if not temperature > 0:
         raise InputError("paraphrases are sampled: the temperature must be above 0")
     return check_text(question, "the question")

@@ -20,6 +20,7 @@ from ..data.journal import TABLE, check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
 from ..data.sweep import Sweep, find_sweeps, swept_methods, without_sweeps
 from ..errors import InputError
+from ..masks import parse
 from ..plan import Encoding, check_encoding
 from ..request import check_settings
 from ..template import Shots
@@ -77,10 +78,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise InputError("a model that is split over processes is not compiled as a whole: leave --compile out")
     if args.batch_size < 1:
         raise InputError(f"the batch size must be at least 1, not {args.batch_size}")
-    check_request("a question", 1 if args.paraphrases in (None, 0) else args.paraphrases, args.temperature)
+    check_request("a question", args.paraphrases or 1, args.temperature, fewest=0)  # 0: asked alone
     check_settings(seed=args.seed)
     settings = Settings(**settings_of(args, ACTING))
     check_encoding(Encoding(settings.mask, settings.positions))
+    named = {name for edit in parse(settings.mask).edits for name in (edit.query, edit.key) if name.startswith("P")}
+    if args.sweep == "paraphrases" and named - {"P1"}:
+        raise InputError(
+            f"--sweep paraphrases begins with one wording, and mask {settings.mask!r} names {', '.join(sorted(named))}"
+        )
     resolve_methods(settings.methods)
     for path in args.report:
         check_output(path, REPORTS)

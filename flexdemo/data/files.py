@@ -18,7 +18,9 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
     if path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
     there = next(folder for folder in path.absolute().parents if folder.exists())  # the rest is made with the file
-    if os.path.isdir(path) or not there.is_dir() or not os.access(there, os.W_OK):
+    if os.path.isdir(path):  # False for a name that no disk can hold
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
 
 

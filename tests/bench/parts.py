@@ -6,6 +6,7 @@ python tests/bench/parts.py --shape llama-3.2-3b --device cuda --dtype bfloat16 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import statistics
@@ -210,6 +211,7 @@ def cost(
     on_gpu, before = lm.device.type == "cuda", 0
     if on_gpu:
         lm.graphs.clear()  # what they keep is part of what this costs
+        gc.collect()  # a model that was measured before is a cycle: its weights would be freed in between
         before = torch.cuda.memory_allocated(lm.device)
         torch.cuda.reset_peak_memory_stats(lm.device)
     taken: list[tuple[float, float]] = []

@@ -451,7 +451,7 @@ def test_places_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "folder.csv").mkdir()
     for path, match in (
         (tmp_path / "file" / "x.csv", "no permission"),
-        (tmp_path / "folder.csv", "no permission"),
+        (tmp_path / "folder.csv", "it is a folder"),
         (tmp_path / "x.txt", r"must end in .feather, .parquet, .csv, .jsonl"),
         (tmp_path / ("n" * 300 + ".csv"), "too long"),
     ):

@@ -119,6 +119,12 @@ def test_results_are_built_for_the_pictures_alone(
     assert tokens > 5 and built == [0, 1, tokens], "the encoding, the first token and the end"
 
 
+def test_the_first_picture_is_due_on_a_machine_that_has_just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking.time, "monotonic", lambda: 1.0)  # seconds since then, on Linux
+    pace = asking.Pace(10.0)
+    assert [pace(tokens) for tokens in (0, 0, 1, 2)] == [True, False, True, False]
+
+
 # Decoding again
 
 
