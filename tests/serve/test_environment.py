@@ -244,7 +244,7 @@ def hub() -> Iterator[str]:
 
 def test_what_the_hub_refuses_says_what_to_do(tmp_path: Path) -> None:
     with hub() as endpoint:
-        told = lines(started(*HUB, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path)), len(HUB))
+        told = lines(started(*HUB, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0"), len(HUB))
     for line, (_, _, said) in zip(told, HUB.values(), strict=True):
         assert said in line
 
