@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .mixing import Mixing
 
 NAME = "flexdemo_segments"
+STRIP = 128  # queries that a CPU looks at together
 
 
 class UnsupportedModelError(InputError):
@@ -62,8 +63,31 @@ def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scori
         mask = mask.to(query.dtype) if length == 1 else mask.to(query.dtype).repeat(1, 1, groups, 1)
         out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=how.scale)
         return out.reshape(rows, heads, length, -1)
-    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    fits = mask.shape[-1] == key.shape[2]  # else SDPA says so
+    if fits and query.device.type == "cpu" and length > STRIP and not torch.compiler.is_compiling():
+        return _attend_in_strips(query, key, value, mask, how.scale)
+    key, value = _repeated(key, groups), _repeated(value, groups)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=how.scale)
+
+
+def _repeated(states: Tensor, groups: int) -> Tensor:
+    """Keys or values for each head of a group."""
+    return states.repeat_interleave(groups, dim=1) if groups > 1 else states
+
+
+def _attend_in_strips(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """SDPA of some queries at a time, over the keys that any of them sees: what is hidden from all costs nothing."""
+    groups, parts = query.shape[1] // key.shape[1], []
+    wide = _repeated(key, groups), _repeated(value, groups)
+    for few, visible in zip(query.split(STRIP, dim=2), mask.split(STRIP, dim=2), strict=True):
+        seen = visible.any(dim=2).any(dim=0)[0].nonzero()[:, 0]  # (B, 1, q, kv) -> (keys,)
+        end = 1 + int(seen[-1]) if len(seen) else 1  # padding sees nothing
+        if 2 * len(seen) < end:
+            visible, given = visible[..., seen], (_repeated(each[:, :, seen], groups) for each in (key, value))
+        else:  # most of them: nothing is copied
+            visible, given = visible[..., :end], (each[:, :, :end] for each in wide)
+        parts.append(scaled_dot_product_attention(few, *given, attn_mask=visible, scale=scale))
+    return torch.cat(parts, dim=2)
 
 
 def attend_written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, how: Scoring) -> Tensor:

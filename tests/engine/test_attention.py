@@ -65,8 +65,11 @@ def module() -> Any:
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
-@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
-def test_property_11_backends_equal_a_softmax_written_out_over_a_prompt(backend: str, heads: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("backend", "strip"), [("sdpa", attention.STRIP), ("sdpa", 3), ("flex-eager", 3)])
+def test_property_11_backends_equal_a_softmax_written_out_over_a_prompt(
+    backend: str, strip: int, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "STRIP", strip)
     q, k, v = qkv(2, *heads, 8, 8)
     tokens = [oracle.Token("prefix")] * 2 + [oracle.Token("paraphrase", 1)] * 3 + [oracle.Token("paraphrase", 2)] * 2
     tokens.append(oracle.Token("suffix"))
@@ -232,6 +235,31 @@ def test_a_kernel_that_cannot_be_compiled_names_another_backend(monkeypatch: pyt
     q, k, v = qkv(1, 2, 2, 1, 4)
     with pytest.raises(BackendError, match=r"cannot be compiled here \(too many shapes\): use flex-eager or sdpa"):
         attention.attend_flex_compiled(q, k, v, torch.zeros(1, 1, 1, 4), Scoring(1.0))
+
+
+@pytest.mark.parametrize("strip", [4, 5, 13])
+def test_sdpa_looks_in_strips_at_what_is_seen(monkeypatch: pytest.MonkeyPatch, strip: int) -> None:
+    """The same outputs as over the whole mask, padding behind the prompt too, of much less work."""
+    plain, done = attention.scaled_dot_product_attention, []
+
+    def counted(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        done.append(query.shape[2] * key.shape[2])
+        return plain(query, key, *args, **options)
+
+    starts = range(2, 62, 10)
+    segments = [Segment("prefix", "prefix", 0, 2, "")]
+    segments += [Segment(f"P{i}", "paraphrase", at, at + 10, "") for i, at in enumerate(starts, start=1)]
+    segments.append(Segment("suffix", "suffix", 62, 66, ""))
+    q, k, v = qkv(1, 4, 2, 80, 80)
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", counted)
+    for text, most in (("causal", 0.6), ("segment", 0.5), ("segment+P6>P2", 0.5)):
+        mask = BACKENDS["sdpa"].prompt_mask(layout_of(text, segments, pads=14))
+        expected = attention.attend_sdpa(q, k, v, mask, Scoring(0.3))
+        done.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(attention, "STRIP", strip)
+            out = attention.attend_sdpa(q, k, v, mask, Scoring(0.3))
+        assert torch.allclose(out, expected, atol=1e-6) and sum(done) < most * 80 * 80, (text, sum(done) / 6400)
 
 
 def test_sdpa_takes_an_output_whose_rows_are_not_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
