@@ -81,6 +81,8 @@ def _add_settings(parser: argparse.ArgumentParser, *names: str, **changes: Any) 
             options["help"] += f" (default: {usual})" if usual not in (None, "") else ""
         if name == "weights":
             options["type"] = _weights
+        if name == "max_new_tokens":
+            options["default"] = None  # nobody chose a length: a prompt that begins reasoning has room for it
         parser.add_argument(*flags, face.flag or f"--{name.replace('_', '-')}", dest=name, **options | changes)
 
 

@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import models
 import pytest
 
 from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import load_recorded
 from flexdemo.cli import main as cli
+from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import STRATEGIES
 from flexdemo.prompt import POSITIONS
 
@@ -115,6 +117,22 @@ def test_two_masks_are_one_figure(capsys: pytest.CaptureFixture, tmp_path: Path)
     assert run(capsys, "mask", *ASK, "--against", "causal", "--output", str(path))[0] == 0
     text = path.read_text(encoding="utf-8")
     assert "causal" in text and "plotly" in text
+
+
+def test_reasoning_has_room_where_no_length_was_given(
+    thinker: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    thinker.tokenizer.save_pretrained(tmp_path)
+    model = models.random_model("llama", vocab_size=len(thinker.tokenizer), max_position_embeddings=100)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "data.jsonl").write_text('{"question": "Name it.", "answers": ["Lima"], "paraphrases": ["Tell it."]}')
+    for given, room in (((), 100), (("--max-new-tokens", "32"), 0)):
+        told = loaded(capsys, "generate", "Name it.", "--model", str(tmp_path), *given)
+        left = room - len(told["prompt"]["token_ids"]) if room else 32
+        assert len(told["results"][0]["token_ids"]) == left > 31
+        assert any("may have" in note for note in told["notes"]) == bool(room)
+        data = ("evaluate", str(tmp_path / "data.jsonl"), "--method", "origin", "--model", str(tmp_path))
+        assert (loaded(capsys, *data, *given)["settings"]["max_new_tokens"] > 32) == bool(room)
 
 
 def test_weights_by_confidence_are_told(capsys: pytest.CaptureFixture) -> None:
