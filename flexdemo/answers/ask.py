@@ -23,6 +23,10 @@ from .result import Candidate, Confidence, MethodResult, Result, ViewResult
 REASONING = 512  # tokens behind a prompt that begins the model's reasoning, where nobody chose a length
 WITH_ROOM = "the prompt begins the model's reasoning: its answer may have {} tokens (max_new_tokens)"
 STILL_REASONING = "the model was still reasoning after {} tokens, which is no answer: give it more (max_new_tokens)"
+NEVER_ANSWERED = (
+    "the model ended without </think>, so all that it wrote is reasoning and no answer: "
+    "if it does not reason, use template plain"
+)
 
 
 def _view_result(
@@ -193,8 +197,10 @@ def stream(
 
     def result(results: tuple[MethodResult, ...], seconds: Mapping[str, float], done: bool) -> Result:
         views = [view for each in results for view in each.views] if done else []
-        thinks = any(is_reasoning(view.generation, thinking=prompt.opens_thinking) for view in views)
-        said = [text for text, holds in ((WITH_ROOM, request is not given), (STILL_REASONING, thinks)) if holds]
+        thinks = [view for view in views if is_reasoning(view.generation, thinking=prompt.opens_thinking)]
+        cut = {len(view.token_ids) >= request.max_new_tokens for view in thinks}
+        holding = ((WITH_ROOM, request is not given), (STILL_REASONING, True in cut), (NEVER_ANSWERED, False in cut))
+        said = [text for text, holds in holding if holds]
         notes = (*lm.notes, *(text.format(request.max_new_tokens) for text in said))
         where = (lm.name, str(lm.device), lm.dtype, lm.backend)
         asked = (facts[0, encoding], prompt, prompt.position_ids(request.positions))

@@ -223,8 +223,8 @@ def _notes(
     silent = table[table["prediction"].eq("") & table["generation"].str.strip().ne("")]
     if count := sum(is_reasoning(each, thinking=True) for each in silent["generation"]):
         notes.append(
-            f"{count} of {len(table)} answers are empty, and wrong: the model was still reasoning when its tokens were "
-            "spent; --max-new-tokens gives it more."
+            f"{count} of {len(table)} answers are empty, and wrong: the model did not end its reasoning (</think>); "
+            "where its tokens were spent, --max-new-tokens gives it more."
         )
     return tuple(notes)
 

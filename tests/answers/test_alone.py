@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import families
@@ -84,3 +85,11 @@ def test_reasoning_that_the_prompt_begins_is_no_answer(thinker: LanguageModel) -
     assert f"may have {min(512, left)} tokens" in first and second.startswith("the model was still reasoning after")
     asked = Request(question=WORDINGS[0], methods=("origin",), max_new_tokens=32).but(seed=1)
     assert len(ask(ours, asked)["origin"].token_ids) == 32, "who asked for the usual length gets it"
+
+
+def test_reasoning_that_the_model_left_unended_is_no_want_of_tokens(thinker: LanguageModel) -> None:
+    ends = replace(thinker, end_ids=frozenset(range(len(thinker.tokenizer))))  # whatever comes first is the end
+    result = ask(ends, WORDINGS[0], methods=("origin",), max_new_tokens=5)
+    (note,) = result.notes
+    assert result["origin"].stopped_by == "end token" and result["origin"].answer == ""
+    assert "without </think>" in note and "give it more" not in note
