@@ -52,9 +52,10 @@ def is_reasoning(generation: str, *, thinking: bool = False) -> bool:
 
 def normalise(text: str) -> str:
     """Lower case without accents, punctuation, articles and extra spaces (SQuAD's rule, https://arxiv.org/abs/1606.05250,
-    for all scripts). Marks that make another letter stay: those of kana, of Indic and Thai writing."""
+    for all scripts). Marks that make another letter stay: those of kana, of Indic and Thai writing. Articles stay where
+    there is nothing else: `A` is an answer to a question of several choices."""
     if text.isascii():
-        return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+        return _without_articles(text.lower().translate(_PUNCTUATION))
     spaced = "".join(" " if c in "\u2014\u2015" else c for c in text if unicodedata.category(c) != "Sk")
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", spaced).casefold())
     kept, script = [], ""
@@ -67,7 +68,11 @@ def normalise(text: str) -> str:
         script = unicodedata.name(c, "").partition(" ")[0]
         if category[0] != "P" and category not in ("Sc", "Sk", "Sm", "Cf") and c not in _APOSTROPHES:
             kept.append(c)
-    return " ".join(_ARTICLES.sub(" ", unicodedata.normalize("NFC", "".join(kept))).split())
+    return _without_articles(unicodedata.normalize("NFC", "".join(kept)))
+
+
+def _without_articles(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", text).split() or text.split())
 
 
 def _is_accent(mark: str, script: str) -> bool:
@@ -141,7 +146,7 @@ def lemma_match(prediction: str, answers: Sequence[str], *, lemmatise: Lemmatise
 
 
 def _lemmas(text: str, lemmatise: Lemmatise) -> list[str]:
-    return [form for lemma in lemmatise(text) for form in normalise(lemma).split()]
+    return normalise(" ".join(lemmatise(text))).split()
 
 
 def _occurs(part: list[str], whole: list[str]) -> bool:

@@ -62,6 +62,8 @@ def test_the_answer_of_a_model_that_reasons_follows_its_reasoning(generation: st
         ("can't", "cant"),
         ("東京", "東京"),
         ("...", ""),
+        ("A.", "a"),
+        ("\u201cThe\u201d", "the"),
     ],
 )
 def test_normal_form(text: str, form: str) -> None:
@@ -72,7 +74,8 @@ def test_normal_form(text: str, form: str) -> None:
 def test_exact_match_is_of_normal_forms_and_never_of_nothing() -> None:
     assert exact_match("the USA!", ["America", "U.S.A."])
     assert not exact_match("Lima city", ["Lima"])
-    assert not exact_match("", [""]) and not exact_match("the", ["the"])
+    assert not exact_match("", [""]) and not exact_match("...", ["..."])
+    assert exact_match("A.", ["A"]) and not exact_match("A.", ["B"]) and token_f1("A", ["A"]) == 1
     assert not exact_match("Lima", [])
 
 
@@ -148,7 +151,7 @@ def test_contains_whole_words_of_a_right_answer(prediction: str, answers: list[s
         ("Cusco", ["Lima", "Cusco Peru"], 2 / 3),  # the best answer counts
         ("Cusco", ["Lima"], 0.0),
         ("", ["Lima"], 0.0),
-        ("the", ["the"], 0.0),
+        ("...", ["..."], 0.0),
         ("Lima", [], 0.0),
     ],
 )
