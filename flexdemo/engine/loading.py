@@ -116,7 +116,8 @@ def _read(
     """Model, tokenizer, and which weights were missing or not expected; over all GPUs if it may be spread."""
     config = read_config(source)
     refuse_unsupported(config)
-    options: dict[str, Any] = {"dtype": dtype, **source.options}
+    # Ours replaces the attention that a configuration names, whose package may not be here.
+    options: dict[str, Any] = {"dtype": dtype, "config": config, "attn_implementation": "eager", **source.options}
     if processes == 1:
         several = spread and place == "cuda" and torch.cuda.device_count() > 1
         options["device_map"] = "auto" if several else place

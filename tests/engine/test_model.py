@@ -175,6 +175,15 @@ def test_a_saved_folder_loads_and_answers_as_in_memory(saved: Path, lm: Language
     assert mine["flex"].token_ids == theirs["flex"].token_ids
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_that_a_configuration_names_is_not_needed(saved: Path, tmp_path: Path, key: str) -> None:
+    """Ours takes its place; FlashAttention's package is on few machines."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    told = json.loads((saved / "config.json").read_text()) | {key: "flash_attention_2"}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert ask(load_model(tmp_path, device="cpu"), QUESTION, max_new_tokens=2).done
+
+
 def test_bfloat16_on_the_cpu(saved: Path) -> None:
     loaded = load_model(saved, device="cpu", dtype="bfloat16")
     assert loaded.dtype == "bfloat16"
