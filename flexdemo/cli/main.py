@@ -211,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     As is usual elsewhere, 130 after Ctrl-C and 141 if whoever read the output has left.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as for services: print would take the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     args = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe that holds some characters only

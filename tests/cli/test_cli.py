@@ -17,6 +17,7 @@ import pytest
 from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import load_recorded
 from flexdemo.cli import main as cli
+from flexdemo.engine.loading import BUNDLED
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import STRATEGIES
 from flexdemo.prompt import POSITIONS
@@ -284,6 +285,17 @@ def test_a_reader_that_leaves_is_no_error(capsys: pytest.CaptureFixture, monkeyp
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: a disk that is full cannot be had")
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_an_output_that_is_closed_is_no_error(
+    closed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, closed, None)
+    assert run(capsys, "generate", *ASK, "--max-new-tokens", "1", "--model", str(BUNDLED), "--json")[0] == 0
+    monkeypatch.setattr(sys, closed, None)
+    status, out, err = run(capsys, "generate", "")
+    assert (status, out, err.count("\n")) == (2, "", int(closed == "stdout"))
+
+
 def test_output_on_a_full_disk_is_told_in_one_line(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
