@@ -232,7 +232,8 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
     """Rows under a header; lists are JSON, and a row of blank cells is nothing."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the module's own is 131,072 characters
     try:
-        header, *rows = (row for row in csv.reader(io.StringIO(text), strict=True) if row)
+        lines = io.StringIO(text, newline="")  # of any system, also of those that end one with \r alone
+        header, *rows = (row for row in csv.reader(lines, strict=True) if row)
     except (csv.Error, ValueError) as error:
         raise InputError(f"cannot read {source}: broken CSV ({_why(error)}): is a quote missing?") from error
     names = [cell.strip() for cell in header]

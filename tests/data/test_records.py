@@ -89,6 +89,8 @@ def test_windows_line_ends_and_blank_lines_and_a_mark(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes(codecs.BOM_UTF8 + csv_text(GOOD[:1]).replace("\n", "\r\n").encode())
     assert read_records(str(path))[0] == EXPECTED[:1]
+    path.write_bytes(csv_text(GOOD[:1]).replace("\n", "\r").encode())  # "CSV (Macintosh)"
+    assert read_records(str(path))[0] == EXPECTED[:1]
 
 
 def test_limit_stops_reading(tmp_path: Path) -> None:
