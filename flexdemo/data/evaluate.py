@@ -78,8 +78,8 @@ def rewrite(
 
 
 def shorten(record: Record, n: int) -> Record:
-    """The record with its first `n` paraphrases only."""
-    weights = None if record.weights is None else record.weights[: n + 1]
+    """The record with its first `n` paraphrases only; equal weights where those that are left have none."""
+    weights = record.weights[: n + 1] if any((record.weights or ())[: n + 1]) else None
     return replace(record, paraphrases=record.paraphrases[:n], weights=weights)
 
 

@@ -25,7 +25,7 @@ from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
 from flexdemo.cli import main as cli
 from flexdemo.data import evaluate
-from flexdemo.data.evaluate import Settings, answer, prepare_questions, rewrite, settings_dict
+from flexdemo.data.evaluate import Settings, answer, prepare_questions, rewrite, settings_dict, shorten
 from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
 from flexdemo.data.table import read_table
@@ -337,6 +337,12 @@ def test_raw_weights_go_before_those_of_a_record(lm: LanguageModel) -> None:
     (raw,), *_ = prepare_questions(lm, [weighted], Settings(weights="raw"))
     assert plain is not None and plain.prompt.weights == (0.25, 0.0, 0.5, 0.25)
     assert raw is not None and raw.prompt.weights == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_fewer_paraphrases_leave_a_record_that_only_they_had_weight_in() -> None:
+    record = Record("1", "q", ("a",), ("p", "r"), (0.0, 0.0, 1.0))
+    assert [shorten(record, n).weights for n in range(3)] == [None, None, (0.0, 0.0, 1.0)]
+    assert shorten(RECORDS[2], 2).weights == RECORDS[2].weights[:3]
 
 
 def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
