@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -191,26 +192,28 @@ def _evaluate(
 
 
 def _tell(table: DataFrame, facts: dict[str, Any], args: argparse.Namespace, dropped: Counter[str]) -> None:
-    """Print the summary, write the reports."""
+    """Print the summary, then write the reports."""
     from ..data.summary import summarise
 
     summary = summarise(without_sweeps(table), score=args.score, seed=args.seed)
     sweeps = find_sweeps(table, score=args.score, seed=args.seed)
     shown = {key: value for key, value in facts.items() if value not in (None, "")}
-    title = f"flexdemo on {Path(args.data).name}"
-    for path in args.report:
-        text = _report(path.suffix.lower(), title, summary, sweeps, shown)
-        write_file(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
-    if args.json:
+    name = os.fsencode(Path(args.data).name).decode(errors="replace")  # bytes of another encoding fit in no report
+    if args.json:  # before the reports: what cannot be written takes no result with it
         told = {"dropped_paraphrases": dict(dropped)} if dropped else {}
         told |= {"sweeps": [asdict(sweep) for sweep in sweeps]} if sweeps else {}
         print_json({"settings": facts, **asdict(summary), **told})
-        return
-    print("\n".join(each.markdown() for each in (summary, *sweeps)))
-    if dropped:
-        reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common())
-        print(f"paraphrases written; drafts dropped: {dropped.total()} ({reasons})")
-    for path in (*([args.output] if args.output else []), *args.report):
+    else:
+        print("\n".join(each.markdown() for each in (summary, *sweeps)))
+        if dropped:
+            reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common())
+            print(f"paraphrases written; drafts dropped: {dropped.total()} ({reasons})")
+    wrote = [args.output] if args.output else []
+    for path in args.report:
+        text = _report(path.suffix.lower(), f"flexdemo on {name}", summary, sweeps, shown)
+        write_file(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
+        wrote.append(path)
+    for path in wrote if not args.json else ():
         print(f"wrote {path}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -473,6 +474,29 @@ def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.Cap
     line = next(line for line in printed.splitlines() if line.startswith("| flex"))
     assert line in markdown and '- model: "tinyqa"' in markdown
     assert "<h1><bdi>flexdemo on data.jsonl</bdi></h1>" in page and "<script src" not in page
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_report_that_cannot_be_written_takes_no_result_with_it(
+    form: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "1", *form]
+    assert cli.main([*asked, "--report", str(tmp_path / f"{'n' * 250}.md")]) == 2
+    out, err = capsys.readouterr()
+    assert ("causal" in out and "wrote" not in out) and (err.startswith("error: cannot write") and err.count("\n") == 1)
+
+
+def test_a_report_on_a_file_whose_name_is_no_unicode(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    try:
+        shutil.copy(data, named)
+    except OSError:
+        pytest.skip("this disk takes names of Unicode only")
+    for ending in (".md", ".html"):
+        report = tmp_path / f"r{ending}"
+        asked = ["evaluate", str(named), "--paraphrases", "0", "--limit", "1", "--report", str(report)]
+        assert cli.main(asked) == 0
+        assert "flexdemo on caf\ufffd.jsonl" in report.read_text(encoding="utf-8")
 
 
 def test_all_leaves_out_what_a_single_wording_does_not_allow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
