@@ -133,7 +133,11 @@ def _read(
             if source.adapter:
                 from peft import PeftModel
 
-                model = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()
+                wrapped = PeftModel.from_pretrained(model, source.adapter)
+                if not hasattr(wrapped, "merge_and_unload"):
+                    kind = f"{source.name} is a {wrapped.peft_type.value} adapter"
+                    raise ModelError(f"{kind}, which changes no weights and cannot be merged: give one of LoRA's kind")
+                model = wrapped.merge_and_unload()
     except InputError:
         raise
     except DAMAGE as error:

@@ -47,7 +47,8 @@ UNHELPFUL = {  # what transformers says: what it means
     # After the packages that it needs were found: what does not read as SentencePiece is tried as tiktoken.
     "`tiktoken` is required": "tokenizer.model is cut off or damaged; copy the folder again",
     "instantiate the backend tokenizer": "it has no tokenizer, such as tokenizer.json; copy the folder again",
-    "Error(s) in loading state_dict": "its weights do not fit its config.json, or an adapter not its model; copy again",
+    "Error(s) in loading state_dict": "its weights do not fit its config.json, or an adapter not its model; copy "
+    "again, or merge an adapter that added tokens",
     "for this kind of AutoModel": "transformers has no causal language model of its kind, and flexdemo needs one",
     "contains custom code": "it needs code of its own, which flexdemo never runs; give one that transformers knows",
     "Weights only load failed": "a weights file is damaged, or holds more than weights, which is never run; copy the "
@@ -105,11 +106,10 @@ def locate(path: str | Path | None) -> Source:
         raise ModelError(f"no model at {name}: give a Hub id without the rest of the address: Qwen/Qwen3-0.6B")
     if not name.startswith((".", "/", "~")) and not os.path.exists(place):  # Path.exists raises for a name too long
         return Source(name, name)
-    adapted = os.path.isfile(place / "adapter_config.json")
-    if os.path.isfile(place / "config.json") and not (adapted and _has_no_weights(place)):
-        return Source(name, str(place))
-    if adapted:
+    if _is_adapter(place):
         return _adapted(name, place)
+    if os.path.isfile(place / "config.json"):
+        return Source(name, str(place))
     inside = ("*.gguf", "snapshots/*/config.json")
     files, snapshots = (sorted(place.glob(each)) if os.path.isdir(place) else [] for each in inside)
     hint = "give a folder that holds config.json, a .gguf file"
@@ -141,9 +141,12 @@ def _packaged(name: str) -> Source:
     return replace(_gguf(str(files[0]), files[0]), name=name)
 
 
-def _has_no_weights(folder: Path) -> bool:
-    """Whether a folder lacks weights of a whole model: some trainers put its config.json beside an adapter."""
-    return not any(any(folder.glob(each)) for each in ("model*.safetensors", "pytorch_model*.bin"))
+def _is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model, whose config.json some trainers put beside it."""
+    if not os.path.isfile(folder / "adapter_config.json"):
+        return False
+    weights = any(any(folder.glob(each)) for each in ("model*.safetensors", "pytorch_model*.bin"))
+    return not (weights and os.path.isfile(folder / "config.json"))
 
 
 def _adapted(name: str, folder: Path) -> Source:
@@ -155,6 +158,8 @@ def _adapted(name: str, folder: Path) -> Source:
         raise ModelError(f"no model at {name}: its adapter_config.json cannot be read ({first_line(error)})") from error
     if not base:
         raise ModelError(f"{name} is a {kind} adapter and does not say of which model: merge it, and give that folder")
+    if _is_adapter(Path(str(base)).expanduser()):
+        raise ModelError(f"{name} is a {kind} adapter of {base}, an adapter itself: merge that first")
     if not installed("peft"):
         raise ModelError(f"{name} is a {kind} adapter of {base}: pip install peft, or merge it and give that folder")
     if not any(folder.glob("adapter_model.*")):

@@ -153,7 +153,7 @@ def test_an_adapter_that_does_not_say_of_what_is_told(adapter: Path, said: str) 
         ({}, None, "is a LORA adapter without adapter_model.safetensors; copy the folder again$"),
         ({}, b"", r"is cut off or damaged \(.+\)"),
         ({"r": 4}, save({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 32)}),
-         "weights do not fit its config.json, or an adapter not its model; copy again$"),
+         "weights do not fit its config.json, or an adapter not its model; copy again, or merge an adapter that added"),
     ],
 )  # fmt: skip
 def test_an_adapter_that_cannot_be_merged_is_told(
@@ -168,6 +168,27 @@ def test_an_adapter_that_cannot_be_merged_is_told(
     with pytest.raises(ModelError, match=said) as caught:
         load_model(adapter, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_an_adapter_is_told(adapter: Path, saved: Path) -> None:
+    """Of two, one alone would be merged; of one that names itself, none is ever found."""
+    inner = adapter / "inner"
+    inner.mkdir()
+    (inner / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
+    for base in (inner, adapter):
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+        with pytest.raises(ModelError, match=f"is a LORA adapter of {base}, an adapter itself: merge that first"):
+            load_model(adapter, device="cpu")
+
+
+def test_an_adapter_of_the_prompt_is_named(saved: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, base_model_name_or_path=str(saved))
+    peft.get_peft_model(models.random_model("llama"), config).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(saved)}))
+    with pytest.raises(ModelError, match="is a PROMPT_TUNING adapter, which changes no weights and cannot be merged"):
+        load_model(tmp_path, device="cpu")
 
 
 def test_an_adapter_is_merged(saved: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
