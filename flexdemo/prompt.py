@@ -267,7 +267,7 @@ def _whole(tokenizer: Any, template: Template, wording: str) -> tuple[list[int],
     text = template.render(protected(tokenizer, wording))
     start, end = len(template.head), len(text) - len(template.tail)
     if start >= end or not (text.startswith(template.head) and text.endswith(template.tail)):
-        raise InputError(f"this model's chat template changes with the message: {_OTHER['chat']}")
+        raise InputError(f"this model's chat template changes with the message or the time: {_OTHER['chat']}")
     ids, places = _tokenise(tokenizer, text, special=template.kind == "plain")
     start, end = start - text.count(CUT, 0, start), end - text.count(CUT, 0, end)
     inside = [i for i, (first, last) in enumerate(places) if first < end and last > start]

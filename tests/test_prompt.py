@@ -408,7 +408,7 @@ def test_a_template_that_changes_the_message_is_the_models_own_or_refused(templa
     if "upper" in template:
         assert own_ids(build_prompt(tokenizer, QUESTION)) == [asked_alone(tokenizer, QUESTION, chat=True)]
     else:
-        with pytest.raises(InputError, match="changes with the message: use --template plain"):
+        with pytest.raises(InputError, match="changes with the message or the time: use --template plain"):
             build_prompt(tokenizer, QUESTION)
 
 
