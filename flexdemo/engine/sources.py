@@ -99,7 +99,7 @@ def locate(path: str | Path | None) -> Source:
     name = str(path)
     if name in PACKAGED:
         return _packaged(name)
-    place = Path(name).expanduser() if name.startswith("~") else Path(name)
+    place = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that there is not
     if name.lower().endswith(".gguf"):
         return _gguf(name, place)
     if "://" in name:
@@ -158,7 +158,7 @@ def _adapted(name: str, folder: Path) -> Source:
         raise ModelError(f"no model at {name}: its adapter_config.json cannot be read ({first_line(error)})") from error
     if not base:
         raise ModelError(f"{name} is a {kind} adapter and does not say of which model: merge it, and give that folder")
-    if _is_adapter(Path(str(base)).expanduser()):
+    if _is_adapter(Path(os.path.expanduser(str(base)))):
         raise ModelError(f"{name} is a {kind} adapter of {base}, an adapter itself: merge that first")
     if not installed("peft"):
         raise ModelError(f"{name} is a {kind} adapter of {base}: pip install peft, or merge it and give that folder")
@@ -182,8 +182,19 @@ def reading_once(source: Source) -> Iterator[None]:
         yield
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
 def read_config(source: Source) -> Any:
     hub_logging.set_verbosity_error()  # what the Hub says of a failure is in the error, its retries are noise
+    generation = Path(source.place, "generation_config.json")  # transformers passes over a damaged one, and its ends
+    if os.path.isfile(generation) and not _is_json(generation):
+        raise ModelError(f"cannot load the model {source.told!r}: {generation} is cut off or damaged; copy it again")
     try:
         return AutoConfig.from_pretrained(source.place, **source.options)
     except DAMAGE as error:
@@ -246,10 +257,8 @@ def read_tokenizer(source: Source) -> Any:
     damaged = f"cannot load the tokenizer of {source.place!r}: tokenizer.json is cut off or damaged"
     path = folder / "tokenizer.json"
     if path.is_file():
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ModelError(f"{damaged}; copy the folder again") from error
+        if not _is_json(path):
+            raise ModelError(f"{damaged}; copy the folder again")
     elif (folder / "tokenizer.model").is_file():
         kind, needed = _tokenizer_model(folder / "tokenizer.model")
         if lacking := [package for package, module in needed.items() if not installed(module)]:

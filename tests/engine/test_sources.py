@@ -46,6 +46,17 @@ def test_the_home_folder_has_a_short_name(saved: Path, monkeypatch: pytest.Monke
     assert load_model(f"~/{saved.name}", device="cpu").name == f"~/{saved.name}"
     with pytest.raises(ModelError, match=r"no model at ~/other: give a folder that holds config.json, a .gguf file"):
         load_tokenizer("~/other")
+    with pytest.raises(ModelError, match="no model at ~nobody-here/other: give a folder"):
+        load_tokenizer("~nobody-here/other")
+
+
+@pytest.mark.parametrize("content", ["", '{"eos_token_id": [2,'])
+def test_a_damaged_generation_config_is_told(saved: Path, tmp_path: Path, content: str) -> None:
+    """transformers goes on without it, and an answer without the end tokens that it names."""
+    folder = shutil.copytree(saved, tmp_path / "model")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"generation_config.json is cut off or damaged; copy it again$"):
+        load_model(folder, device="cpu")
 
 
 def test_float16_gives_the_answer_of_float32_where_it_is_sure(saved: Path) -> None:
