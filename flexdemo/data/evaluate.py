@@ -196,7 +196,7 @@ def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
 
 def settings_dict(settings: Settings, lm: LanguageModel, **others: Any) -> dict[str, Any]:
     """What must be equal for results to belong into one table, the prompt as rendered among it; JSON-able."""
-    ran = {"model": lm.name, "dtype": lm.dtype, "backend": lm.backend}
+    ran = {"model": lm.name, "model_weights": lm.digest, "dtype": lm.dtype, "backend": lm.backend}
     return {**others, **ran, **settings.model_dump(exclude=ABSENT), "prompt": template_of(lm, settings).texts}
 
 

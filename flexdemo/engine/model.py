@@ -42,6 +42,7 @@ class LanguageModel:
     hooks: Hooks = field(default_factory=Hooks, compare=False)
     compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
     processes: int = 1  # over which every layer is split; each sees its share of the heads
+    digest: str = ""  # of its weights, "" where it was not loaded from files
 
     @property
     def device(self) -> torch.device:

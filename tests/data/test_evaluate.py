@@ -279,6 +279,22 @@ def test_other_settings_and_other_data_are_not_mixed(
     assert cli.main([*asked, "--overwrite", "--max-new-tokens", "7"]) == 0
 
 
+def test_a_folder_that_holds_another_model_is_not_resumed(
+    data: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "1", "--model", str(folder)]
+    asked += ["--max-new-tokens", "2", "--output", str(tmp_path / "out.jsonl")]
+    assert cli.main(asked) == 0 and cli.main([*asked, "--resume"]) == 0
+    model = models.random_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[0, 0] += 1
+    model.save_pretrained(folder)
+    capsys.readouterr()
+    assert cli.main([*asked, "--resume"]) == 2
+    assert "its model_weights is" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_said_before_the_model_loads(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,7 +454,7 @@ def test_shots_are_turns_of_a_chat(prepared: Any) -> None:
 def test_a_dated_prompt_is_not_resumed_on_another_day(tmp_path: Path) -> None:
     """Not "auto" but the prompt as rendered is what two parts of a table must share."""
     tokenizer, output = families.FAMILIES["gpt2"](), tmp_path / "out.jsonl"
-    lm = SimpleNamespace(tokenizer=tokenizer, name="m", dtype="float32", backend="sdpa")
+    lm = SimpleNamespace(tokenizer=tokenizer, name="m", dtype="float32", backend="sdpa", digest="")
 
     def settings(day: str) -> dict[str, Any]:
         long = "A line of an instruction that is long enough to hide what follows it. " * 3
