@@ -49,7 +49,7 @@ class Mixing:
         if not any(starts):
             return None
         same = torch.tensor(owners)[:, None] == torch.tensor(owners)
-        return cls(same / same.sum(dim=1, keepdim=True), torch.tensor([start or NEVER for start in starts]))
+        return cls(same.float() / same.sum(dim=1, keepdim=True), torch.tensor([start or NEVER for start in starts]))
 
     def to(self, device: torch.device) -> Mixing:
         return Mixing(*(upload(each, device) for each in self.tensors()))

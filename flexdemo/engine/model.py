@@ -135,7 +135,7 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
         call = call_of(model)
         next_scores(model, ids(*row[:5], *[0] * (length - 5)), places, Plan(backend, masks), read, call)
         cache = branch([read], [(0, 0)], length=length, capacity=runs.padded(length + 2))
-        bias = torch.full((1, 1, 1, cache.layers[0].get_max_length()), -torch.inf)
+        bias = torch.full((1, 1, 1, cache.layers[0].get_max_length()), -torch.inf, dtype=torch.float32)
         bias[..., [0, 3, 4]] = 0
         told = []
         for i, slot in ((5, length), (6, length + 1)):

@@ -105,7 +105,8 @@ def _ape_rows(slots: Slots, views: Sequence[View], prompts: Sequence[int], fuses
     if all(ape.is_plain for ape in asked):
         return None
     keys = (slots.wordings[torch.tensor(prompts)] > 0)[:, None, None]  # (rows, 1, 1, capacity)
-    numbers = torch.tensor([(ape.temperature, ape.scale) for ape in asked])[:, :, None, None, None]
+    numbers = torch.tensor([(ape.temperature, ape.scale) for ape in asked], dtype=torch.float32)
+    numbers = numbers[:, :, None, None, None]
     return ApeRows(keys, numbers[:, 0], numbers[:, 1])
 
 

@@ -448,6 +448,20 @@ def test_preparing_twice_is_harmless(tokenizer: Any, lm: LanguageModel) -> None:
     assert mine == theirs
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torch_s_default_dtype_changes_nothing(lm: LanguageModel, tokenizer: Any, dtype: torch.dtype) -> None:
+    model = models.random_model("llama")
+    asked = {"methods": ("all",), "ape_temperature": 0.9, "weights": (1, 2, 4), "max_new_tokens": 3}
+    want = ask(lm, QUESTION, OTHERS[:2], **asked)
+    torch.set_default_dtype(dtype)  # as programs around us do
+    try:
+        told = ask(prepare(model, tokenizer, name="another"), QUESTION, OTHERS[:2], **asked)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for mine, theirs in zip(told.results, want.results, strict=True):
+        assert mine.token_ids == theirs.token_ids and mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-6)
+
+
 def _changed(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
