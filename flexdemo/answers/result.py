@@ -107,7 +107,10 @@ class Result:
         return fused_view(self.prompt, Encoding(self.mask["strategy"], self.mask["positions"]), self.ape)
 
     def __getitem__(self, method: str) -> MethodResult:
-        return next(result for result in self.results if result.method == method)
+        found = {result.method: result for result in self.results}
+        if method not in found:
+            raise KeyError(f"no {method!r} here: this result holds {', '.join(found)}; ask for it by methods=[...]")
+        return found[method]
 
     def to_dict(self) -> dict[str, Any]:
         prompt = {

@@ -196,3 +196,10 @@ def test_bad_choices_are_named(lm: LanguageModel, options: dict, message: str) -
 def test_an_empty_question_is_named(lm: LanguageModel) -> None:
     with pytest.raises(InputError, match=r"the question is empty"):
         ask(lm, "  ")
+
+
+def test_a_method_that_did_not_run_is_named(lm: LanguageModel) -> None:
+    """A StopIteration would end the loop of a reader without a word."""
+    result = ask(lm, A, methods=("flex", "origin"), max_new_tokens=1)
+    with pytest.raises(KeyError, match="no 'causal' here: this result holds flex, origin; ask for it by methods="):
+        result["causal"]
