@@ -100,6 +100,8 @@ def _raws(source: str) -> Iterator[Raw]:
     ending = Path(source).suffix.lower()
     if ending not in ENDINGS:
         raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
+    if "://" in source and not source.startswith("hf://"):
+        raise InputError(f"cannot read {source}: download it and give the file, or a path {SCHEME}OWNER/NAME/FILE")
     data = read_hub_file(source) if source.startswith("hf://") else read_file(Path(source))
     if not data.strip():
         raise InputError(f"cannot read {source}: the file is empty")
