@@ -56,6 +56,11 @@ _finite = _numbers(
 )
 
 
+def _path(text: str) -> Path:
+    """A shell leaves the ~ of `--output=~/out.csv` as it is."""
+    return Path(os.path.expanduser(text))
+
+
 def _weights(text: str) -> tuple[float, ...] | str:
     return text.strip() if text.strip() in ("raw", "confidence") else _finite(text)
 
@@ -123,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     mask.add_argument("--against", metavar="STRATEGY", help="compare with this strategy's mask")
     form = mask.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
-    form.add_argument("--output", type=Path, metavar="FILE", help=f"write {', '.join(commands.MASK_FORMATS)}")
+    form.add_argument("--output", type=_path, metavar="FILE", help=f"write {', '.join(commands.MASK_FORMATS)}")
     mask.set_defaults(run=commands.run_mask)
 
     paraphrase = subparsers.add_parser("paraphrase", help="let the model write paraphrases of a question")
@@ -138,6 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = subparsers.add_parser("evaluate", help="run a data set through methods: a results table, its summary")
     evaluate.add_argument(
         "data",
+        type=os.path.expanduser,
         metavar="DATA",
         help=".jsonl .json .csv .parquet or .feather file, hf://datasets/..., webqa or myriadlama",
     )
@@ -155,7 +161,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="also hidden_avg from several layers on, or each method over the first wordings of a question",
     )
     evaluate.add_argument("--shots", type=int, default=0, metavar="K", help="few-shot examples before the question")
-    evaluate.add_argument("--shots-from", metavar="FILE", help="the data set to draw them from")
+    drawn = "the data set to draw them from"
+    evaluate.add_argument("--shots-from", type=os.path.expanduser, metavar="FILE", help=drawn)
     _add_settings(evaluate, "seed", help="of shots, paraphrases and intervals (default: 0)")
     written = f"of generated paraphrases, above 0 (default: {WARMTH})"
     _add_settings(evaluate, "temperature", default=WARMTH, help=written)
@@ -165,9 +172,9 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"what accuracy is: {'; '.join(f'{name}: {said}' for name, said in SCORES.items())} (default: exact, for "
         "a model asked by its chat template contains)",
     )
-    evaluate.add_argument("--output", type=Path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
+    evaluate.add_argument("--output", type=_path, metavar="FILE", help="results: .feather .parquet .csv .jsonl")
     evaluate.add_argument(
-        "--report", type=Path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
+        "--report", type=_path, action="append", default=[], metavar="FILE", help="summary: .md or .html (repeat)"
     )
     evaluate.add_argument(
         "--tensor-parallel",
@@ -183,8 +190,8 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=commands.run_evaluate)
 
     record = subparsers.add_parser("record", help="record the page's examples, to be shown without a model")
-    record.add_argument("--output", type=Path, metavar="FILE.json", required=True, help="the recording to write")
-    record.add_argument("--examples", type=Path, metavar="FILE.json", help="a list of examples (default: the page's)")
+    record.add_argument("--output", type=_path, metavar="FILE.json", required=True, help="the recording to write")
+    record.add_argument("--examples", type=_path, metavar="FILE.json", help="a list of examples (default: the page's)")
     _add_model(record)
     record.set_defaults(run=commands.run_record)
 

@@ -481,6 +481,22 @@ def test_records_whose_suffixes_differ_are_answered_all_the_same() -> None:
     assert [[row.generation for row in rows] for rows in together] == [[r.generation for r in rows] for rows in alone]
 
 
+def test_the_home_folder_has_a_short_name_in_every_path(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    shutil.copy(data, home / "data.jsonl")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    asked = ["evaluate", "~/data.jsonl", "--paraphrases", "0", "--limit", "1", "--max-new-tokens", "1"]
+    assert cli.main([*asked, "--output=~/new/out.csv", "--report=~/r.md"]) == 0
+    assert cli.main(["mask", "What?", "--output=~/mask.png"]) == 0
+    assert (home / "new" / "out.csv").is_file() and (home / "r.md").is_file() and (home / "mask.png").is_file()
+    assert not list(here.iterdir()), "nor a folder called ~"
+
+
 def test_reports_hold_the_summary(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     reports = [tmp_path / "r.md", tmp_path / "r.html"]
     asked = ["evaluate", str(data), "--paraphrases", "0", "--limit", "2", "--report", str(reports[0])]
