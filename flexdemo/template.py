@@ -128,7 +128,8 @@ def protected(tokenizer: Any, text: str) -> str:
     There alone the ids are not those of transformers, which would take the literal for the token.
     """
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    literals = sorted((each for each in added.union(tokenizer.all_special_tokens) if each in text), key=len)
+    named = added.union(tokenizer.all_special_tokens) - {""}  # an empty one is how some files say that there is none
+    literals = sorted((each for each in named if each in text), key=len)
     if not literals:
         return text
     anywhere = re.compile(f"(?=({'|'.join(map(re.escape, literals))}))")  # also where literals overlap

@@ -272,6 +272,14 @@ def test_special_tokens_typed_by_a_user_stay_text_and_round_trip(text: str, chat
     assert segment.text == (text.strip() if chat else f"Q: {text.strip()}\n")
 
 
+@pytest.mark.parametrize("name", ["bos_token", "pad_token", "unk_token"])
+def test_a_special_token_without_a_literal_cuts_nothing(name: str) -> None:
+    tokenizer = models.tokenizer(chat=True)
+    want = build_prompt(tokenizer, QUESTION, OTHERS, template="plain")
+    setattr(tokenizer, name, "")
+    assert build_prompt(tokenizer, QUESTION, OTHERS, template="plain") == want
+
+
 def test_literals_that_overlap_stay_text() -> None:
     tokenizer = models.tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["aba", "abac"]})

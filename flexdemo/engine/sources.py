@@ -264,10 +264,13 @@ def read_tokenizer(source: Source) -> Any:
         if lacking := [package for package, module in needed.items() if not installed(module)]:
             raise ModelError(f"the tokenizer of {source.place!r} is a {kind} model: pip install {' '.join(lacking)}")
     try:
-        return AutoTokenizer.from_pretrained(source.place, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(source.place, **source.options)
     except DAMAGE as error:
         raise ModelError(why_not(source.told, error)) from error
     except Exception as error:
         if type(error) is not Exception:  # the tokenizers library has no narrower class for what it cannot read
             raise
         raise ModelError(f"{damaged} ({first_line(error)}); copy the folder again") from error
+    if getattr(tokenizer, "unk_token", None) == "":
+        tokenizer.unk_token = None  # its id would be looked for without end
+    return tokenizer

@@ -59,6 +59,17 @@ def test_a_damaged_generation_config_is_told(saved: Path, tmp_path: Path, conten
         load_model(folder, device="cpu")
 
 
+def test_a_tokenizer_whose_unknown_token_is_empty_has_none(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "unk_token": ""}))
+    lm, plain = (load_model(each, device="cpu") for each in (folder, saved))
+    assert (
+        ask(lm, QUESTION, max_new_tokens=2)["flex"].token_ids
+        == ask(plain, QUESTION, max_new_tokens=2)["flex"].token_ids
+    )
+
+
 def test_float16_gives_the_answer_of_float32_where_it_is_sure(saved: Path) -> None:
     whole, half = (load_model(saved, device="cpu", dtype=dtype) for dtype in ("float32", "float16"))
     assert half.dtype == "float16"
