@@ -18,7 +18,7 @@ from .mask import HIDDEN, INK, LINE, base_figure, segment_axes, token_labels
 GRID = "rgba(128,136,148,0.25)"
 NAMED_TOKENS = 32  # up to here bars are named by their tokens, above by their numbers
 LETTERED_TOKENS = 10  # up to here segments are named inside their bars
-TICK_CHARACTERS, WORDING_CHARACTERS = 12, 64
+TICK_CHARACTERS, WORDING_CHARACTERS = 12, 44
 HEIGHT = 360  # pixels of the attention mass
 LEAST_EFFECT = 0.01  # nats that the axis shows at least: rounding does not look like an effect
 ROW, MARGIN = 50, 66  # pixels of one paraphrase's effect, and of the axis below
@@ -121,7 +121,7 @@ def effect_figure(names: Sequence[str], effects: Sequence[float], wordings: Sequ
         for place, name, wording in zip(places, names, wordings, strict=True)
     ]  # fmt: skip
     low, high = min(0.0, *effects), max(LEAST_EFFECT, *effects)
-    room = 0.16 * (high - low)  # for the numbers beside the bars
+    room = 0.3 * (high - low)  # for the numbers beside the bars
     # The line of no effect stands beside the bars only: between them it would cross their captions.
     line = {"type": "line", "x0": 0, "x1": 0, "line": {"color": LINE, "width": 1.5}}
     figure.update_layout(shapes=[{**line, "y0": place - 0.21, "y1": place + 0.21} for place in places])

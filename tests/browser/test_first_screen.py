@@ -21,10 +21,11 @@ EXAMPLES, RECORDED, REAL, SMOLLM2 = (
 )
 FIRST_SCREEN = ("run", "answer-flex", "answer-causal", "mask-plot", "mask-plot-right", "token-view")
 
-# Labels of the masks that their figures cut off: what is drawn outside a figure is not seen.
-CUT_OFF = """() => [...document.querySelectorAll('.side .js-plotly-plot')].flatMap(gd => {
+# Labels that their figures cut off: what is drawn outside a figure is not seen.
+CUT_OFF = """() => [...document.querySelectorAll(':is(.side, #gave-plot) .js-plotly-plot')].flatMap(gd => {
     const box = (e) => e.getBoundingClientRect(), {left, right, top, bottom} = box(gd);
-    return [...gd.querySelectorAll('.xtick text, .ytick text')].filter(each => box(each).left < left
+    const texts = [...gd.querySelectorAll('.xtick text, .ytick text, .x2title, .bartext-outside')];
+    return texts.filter(each => box(each).left < left
         || box(each).right > right || box(each).top < top || box(each).bottom > bottom).map(each => each.textContent);
 })"""
 
@@ -79,6 +80,19 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
     for tab in visit.page.get_by_role("tab").all_text_contents():
         visit.open(tab)
         assert fits_sideways(visit), tab
+
+
+def test_sides_and_what_each_wording_gave_are_whole_at_any_width(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url)
+    visit.choose("left-scheme", "bidirectional · aligned · weights")  # the longest title
+    cut = """() => [...document.querySelectorAll('.side-head h2, .side .answer')].filter(e =>
+        e.scrollHeight > e.clientHeight || (e.scrollWidth > e.clientWidth
+        && getComputedStyle(e).overflowX === 'visible')).map(e => e.textContent)"""
+    for width in (1440, 1024, 768):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        visit.until("() => document.querySelector('#mask-plot .nsewdrag').getBoundingClientRect().width > 180")
+        visit.settle(400)  # Plotly waits 100 ms for the end of a change of size, each figure by itself
+        assert visit.page.evaluate(cut) == [] and visit.page.evaluate(CUT_OFF) == [], width
 
 
 def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
