@@ -13,6 +13,11 @@
     if (event.key === 'Escape' && !find('ul[role=listbox], dialog[open]')) press('#stop');
   }, true);
 
+  // A finger scrolls the page over pictures too; Plotly would take it for a drag that enlarges them. A tap is still a click.
+  document.addEventListener('touchstart', (event) => {
+    if (event.target.closest?.('.js-plotly-plot')) event.stopPropagation();
+  }, true);
+
   // A weight moved by keys is let go of a little after the last key: then the answer is decoded again, as after a drag.
   let letGo = 0;
   document.addEventListener('keyup', (event) => {

@@ -82,6 +82,21 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
         assert fits_sideways(visit), tab
 
 
+def test_a_finger_scrolls_the_page_over_a_mask(visitors: Visitors, bundled_url: str) -> None:
+    visit = visitors(bundled_url, width=390, height=844)
+    x, y = visit.point("left", 30, 10)
+    whole, before = visit.plot("mask-plot", "layout.xaxis.range"), visit.page.evaluate("() => scrollY")
+    finger = visit.page.context.new_cdp_session(visit.page)
+    finger.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    for kind, up in (("touchStart", 0), *(("touchMove", 20 * i) for i in range(1, 11)), ("touchEnd", None)):
+        points = [] if up is None else [{"x": x, "y": y - up}]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    visit.until("before => scrollY > before + 50", before)
+    assert visit.plot("mask-plot", "layout.xaxis.range") == whole
+    finger.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    finger.detach()
+
+
 def test_sides_and_what_each_wording_gave_are_whole_at_any_width(visitors: Visitors, bundled_url: str) -> None:
     visit = visitors(bundled_url)
     visit.choose("left-scheme", "bidirectional · aligned · weights")  # the longest title
