@@ -147,29 +147,29 @@ def wire(page: Page) -> None:
 def wire_pairs(page: Page) -> None:
     """What sets the mask of the left side, which then answers again."""
 
-    def set_to(values: Values, text_of: Callable[[PageState, SegmentedPrompt], str]) -> Changes:
-        """The mask that `text_of` makes of the page's; what cannot be is refused, and nothing changes."""
+    def set_to(values: Values, text_of: Callable[[PageState], str]) -> Changes:
+        """The mask that `text_of` makes of the page; what cannot be is refused, and nothing changes."""
         state = PageState.of(values)
-        text = text_of(state, page.compose(state))
+        text = text_of(state)  # the page's own may be one that cannot be: it names a row that was removed
         page.compose(PageState.of({**values, "mask": text, "left": FUSED}))
         past = values["mask_past"] if text == state.mask else [*values["mask_past"], state.mask]
         return {"mask": text, "left": FUSED, "mask_past": past}
 
     def toggle(values: Values, visit: Visit) -> Changes:
         query, _, key = str(visit.told("pair")).partition(">")
-        return set_to(values, lambda state, prompt: toggled(state.mask, query, key, prompt.segments))
+        return set_to(values, lambda state: toggled(state.mask, query, key, page.compose(state).segments))
 
     def typed(values: Values, visit: Visit) -> Changes:
-        return set_to(values, lambda state, prompt: (values["mask_text"] or "").strip())
+        return set_to(values, lambda state: (values["mask_text"] or "").strip())
 
     def reset(values: Values, visit: Visit) -> Changes:
-        return set_to(values, lambda state, prompt: parse(state.mask).strategy.name)
+        return set_to(values, lambda state: parse(state.mask).strategy.name)
 
     def undo(values: Values, visit: Visit) -> Changes:
         *past, before = values["mask_past"] or [None]
         if before is None:
             raise InputError("there is nothing to undo")
-        return set_to(values, lambda state, prompt: before) | {"mask_past": past}
+        return set_to(values, lambda state: before) | {"mask_past": past}
 
     changes = ["mask", "left", "mask_past"]
     wired = {"reads": [*page.state, "mask_past", "mask_text"], "changes": changes, "refused": ["pairs_message"]}
