@@ -99,15 +99,20 @@ def test_a_finger_scrolls_the_page_over_a_mask(visitors: Visitors, bundled_url: 
 
 def test_sides_and_what_each_wording_gave_are_whole_at_any_width(visitors: Visitors, bundled_url: str) -> None:
     visit = visitors(bundled_url)
-    visit.choose("left-scheme", "bidirectional · aligned · weights")  # the longest title
     cut = """() => [...document.querySelectorAll('.side-head h2, .side .answer')].filter(e =>
-        e.scrollHeight > e.clientHeight || (e.scrollWidth > e.clientWidth
-        && getComputedStyle(e).overflowX === 'visible')).map(e => e.textContent)"""
-    for width in (1440, 1024, 768):
+        e.scrollHeight > e.clientHeight || e.scrollWidth > e.clientWidth).map(e => e.textContent)"""
+    lies_under = """() => [...document.querySelectorAll('.side-head')].filter(head => [...head.children].some(
+        (e, i, all) => i && e.getBoundingClientRect().left < all[i - 1].getBoundingClientRect().right)).length"""
+    for width in (1440, 1024, 768, 720):
         visit.page.set_viewport_size({"width": width, "height": 900})
         visit.until("() => document.querySelector('#mask-plot .nsewdrag').getBoundingClientRect().width > 180")
         visit.settle(400)  # Plotly waits 100 ms for the end of a change of size, each figure by itself
         assert visit.page.evaluate(cut) == [] and visit.page.evaluate(CUT_OFF) == [], width
+        assert fits_sideways(visit) and visit.page.evaluate(lies_under) == 0
+    visit.choose("left-scheme", "bidirectional · aligned · weights")  # the longest title
+    visit.page.set_viewport_size({"width": 1024, "height": 900})
+    assert visit.page.evaluate(lies_under) == 0
+    assert visit.page.evaluate(cut) == ["Bidirectional (models are not trained for it)"], "it ends in an ellipsis"
 
 
 def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
