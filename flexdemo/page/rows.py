@@ -141,12 +141,12 @@ def wire_rows(page: Page) -> Any:
         if not isinstance(row, int) or row not in range(len(rows)):  # the row has gone meanwhile
             return {}
         if act in EDIT:
-            return row_changes(EDIT[act][-1](rows, row), room)
+            return row_changes(EDIT[act][-1](rows, row), room) | unanswered
         if not (isinstance(lines, list) and lines and all(isinstance(line, str) for line in lines)):
             raise InputError("what was pasted is no list of lines")
         rows, left_out = pasted(rows, row, lines, room)
         said = f"{left_out} of {len(lines)} pasted lines were left out: there is room for {room} paraphrases"
-        return {**row_changes(rows, room), "rows_message": alert_html(said if left_out else "")}
+        return {**row_changes(rows, room), **unanswered, "rows_message": alert_html(said if left_out else "")}
 
     def write(values: Values, visit: Visit) -> Changes:
         model, rows, question = values["model"], rows_of(values), values["question"] or ""
@@ -156,7 +156,9 @@ def wire_rows(page: Page) -> Any:
     def equal(values: Values, visit: Visit) -> Changes:
         return dict.fromkeys(weights, 1)
 
-    wired = {"changes": list(row_changes((), room)), "refused": ["rows_message"]}
+    # What a wording answered alone would stand beside another one.
+    unanswered = dict.fromkeys((f"alone-{i}" for i in range(1, room + 1)), "")
+    wired = {"changes": [*row_changes((), room), *unanswered], "refused": ["rows_message"]}
     reads, weights = list(row_values((), room)), [f"weight-{i}" for i in range(room + 1)]
     page.on(page["add"].click, add, reads=reads, **wired)
     page.on(page["edits"].select, edit, reads=reads, **wired)

@@ -119,8 +119,10 @@ def test_add_ends_at_the_limit_of_the_profile_and_says_so(visitor: Visitor) -> N
 def test_a_row_s_buttons_and_a_paste_do_what_they_say_and_nothing_else(
     visitor: Visitor, told: Any, after: tuple[str, ...]
 ) -> None:
-    visitor.do("edit", told)
+    visitor.do("edit", told, **{"alone-1": "alone: 1", "alone-2": "alone: 2"})
     assert texts(visitor) == after and visitor.values["used"] == len(after)
+    answered = [visitor.values[f"alone-{i}"] for i in (1, 2)]
+    assert answered == (["alone: 1", "alone: 2"] if after == ("one", "two") else ["", ""]), "not beside another wording"
 
 
 def test_a_paste_without_room_says_what_was_left_out(visitor: Visitor) -> None:
