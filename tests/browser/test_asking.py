@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from browser_visit import NASTY, Visit, Visitors, clean
+from browser_visit import NASTY, Visit, Visitors, boxes, clean
 from playwright.sync_api import expect
 
 import flexdemo
@@ -145,6 +145,9 @@ def test_answers_and_rows_grow_while_they_stream(visitors: Visitors, slow_url: s
     rows = visit.page.evaluate("() => [...window.rows]")
     assert len(rows) >= 3, "rows came while the answer did"
     assert visit.page.locator("#answer-tokens .token").count() == tokens
+    places = boxes(visit, ["left-answer", "mask-plot", "mask-plot-right"])
+    assert places["left-answer"][3] - places["left-answer"][1] > 80, "four lines of a long answer are seen"
+    assert places["mask-plot"][1] == places["mask-plot-right"][1]
     total = length + tokens
     for side in ("left", "right"):
         cells = visit.cells(side)
