@@ -253,7 +253,7 @@ def pack(tokenizer: Any, wordings: Sequence[str], weights: tuple[float, ...], te
     return SegmentedPrompt(tuple(token_ids), tokens, tuple(segments), weights, template.kind)
 
 
-_OTHER = MappingProxyType({"chat": "use --template plain", "plain": "this model's tokenizer cannot ask in lines"})
+_OTHER = MappingProxyType({"chat": "use template plain", "plain": "this model's tokenizer cannot ask in lines"})
 
 
 def _agreed(rows: Sequence[Sequence[int]], most: int) -> int:

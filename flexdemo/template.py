@@ -65,7 +65,7 @@ def chat_template(tokenizer: Any, prefix: str = "", shots: Shots = ()) -> Templa
     template that takes only that. A template that knows `enable_thinking` is told not to.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise InputError("this model has no chat template: use --template plain")
+        raise InputError("this model has no chat template: use template plain")
     from jinja2 import TemplateError  # here, or help and bad arguments would wait for its import
 
     prefix = protected(tokenizer, prefix)
@@ -84,7 +84,7 @@ def chat_template(tokenizer: Any, prefix: str = "", shots: Shots = ()) -> Templa
             )
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise InputError(
-                f"this model's chat template cannot be rendered ({first_line(error)}): use --template plain"
+                f"this model's chat template cannot be rendered ({first_line(error)}): use template plain"
             ) from error
 
     problems = []
@@ -93,7 +93,7 @@ def chat_template(tokenizer: Any, prefix: str = "", shots: Shots = ()) -> Templa
             trial = render(HERE, before=PREFIXED if prefix else "", parts=parts, system=system)
             if trial.count(HERE) != 1 or trial.count(PREFIXED) != bool(prefix):
                 raise InputError(
-                    "this model's chat template does not hold the user's message exactly once: use --template plain"
+                    "this model's chat template does not hold the user's message exactly once: use template plain"
                 )
             whole = functools.partial(render, before=prefix, parts=parts, system=system)
             head, tail = whole(HERE).split(HERE)
@@ -101,7 +101,7 @@ def chat_template(tokenizer: Any, prefix: str = "", shots: Shots = ()) -> Templa
             problems.append(error)
             continue
         if not tail:
-            raise InputError("this model's chat template ends with the user's message: use --template plain")
+            raise InputError("this model's chat template ends with the user's message: use template plain")
         return Template("chat", head, tail, whole)
     raise problems[0]
 

@@ -330,7 +330,7 @@ def test_template_can_be_chosen() -> None:
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_as_a_chat() -> None:
-    with pytest.raises(InputError, match="no chat template: use --template plain"):
+    with pytest.raises(InputError, match="no chat template: use template plain"):
         build_prompt(models.tokenizer(), QUESTION, template="chat")
 
 
@@ -356,9 +356,7 @@ def test_a_chat_template_without_one_place_for_the_message_is_refused(template: 
 def test_a_chat_template_that_cannot_be_rendered_is_refused(template: str) -> None:
     tokenizer = models.tokenizer(chat=True)
     tokenizer.chat_template = template
-    with pytest.raises(
-        InputError, match=r"^this model's chat template cannot be rendered \(.+\): use --template plain$"
-    ):
+    with pytest.raises(InputError, match=r"^this model's chat template cannot be rendered \(.+\): use template plain$"):
         chat_template(tokenizer)
 
 
@@ -416,7 +414,7 @@ def test_a_template_that_changes_the_message_is_the_models_own_or_refused(templa
     if "upper" in template:
         assert own_ids(build_prompt(tokenizer, QUESTION)) == [asked_alone(tokenizer, QUESTION, chat=True)]
     else:
-        with pytest.raises(InputError, match="changes with the message or the time: use --template plain"):
+        with pytest.raises(InputError, match="changes with the message or the time: use template plain"):
             build_prompt(tokenizer, QUESTION)
 
 

@@ -93,7 +93,7 @@ class Summary:
     notes: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Line:
-        return next(line for line in self.lines if line.name == name)
+        return {line.name: line for line in self.lines}[name]
 
     def markdown(self) -> str:
         """The lines as a table in Markdown, then the notes."""

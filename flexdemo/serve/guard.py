@@ -17,7 +17,10 @@ from .log import Entry, Interrupted, Ledger
 
 CLOSING = "the server is stopping: ask again in a minute"
 WORKER_TITLE = "ZeroGPU worker error"  # of the error that `spaces` raises for any that ended its worker
-UNFIT = "the request holds a value that its widget does not take: reload the page and enter it again"
+UNFIT = (
+    "the request lacks a value or holds one that its widget does not take: reload the page, or call "
+    "/gradio_api/call/v2, which has defaults"
+)
 FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
 
 

@@ -191,8 +191,8 @@ BAD = {
     "no paraphrases": (["paraphrase", "x", "-n", "0"], "between 1 and 100"),
     "paraphrases of a negative seed": (["paraphrase", "x", "--seed", "-1"], "seed must be from 0"),
     "paraphrases of a huge seed": (["paraphrase", "x", "--seed", "99999999999999999999"], "seed must be from 0"),
-    "a chat without a template": (["generate", "x", "--template", "chat"], "--template plain"),
-    "a chat's mask without a template": (["mask", "x", "--template", "chat"], "--template plain"),
+    "a chat without a template": (["generate", "x", "--template", "chat"], "use template plain"),
+    "a chat's mask without a template": (["mask", "x", "--template", "chat"], "use template plain"),
     "attention out of range": (
         ["generate", "x", "-p", "y", "--json", "--ape-temperature", "1e300"],
         "from 0.01 to 100",
