@@ -71,7 +71,7 @@ def test_vote_is_the_majority_of_the_answers(lm: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "index"), [(["a", "b", "B!"], 1), (["b", "a"], 0), (["x", "The A", "a", "y", "Y"], 1), (["", ""], 0)]
+    ("answers", "index"), [(["a", "b", "B!"], 1), (["b", "a"], 0), (["x", "The B", "b", "y", "Y"], 1), (["", ""], 0)]
 )
 def test_majority_goes_by_normalised_answers_and_ties_to_the_earliest(answers: list[str], index: int) -> None:
     assert majority(answers) == index
