@@ -54,7 +54,7 @@ def _rewrite(
 
     And how many drafts of this process were no paraphrases, by reason.
     """
-    from ..data.evaluate import RECORDS, rewrite
+    from ..data.evaluate import RECORDS, model_facts, rewrite
 
     dropped: Counter[str] = Counter()
 
@@ -64,7 +64,7 @@ def _rewrite(
         return {i: (record,) for i, record in zip(batch, made, strict=True)}
 
     settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
-    settings |= {"model": lm.name, "model_weights": lm.digest, "dtype": lm.dtype, "backend": lm.backend}
+    settings |= model_facts(lm)
     made = run(len(records), work, what="paraphrasing", output=output, settings=settings, form=RECORDS)
     return made or read_records(str(output))[0], dropped
 

@@ -194,10 +194,19 @@ def _tokens_read(prompt: SegmentedPrompt, view: View) -> int:
     return prefix + suffix + sum(count for count, weight in zip(wordings, view.weights, strict=True) if weight)
 
 
+def model_facts(lm: LanguageModel) -> dict[str, str]:
+    """The model that ran, and how; JSON-able."""
+    return {"model": lm.name, "model_weights": lm.digest, "dtype": lm.dtype, "backend": lm.backend}
+
+
 def settings_dict(settings: Settings, lm: LanguageModel, **others: Any) -> dict[str, Any]:
     """What must be equal for results to belong into one table, the prompt as rendered among it; JSON-able."""
-    ran = {"model": lm.name, "model_weights": lm.digest, "dtype": lm.dtype, "backend": lm.backend}
-    return {**others, **ran, **settings.model_dump(exclude=ABSENT), "prompt": template_of(lm, settings).texts}
+    return {
+        **others,
+        **model_facts(lm),
+        **settings.model_dump(exclude=ABSENT),
+        "prompt": template_of(lm, settings).texts,
+    }
 
 
 def paraphrases_path(output: Path) -> Path:

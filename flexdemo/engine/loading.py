@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import itertools
 import os
@@ -107,22 +106,8 @@ def load_model(
         )
     spent = time.perf_counter() - began
     options = {"captures": captures if processes == 1 else False, "compiled": compiled}
-    digest = _digest(model)
     lm = prepare(model, tokenizer, name=source.name, backend=backend, load_seconds=spent, **options)
-    return replace(lm, processes=processes, digest=digest)
-
-
-def _digest(model: Any) -> str:
-    """The first numbers of each weight as one short text: a folder may hold another model later.
-
-    The first of several processes has them too, whatever its share of a weight is.
-    """
-    made = hashlib.sha256()
-    for weight in model.parameters():
-        if not weight.is_meta:  # or accelerate keeps it elsewhere
-            local = weight.to_local() if hasattr(weight, "to_local") else weight
-            made.update(local.detach().flatten()[:4].float().cpu().numpy().tobytes())
-    return made.hexdigest()[:16]
+    return lm if processes == 1 else replace(lm, processes=processes)
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,7 +43,19 @@ class LanguageModel:
     hooks: Hooks = field(default_factory=Hooks, compare=False)
     compiled: Pass | None = None  # the compiled forward pass; None: as transformers runs it
     processes: int = 1  # over which every layer is split; each sees its share of the heads
-    digest: str = ""  # of its weights, "" where it was not loaded from files
+
+    @property
+    def digest(self) -> str:
+        """The first numbers of each weight as one short text: a folder may hold another model later.
+
+        The first of several processes has them too, whatever its share of a weight is.
+        """
+        made = hashlib.sha256()
+        for weight in self.model.parameters():
+            if not weight.is_meta:  # or accelerate keeps it elsewhere
+                local = weight.to_local() if hasattr(weight, "to_local") else weight
+                made.update(local.detach().flatten()[:4].float().cpu().numpy().tobytes())
+        return made.hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:

@@ -37,11 +37,9 @@ def build(page: Page) -> None:
     with gr.Row(visible=False, elem_classes="choices") as page["gave_choices"]:
         for what in ("layer", "head"):  # their choices come with a run
             page[f"mass_{what}"] = gr.Dropdown(
-                _numbered(0), value=MEAN, label=what.capitalize(), elem_id=f"mass-{what}", min_width=150
+                _numbered(0), value=MEAN, label=what.capitalize(), elem_id=f"mass-{what}"
             )
-        page["per_token"] = gr.Checkbox(
-            False, label="Per token of the segment", elem_id="mass-per-token", min_width=140
-        )
+        page["per_token"] = gr.Checkbox(False, label="Per token of the segment", elem_id="mass-per-token")
 
 
 def _numbered(count: int) -> list[tuple[str, int]]:

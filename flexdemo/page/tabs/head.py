@@ -30,7 +30,7 @@ def build(page: Page) -> None:
     with gr.Row(elem_classes="choices"):
         for what, count in (("layer", layers), ("head", heads)):
             label = f"{what.capitalize()}, 1 to {count}"
-            page[f"head_{what}"] = gr.Number(1, label=label, precision=0, elem_id=f"attention-{what}", min_width=110)
+            page[f"head_{what}"] = gr.Number(1, label=label, precision=0, elem_id=f"attention-{what}")
         page["head_show"] = gr.Button("Show attention", elem_id="attention-show", min_width=120)
     page["head_message"] = gr.HTML("", elem_id="attention-message", elem_classes="message")
     page["head_plot"] = plot("attention-plot")
