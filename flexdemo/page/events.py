@@ -163,6 +163,10 @@ class Events:
         last: LastRun | None = values["last"]
         return {} if last is None else shown_examples.status_of(last, self.page.models.of(last.state.model))
 
+    def recalled(self, values: Values, visit: Visit) -> Changes:
+        """The same where the run's "Stopped" came after it."""
+        return self.recall(values, visit) if "recorded" in (values["left_figures"] or "") else {}
+
     def opened(self, values: Values, visit: Visit) -> Changes:
         """What the address of the page holds."""
         try:
@@ -217,7 +221,8 @@ class Events:
         chosen = on(picked, self.choose, reads=["example", "model"], **filling)
         on(chosen, self.recall, reads=["last"], changes=["status"])
         for event in events:
-            on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said
+            ended = on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said
+            on(ended, self.recalled, reads=["last", "left_figures"], changes=["status"])
         for event in (on(demo.load, self.opened, changes=[*everything], refused=["link_message"]), chosen):
             on(event, self.conclude, **concluding)
 
