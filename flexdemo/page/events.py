@@ -143,7 +143,7 @@ class Events:
         if 'data-state="running"' not in (values["status"] or ""):
             return {}
         told = {f"{side}_figures": "stopped" for side in SIDES if values[f"{side}_answer"] == answer_html(side)}
-        return {"status": status_html("done", "Stopped"), **told}
+        return {"status": status_html("ready", "Stopped"), **told}
 
     def climb(self, values: Values, visit: Visit) -> Changes:
         return {"left": values["ladder"]} if values["ladder"] in LADDER else {}

@@ -53,7 +53,7 @@ class LastRun:
 
 
 def status_html(state: str, text: str) -> str:
-    """The line on what happens; `state` is ready, running or done."""
+    """The line on what happens; `state` is ready, which a run that ended early is as well, running or done."""
     told = ' role="status"' if state != "running" else ""
     return f'<span data-state="{state}"{told}>{escape(text)}</span>'
 
@@ -102,10 +102,10 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         if result is not None and result.done:
             yield {"last": LastRun(state, named)}
         elif result is not None:
-            yield {"status": status_html("done", "Stopped"), "message": alert_html(limits.time_is_up())}
+            yield {"status": status_html("ready", "Stopped"), "message": alert_html(limits.time_is_up())}
     except Interrupted as error:
         note(outcome="stopped")
-        yield {"status": status_html("done", "Stopped"), "message": alert_html(str(error))}
+        yield {"status": status_html("ready", "Stopped"), "message": alert_html(str(error))}
     except InputError as error:
         note(outcome="refused", message=str(error))
         yield {"status": status_html("ready", "Not run"), "message": alert_html(str(error))}
