@@ -78,8 +78,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         # 1. What is asked, and whether it can run.
         prompt, until = state.compose(lm, limits), limits.until()
         sides = [getattr(state, side) for side in SIDES]
-        asks_fused = any(side_parts(side)[0] == FORM for side in sides)
-        methods = dict.fromkeys([*(["flex"] if asks_fused else []), *state.methods])
+        methods = dict.fromkeys([*(["flex"] if state.asks_fused else []), *state.methods])
         apart = [state.scheme(each) for each in sides if side_parts(each)[0] != FORM]
         schemes = [each for each in apart if each != state.scheme(STANDARD) or "causal" not in methods]
         known = only_decodes(state, prompt, reading)

@@ -183,12 +183,13 @@ def answers_changes(state: PageState, result: Result) -> Changes:
 
 
 def alone_changes(state: PageState, result: Result, room: int) -> Changes:
-    """What each wording answers alone, marked where it is not the fused answer; "" where that was not asked."""
+    """What each wording answers alone, marked where it is not the fused answer that a side shows; "" where that was not
+    asked."""
     told: Changes = {f"alone-{i}": "" for i in range(room + 1)}
     given = {each.method: each for each in result.results}
     if "per_prompt" not in given:
         return told
-    fused = given.get("flex")
+    fused = given.get("flex") if state.asks_fused else None
     for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
         same = not (result.done and fused) or normalise(view.answer) == normalise(fused.answer)
         kind, note = ("", "") if same else (' class="differs"', " · differs from the fused answer")

@@ -119,6 +119,11 @@ class PageState(Request):
         """Those of the left and of the right side."""
         return self.scheme(self.left), self.scheme(self.right)
 
+    @property
+    def asks_fused(self) -> bool:
+        """Whether one of the sides answers as the mask and positions are set."""
+        return any(side_parts(side)[0] == FORM for side in (self.left, self.right))
+
     def compose(self, lm: LanguageModel, limits: Limits) -> SegmentedPrompt:
         """The prompt that a run packs, its wordings called as the page calls them: blank rows leave gaps.
 

@@ -257,6 +257,8 @@ def test_a_wording_alone_is_marked_where_it_differs_by_more_than_its_form(lm: La
     assert told[1] == 'alone: <b class="differs">Quito</b> · differs from the fused answer'
     assert told[2] == "" and plain(told[3]).startswith(f"alone: {NASTY} · differs") and set(told[4:]) == {""}
     assert "differs" not in told_alone(lm, state, "Li", "Qu", "Li", done=False)[1], "not before the end"
+    unseen = state.but(left="causal.sequential.raw")
+    assert "differs" not in told_alone(lm, unseen, "Li", "Qu", "Li")[1], "no side shows the fused answer"
     assert [plain(told_alone(lm, state, "", "", "", done=done)[0])[:14] for done in (False, True)] == [
         "alone: ", "alone: no text",
     ]  # fmt: skip
