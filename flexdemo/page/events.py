@@ -89,7 +89,7 @@ class Events:
         """A page as a link or an example fills it in."""
         values = state.values(self.page.room)
         shown = rows.row_changes(rows_of(values), self.page.room)
-        return {**self.opening(state, is_example=is_example), **values, **shown}
+        return {**self.opening(state, is_example=is_example), **values, **shown, "mask_past": []}
 
     def picked(self, values: Values) -> tuple[dict, PageState] | None:
         """The example that was chosen last, and the page that it fills in."""
@@ -214,7 +214,8 @@ class Events:
             on(event, self.conclude, **concluding)
 
         # An example ends a run and what looks at one, and is shown once nothing of them can come any more.
-        everything = dict.fromkeys([*self.running, *self.drawing, *page.state, *rows.names(page.room), "note"])
+        filled = [*page.state, *rows.names(page.room), "note", "mask_past"]
+        everything = dict.fromkeys([*self.running, *self.drawing, *filled])
         ended = {"cancels": page.that_change("last", "proof"), "queue": False}
         picked = on(page["try"].select, self.pick, reads=["example"], changes=["example"], **ended)
         filling = {"changes": [*everything, "filled"], "trigger_mode": "always_last"}

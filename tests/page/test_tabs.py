@@ -372,6 +372,10 @@ def test_what_cannot_be_is_told_and_changes_nothing(page: Built) -> None:
     assert visitor.values["mask"] == before and "names P99, which is not there" in visitor.values["pairs_message"]
     visitor.do("reset", mask="segment+P99>P1")  # its row was removed
     assert (visitor.values["mask"], visitor.values["pairs_message"]) == ("segment", "")
+    visitor.do("undo")
+    assert (visitor.values["mask"], visitor.values["pairs_message"]) == ("segment+P99>P1", "")
+    visitor.do("undo")
+    assert visitor.values["mask"] == before.rpartition("-")[0]
 
 
 def test_a_mask_names_rows_as_the_page_does_where_one_is_blank(page: Built, lm: LanguageModel) -> None:

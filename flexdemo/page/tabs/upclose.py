@@ -169,7 +169,7 @@ def wire_pairs(page: Page) -> None:
         *past, before = values["mask_past"] or [None]
         if before is None:
             raise InputError("there is nothing to undo")
-        return set_to(values, lambda state: before) | {"mask_past": past}
+        return {"mask": before, "left": FUSED, "mask_past": past}  # one that cannot be is told of by the redraw
 
     changes = ["mask", "left", "mask_past"]
     wired = {"reads": [*page.state, "mask_past", "mask_text"], "changes": changes, "refused": ["pairs_message"]}
