@@ -356,17 +356,18 @@
       return [{ at, text: `${mark} ${name}`, mark, middle: at * pixels * size / (to - from), half: (MARK + LETTER * name.length) / 2 }];
     });
     const ends = Array(LINES).fill(-Infinity);
-    const across = placed(columns, gd._fullLayout.xaxis._length).map(({ at, text, middle, half }) => {
+    const across = placed(columns, gd._fullLayout.xaxis._length).map(({ at, text, mark, middle, half }) => {
       const free = ends.findIndex((end) => end <= middle - half), line = free < 0 ? ends.indexOf(Math.min(...ends)) : free;
-      ends[line] = middle + half;
-      return { at, text: '<br>'.repeat(line) + text };
+      ends[line] = middle + (free < 0 ? MARK / 2 : half);
+      return { at, text: '<br>'.repeat(line) + (free < 0 ? mark : text) };
     });
     const groups = [], mean = (group, key) => group.reduce((all, each) => all + each[key], 0) / group.length;
     for (const each of placed(rows, gd._fullLayout.yaxis._length)) {
       if (groups.length && each.middle - mean(groups.at(-1), 'middle') < HIGH) groups.at(-1).push(each);
       else groups.push([each]);
     }
-    // Several names on one line would take its room from the mask: there their colours stand for them.
+    // Several names on one line would take its room from the mask: there, as where no line below has room for a name,
+    // their colours stand for them.
     const joined = (group) => (group.length > 1 ? group.map(({ mark }) => mark).join('') : group[0].text);
     const list = (all, key) => all.map((each) => each[key]), texts = groups.map(joined);
     const wide = (text) => LETTER * text.replace(/<.*?>/g, '').length + 5 * (text.split('■').length - 1);

@@ -325,6 +325,13 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
 
 # Several models, many rows
 
+# Names under the masks that stand over each other, of those of one line.
+OVERLAPS = """() => [...document.querySelectorAll('.side .js-plotly-plot')].flatMap(gd => {
+    const last = [...gd.querySelectorAll('.xtick text')].map(e => [...e.querySelectorAll('.line')].at(-1) ?? e);
+    const boxes = last.map(each => each.getBoundingClientRect()).sort((a, b) => a.left - b.left);
+    return boxes.filter((a, i) => boxes.some((b, j) => j < i && a.left < b.right - 1 && Math.abs(a.top - b.top) < 8));
+})"""
+
 
 def test_another_model_is_chosen_and_20_rows_are_asked(
     visitors: Visitors, slow_url: str, bundled: LanguageModel
@@ -349,6 +356,7 @@ def test_another_model_is_chosen_and_20_rows_are_asked(
         f"alone: {' '.join(view.answer.split())}" for view in result["per_prompt"].views
     ]
     names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
+    assert page.evaluate(OVERLAPS) == [], "of the names under a mask"
     assert "P21" in names and page.locator("#mask-plot .nsewdrag").bounding_box()["height"] > 150
     mask = Mask.over("segment", result.prompt.segments, answers=len(result["flex"].token_ids))
     assert (visit.cells() == mask.cells()).all()
