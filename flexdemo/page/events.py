@@ -57,7 +57,7 @@ class Events:
             *(group for group, *_ in GROUPS),
         ]
         answering = [f"{side}_{part}" for side in SIDES for part in ("answer", "figures")]
-        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last"]
+        self.running = [*answering, *(f"alone-{i}" for i in numbers), "live", "status", "message", "last", "asked"]
 
     def answers(self, state: PageState, reading: Reading) -> Iterator[Changes]:
         """A run; where a worker makes it nothing that it reads is kept."""
@@ -68,7 +68,7 @@ class Events:
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "")
         for side in SIDES:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
-        changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None}
+        changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None, "asked": (state.left, state.right)}
         changes["status"] = status_html("ready", "Ready: press Run")
         last = shown_examples.recorded_of(self.recordings, state) if is_example else None
         changes |= self.redrawn(state, ("", ""), last.result.prompt if last else None)
@@ -119,6 +119,7 @@ class Events:
             return
         if said := shown_examples.asked_anew(values["last"], self.page.models.of(state.model)):
             yield {"anew": (values["anew"][0] + 1, said)}
+        yield {"asked": (state.left, state.right)}
         yield from self.answers(state, self.page.readings.of(visit.session, state.model))
 
     def anew(self, values: Values, visit: Visit) -> Changes:
@@ -147,6 +148,11 @@ class Events:
 
     def climb(self, values: Values, visit: Visit) -> Changes:
         return {"left": values["ladder"]} if values["ladder"] in LADDER else {}
+
+    def turn(self, values: Values, visit: Visit) -> Changes:
+        """Another scheme in a side's menu. Gradio tells of a choice twice, and of one where a menu is only left."""
+        sides = values["left"], values["right"]
+        return {} if sides == values["asked"] else {"asked": sides, "turned": values["turned"] + 1}
 
     def pick(self, values: Values, visit: Visit) -> Changes:
         return {"example": (values["example"][0] + 1, visit.told("index"))}
@@ -198,10 +204,13 @@ class Events:
         boxes = [page[name].submit for name in page.state if name == "question" or name.startswith("paraphrase-")]
         again = {**asked, "trigger_mode": "always_last"}
         page.answering.append(on(page["ladder"].input, self.climb, reads=["ladder"], changes=["left"]))
+        turning = {"changes": ["asked", "turned"], "trigger_mode": "always_last"}
+        turning |= {"concurrency_id": "turn", "concurrency_limit": 1}
+        on([page[side].input for side in SIDES], self.turn, reads=[*SIDES, *turning["changes"]], **turning)
         sliders = [page[f"weight-{i}"].release for i in range(page.room + 1)]
         events = [
             on([page["run"].click, *boxes], self.run, trigger_mode="once", **asked),
-            on([page[side].input for side in SIDES], self.run, **again),
+            on(page["turned"].change, self.run, **again),
             *(on(each, self.rerun, refused=(), **again) for each in (sliders, equalled)),
             *(on(each, self.run, **again) for each in page.answering),
         ]

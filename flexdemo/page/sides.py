@@ -290,6 +290,8 @@ def build_sides(page: Page, state: PageState, start: Changes) -> None:
                 # It has its room also where it cannot be drawn yet.
                 page[f"{side}_mask"] = plot(PLOTS[side], start[f"{side}_mask"], visible=True)
     page["drawn"] = gr.State(start["drawn"])
+    # Both sides as they were asked for last, and how often a menu has told of others since.
+    page["asked"], page["turned"] = gr.State(start["asked"]), gr.State(0)
     page["live"] = gr.HTML(start["live"], elem_id="live")
 
 

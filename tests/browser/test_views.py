@@ -79,6 +79,11 @@ def test_each_step_of_the_ladder_shows_its_answer_over_its_mask(
     (right,) = flexdemo.ask(bundled, QUESTION, PARAPHRASES, methods=("flex",), schemes=(scheme,)).sides
     assert visit.text("answer-causal") == right.answer and visit.text("right-title") == "Late fusion"
     assert (visit.cells("right") == mask_of(prompt, scheme, len(right.token_ids)).cells()).all()
+    status = visit.text("status")
+    visit.page.locator("#right-scheme input").focus()
+    visit.page.keyboard.press("Tab")
+    visit.settle()
+    assert visit.text("status") == status, "a menu that is left runs nothing"
     clean(visit)
 
 

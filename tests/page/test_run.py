@@ -301,6 +301,17 @@ def test_an_explanation_that_has_no_time_is_told_and_the_tools_are_ready(
     assert "no time left to explain" in visitor.values["gave_note"]
 
 
+def test_a_menu_that_is_left_asks_for_nothing(visitor: Visitor) -> None:
+    assert visitor.do("turn") == [{}], "of the page as it was opened"
+    visitor.do("turn", left="anchor.aligned.raw")
+    assert visitor.values["turned"] == 1 and visitor.do("turn") == [{}]
+    visitor.do("climb", ladder="segment.aligned.raw")
+    visitor.do("run", max_new_tokens=1)
+    assert visitor.do("turn") == [{}]
+    visitor.do("turn", left="anchor.aligned.raw")
+    assert visitor.values["turned"] == 2
+
+
 def test_a_ladder_s_step_and_all_methods_fill_the_page(visitor: Visitor) -> None:
     assert visitor.do("climb", ladder="odd") == [{}]
     visitor.do("climb", ladder="segment.aligned.raw")
