@@ -10,7 +10,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -20,8 +20,8 @@ from ..answers.explain import Explanation
 from ..answers.methods import METHODS
 from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
-from ..masks import Mask
-from ..plan import mask_rows
+from ..masks import Mask, renamed
+from ..plan import Scheme, mask_rows
 from ..prompt import SegmentedPrompt
 from ..request import FIELDS
 from .answer import effect_figure, mass_figure
@@ -68,8 +68,20 @@ def snippet(result: Result) -> str:
         value = getattr(request, name)
         if value != field.default:
             lines.append(f"    {name}={_literal(value)},")
-    lines += [")", "for answer in result.results:", "    print(answer.method, answer.answer, sep=': ')"]
+    if result.sides:
+        lines[0] += "\nfrom flexdemo.plan import Scheme"
+        lines += ["    schemes=[", *(f"        {scheme!r}," for scheme in _schemes(result)), "    ],"]
+    each = "answered" if result.sides else "results"
+    lines += [")", f"for answer in result.{each}:", "    print(answer.method, answer.answer, sep=': ')"]
     return "\n".join(lines) + "\n"
+
+
+def _schemes(result: Result) -> Iterator[Scheme]:
+    """What the sides were asked with: wordings are numbered there, whatever the result calls them."""
+    numbers = {segment.name: f"P{i}" for i, segment in enumerate(result.prompt.paraphrases, start=1)}
+    for side in result.sides:
+        strategy, positions, weights = side.method.split("/")
+        yield Scheme(renamed(strategy, numbers), positions, weights == "weights")
 
 
 def _literal(value: Any) -> str:
@@ -140,8 +152,8 @@ def _wordings(result: Result) -> str:
 
 def _answers(result: Result) -> str:
     rows = []
-    for answer in result.results:
-        method = METHODS[answer.method]
+    for answer in result.answered:
+        method = METHODS.get(answer.method, METHODS["flex"])  # a side fuses too, under another scheme
         each = method.answers_each and len(answer.views) > 1
         for view in answer.views if each else (answer,):
             name = f"{answer.method} {view.name}" if each else answer.method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import csv
+import html
 import io
 import json
 import random
@@ -28,7 +29,7 @@ from flexdemo.data.table import FORMULA
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.report import file_name, mask_csv, report_html, result_json, snippet
-from flexdemo.plan import mask_array
+from flexdemo.plan import Scheme, mask_array
 from flexdemo.prompt import build_prompt
 from flexdemo.request import Request
 
@@ -130,6 +131,16 @@ def test_the_program_repeats_the_answer(bundled: LanguageModel, options: dict) -
         assert [view.token_ids for view in ours.views] == [view.token_ids for view in theirs.views]
         assert f"{theirs.method}: {theirs.answer}\n" in printed
     assert again.request == result.request and again.prompt == result.prompt
+
+
+def test_the_program_and_the_report_have_the_sides_too(bundled: LanguageModel) -> None:
+    schemes = (Scheme(positions="sequential", weighted=False), Scheme("anchor+P3>P2"))
+    result = ask(bundled, A, [B, C], schemes=schemes)
+    again, printed = run(snippet(result))
+    assert [side.token_ids for side in again.sides] == [side.token_ids for side in result.sides]
+    report = report_html(result, title="")
+    for scheme, side in zip(schemes, result.sides, strict=True):
+        assert f"{scheme.name}: {side.answer}\n" in printed and html.escape(scheme.name) in report
 
 
 def test_a_seed_matters_to_the_test_above(bundled: LanguageModel) -> None:
