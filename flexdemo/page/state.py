@@ -105,9 +105,12 @@ class PageState(Request):
             kept["weights"] = [self.weights[i] for i in self.rows]
         if self.weights_from == "confidence":
             kept["weights"] = "confidence"
-        numbered = {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)}  # blank rows leave no gap
-        kept["mask"] = renamed(self.mask, numbered)
+        kept["mask"] = self.numbered(self.mask)
         return Request(**kept)
+
+    def numbered(self, mask: str) -> str:
+        """A mask of the page as a request has it, where blank rows leave no gap."""
+        return renamed(mask, {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)})
 
     def scheme(self, side: str) -> Scheme:
         """What a side stands for."""
@@ -142,8 +145,11 @@ class PageState(Request):
         def mask(facts: Mapping[str, Any]) -> dict[str, Any]:
             return {**facts, "strategy": renamed(facts["strategy"], names)}
 
-        results, sides = (
-            tuple(replace(each, mask=mask(each.mask)) for each in some) for some in (result.results, result.sides)
+        results = tuple(replace(each, mask=mask(each.mask)) for each in result.results)
+        sides = tuple(
+            replace(each, mask=mask(each.mask), method="/".join([renamed(strategy, names), *rest]))
+            for each in result.sides
+            for strategy, *rest in (each.method.split("/"),)
         )
         return replace(result, prompt=self.named(result.prompt), mask=mask(result.mask), results=results, sides=sides)
 

@@ -19,6 +19,7 @@ from flexdemo.answers.methods import METHODS
 from flexdemo.engine.loading import Models, offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.reading import Reading
+from flexdemo.figures.report import snippet
 from flexdemo.page import run
 from flexdemo.page.run import answers, belongs_html, only_decodes, progress
 from flexdemo.page.state import PageState
@@ -212,6 +213,17 @@ def test_stop_says_so_at_once_and_nothing_where_nothing_runs(lm: LanguageModel) 
     visitor.do("stopped", status='<span data-state="running">..</span>', left_answer="Li", left_figures="1 token")
     assert plain(visitor.values["status"]) == "Stopped" and 'data-state="done"' not in visitor.values["status"]
     assert (visitor.values["left_figures"], visitor.values["right_figures"]) == ("1 token", "stopped")
+
+
+def test_a_side_s_own_mask_names_rows_as_the_page_does_where_one_is_blank(lm: LanguageModel) -> None:
+    state = STATE.but(paraphrases=("", *WORDINGS), left="segment+P3>P1.aligned.raw", right="anchor+P3>P1.aligned.raw")
+    packed = state.but(paraphrases=WORDINGS, left="segment+P2>P1.aligned.raw", right="anchor+P2>P1.aligned.raw")
+    ends = [frames_of(lm, each)[-2:] for each in (state, packed)]
+    for side in ("left_answer", "right_answer"):
+        assert plain(ends[0][0][side]) == plain(ends[1][0][side]) != ""
+    results = [end[-1]["last"].result for end in ends]
+    assert results[0].sides[0].method == "segment+P3>P1/aligned/raw"
+    assert snippet(results[0]) == snippet(results[1])
 
 
 # What is told
