@@ -77,13 +77,14 @@ class PageState(Request):
 
     def values(self, room: int) -> dict[str, Any]:
         """What `of` reads; rows that are not in use, up to `room`, are blank."""
+        count = len(self.wordings) if "all" in self.methods else 2  # one may be chosen that rows are still missing for
         first, *weights = self.weights or [1.0] * (1 + len(self.paraphrases))
         return {
             "question": self.question,
             "weight-0": first,
             **row_values(list(zip(self.paraphrases, weights, strict=True)), room),
             **{name: getattr(self, name) for name in SETTINGS},
-            "methods": [method.name for method in resolve_methods(self.methods, len(self.wordings))],
+            "methods": [method.name for method in resolve_methods(self.methods, count)],
         }
 
     @property

@@ -41,6 +41,12 @@ def test_every_value_comes_back_from_the_widgets() -> None:
     assert PageState.of(equal.values(ROOM)).weights is None, "equal weights are the default"
 
 
+def test_a_page_that_lacks_rows_for_a_method_can_be_shown_again() -> None:
+    state = PageState(question="q", methods=("flex", "leave_one_out"))
+    assert PageState.of(state.values(ROOM)) == state
+    assert "leave_one_out" not in state.but(methods=("all",)).values(ROOM)["methods"]
+
+
 def test_rows_that_are_not_in_use_do_not_count() -> None:
     given = FULL.values(ROOM) | {"paraphrase-9": "x", "weight-9": None}
     assert PageState.of(given) == FULL
