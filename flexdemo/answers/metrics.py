@@ -84,6 +84,19 @@ def _is_accent(mark: str, script: str) -> bool:
     )
 
 
+def _is_article(text: str) -> bool:
+    """Whether a text is articles alone, as `A` of several choices is."""
+    return set(normalise(text).split()) <= {"a", "an", "the"}
+
+
+def _compared(prediction: str, answer: str) -> tuple[list[str], list[str]]:
+    """The words of a prediction and of a right answer. As they are written where the answer is articles alone: `a` is
+    in many a sentence, `A` is a choice."""
+    if _is_article(answer) and not _is_article(prediction):
+        return re.findall(r"\w+", prediction), re.findall(r"\w+", answer)
+    return words(prediction), words(answer)
+
+
 def words(text: str) -> list[str]:
     """Words of a text's normal form; single characters, with their marks, where a script has no spaces."""
     found: list[str] = []
@@ -116,14 +129,13 @@ def majority(answers: Sequence[str]) -> int:
 
 def contains(prediction: str, answers: Sequence[str]) -> bool:
     """Whether a normalised right answer occurs, as whole words, in the normalised prediction."""
-    said = words(prediction)
-    return any(right and _occurs(right, said) for right in map(words, answers))
+    return any(right and _occurs(right, said) for said, right in (_compared(prediction, each) for each in answers))
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
     """Best F1, over the right answers, of the words shared with the prediction (SQuAD's): from 0 to 1."""
-    said, best = words(prediction), 0.0
-    for right in map(words, answers):
+    best = 0.0
+    for said, right in (_compared(prediction, each) for each in answers):
         if shared := (Counter(said) & Counter(right)).total():
             best = max(best, 2 * shared / (len(said) + len(right)))
     return best
@@ -138,6 +150,8 @@ def lemma_match(prediction: str, answers: Sequence[str], *, lemmatise: Lemmatise
     `both_ways` also takes a prediction whose lemmas so occur in a right answer's. Lemmas are compared in their normal
     form, so articles and punctuation do not count; an empty prediction is always wrong.
     """
+    if contains(prediction, list(filter(_is_article, answers))):
+        return True
     said = _lemmas(prediction, lemmatise)
     if not said:
         return False

@@ -79,6 +79,15 @@ def test_exact_match_is_of_normal_forms_and_never_of_nothing() -> None:
     assert not exact_match("Lima", [])
 
 
+def test_an_answer_of_articles_alone_is_looked_for_as_it_is_written() -> None:
+    for said in ("The answer is A.", "(A) Lima", "A"):
+        assert contains(said, ["A"]) and token_f1(said, ["A"]) > 0, said
+        assert lemma_match(said, ["A"], lemmatise=irregular), said
+    for said in ("The answer is B.", "It is a city.", "", "..."):
+        assert not contains(said, ["A"]) and not lemma_match(said, ["A"], lemmatise=irregular), said
+    assert contains("a", ["A"]) and token_f1("a", ["A"]) == 1 and not contains("", [""])
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
