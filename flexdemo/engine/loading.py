@@ -104,6 +104,13 @@ def load_model(
             f"cannot load the model {source.name!r}: its weights files lack {len(lacking)} tensors, such as "
             f"{lacking[0]}{hint}"
         )
+    layers = model.state_dict().keys()
+    beyond = [key for key in told["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", key, count=1) in layers]
+    if beyond:  # transformers would go on without them
+        raise ModelError(
+            f"cannot load the model {source.name!r}: its config.json has fewer layers than its weights files hold, "
+            f"such as {min(beyond)}; copy or download the folder again"
+        )
     spent = time.perf_counter() - began
     options = {"captures": captures if processes == 1 else False, "compiled": compiled}
     lm = prepare(model, tokenizer, name=source.name, backend=backend, load_seconds=spent, **options)
@@ -127,22 +134,42 @@ def _read(
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer = read_tokenizer(source)
-        with within_memory(lambda: source.name), _unseen_bars(source), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries to each other
+        with within_memory(lambda: source.name), _unseen_bars(source), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")  # kept here: nearly all are of libraries to each other
             model, told = AutoModelForCausalLM.from_pretrained(source.place, output_loading_info=True, **options)
             if source.adapter:
-                from peft import PeftModel
-
-                wrapped = PeftModel.from_pretrained(model, source.adapter)
-                if not hasattr(wrapped, "merge_and_unload"):
-                    kind = f"{source.name} is a {wrapped.peft_type.value} adapter"
-                    raise ModelError(f"{kind}, which changes no weights and cannot be merged: give one of LoRA's kind")
-                model = wrapped.merge_and_unload()
+                model = _merged(model, source, len(tokenizer), warned)
     except InputError:
         raise
     except DAMAGE as error:
         raise ModelError(why_not(source.name, error)) from error
     return model, tokenizer, told
+
+
+def _merged(model: Any, source: Source, tokens: int, warned: list[warnings.WarningMessage]) -> Any:
+    """The model with the source's adapter in its weights; `tokens` are those of its tokenizer, `warned` what libraries
+    said so far."""
+    from peft import PeftModel
+
+    rows = model.get_input_embeddings().num_embeddings
+    try:
+        wrapped = PeftModel.from_pretrained(model, source.adapter)
+    except (RuntimeError, LookupError) as error:
+        if tokens <= rows:
+            raise
+        raise ModelError(
+            f"{source.name} is an adapter that added tokens, up to {tokens}, to a model of {rows}: merge it "
+            "(resize_token_embeddings, PeftModel.from_pretrained, merge_and_unload), and give that folder"
+        ) from error
+    if not hasattr(wrapped, "merge_and_unload"):
+        kind = f"{source.name} is a {wrapped.peft_type.value} adapter"
+        raise ModelError(f"{kind}, which changes no weights and cannot be merged: give one of LoRA's kind")
+    if any("missing adapter keys" in str(each.message) for each in warned):  # peft would go on without them
+        raise ModelError(
+            f"{source.name} lacks weights for layers of {source.place} that its adapter_config.json names: it was made "
+            "for another model, or adapter_model.safetensors is damaged"
+        )
+    return wrapped.merge_and_unload()
 
 
 @contextlib.contextmanager

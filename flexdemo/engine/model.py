@@ -227,6 +227,11 @@ def prepare(
     holders = (tokenizer, config, text, generation)  # a composite configuration (Gemma-3 with vision) has none itself
     ends = [getattr(holder, "eos_token_id", None) for holder in holders]
     flat = [i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None]
+    if wrong := [i for i in flat if type(i) is not int]:
+        right = "a whole number or a list of them"
+        raise UnsupportedModelError(
+            f"{name}: eos_token_id in its generation_config.json must be {right}, not {wrong[0]!r}"
+        )
     long = [rope for rope in _ropes(text) if rope.get("rope_type") == "longrope"]
     return LanguageModel(
         name=name,

@@ -59,6 +59,24 @@ def test_a_damaged_generation_config_is_told(saved: Path, tmp_path: Path, conten
         load_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize("wrong", [{"a": 1}, 2.5, "2", [[2]], True])
+def test_an_end_token_that_is_no_number_is_told(saved: Path, tmp_path: Path, wrong: Any) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+    with pytest.raises(InputError, match=r"eos_token_id in its generation_config\.json must be a whole number"):
+        load_model(folder, device="cpu")
+
+
+def test_weights_of_more_layers_than_the_configuration_has_are_told(saved: Path, tmp_path: Path) -> None:
+    """transformers goes on with the first ones."""
+    folder = shutil.copytree(saved, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_hidden_layers": 1, "layer_types": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"fewer layers than its weights files hold, such as model.layers.1\."):
+        load_model(folder, device="cpu")
+
+
 def test_a_tokenizer_whose_unknown_token_is_empty_has_none(saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved, tmp_path / "model")
     path = folder / "tokenizer_config.json"
@@ -210,6 +228,32 @@ def test_an_adapter_of_the_prompt_is_named(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(saved)}))
     with pytest.raises(ModelError, match="is a PROMPT_TUNING adapter, which changes no weights and cannot be merged"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_an_adapter_whose_weights_bear_other_names_is_told(saved: Path, tmp_path: Path) -> None:
+    """peft goes on without them: the model would answer as if there were no adapter."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], base_model_name_or_path=str(saved))
+    config.save_pretrained(tmp_path)
+    other = {f"base_model.model.layers.0.q_proj.lora_{part}.weight": torch.ones(2, 2) for part in "AB"}
+    (tmp_path / "adapter_model.safetensors").write_bytes(save(other))
+    with pytest.raises(ModelError, match="lacks weights for layers of "):
+        load_model(tmp_path, device="cpu")
+
+
+def test_an_adapter_that_added_tokens_says_what_to_do(saved: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    larger, tokenizer = models.random_model("llama"), models.tokenizer()
+    rows = larger.get_input_embeddings().num_embeddings
+    tokenizer.add_tokens([f"<new {i}>" for i in range(1 + rows - len(tokenizer))])
+    larger.resize_token_embeddings(len(tokenizer))
+    peft.get_peft_model(larger, config).save_pretrained(tmp_path, save_embedding_layers=True)
+    config.base_model_name_or_path = str(saved)
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"added tokens, up to {rows + 1}, to a model of {rows}: merge it"):
         load_model(tmp_path, device="cpu")
 
 
