@@ -17,7 +17,8 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
     """Raise InputError, before any work, if `path` cannot be written or has the wrong ending."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
-    there = next(folder for folder in path.absolute().parents if folder.exists())  # the rest is made with the file
+    folders = Path(os.path.realpath(path)).parents
+    there = next(folder for folder in folders if folder.exists())  # the rest is made with the file
     if os.path.isdir(path):  # False for a name that no disk can hold
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -35,12 +36,14 @@ def read_file(path: Path) -> bytes:
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
-    scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be, and a
+    link stays one."""
+    place = Path(os.path.realpath(path))
+    scratch = place.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         write(scratch)
-        scratch.replace(path)
+        scratch.replace(place)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

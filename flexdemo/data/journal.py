@@ -226,6 +226,6 @@ def _write_line(file: BinaryIO, value: Any) -> None:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         try:
-            path.unlink(missing_ok=True)
+            Path(os.path.realpath(path)).unlink(missing_ok=True)  # what a link leads to, not the link
         except OSError as error:
             raise InputError(f"cannot remove {path}: {error.strerror or error}") from error

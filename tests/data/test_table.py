@@ -446,6 +446,19 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     assert output.is_file()
 
 
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """Also one that leads to nothing yet; what it leads to is written, and overwritten."""
+    output, place = tmp_path / "x.csv", tmp_path / "store" / "x.csv"
+    output.symlink_to(place)
+    for overwrite in (False, True):
+        Journal.open(output, SETTINGS, overwrite=overwrite).close()
+        assert not place.exists()
+        work(output, resume=True)
+        finish(output, SETTINGS, TOTAL)
+        assert output.is_symlink() and not place.is_symlink() and len(read_table(place)) == len(read_table(output)) > 0
+        assert names(place.parent) == {"x.csv"}
+
+
 def test_places_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.csv").mkdir()
