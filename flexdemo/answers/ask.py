@@ -15,7 +15,7 @@ from ..engine.reading import Prefill, Reading, check_room, prefill
 from ..errors import InputError
 from ..plan import Encoding, Scheme, Stream, View, check_encoding, mask_facts
 from ..prompt import SegmentedPrompt, build_prompt, decode_ids, normalise_weights, token_texts
-from ..request import Request, parameters_of
+from ..request import Request, parameters_of, shortened
 from .methods import SEGMENT, Method, check_names, one_by_one, plan_all
 from .metrics import answer_text, is_reasoning, normalise
 from .result import Candidate, Confidence, MethodResult, Result, ViewResult
@@ -179,6 +179,8 @@ def stream(
     the last Result is not `done`. Raises InputError for what cannot be asked.
     """
     began = time.perf_counter()
+    if not isinstance(lm, LanguageModel):
+        raise InputError(f"lm must be a model that load_model gave, not {shortened(lm)}: flexdemo.load_model(...)")
     request = _request(question, paraphrases, settings)
     chosen = check_names(request)
     for each in schemes:

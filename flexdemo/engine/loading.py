@@ -70,8 +70,8 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 def load_model(
     path: str | Path | None = None,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     backend: str = "auto",
     captures: bool | None = None,
     compiled: bool = False,
@@ -86,8 +86,8 @@ def load_model(
     """
     began = time.perf_counter()
     source = locate(path)
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
+    place = resolve_device(str(device))
+    kind = resolve_dtype(str(dtype).removeprefix("torch."), place)
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
     with reading_once(source), _quiet(bars=path is not None and sys.stderr.isatty()):

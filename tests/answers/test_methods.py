@@ -28,6 +28,11 @@ def same(a: Any, b: Any) -> bool:
     return a.token_ids == b.token_ids and a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
 
 
+def test_a_name_in_the_place_of_a_model_is_told() -> None:
+    with pytest.raises(InputError, match="lm must be a model that load_model gave, not 'gpt2'"):
+        ask("gpt2", A, [B])
+
+
 @pytest.mark.parametrize("positions", ["aligned", "right_aligned"])
 @pytest.mark.parametrize("strategy", ["segment", "isolated", "bidirectional"])
 def test_property_5_permuting_paraphrases_changes_nothing(lm: LanguageModel, strategy: str, positions: str) -> None:

@@ -88,6 +88,13 @@ def test_a_tokenizer_whose_unknown_token_is_empty_has_none(saved: Path, tmp_path
     )
 
 
+def test_a_device_and_a_dtype_may_be_torchs_own(saved: Path) -> None:
+    lm = load_model(saved, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert (str(lm.device), lm.dtype) == ("cpu", "bfloat16")
+    with pytest.raises(InputError, match="unknown dtype 'int8': choose from auto, float32"):
+        load_model(saved, device="cpu", dtype=torch.int8)
+
+
 def test_float16_gives_the_answer_of_float32_where_it_is_sure(saved: Path) -> None:
     whole, half = (load_model(saved, device="cpu", dtype=dtype) for dtype in ("float32", "float16"))
     assert half.dtype == "float16"
