@@ -232,6 +232,7 @@ def prepare(
         raise UnsupportedModelError(
             f"{name}: eos_token_id in its generation_config.json must be {right}, not {wrong[0]!r}"
         )
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"]  # Mistral names none, and all have its window
     long = [rope for rope in _ropes(text) if rope.get("rope_type") == "longrope"]
     return LanguageModel(
         name=name,
@@ -240,7 +241,7 @@ def prepare(
         backend=chosen,
         devices=devices,
         context_length=getattr(text, "max_position_embeddings", None),
-        window=text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None,
+        window=getattr(text, "sliding_window", None) if "sliding_attention" in kinds else None,
         end_ids=frozenset(flat),
         turn=min((rope["original_max_position_embeddings"] for rope in long), default=None),
         notes=_not_applied(generation),

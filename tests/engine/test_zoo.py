@@ -105,7 +105,7 @@ def test_property_15_exact_or_refused_by_name_with_the_reason(
 )
 def test_a_window_shorter_than_prompt_and_answer_is_refused(kind: str, changes: dict, tokenizer: Any) -> None:
     lm = prepare(models.random_model(kind, **changes), tokenizer, name=kind)
-    with pytest.raises(UnsupportedModelError, match=r"window of 16 tokens, shorter than prompt and answer"):
+    with pytest.raises(UnsupportedModelError, match=r"sliding window of 16 tokens, shorter than prompt and answer"):
         ask(lm, QUESTION, OTHERS, max_new_tokens=2)
 
 
