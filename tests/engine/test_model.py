@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models
@@ -438,6 +439,19 @@ def test_a_model_that_sees_nothing_is_refused_by_the_probe(tokenizer: Any) -> No
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
     with pytest.raises(UnsupportedModelError, match=r"does not see a token that the mask shows"):
         prepare(model, tokenizer, name="blind")
+
+
+def test_weights_lie_as_a_cpu_multiplies_them_and_keep_their_numbers(
+    prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    lm, given = prepared("llama", "sdpa"), dict(plain_model("llama").named_parameters())
+    for name, weight in lm.model.named_parameters():
+        assert torch.equal(weight, given[name])
+        assert weight.t().is_contiguous() == (weight.dim() == 1 or not name.endswith("embed_tokens.weight"))
+    tied = prepare(models.random_model("llama", tie_word_embeddings=True), tokenizer, name="tied")
+    assert tied.model.lm_head.weight.is_contiguous()
+    as_given = SimpleNamespace(model=plain_model("llama"))
+    assert lm.digest == LanguageModel.digest.fget(as_given), "a run that was begun before goes on"
 
 
 def test_preparing_twice_is_harmless(tokenizer: Any, lm: LanguageModel) -> None:
