@@ -159,19 +159,19 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
             told.append(next_scores(model, ids(row[i]), ids(i - 2), plan, cache, call).logits[0])
         return torch.stack(told)
 
-    model.set_attn_implementation("eager")
-    own = model(input_ids=ids(tokens[0], *tokens[3:]), use_cache=False).logits[0, 3:].float()
-    model.set_attn_implementation(attention.NAME)
+    said = f"{name} does not run as its configuration has it"
     try:
+        model.set_attn_implementation("eager")
+        own = model(input_ids=ids(tokens[0], *tokens[3:]), use_cache=False).logits[0, 3:].float()
+        said = f"{name} does not pass our mask on to its attention, or not with a cache"
+        model.set_attn_implementation(attention.NAME)
         base, hidden, visible = logits(None), logits(1), logits(3)
     except InputError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        raise UnsupportedModelError(
-            f"{name} does not pass our mask on to its attention, or not with a cache ({first_line(error)})"
-        ) from error
+        raise UnsupportedModelError(f"{said} ({first_line(error)})") from error
     if not torch.isfinite(own).all():
         raise UnsupportedModelError(f"{name}: {NO_NUMBERS}")
     if not torch.isfinite(base).all():

@@ -441,6 +441,13 @@ def test_a_model_that_sees_nothing_is_refused_by_the_probe(tokenizer: Any) -> No
         prepare(model, tokenizer, name="blind")
 
 
+def test_a_model_whose_own_pass_fails_is_refused_in_one_line(tokenizer: Any) -> None:
+    model = models.random_model("llama")
+    model.model.layers[1].mlp.down_proj = torch.nn.Linear(7, 32)  # as of a configuration with another width
+    with pytest.raises(UnsupportedModelError, match=r"does not run as its configuration has it \([^\n]*\)$"):
+        prepare(model, tokenizer, name="broken")
+
+
 def test_weights_lie_as_a_cpu_multiplies_them_and_keep_their_numbers(
     prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any], tokenizer: Any
 ) -> None:
