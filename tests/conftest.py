@@ -49,13 +49,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """`pytest` alone, which runs everything, takes two workers; a file, `-n 0` or `--pdb` stays in one process."""
+    """`pytest` alone, which runs everything, takes three workers, of which one waits for a browser most of the time; a
+    file, `-n 0` or `--pdb` stays in one process."""
     option = config.option
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.usepdb
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
         return
     if everything and option.numprocesses is None:
-        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
+        option.numprocesses, option.dist, option.loadscopereorder = 3, "loadfile", False
 
 
 @pytest.hookimpl(optionalhook=True)

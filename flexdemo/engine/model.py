@@ -232,9 +232,7 @@ def prepare(
     flat = [i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None]
     if wrong := [i for i in flat if type(i) is not int]:
         right = "a whole number or a list of them"
-        raise UnsupportedModelError(
-            f"{name}: eos_token_id in its generation_config.json must be {right}, not {wrong[0]!r}"
-        )
+        raise UnsupportedModelError(f"{name}: its eos_token_id must be {right}, not {wrong[0]!r}")
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"]  # Mistral names none, and all have its window
     long = [rope for rope in _ropes(text) if rope.get("rope_type") == "longrope"]
     return LanguageModel(

@@ -19,7 +19,7 @@ import browser_support
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from hosting import Site, endpoint_of
+from hosting import Site, endpoint_of, launched
 
 import app
 import flexdemo
@@ -43,7 +43,7 @@ def client(lm: LanguageModel) -> Iterator[Client]:
     demo = ui.build_demo(lm)
     demo.queue()
     options = {"mcp_server": importlib.util.find_spec("mcp") is not None, **ui.launch_options()}
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **options)
+    _, url = launched(demo, **options)
     yield Client(url, verbose=False)
     demo.close()
 

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
+from hosting import launched
 
 from flexdemo.page.widgets import Visit
 from flexdemo.serve import internals
@@ -40,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         box, file = gr.Textbox(), gr.DownloadButton()
         gr.Button().click(work, box, box, api_name="work", concurrency_id="model", concurrency_limit=1)
         gr.Button().click(lambda given: given, gr.File(), gr.Textbox(), api_name="take")
-    app, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, show_error=True)
+    app, url = launched(demo, show_error=True)
     yield SimpleNamespace(demo=demo, app=app, url=url, file=file, held=held, told=told)
     held.set()
     demo.close()
@@ -126,7 +127,7 @@ def test_a_reading_of_values_can_be_wrapped() -> None:
         number = gr.Number()
         gr.Button().click(lambda value: value + 1, number, number, api_name="more")
     internals.read_values_by(demo, wrap)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
+    _, url = launched(demo)
     try:
         assert Client(url, verbose=False).predict(1, api_name="/more") == 2 and len(seen) == 1
     finally:
@@ -140,7 +141,7 @@ def test_a_page_that_nobody_asks_looks_seldom(monkeypatch: pytest.MonkeyPatch) -
     internals.queue(demo, 4)
     looks, length = [], type(demo._queue).__len__
     monkeypatch.setattr(type(demo._queue), "__len__", lambda queue: looks.append(queue) or length(queue))
-    demo.launch(prevent_thread_lock=True, quiet=True)
+    launched(demo)
     try:
         began = time.monotonic()
         before = looks.count(demo._queue)

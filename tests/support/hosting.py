@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import browser_support
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client
@@ -136,6 +138,14 @@ class Served(Site):
         return next(i for i, fn in self.demo.fns.items() if name in (fn.api_name, fn.name))
 
 
+def launched(demo: gr.Blocks, **options: Any) -> tuple[Any, str]:
+    """App and address of a page that runs now. Of the ports that gradio would try another worker's page may take one at
+    the same moment."""
+    port = browser_support.free_port()
+    app, url, _ = demo.launch(server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    return app, url
+
+
 @contextmanager
 def served(
     lm: LanguageModel | Models,
@@ -160,13 +170,8 @@ def served(
         demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
         Guard(ledger, gate).protect(demo)
         internals.queue(demo, profile.queue)
-        _, url, _ = demo.launch(
-            prevent_thread_lock=True,
-            quiet=True,
-            auth=account,
-            root_path=root_path,
-            **ui.launch_options(profile, routes=routes(state)),
-        )
+        options = {"auth": account, "root_path": root_path, **ui.launch_options(profile, routes=routes(state))}
+        _, url = launched(demo, **options)
     state.demo = demo
     try:
         yield Served(url, demo, state, gate, lines)
