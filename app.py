@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flexdemo.errors import InputError
-from flexdemo.serve.host import check_requirements, own_folder, resolve_address
+from flexdemo.serve.host import check_requirements, import_gradio, own_folder, resolve_address
 
 # Read once, when torch is imported. Threads of GNU OpenMP that wait spin by default: with another program on the same
 # cores, a browser for one, a first token took 9.7 s in place of 0.2 s.
@@ -100,6 +100,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.serve import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
+    import_gradio()
     from flexdemo.engine.loading import Models, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import moved
     from flexdemo.engine.tuning import suit_threads

@@ -30,8 +30,10 @@ from browser_visit import PAGES, bundled_url, chromium, slow_folder, slow_url, v
 
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
+from flexdemo.serve.host import import_gradio
 
 if importlib.util.find_spec("gradio"):  # a machine lent for its GPU has no page, and runs the tests that need none
+    import_gradio()
     from hosting import client, local, space, space_client  # noqa: F401 (fixtures)
 
 QUESTION = "What is the capital of Peru?"

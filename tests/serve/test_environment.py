@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import inspect
 import json
 import os
 import shutil
@@ -69,6 +70,23 @@ def test_the_first_requirement_that_is_not_met_is_named(
 
 def test_our_own_requirements_are_met_here() -> None:
     host.check_requirements(app.ROOT / "requirements.txt")
+
+
+def test_gradio_is_imported_without_its_stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its components have no file for as long as it is imported, and nothing else has lost its own."""
+    package = tmp_path / "gradio"
+    package.mkdir()
+    told = "import inspect, pathlib\nother = inspect.getfile(pathlib.Path)\nclass A: pass\nA.__module__ = 'gradio.a'\n"
+    (package / "__init__.py").write_text(told + "try: inspect.getfile(A)\nexcept OSError as error: said = str(error)\n")
+    ours = [name for name in sys.modules if name.split(".")[0] == "gradio"]
+    for name in ours:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = inspect.getfile
+    host.import_gradio()
+    found = sys.modules["gradio"]
+    assert found.said == "a class without a file has no stub" and found.other.endswith("pathlib.py")
+    assert inspect.getfile is before
 
 
 def started(*models: str, code: str = "", **environment: str) -> subprocess.CompletedProcess:
