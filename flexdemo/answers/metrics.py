@@ -8,7 +8,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 
@@ -86,15 +86,16 @@ def _is_accent(mark: str, script: str) -> bool:
 
 def _is_article(text: str) -> bool:
     """Whether a text is articles alone, as `A` of several choices is."""
-    return set(normalise(text).split()) <= {"a", "an", "the"}
+    return not _ARTICLES.sub("", normalise(text)).strip()
 
 
-def _compared(prediction: str, answer: str) -> tuple[list[str], list[str]]:
-    """The words of a prediction and of a right answer. As they are written where the answer is articles alone: `a` is
-    in many a sentence, `A` is a choice."""
-    if _is_article(answer) and not _is_article(prediction):
-        return re.findall(r"\w+", prediction), re.findall(r"\w+", answer)
-    return words(prediction), words(answer)
+def _compared(prediction: str, answers: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of a prediction and of each right answer. As they are written where the answer is articles alone: `a`
+    is in many a sentence, `A` is a choice."""
+    said, is_choice = words(prediction), _is_article(prediction)
+    for answer in answers:
+        as_written = not is_choice and _is_article(answer)
+        yield (re.findall(r"\w+", prediction), re.findall(r"\w+", answer)) if as_written else (said, words(answer))
 
 
 def words(text: str) -> list[str]:
@@ -129,13 +130,13 @@ def majority(answers: Sequence[str]) -> int:
 
 def contains(prediction: str, answers: Sequence[str]) -> bool:
     """Whether a normalised right answer occurs, as whole words, in the normalised prediction."""
-    return any(right and _occurs(right, said) for said, right in (_compared(prediction, each) for each in answers))
+    return any(right and _occurs(right, said) for said, right in _compared(prediction, answers))
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
     """Best F1, over the right answers, of the words shared with the prediction (SQuAD's): from 0 to 1."""
     best = 0.0
-    for said, right in (_compared(prediction, each) for each in answers):
+    for said, right in _compared(prediction, answers):
         if shared := (Counter(said) & Counter(right)).total():
             best = max(best, 2 * shared / (len(said) + len(right)))
     return best
