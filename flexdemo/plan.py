@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .errors import InputError
-from .masks import Mask, parse
+from .masks import Mask, parse, renamed
 from .prompt import POSITIONS, SegmentedPrompt
 from .request import PLAIN, Ape
 
@@ -29,6 +29,16 @@ class Scheme:
     @property
     def name(self) -> str:
         return f"{self.strategy}/{self.positions}/{'weights' if self.weighted else 'raw'}"
+
+    @classmethod
+    def of(cls, name: str) -> Scheme:
+        """The scheme that has this `name`."""
+        strategy, positions, weights = name.split("/")
+        return cls(strategy, positions, weights == "weights")
+
+    def renamed(self, names: Mapping[str, str]) -> Scheme:
+        """The same with other names for the segments of its mask."""
+        return replace(self, strategy=renamed(self.strategy, names))
 
     def view(self, prompt: SegmentedPrompt) -> View:
         """The view of a prompt under this scheme: every paraphrase, by the prompt's weights or by 1 each."""

@@ -20,7 +20,7 @@ from ..answers.explain import Explanation
 from ..answers.methods import METHODS
 from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
-from ..masks import Mask, renamed
+from ..masks import Mask
 from ..plan import Scheme, mask_rows
 from ..prompt import SegmentedPrompt
 from ..request import FIELDS
@@ -80,8 +80,7 @@ def _schemes(result: Result) -> Iterator[Scheme]:
     """What the sides were asked with: wordings are numbered there, whatever the result calls them."""
     numbers = {segment.name: f"P{i}" for i, segment in enumerate(result.prompt.paraphrases, start=1)}
     for side in result.sides:
-        strategy, positions, weights = side.method.split("/")
-        yield Scheme(renamed(strategy, numbers), positions, weights == "weights")
+        yield Scheme.of(side.method).renamed(numbers)
 
 
 def _literal(value: Any) -> str:

@@ -7,7 +7,7 @@ token.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -81,7 +81,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         methods = dict.fromkeys([*(["flex"] if state.asks_fused else []), *state.methods])
         apart = [state.scheme(each) for each in sides if side_parts(each)[0] != FORM]
         apart = [each for each in apart if each != state.scheme(STANDARD) or "causal" not in methods]
-        schemes = [replace(each, strategy=state.numbered(each.strategy)) for each in apart]
+        schemes = [each.renamed(state.numbers) for each in apart]
         known = only_decodes(state, prompt, reading)
         if not known:  # else the answer follows at once: nothing is cleared
             cleared = dict.fromkeys([f"{side}_figures" for side in SIDES] + [f"alone-{i}" for i in range(room + 1)], "")

@@ -106,12 +106,13 @@ class PageState(Request):
             kept["weights"] = [self.weights[i] for i in self.rows]
         if self.weights_from == "confidence":
             kept["weights"] = "confidence"
-        kept["mask"] = self.numbered(self.mask)
+        kept["mask"] = renamed(self.mask, self.numbers)
         return Request(**kept)
 
-    def numbered(self, mask: str) -> str:
-        """A mask of the page as a request has it, where blank rows leave no gap."""
-        return renamed(mask, {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)})
+    @property
+    def numbers(self) -> dict[str, str]:
+        """What a request calls each wording of the page: blank rows leave no gap there."""
+        return {name: f"P{i}" for i, (name, _) in enumerate(self.wordings, start=1)}
 
     def scheme(self, side: str) -> Scheme:
         """What a side stands for."""
@@ -141,16 +142,15 @@ class PageState(Request):
 
     def told(self, result: Result) -> Result:
         """A result with the page's names for its wordings, in its masks too."""
-        names = {f"P{i}": name for i, (name, _) in enumerate(self.wordings, start=1)}
+        names = {number: name for name, number in self.numbers.items()}
 
         def mask(facts: Mapping[str, Any]) -> dict[str, Any]:
             return {**facts, "strategy": renamed(facts["strategy"], names)}
 
         results = tuple(replace(each, mask=mask(each.mask)) for each in result.results)
         sides = tuple(
-            replace(each, mask=mask(each.mask), method="/".join([renamed(strategy, names), *rest]))
+            replace(each, mask=mask(each.mask), method=Scheme.of(each.method).renamed(names).name)
             for each in result.sides
-            for strategy, *rest in (each.method.split("/"),)
         )
         return replace(result, prompt=self.named(result.prompt), mask=mask(result.mask), results=results, sides=sides)
 
