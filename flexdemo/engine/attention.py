@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -94,9 +94,18 @@ def _attend_in_strips(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, s
     return torch.cat(parts, dim=2)
 
 
-def attend_written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, how: Scoring) -> Tensor:
+def attend_written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    how: Scoring,
+    *,
+    tell: Callable[[Tensor], None] = lambda probabilities: None,
+) -> Tensor:
     """Softmax of scores times values, for the few queries of suffix and answer; a compiler fuses what stands here."""
     probabilities = attention_probabilities(query, key, bias, how)
+    tell(probabilities)
     rows, kv_heads = key.shape[:2]
     grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
     if is_one_query(query):
@@ -192,9 +201,14 @@ def segment_attention(
     how = Scoring(scale, softcap, None if segment_plan.ape is None else segment_plan.ape[query.device])
     attend = segment_plan.attend or BACKENDS[segment_plan.backend].attend
     attend = _attend_traced(mask, how.ape) if torch.compiler.is_compiling() else attend
-    out = attend(query, key, value, mask, how)
-    if segment_plan.recorder is not None:
-        segment_plan.recorder.observe(query, key, mask, how)
+    recorder, one_query = segment_plan.recorder, query.shape[2] == 1
+    if recorder is not None and attend is attend_sdpa and one_query and query.device.type == "cpu":
+        # Its probabilities are wanted anyway: they cost more than SDPA, and less than both.
+        out = attend_written_out(query, key, value, mask, how, tell=recorder.add)
+    else:
+        out = attend(query, key, value, mask, how)
+        if recorder is not None:
+            recorder.observe(query, key, mask, how)
     return out.transpose(1, 2).contiguous(), None
 
 

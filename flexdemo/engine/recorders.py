@@ -53,7 +53,11 @@ class MassRecorder:
     _keys: Tensor | None = None
 
     def observe(self, query: Tensor, key: Tensor, mask: Tensor, how: Scoring) -> None:
-        probabilities = attention_probabilities(query[:, :, -1:], key, mask[:, :, -1:], how)[:, :, 0]
+        self.add(attention_probabilities(query[:, :, -1:], key, mask[:, :, -1:], how))
+
+    def add(self, probabilities: Tensor) -> None:
+        """What one query of each row gave in the next layer, (rows, heads, 1, kv)."""
+        probabilities = probabilities[:, :, 0]
         self._layers.append(probabilities @ self.groups[probabilities.device])  # (rows, heads, kv) -> (rows, heads, S)
         if self.detail:
             mean = probabilities.mean(dim=1)

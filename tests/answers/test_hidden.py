@@ -131,15 +131,20 @@ def test_a_row_that_is_not_mixed_keeps_every_bit() -> None:
     torch.testing.assert_close(third[3, -1], hidden[3:, -1].mean(0))
 
 
+def hooks(model: Any) -> list[set[int]]:
+    """Of each layer; transformers leaves some of its own, once a model was asked for its hidden states."""
+    return [set(layer._forward_hooks) for layer in decoder_layers(model)]
+
+
 def test_the_model_keeps_nothing_and_others_get_nothing(
     lm: LanguageModel, plain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hooks are there in the passes of a request for it only, also while it is under way."""
-    layers = decoder_layers(lm.model)
+    layers, before = decoder_layers(lm.model), hooks(lm.model)
     running = stream(lm, A, [B, C], methods=(NAME,), hidden_layer=1, max_new_tokens=4)
     for _ in range(3):
         next(running)
-        assert not any(layer._forward_hooks for layer in layers)
+        assert hooks(lm.model) == before
     running.close()
     with monkeypatch.context() as patch:
         patch.setattr(layers[0], "register_forward_hook", None)
@@ -149,6 +154,7 @@ def test_the_model_keeps_nothing_and_others_get_nothing(
 def test_requests_at_once_do_not_see_each_other(prepared: Callable[..., LanguageModel]) -> None:
     """Threads with other layers, and one without, over the same model, again and again."""
     lm = prepared("llama", "sdpa")
+    before = hooks(lm.model)
     asked = [
         {"methods": methods, "hidden_layer": layer, "max_new_tokens": 12}
         for methods, layer in (((NAME, "avg"), 1), ((NAME, "flex"), 3), (("flex", "avg"), 0), ((NAME,), 2))
@@ -168,7 +174,7 @@ def test_requests_at_once_do_not_see_each_other(prepared: Callable[..., Language
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and not any(layer._forward_hooks for layer in decoder_layers(lm.model))
+    assert not wrong and hooks(lm.model) == before
 
 
 def test_several_prompts_in_a_batch_are_each_alone(lm: LanguageModel, plain: Any) -> None:
