@@ -51,7 +51,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """`pytest` alone, which runs everything, takes three workers, of which one waits for a browser most of the time; a
+    """`pytest` alone, which runs everything, takes three workers, as those with a browser wait for it now and then; a
     file, `-n 0` or `--pdb` stays in one process."""
     option = config.option
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.usepdb
@@ -63,13 +63,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests share what is made for them, and those with a browser their servers: they stay on one worker."""
+    """A file's tests share what is made for them and stay on one worker. Those with a browser share their servers:
+    they are two parts, which take equally long."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
-            return "browser" if "/browser/" in file else file
+            if "/browser/" not in file:
+                return file
+            return "asking" if file.endswith(("test_access.py", "test_asking.py")) else "looking"
 
     return ByFile(config, log)
 
