@@ -57,6 +57,7 @@ def mass_figure(
     steps = np.arange(1, len(tokens) + 1)
     labels = [f"{step} <b>{plot_text(token)}</b>" for step, token in zip(steps, tokens, strict=True)]
     lettered, roles = len(tokens) <= LETTERED_TOKENS, ["prefix", *["paraphrase"] * (len(names) - 2), "suffix"]
+    called = ["", *(f"{_label(name)} " for name in names[1:-1]), ""]  # other names are wider than their bars
     bars = [
         go.Bar(
             x=steps,
@@ -64,7 +65,7 @@ def mass_figure(
             name=_label(name),
             marker={"color": segment_colour(name, role), "line": {"width": 0.5, "color": EDGE}},
             customdata=labels,
-            text=[f"{_label(name.split(' ')[0])} {value:.2f}" for value in mass[:, i]] if lettered else None,
+            text=[f"{called[i]}{value:.2f}" for value in mass[:, i]] if lettered else None,
             textposition="inside",
             textangle=0,
             insidetextanchor="middle",

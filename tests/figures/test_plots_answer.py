@@ -32,6 +32,8 @@ def test_a_bar_of_mass_for_each_segment_in_its_colour() -> None:
     ]
     assert figure.layout.barmode == "stack" and tuple(figure.layout.yaxis.range) == (0, 1)
     assert figure.layout.xaxis.ticktext == ("·Lima", "&lt;/s&gt;")
+    told = [bar.text[0].rpartition(" ")[0] for bar in figure.data]
+    assert told == ["", *NAMES[1:-1], ""], "words that are wider than a bar stand in the legend"
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
 
 
