@@ -42,6 +42,11 @@ RECORDS = [
     Record("d", "What?", ("this",), ("What is this thing called, and who was the first to see it?",)),
 ]
 ROOT = Path(__file__).resolve().parents[2]
+TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="torch has no gloo here: two processes on a CPU cannot talk",
+)
 
 
 def without_seconds(table: pandas.DataFrame) -> list[dict[str, Any]]:
@@ -247,12 +252,15 @@ def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[di
     assert not list(tmp_path.glob("*.partial-*"))
 
 
+@needs_gloo
 def test_two_processes_equal_one(data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "-m")
-    output = tmp_path / "two.parquet"
-    out = finished(run("evaluate", data, "--method", "all", "--output", output, *OPTIONS, launcher=launcher))
+    output, shared = tmp_path / "two.parquet", False
+    process = run("evaluate", data, "--method", "all", "--output", output, *OPTIONS, launcher=TWO)
+    while process.poll() is None:
+        shared |= (tmp_path / "two.parquet.partial-1.jsonl").exists()  # what the second one has done
+        time.sleep(0.02)
+    assert finished(process).count("wrote") == 1 and shared
     assert without_seconds(read_table(output)) == uninterrupted
-    assert out.count("wrote") == 1
     assert not list(tmp_path.glob("*.partial-*"))
 
 

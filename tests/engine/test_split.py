@@ -11,7 +11,7 @@ from typing import Any
 import models
 import pytest
 import torch
-from test_evaluate import finished, run, without_seconds, write_data
+from test_evaluate import TWO, finished, needs_gloo, run, without_seconds, write_data
 
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
@@ -25,7 +25,6 @@ from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.sources import Source
 from flexdemo.errors import InputError
 
-TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 OPTIONS = ("--method", "all", "--paraphrases", "1", "--batch-size", "2", "--max-new-tokens", "6", "--seed", "4")
 RECORDS = [
     Record("a", "What is the capital of Peru?", ("Lima",), ("Name it.", "Which city is Peru's capital?")),
@@ -33,10 +32,6 @@ RECORDS = [
     Record("c", "Is it far?", ("no",), ()),  # without paraphrases: the model writes one, by sampling
     Record("d", "Which river is it?", ("Nile",), ("Name the river.",)),
 ]
-needs_gloo = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="torch has no gloo here: two processes on a CPU cannot talk",
-)
 
 
 @pytest.fixture(scope="module")
