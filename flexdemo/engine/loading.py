@@ -88,7 +88,7 @@ def load_model(
     source = locate(path)
     place = resolve_device(str(device))
     kind = resolve_dtype(str(dtype).removeprefix("torch."), place)
-    if backend != "auto" and backend not in BACKENDS:
+    if (backend := str(backend)) not in ("auto", *BACKENDS):
         raise InputError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
     with reading_once(source), _quiet(bars=path is not None and sys.stderr.isatty()):
         model, tokenizer, told = _read(source, place, kind, device == "auto", processes)

@@ -197,6 +197,7 @@ def test_bfloat16_on_the_cpu(saved: Path) -> None:
         ({"device": "tpu"}, "unknown device 'tpu': choose from auto, cpu, cuda, mps"),
         ({"dtype": "float8"}, "unknown dtype 'float8': choose from auto, float32, bfloat16, float16"),
         ({"backend": "magic"}, "unknown backend 'magic': choose from auto, flex, flex-eager, sdpa"),
+        ({"backend": ["sdpa"]}, "unknown backend .*: choose from auto, flex, flex-eager, sdpa"),
     ],
 )
 def test_unknown_options_are_named_before_anything_loads(saved: Path, options: dict, message: str) -> None:
