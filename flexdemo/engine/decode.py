@@ -339,5 +339,5 @@ def _likeliest(scores: Scores, candidates: int) -> tuple[Tensor, ...]:
     """The likeliest tokens and their probabilities, (streams, candidates) each; nothing for none."""
     if not candidates:
         return ()
-    top = scores.logits.topk(candidates)
+    top = scores.logits.topk(min(candidates, scores.logits.shape[-1]))
     return top.indices, (top.values - scores.lse[:, None]).exp()

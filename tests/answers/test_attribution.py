@@ -93,6 +93,8 @@ def test_candidates_are_the_likeliest_tokens(lm: LanguageModel, plain: Any) -> N
     with torch.no_grad():
         row = plain(input_ids=ids, use_cache=False).logits[0, -1].softmax(-1)
     assert [c.token_id for c in result["causal"].candidates[0]] == row.topk(5).indices.tolist()
+    (every,) = ask(lm, A, max_new_tokens=1, candidates=10**9)["flex"].candidates
+    assert len(every) == len(row), "no more than the model has tokens"
 
 
 def test_explanation_marks_where_methods_part_ways(lm: LanguageModel) -> None:
