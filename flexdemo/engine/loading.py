@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,11 @@ def load_model(
             f"cannot load the model {source.name!r}: its weights files lack {len(lacking)} tensors, such as "
             f"{lacking[0]}{hint}"
         )
-    layers = model.state_dict().keys()
-    beyond = [key for key in told["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", key, count=1) in layers]
-    if beyond:  # transformers would go on without them
+    beyond = _beyond(told["unexpected_keys"], model.state_dict().keys())
+    if beyond:
         raise ModelError(
             f"cannot load the model {source.name!r}: its config.json has fewer layers than its weights files hold, "
-            f"such as {min(beyond)}; copy or download the folder again"
+            f"such as {beyond}; copy or download the folder again"
         )
     spent = time.perf_counter() - began
     options = {"captures": captures if processes == 1 else False, "compiled": compiled}
@@ -146,10 +145,18 @@ def _read(
     return model, tokenizer, told
 
 
+def _beyond(found: Iterable[str], known: Collection[str]) -> str:
+    """The first of the weights found in files that is of a layer behind the known ones, or "": libraries would go on
+    without it."""
+    first = (key for key in found if key not in known and re.sub(r"\.\d+\.", ".0.", key, count=1) in known)
+    return min(first, default="")
+
+
 def _merged(model: Any, source: Source, tokens: int, warned: list[warnings.WarningMessage]) -> Any:
     """The model with the source's adapter in its weights; `tokens` are those of its tokenizer, `warned` what libraries
     said so far."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     rows = model.get_input_embeddings().num_embeddings
     try:
@@ -164,11 +171,14 @@ def _merged(model: Any, source: Source, tokens: int, warned: list[warnings.Warni
     if not hasattr(wrapped, "merge_and_unload"):
         kind = f"{source.name} is a {wrapped.peft_type.value} adapter"
         raise ModelError(f"{kind}, which changes no weights and cannot be merged: give one of LoRA's kind")
+    damaged = "it was made for another model, or adapter_model.safetensors is damaged"
     if any("missing adapter keys" in str(each.message) for each in warned):  # peft would go on without them
         raise ModelError(
-            f"{source.name} lacks weights for layers of {source.place} that its adapter_config.json names: it was made "
-            "for another model, or adapter_model.safetensors is damaged"
+            f"{source.name} lacks weights for layers of {source.place} that its adapter_config.json names: {damaged}"
         )
+    beyond = _beyond(load_peft_weights(source.adapter, device="cpu"), get_peft_model_state_dict(wrapped).keys())
+    if beyond:
+        raise ModelError(f"{source.name} has weights for layers that {source.place} lacks, such as {beyond}: {damaged}")
     return wrapped.merge_and_unload()
 
 

@@ -249,6 +249,17 @@ def test_an_adapter_whose_weights_bear_other_names_is_told(saved: Path, tmp_path
         load_model(tmp_path, device="cpu")
 
 
+def test_an_adapter_of_a_model_with_more_layers_is_told(saved: Path, tmp_path: Path) -> None:
+    """peft merges those that fit: the model would answer with a part of the adapter."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(models.random_model("llama", num_hidden_layers=5), config).save_pretrained(tmp_path)
+    config.base_model_name_or_path = str(saved)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"has weights for layers that .* lacks, such as .*\.layers\.\d\.self_attn"):
+        load_model(tmp_path, device="cpu")
+
+
 def test_an_adapter_that_added_tokens_says_what_to_do(saved: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj"])
