@@ -302,10 +302,9 @@ def _edit(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
     for edit in rule.edits:
         for name in (edit.query, edit.key):
             if name.startswith("P") and name not in wordings:
-                there = " to ".join(dict.fromkeys((wordings[0], wordings[-1])))
                 raise InputError(
                     f"{str(edit)!r} in mask {rule.text!r} names {name}, which is not there: this prompt's wordings are "
-                    f"{there}"
+                    f"{', '.join(wordings)}"
                 )
         table[_means(edit, segments), EARLIER] = edit.opens
 

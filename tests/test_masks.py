@@ -172,7 +172,7 @@ def test_weight_zero_hides_from_queries_that_feel_weights() -> None:
         ("segment+P0>P1", r"'\+P0>P1' in mask .* names from prefix, P1, P2, \.\.\., suffix, answer, \*"),
         ("segment+S1>P1", "is no pair"),
         ("segment+P1>P2>P3", "is no pair"),
-        ("segment+P7>P1", r"'\+P7>P1' in mask .* names P7, which is not there: this prompt's wordings are P1 to P3"),
+        ("segment+P7>P1", r"'\+P7>P1' in mask .* names P7, which is not there: this prompt's wordings are P1, P2, P3"),
         ("segment-suffix>*", "hides every wording from the suffix: leave one open, such as suffix>P1"),
         ("segment-answer>P1-answer>P2-answer>P3", "hides every wording from the answer"),
         ("late_fusion-suffix>P3", "hides every wording from the suffix"),

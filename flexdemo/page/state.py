@@ -134,6 +134,7 @@ class PageState(Request):
 
         Where the run sets the weights, they are equal here. InputError for what cannot run here.
         """
+        check_limits(limits, self)  # which calls each row what the page does
         asked = self.asked()
         prompt = self.named(packed(lm, limits, asked, asked.max_new_tokens))
         for scheme in self.schemes:

@@ -86,6 +86,7 @@ TOO_LONG = ["many words " * 60] * 3
         (values() | {"question": None}, "the question is empty"),
         (values(question="x" * 2001), "the question is too long: it has 2,001 characters, the limit is 2,000"),
         (values("ok", "y" * 2001), "paraphrase 2 is too long"),
+        (values("", "y" * 2001), "paraphrase 2 is too long"),
         (values(prefix="y" * 2001), "the prefix is too long"),
         (values() | {"question": "a\0b"}, "question: the text holds a NUL or half a character"),
         (values() | {"prefix": "\udfff"}, "prefix: the text holds a NUL or half a character"),
