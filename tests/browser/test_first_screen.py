@@ -77,6 +77,10 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
     assert all(left >= 0 and right <= 390 for left, _, right, _ in placed.values())
     assert placed["run"][3] <= 844, "Run is seen without scrolling"
     assert fits_sideways(visit) and visit.page.evaluate(CUT_OFF) == []
+    visit.page.evaluate("document.querySelector('#facts b').textContent = 'a_long_name_of_a_model'.repeat(4)")
+    wider = "(names) => [...document.querySelectorAll(names)].filter(e => e.offsetWidth > e.parentElement.clientWidth)"
+    names = "#masthead > *, #masthead span, .weight input[type=number]"  # no spinner of a phone's moves a number left
+    assert visit.page.evaluate(f"({wider})('{names}').map(e => e.outerHTML)") == [], "what is cut off"
     for tab in visit.page.get_by_role("tab").all_text_contents():
         visit.open(tab)
         assert fits_sideways(visit), tab
