@@ -234,25 +234,26 @@ def test_two_visitors_see_only_their_own_and_the_place_in_the_queue(visitors: Vi
 def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> None:
     page = visit.page
     assert visit.wordings() and (count := len(visit.wordings())) < 8
-    visit.fill("paraphrase-1", "first")
+    first = "a first one, which is so long that its text takes two lines"
+    visit.fill("paraphrase-1", first)
     visit.number("weight-1", 3)
     visit.fill("paraphrase-2", "one |two")
     box = page.locator("#paraphrase-2 textarea")
     box.evaluate("box => { box.focus(); box.setSelectionRange(4, 5); }")
     box.evaluate(PASTE, f"A\n\n{NASTY}\nC ")
     visit.settle()
-    assert visit.wordings()[:4] == ["first", "one A", NASTY, "C two"] and len(visit.wordings()) == count + 2
+    assert visit.wordings()[:4] == [first, "one A", NASTY, "C two"] and len(visit.wordings()) == count + 2
     row = page.locator(".wording-row")
     row.nth(1).hover()
     row.nth(1).get_by_role("button", name="Move paraphrase 1 down").click()
     visit.settle()
-    assert visit.wordings()[:3] == ["one A", "first", NASTY] and visit.weights()[:4] == ["1", "1", "3", "1"]
+    assert visit.wordings()[:3] == ["one A", first, NASTY] and visit.weights()[:4] == ["1", "1", "3", "1"]
     row.nth(2).get_by_role("button", name="Move paraphrase 2 up").click()
     visit.settle()
-    assert visit.wordings()[:2] == ["first", "one A"] and visit.weights()[:3] == ["1", "3", "1"]
+    assert visit.wordings()[:2] == [first, "one A"] and visit.weights()[:3] == ["1", "3", "1"]
     row.nth(2).get_by_role("button", name="Remove paraphrase 2").click()
     visit.settle()
-    assert visit.wordings()[:2] == ["first", NASTY] and visit.weights()[:3] == ["1", "3", "1"]
+    assert visit.wordings()[:2] == [first, NASTY] and visit.weights()[:3] == ["1", "3", "1"]
     names = page.locator("#token-legend .chip").all_text_contents()
     assert names == ["prefix", *(f"P{i + 1}" for i in range(len(visit.wordings()) + 1)), "suffix"]
 
@@ -267,7 +268,7 @@ def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> N
     expect(page.locator("#rows-message [role=alert]")).to_have_text(
         "There is room for 10 paraphrases: remove one first"
     )
-    assert visit.wordings()[0] == "first"
+    assert visit.wordings()[0] == first
     page.locator("#equal-weights").click()
     visit.settle()
     assert set(visit.weights()) == {"1"}
