@@ -76,6 +76,7 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
     assert tops == sorted(tops)
     assert all(left >= 0 and right <= 390 for left, _, right, _ in placed.values())
     assert placed["run"][3] <= 844, "Run is seen without scrolling"
+    assert placed["run"][0] == 12 and not visit.page.locator("footer .divider").first.is_visible()
     assert fits_sideways(visit) and visit.page.evaluate(CUT_OFF) == []
     visit.page.evaluate("document.querySelector('#facts b').textContent = 'a_long_name_of_a_model'.repeat(4)")
     wider = "(names) => [...document.querySelectorAll(names)].filter(e => e.offsetWidth > e.parentElement.clientWidth)"
