@@ -129,7 +129,9 @@ def block_mask(layout: Layout, *, start: int = 0) -> BlockMask:
     if start % BLOCK:
         raise ValueError(f"a BlockMask begins at a multiple of {BLOCK}, not at {start}")
     some, full = block_kinds(layout, start)
-    (partial, whole), (partial_at, whole_at) = _listed(torch.stack([some > full, full]))
+    told = _listed(torch.stack([some > full, full]))
+    # Of a view a compiler would hold on to the sizes of what it is a part of.
+    (partial, whole), (partial_at, whole_at) = ([part.clone() for part in each] for each in told)
     lengths, mask_mod = (length - start, length), make_mask_mod(layout, start)
     return BlockMask.from_kv_blocks(
         partial, partial_at, whole, whole_at, BLOCK, mask_mod, lengths, compute_q_blocks=False

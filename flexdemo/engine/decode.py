@@ -20,7 +20,7 @@ from .fast.compiled import Scores
 from .fast.rows import Abreast, Queries, Rows, Steps
 from .mixing import Mixing
 from .model import NO_NUMBERS, LanguageModel
-from .reading import Prefill, check_recorded, check_room, multiple_of, on_devices, prefill, settled
+from .reading import Prefill, check_recorded, check_room, multiple_of, on_devices, padded, prefill, settled
 from .recorders import MassRecorder
 from .slots import Slots, arrange, key_groups, row_biases
 
@@ -141,7 +141,7 @@ def generate(
         check_room(lm, prompt, decoding.max_new_tokens)
 
     # 1. Encode: one prefill for each distinct encoding, of the prompts that are seen through it.
-    slots = arrange(prompts, decoding.max_new_tokens, multiple_of(lm))
+    slots = arrange(prompts, decoding.max_new_tokens, functools.partial(padded, lm))
     rows = [
         _Row(i, stream, settled(lm, prompts[stream.prompt], view, decoding.max_new_tokens, stream.together))
         for i, stream in enumerate(streams)

@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 
 from ..errors import BackendError, first_line
 from .blocks import BLOCK
-from .fast.compiler import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .fast.compiler import ALONE, COMPILER_ERRORS, mark_ape, mark_mask, mark_sizes, suit_dynamo
 from .recorders import ApeRows, Scoring
 
 MOST_SPLIT = 64  # queries of all heads to a key head
@@ -205,6 +205,7 @@ def attend_flex_compiled(query: Tensor, key: Tensor, value: Tensor, mask: Any, h
     suit_dynamo()
     if query.device.type != "cpu":
         mark_mask(mask)
+        mark_ape(how.ape)
     try:
         with ALONE:
             return _attend_flex(_run_compiled, query, key, value, mask, how)

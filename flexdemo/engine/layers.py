@@ -145,7 +145,7 @@ def feed(
     Views of one encoding share its keys, so `forward` may run any number of rows over them.
     """
     check_recorded(lm)
-    slots = arrange([prompt], len(token_ids) + 1, 1)
+    slots = arrange([prompt], len(token_ids) + 1)
     ids = torch.tensor([[*prompt.token_ids[prompt.suffix_start :], *token_ids]] * len(views))
     positions = torch.tensor([[view.suffix_position] for view in views]) + torch.arange(ids.shape[1])
     encodings = [view.encoding for view in views]

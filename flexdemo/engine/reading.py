@@ -82,6 +82,13 @@ def multiple_of(lm: LanguageModel) -> int:
     return max(BACKENDS[lm.backend].multiple, FEW_SHAPES if lm.captures else 1)
 
 
+def padded(lm: LanguageModel, length: int) -> int:
+    """The length that so many tokens are padded to. One block would be a shape of its own to a compiler, and is no
+    faster on a GPU."""
+    few = lm.captures or (lm.device.type == "cuda" and multiple_of(lm) > 1)
+    return max(round_up(length, multiple_of(lm)), 2 * FEW_SHAPES if few else 0)
+
+
 def on_devices(lm: LanguageModel, part: Tensor | ApeRows | Mixing | None) -> dict[torch.device, Any] | None:
     """A part of what a pass needs, on each device that holds a layer; None for None."""
     if part is None:
@@ -119,9 +126,7 @@ class Given(NamedTuple):
 
 def given(lm: LanguageModel, prompts: Sequence[SegmentedPrompt], encoding: Encoding) -> Given:
     """Prefix and paraphrases of all prompts; shorter prompts are padded behind."""
-    length = round_up(max(prompt.suffix_start for prompt in prompts), multiple_of(lm))
-    if lm.captures:  # one block would be a shape of its own to a compiler, and is no faster on a GPU
-        length = max(length, 2 * FEW_SHAPES)
+    length = padded(lm, max(prompt.suffix_start for prompt in prompts))
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):

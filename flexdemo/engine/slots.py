@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ..masks import EARLIER, Mask, parse
 from ..plan import View
 from ..prompt import SegmentedPrompt
 from ..request import PLAIN
-from .blocks import dense_mask, lay_out, round_up
+from .blocks import dense_mask, lay_out
 from .recorders import ApeRows
 
 
@@ -48,14 +48,17 @@ class Felt(NamedTuple):
     shut: Tensor | None = None
 
 
-def arrange(prompts: Sequence[SegmentedPrompt], new_tokens: int, multiple: int) -> Slots:
-    """Common slots of a batch of prompts: shorter ones are padded between their last paraphrase and the suffix."""
+def arrange(
+    prompts: Sequence[SegmentedPrompt], new_tokens: int, padded: Callable[[int], int] = lambda count: count
+) -> Slots:
+    """Common slots of a batch of prompts: shorter ones are padded between their last paraphrase and the suffix, all of
+    them behind the answer."""
     suffixes = {len(prompt.segments[-1]) for prompt in prompts}
     if len(suffixes) != 1 or 0 in suffixes:
         raise ValueError("prompts of one batch must have the same suffix, of at least one token")
     start = max(prompt.suffix_start for prompt in prompts)
     answer = start + suffixes.pop()
-    capacity = round_up(answer + new_tokens, multiple)
+    capacity = padded(answer + new_tokens)
     owners, wordings, groups = [], [], []
     for prompt in prompts:
         ids, count = prompt.segment_ids, len(prompt.segments)  # the answer's index is `count`

@@ -12,14 +12,12 @@ from typing import Any
 from ..answers.ask import ask
 from ..answers.explain import NEEDED, explain
 from ..answers.result import Result
-from ..engine.blocks import BLOCK
 from ..engine.model import LanguageModel
 from ..errors import InputError, first_line, within_memory
 
 TIMES = 3  # kernels are compiled and loaded in the first request, graphs captured in the second, replayed in the third
 NEW_TOKENS = 3  # a step that runs, one that is captured, one that is replayed
 SHARPENED = {"ape_temperature": 0.9}  # scores that are sharpened have kernels of their own
-LONG = {"prefix": "and " * BLOCK}  # so have prompts of more than one block, those of any other length share them
 
 
 class WarmUp:
@@ -39,7 +37,6 @@ class WarmUp:
         first, usual = list(methods)[:1], list(methods)
         self._asked = [{"methods": names} for names in (first, usual, ["all"])]
         self._asked += [{"methods": names, **SHARPENED} for names in (first, usual)]
-        self._asked += [{"methods": first, **LONG, **more} for more in ({}, SHARPENED)]
         self._log, self.note = log, ""
         if self._models:
             time = "minutes" if any(lm.compiled is not None for lm in self._models) else "seconds"

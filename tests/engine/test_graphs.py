@@ -288,7 +288,7 @@ def test_nothing_is_compiled_beside_a_capture(lm: LanguageModel, monkeypatch: py
     flex._compiled.cache_clear()
     flex.attend_flex_compiled(query, key, key, torch.zeros(1, 1, 2, 3), Scoring(1.0))
     flex._compiled.cache_clear()
-    plan = SimpleNamespace(masks={0: torch.zeros(1, 1, 2, 3)}, recorder=None, mixing=None)
+    plan = SimpleNamespace(masks={0: torch.zeros(1, 1, 2, 3)}, recorder=None, ape=None, mixing=None)
     compiled_pass()(lm.model, torch.zeros(1, 2), torch.zeros(1, 2), plan, SimpleNamespace(layers=[]), {})
     assert held == [False, False]
 

@@ -63,17 +63,19 @@ def test_a_compiled_pass_gives_the_oracles_tokens(traced: LanguageModel) -> None
 
 
 def test_another_length_compiles_nothing_anew(traced: LanguageModel) -> None:
-    """One graph for a prompt, two for suffix and answer token of one row, two of several rows; then none any more."""
+    """One graph for a prompt, two for suffix and answer token of one row, two of several rows, as many where scores are
+    sharpened; then none any more."""
 
     def ask(repeats: int, others: int, **options: object) -> None:
         flexdemo.ask(traced, QUESTION * repeats, OTHERS[:others], max_new_tokens=4, **options)
 
-    for methods in (("flex",), ("all",)):
-        ask(1, 3, methods=methods)
+    kinds = ({"methods": ("flex",)}, {"methods": ("all",)}, {"methods": ("flex", "causal"), "ape_temperature": 0.9})
+    for kind in kinds:
+        ask(1, 3, **kind)
     before = counters["stats"]["unique_graphs"]
     for repeats, others in ((2, 3), (5, 2), (9, 1)):
-        for methods in (("flex",), ("all",)):
-            ask(repeats, others, methods=methods, mask="anchor", weights="raw")
+        for kind in kinds:
+            ask(repeats, others, mask="anchor", weights="raw", **kind)
     assert counters["stats"]["unique_graphs"] == before
 
 

@@ -11,7 +11,7 @@ import torch
 from test_masks import segments_of, tokens_of
 
 from flexdemo.engine import reading
-from flexdemo.engine.blocks import BLOCK
+from flexdemo.engine.blocks import BLOCK, round_up
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.slots import arrange, key_groups, row_biases
 from flexdemo.plan import Encoding, View
@@ -27,6 +27,12 @@ def prompt_of(lengths: list[int], *, separators: bool) -> SegmentedPrompt:
     return SegmentedPrompt(tuple(range(n)), ("t",) * n, segments, (1 / len(lengths),) * len(lengths), "chat")
 
 
+def test_where_passes_keep_their_shapes_one_block_is_padded_to_two(lm: LanguageModel) -> None:
+    kept = dataclasses.replace(lm, captures=True)
+    assert [reading.padded(kept, count) for count in (1, BLOCK, BLOCK + 1, 2 * BLOCK + 1)] == [256, 256, 256, 384]
+    assert reading.padded(lm, BLOCK + 1) == BLOCK + 1
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_biases_of_a_batch_are_the_oracles(text: str) -> None:
     """Prompts of other lengths, other numbers of wordings, with separators and without; some weights are 0."""
@@ -36,7 +42,7 @@ def test_biases_of_a_batch_are_the_oracles(text: str) -> None:
         for count in (2, 3, 5)
         for separators in (False, True)
     ]
-    slots = arrange(prompts, 2, 4)
+    slots = arrange(prompts, 2, lambda count: round_up(count, 4))
     order = [3, 0, 5, 1, 4, 2, 2]
     weights = [[1.0, *(rng.choice((0.0, 0.5, 2.0)) for _ in prompts[i].paraphrases[1:]), 1.0][1:] for i in order]
     views = [

@@ -11,7 +11,6 @@ from replays import replaying
 
 from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import explain
-from flexdemo.engine.blocks import BLOCK
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import BackendError
 from flexdemo.serve import warmup
@@ -42,20 +41,6 @@ def test_after_it_a_visitor_waits_for_no_capture(lm: LanguageModel, settings: di
         effects = [explain(each, result).attribution.effects for each, result in zip((warm, lm), told, strict=True)]
         assert capture.captured == before
         assert [e.effect for e in effects[0]] == pytest.approx([e.effect for e in effects[1]], abs=1e-5)
-
-
-def test_prompts_of_one_block_and_of_several_are_asked(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that knew one block of keys was compiled anew for a visitor's longer prompt."""
-    asked = set()
-
-    def noted(*args: Any, **settings: Any) -> Any:
-        result = ask(*args, **settings)
-        asked.add((len(result.prompt.token_ids) > BLOCK, "ape_temperature" in settings))
-        return result
-
-    monkeypatch.setattr(warmup, "ask", noted)
-    WarmUp([replaying(lm)[0]], QUESTION, OTHERS, METHODS).run()
-    assert asked == {(False, False), (False, True), (True, False), (True, True)}
 
 
 def test_a_model_whose_first_answer_is_as_fast_as_any_has_nothing_to_warm_up(lm: LanguageModel) -> None:

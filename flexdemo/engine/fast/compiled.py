@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...errors import BackendError, first_line
 from ..attention import Plan
 from ..blocks import BLOCK
-from .compiler import ALONE, COMPILER_ERRORS, mark_mask, mark_sizes, suit_dynamo
+from .compiler import ALONE, COMPILER_ERRORS, mark_ape, mark_mask, mark_sizes, suit_dynamo
 
 
 class Scores(NamedTuple):
@@ -112,6 +112,8 @@ def compiled_pass(backend: str = "inductor") -> Pass:
             mark_sizes(layer.values, 0, 2)
         for mask in plan.masks.values():
             mark_mask(mask)
+        for ape in (plan.ape or {}).values():
+            mark_ape(ape)
         for mixing in (plan.mixing or {}).values():
             mark_sizes(mixing.shares, 0, 1)
             mark_sizes(mixing.starts, 0)

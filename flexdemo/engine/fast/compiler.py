@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import BlockMask
+
+if TYPE_CHECKING:
+    from ..recorders import ApeRows
 
 # One at a time in a process: what may compile, and the capture of a CUDA graph. A compiler that tries kernels waits for
 # the whole device, which spoils the capture of another thread.
@@ -41,7 +45,13 @@ def mark_mask(mask: BlockMask | Tensor) -> None:
             mark_sizes(indices, 0, 2, 3)
         _mark_read(mask.mask_mod)
     else:
-        mark_sizes(mask, *((0, 2, 3) if mask.dtype == torch.bool else (0, 3)))
+        mark_sizes(mask, 0, 2, 3)
+
+
+def mark_ape(ape: ApeRows | None) -> None:
+    """The sizes of what sharpens scores that follow a prompt's length and the number of rows."""
+    for each in () if ape is None else ape.tensors():
+        mark_sizes(each, 0, 3)
 
 
 def _mark_read(mask_mod: Callable[..., Tensor]) -> None:
