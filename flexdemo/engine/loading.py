@@ -79,10 +79,10 @@ def load_model(
 ) -> LanguageModel:
     """Load a folder, a GGUF file, a LoRA adapter, a Hub id or a package's model by name; the bundled model without one.
 
-    Never runs code from the Hub. device "auto" is the CUDA GPU if there is one, over several through accelerate's
-    device map, else the CPU. dtype "auto" is that of `resolve_dtype`. `captures` and `compiled` are those of `prepare`.
-    Each of several `processes` of one run loads its part of every layer. Raises ModelError, UnsupportedModelError or
-    InputError.
+    Never runs code from the Hub. device "auto" is the CUDA GPU if there is one, else the CPU; a model too large for one
+    GPU is laid out over several by accelerate's device map. dtype "auto" is that of `resolve_dtype`. `captures` and
+    `compiled` are those of `prepare`. Each of several `processes` of one run loads its part of every layer. Raises
+    ModelError, UnsupportedModelError or InputError.
     """
     began = time.perf_counter()
     source = locate(path)
@@ -124,14 +124,14 @@ def _read(
     refuse_unsupported(config)
     # Ours replaces the attention that a configuration names, whose package may not be here.
     options: dict[str, Any] = {"dtype": dtype, "config": config, "attn_implementation": "eager", **source.options}
-    if processes == 1:
-        several = spread and place == "cuda" and torch.cuda.device_count() > 1
-        options["device_map"] = "auto" if several else place
-    else:
+    if processes > 1:
         options |= split_options(config, source, processes, place)
     if source.file and hasattr(transformers, "GgufConfig"):  # packed weights need kernels that the Hub sends
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
+        if processes == 1:
+            several = spread and place == "cuda" and torch.cuda.device_count() > 1
+            options["device_map"] = "auto" if several and not _fits_one_gpu(config, dtype) else place
         tokenizer = read_tokenizer(source)
         with within_memory(lambda: source.name), _unseen_bars(source), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")  # kept here: nearly all are of libraries to each other
@@ -143,6 +143,15 @@ def _read(
     except DAMAGE as error:
         raise ModelError(why_not(source.name, error)) from error
     return model, tokenizer, told
+
+
+def _fits_one_gpu(config: Any, dtype: torch.dtype) -> bool:
+    """Whether a model's weights leave a fifth of the first GPU to KV caches and activations. Over several, one layer
+    waits for the other, and no pass is captured."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    return weights < 0.8 * torch.cuda.mem_get_info(0)[0]
 
 
 def _beyond(found: Iterable[str], known: Collection[str]) -> str:

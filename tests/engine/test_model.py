@@ -185,6 +185,26 @@ def test_attention_that_a_configuration_names_is_not_needed(saved: Path, tmp_pat
     assert ask(load_model(tmp_path, device="cpu"), QUESTION, max_new_tokens=2).done
 
 
+@pytest.mark.parametrize(("bytes_free", "place"), [(10**9, "cuda"), (10**5, "auto")])
+def test_only_a_model_that_one_gpu_cannot_hold_is_laid_out_over_several(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, bytes_free: int, place: str
+) -> None:
+    """Any other would decode more than ten times slower than on one of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (bytes_free, 10**9))
+    asked: dict[str, Any] = {}
+
+    def noted(path: str, **options: Any) -> None:
+        asked.update(options)
+        raise InputError("seen")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", noted)
+    with pytest.raises(InputError, match="seen"):
+        load_model(saved, dtype="float32")
+    assert asked["device_map"] == place
+
+
 def test_bfloat16_on_the_cpu(saved: Path) -> None:
     loaded = load_model(saved, device="cpu", dtype="bfloat16")
     assert loaded.dtype == "bfloat16"
