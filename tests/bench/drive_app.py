@@ -2,7 +2,7 @@
 
     python tests/bench/drive_app.py --model llama-3.2-3b --ways plain,zerogpu,full
 
-MODEL is `bundled`, a shape of flexdemo/shapes.py (random weights, made on the spot) or a folder. The ways:
+MODEL is `bundled`, a shape of flexdemo/cli/bench.py (random weights, made on the spot) or a folder. The ways:
 
 plain    as a user starts it
 zerogpu  as ZeroGPU would: the real package `spaces` with a stand-in for its scheduler on a machine with a GPU; without
