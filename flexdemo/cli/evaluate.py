@@ -173,9 +173,9 @@ def _evaluate(
     settings = settings.but(methods=methods)
     args.score = args.score or ("contains" if template_of(lm, settings).kind == "chat" else "exact")
     asked, problems, settings = prepare_questions(lm, records, settings)
-    if problems and not args.skip_bad:
+    if problems and not (args.skip_bad and any(asked)):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}; --skip-bad leaves such records out")
+        raise InputError(problems[0] + more + ("; --skip-bad leaves such records out" if any(asked) else ""))
     for problem in problems if workers.is_first else ():
         _say(f"skipped {problem}")
 

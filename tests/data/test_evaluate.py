@@ -398,6 +398,12 @@ def test_records_that_the_model_cannot_be_asked_are_named_and_skipped(
     told = capsys.readouterr()
     assert "skipped record 'long': " in told.err and "skipped record 'c': the question contains a code" in told.err
     assert json.loads(told.out)["questions"] == 1
+    output = tmp_path / "none.feather"
+    given += ["--skip-bad", "--mask", "segment+P9>P1", "--output", str(output)]
+    assert cli.main(given) == 2, "none is left"
+    said = capsys.readouterr().err
+    assert said.startswith("error: record 'b': ") and said.endswith(" (and 2 more)\n") and said.count("\n") == 1
+    assert not list(tmp_path.glob("none.feather*"))
 
 
 def test_shots_are_told_and_never_a_question_that_is_asked(
