@@ -88,7 +88,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise InputError(
             f"--sweep paraphrases begins with one wording, and mask {settings.mask!r} names {', '.join(sorted(named))}"
         )
-    resolve_methods(settings.methods)
+    chosen = resolve_methods(settings.methods)
+    if args.sweep == "paraphrases" and all(method.answers_each for method in chosen):
+        raise InputError("--sweep paraphrases runs methods that give one answer: add one, such as --method flex")
     for path in args.report:
         check_output(path, REPORTS)
     if args.score == "lemma" and find_lemmatiser() is None:

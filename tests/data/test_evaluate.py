@@ -324,6 +324,7 @@ def test_what_is_wrong_is_said_before_the_model_loads(
         ([good, "--batch-size", "0"], "batch size"),
         ([good, "--paraphrases", "-1"], "number of paraphrases must be between 0 and 100"),
         ([good, "--sweep", "paraphrases", "--mask", "segment+P2>P1"], "begins with one wording, and mask"),
+        ([good, "--sweep", "paraphrases", "--method", "per_prompt"], "methods that give one answer: add one, such as"),
         ([good, "--shots", "2"], "--shots needs --shots-from"),
         ([good, "--shots", "-1"], "must be 0 or more"),
         ([good, "--shots-from", good], "--shots-from needs --shots"),
