@@ -47,6 +47,7 @@ def test_the_first_screen_is_a_recorded_answer_over_masks_and_tokens(visit: Visi
 
     visit.page.set_viewport_size({"width": 1280, "height": 720})
     visit.until("() => document.querySelector('#mask-plot .svg-container').offsetWidth < 600")
+    visit.settle(400)  # see below
     seen = boxes(visit, FIRST_SCREEN)
     assert max(seen[name][3] for name in ("run", "answer-flex", "answer-causal")) <= 720
     for name in ("mask-plot", "mask-plot-right"):

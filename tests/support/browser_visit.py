@@ -367,8 +367,17 @@ def boxes(visit: Visit, names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, visit.page.evaluate(script, list(names)), strict=True))
 
 
+# What the page cuts off at its right edge: it never scrolls sideways itself, some of its parts do.
+BEYOND = """() => [...document.querySelectorAll('.gradio-container *')].filter(e =>
+    e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && e.getBoundingClientRect().width > 1
+    && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).filter(e => {
+        while (e && getComputedStyle(e).overflowX !== 'auto') e = e.parentElement;
+        return !e;
+    }).map(e => e.outerHTML.slice(0, 200))"""
+
+
 def fits_sideways(visit: Visit) -> bool:
-    return visit.page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    return visit.page.evaluate(BEYOND) == []
 
 
 def clean(visit: Visit) -> None:
