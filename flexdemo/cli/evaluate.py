@@ -49,10 +49,11 @@ def _rewrite(
     args: argparse.Namespace,
     run: Callable[..., list[Any] | None],
     output: Path | None,
+    workers: Workers,
 ) -> tuple[list[Record], Counter[str]]:
     """All records, those without paraphrases with `n` of them by the model; kept in `output`, where there is one.
 
-    And how many drafts of this process were no paraphrases, by reason.
+    And how many drafts were no paraphrases, by reason.
     """
     from ..data.evaluate import RECORDS, model_facts, rewrite
 
@@ -66,7 +67,7 @@ def _rewrite(
     settings = {"data": fingerprint(records), "paraphrases": n, "seed": args.seed, "temperature": args.temperature}
     settings |= model_facts(lm)
     made = run(len(records), work, what="paraphrasing", output=output, settings=settings, form=RECORDS)
-    return made or read_records(str(output))[0], dropped
+    return made or read_records(str(output))[0], workers.summed(dropped)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -164,7 +165,7 @@ def _evaluate(
         records = [shorten(record, n) for record in records]
     if n and any(not record.paraphrases for record in records):
         kept = None if args.output is None else paraphrases_path(args.output)
-        records, dropped = _rewrite(lm, records, n, args, run, kept)
+        records, dropped = _rewrite(lm, records, n, args, run, kept, workers)
     settings = settings.but(shots=_shots(pool, args, records))  # nor one of the paraphrases just written
 
     fewest = min(1 + len(record.paraphrases) for record in records)

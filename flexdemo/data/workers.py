@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,14 @@ class Workers:
         told = [value]
         broadcast_object_list(told)
         return told[0]
+
+    def summed(self, counts: Counter[str]) -> Counter[str]:
+        """The counts of all that share the records; where all make the same, one's own."""
+        if self.state is None or self.together:
+            return counts
+        from accelerate.utils import gather_object
+
+        return sum(gather_object([counts]), Counter())
 
     def device(self, wanted: str) -> str:
         """The device for this process: a GPU of its own where several processes share a machine's GPUs."""

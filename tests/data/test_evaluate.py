@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from flexdemo.data.evaluate import Settings, answer, prepare_questions, rewrite,
 from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
 from flexdemo.data.table import read_table
-from flexdemo.data.workers import in_batches
+from flexdemo.data.workers import Workers, in_batches
 from flexdemo.engine.loading import load_model
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
@@ -262,6 +263,14 @@ def test_two_processes_equal_one(data: Path, uninterrupted: list[dict[str, Any]]
     assert finished(process).count("wrote") == 1 and shared
     assert without_seconds(read_table(output)) == uninterrupted
     assert not list(tmp_path.glob("*.partial-*"))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_processes_dropped_is_told_whole(monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    """Those that work on each record together have all dropped the same."""
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, Counter(late=2, lost=1)])
+    workers, dropped = Workers(0, 2, 0, SimpleNamespace(), together), Counter(lost=3)
+    assert workers.summed(dropped) == (dropped if together else Counter(lost=4, late=2))
 
 
 def test_other_settings_and_other_data_are_not_mixed(
