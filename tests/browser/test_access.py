@@ -139,6 +139,20 @@ def test_axe_finds_nothing_serious(visitors: Visitors, bundled_url: str, width: 
     clean(visit)
 
 
+def test_a_question_in_hebrew_ends_at_its_left(visit: Visit) -> None:
+    visit.fill("question", "מהי בירת פרו?")
+    visit.run()
+    places = """() => [0, 12].map(i => {
+        const range = document.createRange(), text = document.querySelector('#gave-note q').firstChild;
+        range.setStart(text, i);
+        range.setEnd(text, i + 1);
+        return range.getBoundingClientRect().left;
+    })"""
+    first, last = visit.page.evaluate(places)
+    box = visit.page.locator("#question textarea")
+    assert last < first and box.evaluate("box => getComputedStyle(box).unicodeBidi") == "plaintext"
+
+
 def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, bundled_url: str) -> None:
     visit = visitors(bundled_url, scheme="dark")
     visit.run()
