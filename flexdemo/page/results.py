@@ -23,6 +23,7 @@ from .widgets import PRIVATE, Changes, Page, Values, Visit, chooser, plot, shown
 
 MOST_LISTED = 200
 RESAMPLED = 200_000_000  # questions drawn in all, so that a file of very many takes seconds
+TO_OPENED = "() => { document.querySelector('#results-summary h2')?.scrollIntoView({block: 'start'}); }"
 TO_FORM = """() => {
   document.querySelector('#masthead')?.scrollIntoView({block: 'start'});
   document.querySelector('#run')?.focus({preventScroll: true});
@@ -154,7 +155,8 @@ def wire_results(page: Page) -> None:
     opening: dict[str, Any] = {"busy": "results_file", "concurrency_id": "results", "concurrency_limit": 1}
     opening |= {"changes": ["found", *SHOWN], "refused": ["results_message", *SHOWN]}
     file = page["results_file"]
-    page.on([file.upload, file.clear], show, reads=["results_file"], **opening)
+    opened = page.on([file.upload, file.clear], show, reads=["results_file"], **opening)
+    opened.then(None, js=TO_OPENED, **PRIVATE)  # far below the file, which may be all that is seen
     changes = ["question", "note", *names(page.room)]
     chosen = page.on(page["results_records"].select, fill, reads=["found"], changes=changes)
     chosen.then(None, js=TO_FORM, **PRIVATE)

@@ -300,7 +300,7 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
     visit.unfold("results")
     page.locator("#results-file input[type=file]").set_input_files(path)
     table = page.locator("#results-summary table")
-    expect(table).to_be_visible()
+    expect(table).to_be_in_viewport()
     visit.settle()
     lines = [line.split("\t") for line in table.inner_text().splitlines()]
     assert [line[0] for line in lines] == ["Method", "flex", "causal"]
