@@ -129,9 +129,7 @@ def block_mask(layout: Layout, *, start: int = 0) -> BlockMask:
     if start % BLOCK:
         raise ValueError(f"a BlockMask begins at a multiple of {BLOCK}, not at {start}")
     some, full = block_kinds(layout, start)
-    told = _listed(torch.stack([some > full, full]))
-    # Of a view a compiler would hold on to the sizes of what it is a part of.
-    (partial, whole), (partial_at, whole_at) = ([part.clone() for part in each] for each in told)
+    (partial, partial_at), (whole, whole_at) = _listed(some > full), _listed(full)
     lengths, mask_mod = (length - start, length), make_mask_mod(layout, start)
     return BlockMask.from_kv_blocks(
         partial, partial_at, whole, whole_at, BLOCK, mask_mod, lengths, compute_q_blocks=False
@@ -164,13 +162,16 @@ def block_kinds(layout: Layout, start: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _listed(kinds: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks of a row are True, (kinds, B, 1, blocks), and their indices in order, with zeros behind."""
+    """How many blocks of a row are True, (B, 1, blocks), and their indices in order, with zeros behind.
+
+    Tensors of their own: of a view a compiler would hold on to the sizes of what it is a part of.
+    """
     rank = kinds.cumsum(dim=-1)  # from 1 on
     blocks = kinds.shape[-1]
     # Each index goes to its rank; those of False blocks go to place 0, which is cut off.
     index = torch.arange(blocks, dtype=torch.int32, device=kinds.device).expand(kinds.shape)
     listed = index.new_zeros(*kinds.shape[:-1], blocks + 1).scatter_(-1, rank * kinds, index)
-    return rank[:, :, None, :, -1].to(torch.int32), listed[:, :, None, :, 1:].contiguous()
+    return rank[:, None, :, -1].to(torch.int32), listed[:, None, :, 1:].clone(memory_format=torch.contiguous_format)
 
 
 def dense_mask(layout: Layout, *, start: int = 0, stop: int | None = None) -> Tensor:
