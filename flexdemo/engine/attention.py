@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from ..errors import BackendError, InputError
 from .blocks import BLOCK, Layout, block_mask, dense_mask, round_up
+from .cache import Trunk
 from .flex import Attend, attend_flex_compiled, attend_flex_eager, attend_flex_of_any_length, on_gpu
 from .recorders import ApeRows, MassRecorder, Scoring, attention_probabilities, is_one_query
 
@@ -36,8 +37,8 @@ class Plan:
 
     `masks` has one entry for each device that holds a layer: a BlockMask, booleans (B, 1, T, T), or an additive bias
     (rows, 1, q, kv) in fp32. `ape` likewise, if some row sharpens its scores, and `mixing`, if some rows share
-    hidden states. Made once before the forward, so that no layer moves or makes a mask. `attend` runs instead of the
-    backend's own, layer by layer in their order.
+    hidden states. Made once before the forward, so that no layer moves or makes a mask. `trunks` are what the rows of a
+    SlotCache share. `attend` runs instead of the backend's own, layer by layer in their order.
     """
 
     backend: str
@@ -45,6 +46,7 @@ class Plan:
     recorder: MassRecorder | None = None
     ape: Mapping[torch.device, ApeRows] | None = None
     mixing: Mapping[torch.device, Mixing] | None = None
+    trunks: Mapping[int, Sequence[Trunk]] = field(default_factory=dict)
     attend: Attend | None = None
 
 
@@ -53,7 +55,8 @@ def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scori
         raise BackendError(
             "this model caps its attention scores, which backend sdpa cannot do: use --backend flex-eager"
         )
-    if how.ape is not None:  # it gives no log-sum-exp; the few queries of suffix and answer can afford the scores
+    # It gives no log-sum-exp; the few queries of suffix and answer can afford the scores.
+    if how.ape is not None or how.trunks:
         return attend_written_out(query, key, value, mask, how)
     rows, heads, length, width = query.shape
     groups = heads // key.shape[1]
@@ -106,13 +109,17 @@ def attend_written_out(
     """Softmax of scores times values, for the few queries of suffix and answer; a compiler fuses what stands here."""
     probabilities = attention_probabilities(query, key, bias, how)
     tell(probabilities)
-    rows, kv_heads = key.shape[:2]
-    grouped = probabilities.reshape(rows, kv_heads, -1, key.shape[2])  # (rows, H, q, kv) -> (rows, KVH, G * q, kv)
+    rows, kv_heads, length = key.shape[:3]
+    # (rows, H, q, kv) -> (rows, KVH, G * q, kv), of a row's own keys
+    grouped = probabilities[..., -length:].reshape(rows, kv_heads, -1, length)
     if is_one_query(query):
         context = (grouped[..., None] * value[:, :, None].float()).sum(-2).to(value.dtype)
     else:
         context = grouped.to(value.dtype) @ value
-    return context.reshape(query.shape[:3] + value.shape[-1:])
+    context = context.reshape(query.shape[:3] + value.shape[-1:])
+    for trunk in how.trunks:
+        context.index_add_(0, trunk.rows, trunk.context(probabilities))
+    return context
 
 
 def _attend_traced(mask: BlockMask | Tensor, ape: ApeRows | None) -> Attend:
@@ -191,14 +198,17 @@ def segment_attention(
     ):
         if asked is not None:
             raise UnsupportedModelError(f"{layer} {why}")
-    if sliding_window is not None and key.shape[2] > sliding_window:
+    mask, trunks = segment_plan.masks[query.device], segment_plan.trunks and segment_plan.trunks.get(id(key))
+    if trunks is None:
+        raise UnsupportedModelError(f"{layer} gives its attention other keys than its cache returned")
+    length = mask.shape[-1] if trunks else key.shape[2]
+    if sliding_window is not None and length > sliding_window:
         raise UnsupportedModelError(
-            f"{layer} has a window of {sliding_window} tokens, shorter than prompt and answer ({key.shape[2]}); "
+            f"{layer} has a window of {sliding_window} tokens, shorter than prompt and answer ({length}); "
             "it could not see every paraphrase; use a shorter prompt or answer"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mask = segment_plan.masks[query.device]
-    how = Scoring(scale, softcap, None if segment_plan.ape is None else segment_plan.ape[query.device])
+    how = Scoring(scale, softcap, None if segment_plan.ape is None else segment_plan.ape[query.device], trunks)
     attend = segment_plan.attend or BACKENDS[segment_plan.backend].attend
     attend = _attend_traced(mask, how.ape) if torch.compiler.is_compiling() else attend
     recorder, one_query = segment_plan.recorder, query.shape[2] == 1

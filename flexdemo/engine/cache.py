@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,34 +83,69 @@ class SharedLayer(DynamicLayer):
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """Keys and values (KV heads, T, width) of one layer over a prompt, and which rows (n,) go on from there.
+
+    Their queries are looked at together, so that the prompt lies in memory once and is read once: Juravsky et al.
+    2024, "Hydragen", arXiv:2402.05099, with one softmax over both parts, as the scores of few queries are small.
+    """
+
+    keys: Tensor
+    values: Tensor
+    rows: Tensor
+
+    def scores(self, query: Tensor) -> Tensor:
+        """Products with its rows' queries of all rows, (rows, H, q, D) -> (n, H, q, T), in fp32."""
+        return self._together(query, self.keys.transpose(1, 2).float())
+
+    def context(self, probabilities: Tensor) -> Tensor:
+        """Its part of its rows' contexts, (rows, H, q, T or more) -> (n, H, q, width)."""
+        return self._together(probabilities[..., : self.values.shape[1]], self.values)
+
+    def _together(self, rows: Tensor, states: Tensor) -> Tensor:
+        """(rows, H, q, a) times (KVH, a, b), for its rows -> (n, H, q, b)."""
+        few = rows[self.rows].to(states.dtype).unflatten(1, (len(states), -1)).transpose(0, 1)  # (KVH, n, G, q, a)
+        return (few.flatten(1, 3) @ states).view(*few.shape[:-1], states.shape[-1]).transpose(0, 1).flatten(1, 2)
+
+    def select(self, rows: Tensor) -> Trunk:
+        return replace(self, rows=torch.isin(rows, self.rows).nonzero()[:, 0])
+
+
 class SlotLayer(DynamicLayer):
     """Keys and values of one layer in slots allocated once; `update` fills those under the cursor and returns all.
 
-    Slots not filled yet hold zeros and are for the mask to hide.
+    Slots not filled yet hold zeros and are for the mask to hide. The first `start` slots of a row may lie in its trunk
+    instead: they are not among those returned.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, cursor: Cursor) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, cursor: Cursor, trunks: Sequence[Trunk] = (), start: int = 0
+    ) -> None:
         super().__init__()
         self.keys, self.values, self.cursor, self.is_initialized = keys, values, cursor, True
+        self.trunks, self.start = trunks, start
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         slots = self.cursor.on(self.keys.device)
+        slots = slots - self.start if self.start else slots
         self.keys.index_copy_(2, slots, key_states)
         self.values.index_copy_(2, slots, value_states)
         return self.keys, self.values
 
     def select(self, rows: Tensor, cursor: Cursor) -> SlotLayer:
         """These rows alone, in memory of their own, so that finished ones stop costing."""
-        return SlotLayer(self.keys[rows], self.values[rows], cursor)
+        trunks = [trunk.select(rows) for trunk in self.trunks]
+        return SlotLayer(self.keys[rows], self.values[rows], cursor, trunks, self.start)
 
     def get_seq_length(self) -> int:
         return self.cursor.filled
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.keys.shape[2], 0
+        return self.get_max_length(), 0
 
     def get_max_length(self) -> int:
-        return self.keys.shape[2]
+        return self.start + self.keys.shape[2]
 
     get_max_cache_shape = get_max_length  # its name in earlier versions of transformers
 
@@ -124,6 +160,10 @@ class SlotCache(_Layers):
     def point(self, start: int, stop: int) -> None:
         """Let the next forward pass fill slots start <= i < stop."""
         self.cursor.point(start, stop, {layer.keys.device for layer in self.layers})
+
+    def trunks(self) -> dict[int, Sequence[Trunk]]:
+        """Those of the layer that returns such keys, by their identity; none where a row has all its slots itself."""
+        return {id(layer.keys): layer.trunks for layer in self.layers if layer.trunks}
 
     def select(self, rows: Sequence[int]) -> SlotCache:
         """These rows of every layer, in this order, under a cursor of their own."""
@@ -142,12 +182,20 @@ def share(encoded: Sequence[PromptCache], *, length: int) -> Cache:
 
 
 def branch(
-    encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], *, length: int, capacity: int
+    encoded: Sequence[PromptCache],
+    sources: Sequence[tuple[int, int]],
+    *,
+    length: int,
+    capacity: int,
+    shared: bool = False,
 ) -> SlotCache:
     """A cache of rows, row r starting as the first `length` slots of prompt p of encoding e, (e, p) = sources[r].
 
-    Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs.
+    Each layer becomes (rows, KV heads, capacity, width), on the device where the layer runs; if the prompts are
+    `shared`, (rows, KV heads, capacity - length, width) behind a trunk for each of them.
     """
+    if shared:
+        return _on_trunks(encoded, sources, length, capacity)
     cursor, layers = Cursor(), []
     devices = {layer.keys.device for layer in encoded[0].layers}
     used = sorted({encoding for encoding, _ in sources})
@@ -160,6 +208,26 @@ def branch(
             for name in ("keys", "values")
         )
         layers.append(SlotLayer(keys, values, cursor))
+    return SlotCache(layers, cursor)
+
+
+def _on_trunks(
+    encoded: Sequence[PromptCache], sources: Sequence[tuple[int, int]], length: int, capacity: int
+) -> SlotCache:
+    cursor, layers = Cursor(), []
+    devices = {layer.keys.device for layer in encoded[0].layers}
+    places = {each: _indices([row for row, of in enumerate(sources) if of == each], devices) for each in set(sources)}
+    for per_encoding in zip(*(each.layers for each in encoded), strict=True):
+        device = per_encoding[0].keys.device
+        trunks = [
+            Trunk(per_encoding[e].keys[p, :, :length], per_encoding[e].values[p, :, :length], rows[device])
+            for (e, p), rows in places.items()
+        ]
+        keys, values = (
+            each.new_zeros(len(sources), len(each), capacity - length, each.shape[-1])
+            for each in (trunks[0].keys, trunks[0].values)
+        )
+        layers.append(SlotLayer(keys, values, cursor, trunks, length))
     return SlotCache(layers, cursor)
 
 

@@ -24,6 +24,7 @@ from .reading import Prefill, check_recorded, check_room, multiple_of, on_device
 from .recorders import MassRecorder
 from .slots import Slots, arrange, key_groups, row_biases
 
+WORTH_TRUNKS = 96  # slots of a prompt
 LIKELIEST = 1024  # tokens in which the nucleus is looked for first: to sort a whole vocabulary takes much longer
 
 
@@ -166,7 +167,10 @@ def generate(
     branched = []
     for lane in apart:
         sources = [index[row.view.encoding, row.stream.prompt] for row in lane]
-        branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity))
+        # Of few slots, or few rows, copies cost less than two looks; a compiled pass keeps its shape.
+        worth = slots.prompt >= WORTH_TRUNKS and 2 * len(set(sources)) <= len(sources)
+        shared = worth and lm.shares and lm.compiled is None
+        branched.append(branch(caches, sources, length=slots.prompt, capacity=slots.capacity, shared=shared))
     del caches, read
     made = [_made(lm, slots, lane, branched.pop(0), decoding) for lane in apart]
     states = [

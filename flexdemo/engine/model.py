@@ -38,6 +38,7 @@ class LanguageModel:
     turn: int | None = None  # from how many positions on LongRoPE takes its other factors, None without it
     notes: tuple[str, ...] = ()  # what a user should know of every answer
     load_seconds: float = 0.0
+    shares: bool = False  # whether rows may leave what they have in common in a trunk, which attention reads itself
     captures: bool = False  # whether passes are replayed as CUDA graphs
     graphs: Graphs = field(default_factory=Graphs, compare=False)
     hooks: Hooks = field(default_factory=Hooks, compare=False)
@@ -121,14 +122,14 @@ def refuse_unsupported(config: Any) -> None:
 
 
 @torch.no_grad()
-def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...]) -> None:
+def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...]) -> bool:
     """Route the model's attention through ours and prove on seven tokens that it obeys, or raise UnsupportedModelError.
 
     What runs is what a request runs: a prompt into a cache, a suffix of one token behind it, a step. The prompt is a
     prefix and two paraphrases of two tokens that share positions; the suffix sees the second one only. Its logits, and
     the step's, must be those of prefix, paraphrase 2 and suffix alone by the model's own attention: so the model
     honours mask and positions and adds nothing of its own. Changing a hidden token must not move them, changing a
-    visible one must.
+    visible one must. True if attention is given the very keys that the cache returned, not others made of them.
     """
     runs, name = BACKENDS[backend], type(model).__name__
     length = runs.padded(5)
@@ -138,6 +139,7 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
     entry = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
     tokens = [(3 + i) % vocabulary for i in range(7)]
+    own_keys: set[bool] = set()
 
     def ids(*row: int) -> Tensor:
         return torch.tensor([row], device=entry)
@@ -151,11 +153,16 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
         cache = branch([read], [(0, 0)], length=length, capacity=runs.padded(length + 2))
         bias = torch.full((1, 1, 1, cache.layers[0].get_max_length()), -torch.inf, dtype=torch.float32)
         bias[..., [0, 3, 4]] = 0
-        told = []
+        told, returned = [], {id(layer.keys) for layer in cache.layers}
+
+        def attend(query: Tensor, key: Tensor, *others: Any) -> Tensor:
+            own_keys.add(id(key) in returned)
+            return runs.attend(query, key, *others)
+
         for i, slot in ((5, length), (6, length + 1)):
             bias[..., slot] = 0
             cache.point(slot, slot + 1)
-            plan = Plan(backend, {device: bias.to(device) for device in devices})
+            plan = Plan(backend, {device: bias.to(device) for device in devices}, attend=attend)
             told.append(next_scores(model, ids(row[i]), ids(i - 2), plan, cache, call).logits[0])
         return torch.stack(told)
 
@@ -187,6 +194,7 @@ def probe(model: PreTrainedModel, backend: str, devices: tuple[torch.device, ...
             f"{name} reads a paraphrase in a packed prompt otherwise than alone: its attention is not plainly causal, "
             "or it takes positions from the tokens' order"
         )
+    return own_keys == {True}
 
 
 def prepare(
@@ -224,7 +232,7 @@ def prepare(
         join_siblings(model)
     if devices == (torch.device("cpu"),):
         _transpose_weights(model)
-    probe(model, chosen, devices)
+    own_keys = probe(model, chosen, devices)
 
     generation = model.generation_config
     holders = (tokenizer, config, text, generation)  # a composite configuration (Gemma-3 with vision) has none itself
@@ -247,6 +255,7 @@ def prepare(
         turn=min((rope["original_max_position_embeddings"] for rope in long), default=None),
         notes=_not_applied(generation),
         load_seconds=load_seconds,
+        shares=own_keys and chosen == "sdpa" and devices == (torch.device("cpu"),),
         captures=can if captures is None else captures,
         graphs=_graphs(devices[0], can=can),
         compiled=compiled_pass() if compiled else None,
@@ -270,7 +279,7 @@ def moved(lm: LanguageModel, device: str) -> LanguageModel:
     lm.model.to(device)
     there = torch.device(device)
     can = can_capture(lm.backend, lm.model.config.get_text_config(), (there,))
-    return replace(lm, devices=(there,), captures=can, graphs=_graphs(there, can=can))
+    return replace(lm, devices=(there,), shares=False, captures=can, graphs=_graphs(there, can=can))
 
 
 def _graphs(device: torch.device, *, can: bool) -> Graphs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from .cache import upload
+from .cache import Trunk, upload
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,15 @@ class ApeRows:
 
 
 class Scoring(NamedTuple):
-    """What makes scores of products: `scale`, then the cap, if the model has one, then sharpening, if some row asks."""
+    """What makes scores of products: `scale`, then the cap, if the model has one, then sharpening, if some row asks.
+
+    Keys that rows share are not among those given: they are their `trunks`, and come first.
+    """
 
     scale: float
     softcap: float | None = None
     ape: ApeRows | None = None
+    trunks: Sequence[Trunk] = ()
 
 
 @dataclass
@@ -86,9 +90,15 @@ def additive(mask: Any, device: torch.device) -> Tensor:
 def attention_probabilities(query: Tensor, key: Tensor, bias: Tensor, how: Scoring) -> Tensor:
     """Softmax weights (rows, H, q, kv) in fp32, from the q, k and bias that ran.
 
-    query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv).
+    query (rows, H, q, D), key (rows, KVH, kv, D), bias (rows, 1, q, kv); of keys on trunks the last ones only.
     """
-    scores = _scores(query, key) * how.scale
+    scores = _scores(query, key)
+    if how.trunks:
+        own, scores = scores, scores.new_zeros(*query.shape[:3], bias.shape[3])
+        scores[..., -key.shape[2] :] = own
+        for trunk in how.trunks:
+            scores[trunk.rows, ..., : trunk.keys.shape[1]] = trunk.scores(query)
+    scores = scores * how.scale
     if how.softcap is not None:
         scores = how.softcap * torch.tanh(scores / how.softcap)
     if (ape := how.ape) is None:

@@ -17,6 +17,7 @@ from transformers.masking_utils import eager_mask
 from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import attribute
 from flexdemo.cli import main as cli
+from flexdemo.engine import decode
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.recorders import ApeRows, Scoring, attention_probabilities
 from flexdemo.errors import BackendError, InputError
@@ -39,13 +40,25 @@ STRATEGIES = ("segment", "anchor", "late_fusion", "causal", "bidirectional", *or
 
 
 @pytest.mark.parametrize(
-    ("strategy", "backend"), [*((each, "sdpa") for each in STRATEGIES), ("late_fusion", "flex-eager")]
+    ("strategy", "backend", "methods"),
+    [
+        *((each, "sdpa", ["flex"]) for each in STRATEGIES),
+        ("late_fusion", "flex-eager", ["flex"]),
+        ("segment", "sdpa", ["all"]),
+    ],
 )
 def test_flex_with_temperature_and_scale_is_the_oracles(
-    prepared: Callable[..., LanguageModel], ape_model: Any, strategy: str, backend: str
+    prepared: Callable[..., LanguageModel],
+    ape_model: Any,
+    strategy: str,
+    backend: str,
+    methods: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also where the rows of all methods share their prompts."""
+    monkeypatch.setattr(decode, "WORTH_TRUNKS", 0)
     ours = prepared("llama", backend)
-    options = {"mask": strategy, "weights": [1, 3, 2], "max_new_tokens": 6}
+    options = {"mask": strategy, "weights": [1, 3, 2], "max_new_tokens": 6, "methods": methods}
     result = ask(ours, A, OTHERS, ape_temperature=T, ape_scale=S, **options)
     told = result.to_dict()
     assert told["ape"] == {"temperature": T, "scale": S}

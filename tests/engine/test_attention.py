@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,8 @@ from flexdemo.answers.ask import ask
 from flexdemo.engine import attention, flex
 from flexdemo.engine.attention import BACKENDS, Plan, UnsupportedModelError, segment_attention
 from flexdemo.engine.blocks import Layout, layout_of
-from flexdemo.engine.recorders import Scoring, attention_probabilities
+from flexdemo.engine.cache import PromptCache, branch
+from flexdemo.engine.recorders import MassRecorder, Scoring, attention_probabilities
 from flexdemo.errors import BackendError
 from flexdemo.prompt import Segment
 
@@ -117,6 +119,49 @@ def test_property_14_probabilities_are_a_plain_softmax(heads: tuple[int, int]) -
     told = attention_probabilities(q, k, bias, Scoring(8**-0.5))
     torch.testing.assert_close(told, shares, atol=1e-6, rtol=0)
     assert float(told[..., 4].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+@pytest.mark.parametrize("chosen", [None, [4, 1, 1], [2]])
+def test_rows_on_trunks_attend_as_those_with_copies(heads: tuple[int, int], chosen: list[int] | None) -> None:
+    """Two prompts of 5 and 3 tokens in 5 slots, read by five rows that have 3 slots of their own."""
+    sources, length, own = [(0, 0), (1, 0), (0, 0), (1, 0), (0, 0)], 5, 3
+    _, *long = qkv(1, *heads, 1, 5, seed=1)
+    _, *short = qkv(1, *heads, 1, 3, seed=2)
+    read = [PromptCache.of(long), PromptCache.of(short)]
+    bias = torch.rand(5, 1, 2, length + own, generator=torch.Generator().manual_seed(3)).log()
+    bias[[1, 3], ..., 3:5] = bias[..., 7] = -math.inf  # padding, and a slot that comes later
+    q, k, v = qkv(5, *heads, 2, 2, seed=4)
+    made = {shared: branch(read, sources, length=length, capacity=length + own, shared=shared) for shared in (0, 1)}
+    if chosen:
+        made = {shared: each.select(chosen) for shared, each in made.items()}
+        bias, q, k, v = (each[chosen] for each in (bias, q, k, v))
+    outs = []
+    for shared, cache in made.items():
+        cache.point(length, length + 2)
+        keys, values = cache.update(k, v, 0)
+        assert keys.shape[2] == (own if shared else length + own)
+        plan = Plan("sdpa", {q.device: bias}, MassRecorder({q.device: torch.eye(8).expand(len(q), 8, 8)}))
+        plan = replace(plan, trunks=cache.trunks())
+        out, _ = segment_attention(module(), q, keys, values, None, scaling=0.3, segment_plan=plan)
+        outs.append((out, plan.recorder.take()[0], keys, values))
+    (out, mass, keys, values), (told, told_mass, *_) = outs
+    expected, shares = softmax_attention(q, keys, values, bias, 0.3)
+    torch.testing.assert_close(told.transpose(1, 2), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(told_mass[0], shares[:, :, -1], atol=1e-6, rtol=0)
+    torch.testing.assert_close((told, told_mass), (out, mass), atol=1e-5, rtol=0)
+
+
+def test_other_keys_than_the_cache_returned_are_refused_where_rows_share_a_prompt() -> None:
+    q, k, v = qkv(2, 2, 2, 1, 4)
+    cache = branch([PromptCache.of([k[:1], v[:1]])], [(0, 0), (0, 0)], length=4, capacity=5, shared=True)
+    plan = Plan("sdpa", {q.device: torch.zeros(2, 1, 1, 5)}, trunks=cache.trunks())
+    cache.point(4, 5)
+    keys, values = cache.update(k[:, :, :1], v[:, :, :1], 0)
+    with pytest.raises(UnsupportedModelError, match="other keys than its cache returned"):
+        segment_attention(module(), q, keys.clone(), values, None, segment_plan=plan)
+    with pytest.raises(UnsupportedModelError, match=r"prompt and answer \(5\)"):
+        segment_attention(module(), q, keys, values, None, segment_plan=plan, sliding_window=4)
 
 
 def test_the_default_scale_is_one_over_the_root_of_the_width() -> None:

@@ -17,7 +17,9 @@ from flexdemo.answers.proof import prove
 from flexdemo.answers.result import Result
 from flexdemo.data.evaluate import Settings, answer, prepare_questions
 from flexdemo.data.records import Record
+from flexdemo.engine import cache, decode
 from flexdemo.engine.attention import UnsupportedModelError
+from flexdemo.engine.cache import Trunk
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.prompt import build_prompt
 
@@ -68,6 +70,30 @@ def test_property_15_exact_over_the_zoo(
     kind: str, prepared: Callable[..., LanguageModel], plain_model: Callable[..., Any]
 ) -> None:
     assert_exact(kind, prepared(kind), plain_model(kind))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_bigcode", "gemma4_text", "deepseek_v3"])
+def test_property_15_exact_where_rows_share_their_prompt(
+    kind: str,
+    prepared: Callable[..., LanguageModel],
+    plain_model: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As they do behind longer prompts; a model that makes other keys of those in its cache cannot."""
+    looked: list[int] = []
+
+    class Counted(Trunk):
+        def scores(self, query: torch.Tensor) -> torch.Tensor:
+            looked.append(len(self.rows))
+            return super().scores(query)
+
+    monkeypatch.setattr(decode, "WORTH_TRUNKS", 0)
+    monkeypatch.setattr(cache, "Trunk", Counted)
+    lm, plain = prepared(kind, "sdpa"), plain_model(kind)
+    result = ask(lm, QUESTION, OTHERS, methods=("all",), weights=[1, 2, 1], max_new_tokens=NEW_TOKENS)
+    assert_property_9(plain, result)
+    assert_property_10(plain, result)
+    assert (max(looked, default=0) > 3) == lm.shares == (kind != "deepseek_v3")
 
 
 @pytest.mark.parametrize("kind", [*models.MORE, *models.ODD])

@@ -176,7 +176,7 @@ class Steps:
         return replay()
 
     def _suffix(self, rows: Rows) -> Outcome:
-        plan = Plan(self.lm.backend, rows.suffix.bias, rows.recorder, rows.suffix.ape, rows.mixing)
+        plan = self._plan(rows, rows.suffix)
         return self._outcome(rows, forward(self.lm, rows.ids, rows.positions, plan, rows.cache))
 
     def _step(self, rows: Rows) -> Outcome:
@@ -184,11 +184,14 @@ class Steps:
             if rows.answer.shut is not None:  # and hides those before it
                 each.masked_fill_(rows.answer.shut[device], -torch.inf)
             each.index_fill_(-1, rows.cache.cursor.on(device), 0.0)
-        plan = Plan(self.lm.backend, rows.answer.bias, rows.recorder, rows.answer.ape, rows.mixing)
+        plan = self._plan(rows, rows.answer)
         scores = forward(self.lm, rows.tokens, rows.places, plan, rows.cache)
         rows.places += 1
         rows.cache.cursor.advance()
         return self._outcome(rows, scores)
+
+    def _plan(self, rows: Rows, felt: Queries) -> Plan:
+        return Plan(self.lm.backend, felt.bias, rows.recorder, felt.ape, rows.mixing, rows.cache.trunks())
 
     @staticmethod
     def _outcome(rows: Rows, scores: Scores) -> Outcome:
