@@ -152,9 +152,11 @@ def _cell(value: Any) -> str:
 
 
 def _read_csv(data: bytes) -> pyarrow.Table:
+    """Also of a file that a spreadsheet has saved: there a separator may be a semicolon, true TRUE and 0.5 0,5."""
     import pandas
 
-    cells = pandas.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding="utf-8-sig")
+    separator = ";" if b";" in data.split(b"\n", 1)[0] else ","
+    cells = pandas.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding="utf-8-sig", sep=separator)
     columns = {field.name: [_value(cell, field.type) for cell in cells[field.name]] for field in SCHEMA}
     return pyarrow.Table.from_pydict(columns, schema=SCHEMA)
 
@@ -163,7 +165,9 @@ def _value(cell: str, kind: pyarrow.DataType) -> Any:
     """What a cell of CSV holds: texts are texts, other cells JSON, an empty one null."""
     if kind == KINDS[str]:
         return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-    return json.loads(cell) if cell else None
+    if kind == KINDS[float]:
+        cell = cell.replace(",", ".")
+    return json.loads(cell.lower() if kind == KINDS[bool] else cell) if cell else None
 
 
 WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {

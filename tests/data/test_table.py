@@ -124,6 +124,18 @@ def test_no_csv_cell_is_a_formula(tmp_path: Path) -> None:
     assert not [cell for cell in cells if cell and cell[0] in "=+-@\t\r\n"]
 
 
+def test_csv_that_a_spreadsheet_has_saved_comes_back(tmp_path: Path) -> None:
+    rows = [replace(ROW, question="Who; when, and why?", token_f1=0.25, exact_match=True, contains=False)]
+    write_table(rows, tmp_path / "x.csv")
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    saved = [cell.upper() if cell in ("true", "false") else cell.replace("0.25", "0,25") for cell in lines[0]]
+    with (tmp_path / "y.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=";").writerows([header, saved])
+    assert "TRUE" in saved and "0,25" in saved
+    assert to_rows(read_table(tmp_path / "y.csv")) == rows
+
+
 def test_long_cells_of_csv_come_back(tmp_path: Path) -> None:
     row = replace(ROW, generation="x" * 200_000)
     before = csv.field_size_limit()
