@@ -165,13 +165,10 @@ class Events:
         return self.loaded(picked[1], is_example=True) | {"note": note, "filled": values["example"][0]}
 
     def recall(self, values: Values, visit: Visit) -> Changes:
-        """What a recording says of itself; the run that its example ended has said that it stopped."""
+        """What a recording that is shown says of itself, in place of the "Stopped" of the run that it ended."""
         last: LastRun | None = values["last"]
-        return {} if last is None else shown_examples.status_of(last, self.page.models.of(last.state.model))
-
-    def recalled(self, values: Values, visit: Visit) -> Changes:
-        """The same where the run's "Stopped" came after it."""
-        return self.recall(values, visit) if "recorded" in (values["left_figures"] or "") else {}
+        shown = "recorded" in (values["left_figures"] or "") and "Not run" not in (values["status"] or "")
+        return shown_examples.status_of(last, self.page.models.of(last.state.model)) if last and shown else {}
 
     def opened(self, values: Values, visit: Visit) -> Changes:
         """What the address of the page holds."""
@@ -229,10 +226,11 @@ class Events:
         picked = on(page["try"].select, self.pick, reads=["example"], changes=["example"], **ended)
         filling = {"changes": [*everything, "filled"], "trigger_mode": "always_last"}
         chosen = on(picked, self.choose, reads=["example", "model"], **filling)
-        on(chosen, self.recall, reads=["last"], changes=["status"])
+        recalling = {"reads": ["last", "left_figures", "status"], "changes": ["status"]}
+        on(chosen, self.recall, **recalling)
         for event in events:
             ended = on(event, self.stopped, **told)  # pictures that were on their way came after what Stop said
-            on(ended, self.recalled, reads=["last", "left_figures"], changes=["status"])
+            on(ended, self.recall, **recalling)
         for event in (on(demo.load, self.opened, changes=[*everything], refused=["link_message"]), chosen):
             on(event, self.conclude, **concluding)
 

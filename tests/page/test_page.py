@@ -24,7 +24,7 @@ from flexdemo.page.events import model_html
 from flexdemo.page.examples import FIRST, recorded_of, state_of, status_of, try_html
 from flexdemo.page.link import open_link, to_query
 from flexdemo.page.page import launch_options
-from flexdemo.page.run import LastRun, belongs_html
+from flexdemo.page.run import LastRun, belongs_html, status_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import TABS
 from flexdemo.page.tabs.head import attention_plot
@@ -290,6 +290,9 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
     visitor.do("pick", {"index": 1})
     visitor.do("choose")
     assert shown["last"].state.question == EXAMPLES[1]["question"] and "recorded" in shown["left_figures"]
+    for ended, said in (("Stopped", "Recorded 2026-01-31"), ("Not run", "Not run")):  # by the example, or refused
+        visitor.do("recall", status=status_html("ready", ended))
+        assert plain(shown["status"]).startswith(said)
     visitor.do("run", max_new_tokens=2)
     assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
 
