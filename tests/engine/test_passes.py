@@ -89,6 +89,19 @@ def test_one_heads_attention_compiles_nothing(traced: LanguageModel) -> None:
     assert counters["stats"]["unique_graphs"] == before
 
 
+@pytest.mark.parametrize("depths", [(1, 2), (2, 1)])
+def test_models_of_other_depths_share_no_graph(depths: tuple[int, int]) -> None:
+    """All else of their passes is the same, and guards on modules are skipped."""
+    for depth in depths:
+        made = models.random_model("llama", num_hidden_layers=depth)
+        lm = prepare(made, models.tokenizer(), name="llama", backend="sdpa")
+        told = [
+            flexdemo.ask(each, QUESTION, OTHERS[:1], max_new_tokens=3)["flex"].token_ids
+            for each in (replace(lm, compiled=compiled_pass("eager")), lm)
+        ]
+        assert told[0] == told[1], depth
+
+
 def test_models_of_equal_shapes_share_no_weights(traced: LanguageModel) -> None:
     """Guards on modules are skipped: what is compiled for one model must read the weights of the one that runs."""
     both, plain = [traced, _traced()], [models.random_model("llama", num_hidden_layers=1) for _ in range(2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +95,9 @@ def compiled_pass(backend: str = "inductor") -> Pass:
 
     def make(**options: Any) -> Pass:
         chosen = {**common, **options} if backend == "inductor" else dict(common)
-        return torch.compile(next_scores, fullgraph=True, backend=backend, options=chosen)
+        # Code of its own: graphs are kept with the code, and without guards one model would run another one's.
+        own = FunctionType(next_scores.__code__.replace(), next_scores.__globals__, next_scores.__name__)
+        return torch.compile(own, fullgraph=True, backend=backend, options=chosen)
 
     # A step's kernels are small and run for every token: those that can are launched as one. torch 2.11 cannot join
     # kernels that sum over a size that differs, as a recorder's do over the keys.
