@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser_visit import Visit, Visitors, clean, fits_sideways
-from playwright.sync_api import Dialog
+from playwright.sync_api import Dialog, Page
 
 from flexdemo.page.terms import TERMS
 
@@ -20,7 +22,15 @@ MARKUP = (
     f'<script>{CALL}</script><img src=x onerror="{CALL}"><svg onload="{CALL}"></svg>'
     f'<a href="javascript:{CALL}">link</a> ${{1+1}} {{{{7*7}}}} "\'>&lt;b&gt;'
 )
-RTL = "מהי בירת פרו? עיר הבירה <b>x</b>"
+HEBREW = "מהי בירת פרו?"
+RTL = f"{HEBREW} עיר הבירה <b>x</b>"
+# Where the first letter and the question mark of the question stand: read from the left, the mark is beyond its end.
+ENDS = """() => [0, 12].map(i => {
+    const range = document.createRange(), text = document.querySelector('#gave-note q').firstChild;
+    range.setStart(text, i);
+    range.setEnd(text, i + 1);
+    return range.getBoundingClientRect().left;
+})"""
 # A control that can be seen and used; of a radio group one is a stop of the Tab key, the others are reached by arrows.
 CONTROLS = """() => [...document.querySelectorAll('.gradio-container :is(a[href], button, input, textarea, summary)')]
     .filter(e => e.checkVisibility({visibilityProperty: true}) && e.offsetWidth > 2 && !e.disabled && e.tabIndex >= 0)
@@ -40,6 +50,7 @@ TABS = (
     "Candidates", "All methods", "Where wordings merge", "Heads that read wordings", "A head", "The mask up close",
     "What each wording gave",
 )  # fmt: skip
+FIGURES = {"Where wordings merge": "merge-plot", "Heads that read wordings": "heads-plot"}
 
 
 def findings(visit: Visit, within: str = "html") -> list[str]:
@@ -59,6 +70,10 @@ def findings(visit: Visit, within: str = "html") -> list[str]:
     ]
 
 
+def background(visit: Visit) -> list[int]:
+    return visit.page.evaluate("() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+
+
 def open_all(visit: Visit) -> None:
     """Everything that opens on demand, opened."""
     for name in ("masking", "methods-group", "answering", "weighing", "tools", "results"):
@@ -69,7 +84,7 @@ def open_all(visit: Visit) -> None:
     visit.settle()
 
 
-def test_texts_are_text_everywhere_and_terms_open_by_keyboard(visit: Visit) -> None:
+def test_texts_are_text_everywhere_hebrew_begins_at_its_right_and_terms_open_by_keyboard(visit: Visit) -> None:
     page, dialogs = visit.page, []
 
     def dismiss(dialog: Dialog) -> None:
@@ -77,9 +92,7 @@ def test_texts_are_text_everywhere_and_terms_open_by_keyboard(visit: Visit) -> N
         dialog.dismiss()
 
     page.on("dialog", dismiss)
-    visit.fill("question", MARKUP)
-    visit.fill("paraphrase-1", RTL)
-    visit.fill("paraphrase-2", f"=1+1 {MARKUP}")
+    visit.fill(question=f"{HEBREW} {MARKUP}", paraphrase_1=RTL, paraphrase_2=f"=1+1 {MARKUP}")
     visit.run()
     page.locator("#token-view .token").nth(40).click()
     page.mouse.move(*visit.point("left", 30, 8))
@@ -99,6 +112,9 @@ def test_texts_are_text_everywhere_and_terms_open_by_keyboard(visit: Visit) -> N
     assert page.locator(made).count() == 0 and page.title() == "flexdemo" and dialogs == []
     assert fits_sideways(visit)
     page.remove_listener("dialog", dismiss)
+    first, mark = page.evaluate(ENDS)
+    box = page.locator("#question textarea")
+    assert mark < first and box.evaluate("box => getComputedStyle(box).unicodeBidi") == "plaintext"
 
     told: dict[str, Any] = page.evaluate(
         """() => Object.fromEntries([...document.querySelectorAll('.term[open]')].map(each =>
@@ -110,54 +126,8 @@ def test_texts_are_text_everywhere_and_terms_open_by_keyboard(visit: Visit) -> N
         assert len(text) > 40 and url.startswith("https://") and "noopener" in rel
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_axe_finds_nothing_serious(visitors: Visitors, bundled_url: str, width: int, scheme: str) -> None:
-    visit = visitors(bundled_url, width=width, height=900, scheme=scheme)
-    page = visit.page
-    colours = page.evaluate("() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (max(colours[:3]) < 80) == (scheme == "dark")
-    papers = [visit.plot(name, "_fullLayout.paper_bgcolor") for name in ("mask-plot", "mask-plot-right", "gave-plot")]
-    assert all(each.endswith(", 0)") for each in papers), "no white box on a dark page"
-    assert findings(visit) == []
-    visit.run()
-    open_all(visit)
-    page.locator("#token-view .token").nth(5).click()
-    page.locator("#check").click()
-    visit.settle()
-    assert findings(visit) == []
-    for tab in TABS:
-        visit.open(tab)
-        if tab == "A head":
-            page.locator("#attention-show").click()
-            visit.settle()
-        assert findings(visit, "#tabs") == [], tab
-    visit.fill("question", "")
-    page.locator("#message [role=alert]").wait_for()
-    assert findings(visit) == []
-    page.evaluate("() => document.querySelector('#stop').replaceWith(document.createElement('input'))")
-    assert any(each.startswith("label (critical)") for each in findings(visit, "#ask")), "it sees a fault"
-    clean(visit)
-
-
-def test_a_question_in_hebrew_ends_at_its_left(visit: Visit) -> None:
-    visit.fill("question", "מהי בירת פרו?")
-    visit.run()
-    places = """() => [0, 12].map(i => {
-        const range = document.createRange(), text = document.querySelector('#gave-note q').firstChild;
-        range.setStart(text, i);
-        range.setEnd(text, i + 1);
-        return range.getBoundingClientRect().left;
-    })"""
-    first, last = visit.page.evaluate(places)
-    box = visit.page.locator("#question textarea")
-    assert last < first and box.evaluate("box => getComputedStyle(box).unicodeBidi") == "plaintext"
-
-
-def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url, scheme="dark")
-    visit.run()
-    open_all(visit)
-    page = visit.page
+def reached_by_tab(page: Page) -> None:
+    """Every control is a stop of the Tab key, and where the focus is can be seen."""
     count = page.evaluate(f"() => ({CONTROLS})().length")
     assert count > 60
     page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
@@ -174,8 +144,21 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visitors: Visitors, 
     assert left == [] and [html for html in hidden if not html.startswith("<body")] == []
 
 
-def test_the_row_of_run_covers_nothing_that_has_the_focus(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url, q="Who?", p=[f"Name it, number {i}." for i in range(10)])
+def light_words(visit: Visit, name: str) -> None:
+    """Words of a figure in the dark are as light as the page's: of every axis, also of a second one, of a colour bar.
+
+    axe-core does not look into pictures.
+    """
+    visit.plot(name, "data.length")
+    fills = "texts => texts.map(each => [each.textContent, getComputedStyle(each).fill])"
+    told = [(text, fill) for text, fill in visit.page.locator(f"#{name} text").evaluate_all(fills) if text]
+    assert len(told) > 20
+    dim = [(text, fill) for text, fill in told if min(map(int, re.findall(r"\d+", fill)[:3])) < 140]
+    assert not dim, dim
+
+
+def uncovered(visit: Visit) -> None:
+    """The row of Run, which stays in sight, lies over nothing that has the focus."""
     covered = f"""() => {{
         const row = document.querySelector('#actions'), box = (e) => e.getBoundingClientRect();
         return ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
@@ -183,16 +166,12 @@ def test_the_row_of_run_covers_nothing_that_has_the_focus(visitors: Visitors, bu
             return box(e).top < box(row).bottom && box(e).bottom > box(row).top + 1;
         }}).map(e => e.outerHTML.slice(0, 120));
     }}"""
-    for width, height in ((1280, 800), (768, 1024), (390, 844)):
-        visit.page.set_viewport_size({"width": width, "height": height})
-        visit.settle()
-        assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
-        assert visit.page.evaluate(covered) == [], width
-    clean(visit)
+    assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
+    assert visit.page.evaluate(covered) == [], visit.page.viewport_size
 
 
-def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> None:
-    """Of all that moves while a page runs and is pointed at, in ms; motion that nobody asked to be spared is there."""
+def motion_of_a_run(visit: Visit) -> float:
+    """The longest of all that moves while a page runs and is pointed at, in ms."""
     watch = """() => {
         window.longest = 0;
         const look = () => {
@@ -200,19 +179,74 @@ def test_reduced_motion_is_respected(visitors: Visitors, bundled_url: str) -> No
                 const {iterations, duration} = each.effect.getComputedTiming();
                 window.longest = Math.max(window.longest, iterations * duration);
             }
-            requestAnimationFrame(look);
+            window.watching = requestAnimationFrame(look);
         };
         look();
     }"""
-    moving: dict[str, float] = {}
-    visit = visitors(bundled_url, motion="reduce", q="Who?", p=["Name it."])
     visit.page.evaluate(watch)
-    for motion in ("reduce", "no-preference"):
-        visit.page.emulate_media(reduced_motion=motion)
-        visit.page.locator("#run").click()
-        for name in ("add-paraphrase", "equal-weights", "copy-link", "run"):
-            visit.page.locator(f"#{name}").hover()
-            visit.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        visit.done()
-        moving[motion] = visit.page.evaluate("() => window.longest ?? Infinity")
-    assert moving["reduce"] <= 1 < moving["no-preference"]
+    visit.page.locator("#run").click()
+    for name in ("add-paraphrase", "equal-weights", "copy-link", "run"):
+        visit.page.locator(f"#{name}").hover()
+        visit.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    visit.done()
+    return visit.page.evaluate("() => { cancelAnimationFrame(window.watching); return window.longest ?? Infinity; }")
+
+
+def axe_everywhere(visit: Visit, *, look: Callable[[str], None] = lambda tab: None) -> None:
+    """axe-core finds nothing on a page that has run, with everything open, nor in a tab, where `look` looks as well."""
+    page = visit.page
+    open_all(visit)
+    page.locator("#token-view .token").nth(5).click()
+    page.locator("#check").click()
+    visit.settle()
+    assert findings(visit) == []
+    for tab in TABS:
+        visit.open(tab)
+        if tab == "A head":
+            page.locator("#attention-show").click()
+            visit.settle()
+        assert findings(visit, "#tabs") == [], tab
+        look(tab)
+
+
+def axe_at_an_error(visit: Visit) -> None:
+    """Of what is typed wrong, while the answers are those of an earlier prompt."""
+    visit.fill(question="")
+    visit.page.locator("#message [role=alert]").wait_for()
+    assert findings(visit, "#ask") == [] == findings(visit, "#sides")
+    visit.page.evaluate("() => document.querySelector('#stop').replaceWith(document.createElement('input'))")
+    assert any(each.startswith("label (critical)") for each in findings(visit, "#actions")), "it sees a fault"
+
+
+def test_in_the_dark_axe_finds_nothing_serious_words_are_light_and_tab_reaches_all(
+    visitors: Visitors, bundled_url: str
+) -> None:
+    visit = visitors(bundled_url, scheme="dark")
+    assert max(background(visit)) < 80
+    papers = [visit.plot(name, "_fullLayout.paper_bgcolor") for name in ("mask-plot", "mask-plot-right", "gave-plot")]
+    assert all(each.endswith(", 0)") for each in papers), "no white box on a dark page"
+    assert findings(visit) == []
+    visit.run()
+    axe_everywhere(visit, look=lambda tab: light_words(visit, FIGURES[tab]) if tab in FIGURES else None)
+    reached_by_tab(visit.page)
+    axe_at_an_error(visit)
+    clean(visit)
+
+
+def test_on_a_phone_axe_finds_nothing_serious_no_focus_is_covered_and_reduced_motion_is_respected(
+    visitors: Visitors, bundled_url: str
+) -> None:
+    visit = visitors(bundled_url, width=390, height=844, motion="reduce")
+    assert max(background(visit)) > 200
+    assert findings(visit) == []
+    assert motion_of_a_run(visit) <= 1
+    axe_everywhere(visit)
+    for width, height in ((390, 844), (768, 1024), (1280, 800)):
+        visit.page.set_viewport_size({"width": width, "height": height})
+        visit.settle()
+        uncovered(visit)
+    visit.page.emulate_media(reduced_motion="no-preference")
+    assert motion_of_a_run(visit) > 1, "what nobody asked to be spared is there"
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    axe_at_an_error(visit)
+    clean(visit)

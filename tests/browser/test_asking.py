@@ -1,4 +1,4 @@
-"""Asking in a real Chromium: answers as the engine gives them, streams, Stop, rows, weights, what is refused."""
+"""Asking in a real Chromium: answers as the engine gives them, rows, weights, what is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from browser_visit import NASTY, Visit, Visitors, boxes, clean
+from browser_visit import NASTY, Visit, Visitors, clean
 from playwright.sync_api import expect
 
 import flexdemo
@@ -23,7 +23,6 @@ PARAPHRASES = (
     "HELLO, I HAVE A QUESTION: MADAGASCAR HAS WHAT KIND OF MONEYY? IT'S FOR SCHOOL, THANKS!",
 )
 METHODS = ("flex", "per_prompt", "causal")
-STOPPED = "() => document.querySelector('#status [data-state]')?.textContent === 'Stopped'"
 # Notes every text of the status, so that a step that is passed quickly is seen too.
 STEPS = """() => {
     window.steps = [];
@@ -32,11 +31,6 @@ STEPS = """() => {
         if (text && text !== window.steps.at(-1)) window.steps.push(text);
     }).observe(document.querySelector('#masthead'), {childList: true, subtree: true, characterData: true});
 }"""
-ESCAPE_WHEN_READING = """() => new MutationObserver((_, observer) => {
-    if (document.querySelector('#status [data-state]')?.textContent !== 'Reading the prompt') return;
-    observer.disconnect();
-    document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true, cancelable: true}));
-}).observe(document.querySelector('#masthead'), {childList: true, subtree: true, characterData: true})"""
 PASTE = """(box, text) => {
     const clipboardData = new DataTransfer();
     clipboardData.setData('text/plain', text);
@@ -109,135 +103,22 @@ def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
     assert not cells[starts[names.index("suffix")] :, hidden].any() and cells[hidden, hidden].any()
     assert visit.cells("right")[starts[names.index("suffix")] :, hidden].all(), "standard attention knows no weights"
 
-    visit.fill("question", f"{QUESTION} please")
+    visit.fill(question=f"{QUESTION} please")
     before = page.evaluate("() => window.steps.length")
     move("End")
     assert page.evaluate("() => window.steps.length") == before, "another prompt waits for Run"
     clean(visit)
 
 
-# Streams and stopping
-
-
-def test_answers_and_rows_grow_while_they_stream(visitors: Visitors, slow_url: str) -> None:
-    tokens = 128  # several pictures even of a fast machine, and few enough for rows while they come
-    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=tokens)
-    assert visit.text("answer-flex") == "", "a link brings no answer, and nothing is left of the page's own example"
-    visit.page.evaluate(
-        """() => {
-            window.lengths = [];
-            window.rows = new Set();
-            const plots = [...document.querySelectorAll('.side .js-plotly-plot')];
-            window.plots = plots;
-            const look = () => {
-                window.lengths.push(document.querySelector('#answer-flex').textContent.length);
-                window.rows.add(plots.map(gd => gd._fullData[0].z.length).join());
-            };
-            new MutationObserver(look).observe(document.querySelector('#side-left'), {childList: true, subtree: true});
-        }"""
-    )
-    length = visit.plot("mask-plot", "layout.meta.length")
-    visit.run()
-    lengths = visit.page.evaluate("() => window.lengths")
-    assert lengths == sorted(lengths) and len({each for each in lengths if each}) >= 3, "the answer came in pieces"
-    visit.until("n => window.plots.every(gd => gd._fullData[0].z.length === n)", length + tokens)
-    assert visit.page.evaluate("() => window.plots.every(gd => gd.isConnected)"), "no new figure"
-    rows = visit.page.evaluate("() => [...window.rows]")
-    assert len(rows) >= 3, "rows came while the answer did"
-    assert visit.page.locator("#answer-tokens .token").count() == tokens
-    places = boxes(visit, ["left-answer", "mask-plot", "mask-plot-right"])
-    assert places["left-answer"][3] - places["left-answer"][1] > 80, "four lines of a long answer are seen"
-    assert places["mask-plot"][1] == places["mask-plot-right"][1]
-    total = length + tokens
-    for side in ("left", "right"):
-        cells = visit.cells(side)
-        assert cells[length:, :].tolist() == [[k <= q for k in range(total)] for q in range(length, total)]
-    clean(visit)
-
-
-def test_stop_really_stops_and_says_so(visitors: Visitors, slow_url: str) -> None:
-    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=1024)
-    page = visit.page
-    for i in range(3):  # a picture that was on its way to the page must not take the place of what Stop said
-        page.locator("#run").click()
-        visit.running()
-        page.locator("#stop").click()
-        visit.until(STOPPED)
-        visit.settle()
-        assert visit.text("status") == "Stopped", i
-        text = visit.text("answer-flex")
-        assert text and len(visit.plot("mask-plot", "layout.meta.answer")) < 1024
-    page.evaluate("() => { document.querySelector('#question textarea').focus(); }")
-    visit.unfold("answering")
-    visit.number("max-new-tokens", 2)
-    visit.run()  # the model is free
-    assert visit.text("answer-flex") != text and visit.text("status").startswith("Done")
-    clean(visit)
-
-
-def test_ctrl_enter_runs_and_escape_stops_before_the_first_token(visitors: Visitors, slow_url: str) -> None:
-    visit = visitors(slow_url, q="What is it?", p=["word " * 900], max_new_tokens=1024)
-    page = visit.page
-    page.locator("#question textarea").focus()
-    page.evaluate(ESCAPE_WHEN_READING)  # reading takes much longer than this page takes to see it
-    page.keyboard.press("Control+Enter")
-    visit.until(STOPPED)
-    visit.settle()
-    assert visit.text("status") == "Stopped" and visit.text("answer-flex") == ""
-    assert visit.text("left-figures") == visit.text("right-figures") == "stopped"
-    for name, keys in (("run", "Control+Enter"), ("stop", "Escape")):
-        expect(page.locator(f"#{name}")).to_have_attribute("aria-keyshortcuts", keys)
-
-    # Escape of an open list closes that and stops nothing.
-    visit.fill("paraphrase-1", "Name it.")
-    page.locator("#question textarea").press("Control+Enter")
-    visit.running()
-    page.locator("#left-scheme input").click()
-    options = page.get_by_role("option")
-    expect(options.first).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(options).to_have_count(0)
-    assert visit.text("status").startswith("Running")
-    page.keyboard.press("Escape")
-    visit.until(STOPPED)
-    clean(visit)
-
-
-def test_two_visitors_see_only_their_own_and_the_place_in_the_queue(visitors: Visitors, slow_url: str) -> None:
-    first = visitors(slow_url, q="Who is first?", p=["Say it."], max_new_tokens=1024)
-    second = visitors(slow_url, q="Who is second?", p=["Tell it."], max_new_tokens=3)
-    first.page.locator("#run").click()
-    first.running()
-    second.page.locator("#run").click()
-    expect(second.page.locator("#queue")).to_contain_text(re.compile(r"queue: \d+/\d+"))
-    assert second.text("answer-flex") == ""
-    first.page.locator("#stop").click()
-    first.until(STOPPED)
-    second.done()
-    expect(second.page.locator("#queue")).not_to_contain_text("queue")
-    assert len(second.plot("mask-plot", "layout.meta.answer")) == 3
-    tokens = first.page.locator("#answer-tokens .token").count()
-    read = "".join(first.text("token-view").split())
-    assert tokens > 3 and "first" in read and "second" not in read
-    assert "Who is second?" in second.text("gave-note") and "Who is first?" not in second.page.content()
-    first.open("Candidates")
-    assert "Press Run" in first.text("candidates-note"), (
-        "what was stopped is no last run, and the other's is not theirs"
-    )
-    for visit in (first, second):
-        clean(visit)
-
-
 # Rows
 
 
-def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> None:
+def test_rows_are_pasted_moved_removed_and_written_with_their_weights(visit: Visit) -> None:
     page = visit.page
     assert visit.wordings() and (count := len(visit.wordings())) < 8
     first = "a first one, which is so long that its text takes two lines"
-    visit.fill("paraphrase-1", first)
+    visit.fill(paraphrase_1=first, paraphrase_2="one |two")
     visit.number("weight-1", 3)
-    visit.fill("paraphrase-2", "one |two")
     box = page.locator("#paraphrase-2 textarea")
     box.evaluate("box => { box.focus(); box.setSelectionRange(4, 5); }")
     box.evaluate(PASTE, f"A\n\n{NASTY}\nC ")
@@ -257,6 +138,13 @@ def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> N
     names = page.locator("#token-legend .chip").all_text_contents()
     assert names == ["prefix", *(f"P{i + 1}" for i in range(len(visit.wordings()) + 1)), "suffix"]
 
+    before = visit.wordings()
+    page.locator("#write-paraphrases").click()
+    visit.settle()
+    written = visit.wordings()
+    assert written[: len(before)] == before and len(written) > len(before), "what is there stays"
+    assert len({text.casefold() for text in written}) == len(written)
+
     last = page.locator(f"#paraphrase-{len(visit.wordings())} textarea")
     last.focus()
     last.evaluate(PASTE, "\n".join("and so on" for _ in range(10 - len(visit.wordings()))))
@@ -272,18 +160,6 @@ def test_rows_are_pasted_moved_and_removed_with_their_weights(visit: Visit) -> N
     page.locator("#equal-weights").click()
     visit.settle()
     assert set(visit.weights()) == {"1"}
-    visit.run()
-    assert visit.page.title() == "flexdemo"
-
-
-def test_the_model_writes_wordings_and_what_is_there_stays(visit: Visit) -> None:
-    before = visit.wordings()
-    visit.fill("paraphrase-1", "my own words")
-    visit.page.locator("#write-paraphrases").click()
-    visit.settle()
-    after = visit.wordings()
-    assert after[: len(before)] == ["my own words", *before[1:]] and len(after) > len(before)
-    assert len({text.casefold() for text in after}) == len(after)
 
 
 # What is typed
@@ -324,13 +200,13 @@ def test_typing_redraws_and_what_is_wrong_is_told_once(visit: Visit) -> None:
     expect(alert).to_have_count(0)
     assert (visit.cells() != drawn).any()
 
-    visit.fill("question", "x" * 100_000)
+    visit.fill(question="x" * 100_000)
     expect(alert).to_have_count(1)
     expect(alert).to_have_text("The question is too long: it has 100,000 characters, the limit is 2,000; shorten it")
     assert visit.wordings() == texts and len(visit.value("question")) == 100_000
-    visit.fill("question", "")
+    visit.fill(question="")
     expect(alert).to_have_count(1)
-    visit.fill("question", "Who\u202e wrote\u200b Hamlet?")
+    visit.fill(question="Who\u202e wrote\u200b Hamlet?")
     expect(alert).to_have_count(0)
     expect(page.locator("#budget")).to_contain_text("U+202E RIGHT-TO-LEFT OVERRIDE, U+200B ZERO WIDTH SPACE")
     visit.run()

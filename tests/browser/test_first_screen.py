@@ -28,6 +28,10 @@ CUT_OFF = """() => [...document.querySelectorAll(':is(.side, #gave-plot) .js-plo
     return texts.filter(each => box(each).left < left
         || box(each).right > right || box(each).top < top || box(each).bottom > bottom).map(each => each.textContent);
 })"""
+CLIPPED = """() => [...document.querySelectorAll('.side-head h2, .side .answer')].filter(e =>
+    e.scrollHeight > e.clientHeight || e.scrollWidth > e.clientWidth).map(e => e.textContent)"""
+LIES_UNDER = """() => [...document.querySelectorAll('.side-head')].filter(head => [...head.children].some(
+    (e, i, all) => i && e.getBoundingClientRect().left < all[i - 1].getBoundingClientRect().right)).length"""
 
 
 def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
@@ -38,16 +42,17 @@ def recorded(question: str, file: dict[str, Any] = RECORDED) -> dict[str, str]:
     return alone | {name: methods[name]["answer"] for name in ("flex", "causal")}
 
 
-def test_the_first_screen_is_a_recorded_answer_over_masks_and_tokens(visit: Visit) -> None:
+def test_the_first_screen_is_a_recorded_answer_over_masks_and_tokens_whole_at_any_width(visit: Visit) -> None:
     for name, (_, top, _, bottom) in boxes(visit, FIRST_SCREEN).items():
         assert 0 <= top < bottom <= 900, name
     assert fits_sideways(visit)
     assert visit.page.locator("#mask-plot .nsewdrag").bounding_box()["height"] >= 250
-    assert visit.page.evaluate(CUT_OFF) == []
+    assert visit.page.evaluate(CUT_OFF) == visit.page.evaluate(CLIPPED) == []
+    assert visit.page.evaluate(LIES_UNDER) == 0
 
     visit.page.set_viewport_size({"width": 1280, "height": 720})
     visit.until("() => document.querySelector('#mask-plot .svg-container').offsetWidth < 600")
-    visit.settle(400)  # see below
+    visit.settle(400)  # Plotly waits 100 ms for the end of a change of size, each figure by itself
     seen = boxes(visit, FIRST_SCREEN)
     assert max(seen[name][3] for name in ("run", "answer-flex", "answer-causal")) <= 720
     for name in ("mask-plot", "mask-plot-right"):
@@ -65,11 +70,22 @@ def test_the_first_screen_is_a_recorded_answer_over_masks_and_tokens(visit: Visi
     for i in range(len(wordings)):
         assert visit.text(f"alone-{i}").startswith(f"alone: {answers[f'P{i + 1}']}")
     assert visit.text("example-note") == EXAMPLES[0]["note"]
-    visit.run()
-    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
+
+    for width in (1024, 768, 720):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        visit.until("() => document.querySelector('#mask-plot .nsewdrag').getBoundingClientRect().width > 180")
+        visit.settle(400)
+        assert visit.page.evaluate(CLIPPED) == [] and visit.page.evaluate(CUT_OFF) == [], width
+        assert fits_sideways(visit) and visit.page.evaluate(LIES_UNDER) == 0
+    visit.page.set_viewport_size({"width": 1024, "height": 900})
+    visit.choose("left-scheme", "bidirectional · aligned · weights")  # the longest title
+    assert visit.page.evaluate(LIES_UNDER) == 0
+    assert visit.page.evaluate(CLIPPED) == ["Bidirectional (models are not trained for it)"], "it ends in an ellipsis"
 
 
-def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visitors, bundled_url: str) -> None:
+def test_a_phone_shows_one_side_after_the_other_and_a_finger_scrolls_over_a_mask(
+    visitors: Visitors, bundled_url: str
+) -> None:
     visit = visitors(bundled_url, width=390, height=844)
     order = ("question", "run", "answer-flex", "mask-plot", "answer-causal", "mask-plot-right", "token-view")
     placed = boxes(visit, order)
@@ -79,17 +95,6 @@ def test_a_phone_shows_question_run_and_one_side_after_the_other(visitors: Visit
     assert placed["run"][3] <= 844, "Run is seen without scrolling"
     assert placed["run"][0] == 12 and not visit.page.locator("footer .divider").first.is_visible()
     assert fits_sideways(visit) and visit.page.evaluate(CUT_OFF) == []
-    visit.page.evaluate("document.querySelector('#facts b').textContent = 'a_long_name_of_a_model'.repeat(4)")
-    wider = "(names) => [...document.querySelectorAll(names)].filter(e => e.offsetWidth > e.parentElement.clientWidth)"
-    names = "#masthead > *, #masthead span, .weight input[type=number]"  # no spinner of a phone's moves a number left
-    assert visit.page.evaluate(f"({wider})('{names}').map(e => e.outerHTML)") == [], "what is cut off"
-    for tab in visit.page.get_by_role("tab").all_text_contents():
-        visit.open(tab)
-        assert fits_sideways(visit), tab
-
-
-def test_a_finger_scrolls_the_page_over_a_mask(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url, width=390, height=844)
     x, y = visit.point("left", 30, 10)
     whole, before = visit.plot("mask-plot", "layout.xaxis.range"), visit.page.evaluate("() => scrollY")
     finger = visit.page.context.new_cdp_session(visit.page)
@@ -102,46 +107,23 @@ def test_a_finger_scrolls_the_page_over_a_mask(visitors: Visitors, bundled_url: 
     finger.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
     finger.detach()
 
-
-def test_sides_and_what_each_wording_gave_are_whole_at_any_width(visitors: Visitors, bundled_url: str) -> None:
-    visit = visitors(bundled_url)
-    cut = """() => [...document.querySelectorAll('.side-head h2, .side .answer')].filter(e =>
-        e.scrollHeight > e.clientHeight || e.scrollWidth > e.clientWidth).map(e => e.textContent)"""
-    lies_under = """() => [...document.querySelectorAll('.side-head')].filter(head => [...head.children].some(
-        (e, i, all) => i && e.getBoundingClientRect().left < all[i - 1].getBoundingClientRect().right)).length"""
-    for width in (1440, 1024, 768, 720):
-        visit.page.set_viewport_size({"width": width, "height": 900})
-        visit.until("() => document.querySelector('#mask-plot .nsewdrag').getBoundingClientRect().width > 180")
-        visit.settle(400)  # Plotly waits 100 ms for the end of a change of size, each figure by itself
-        assert visit.page.evaluate(cut) == [] and visit.page.evaluate(CUT_OFF) == [], width
-        assert fits_sideways(visit) and visit.page.evaluate(lies_under) == 0
-    visit.choose("left-scheme", "bidirectional · aligned · weights")  # the longest title
-    visit.page.set_viewport_size({"width": 1024, "height": 900})
-    assert visit.page.evaluate(lies_under) == 0
-    assert visit.page.evaluate(cut) == ["Bidirectional (models are not trained for it)"], "it ends in an ellipsis"
+    visit.page.evaluate("document.querySelector('#facts b').textContent = 'a_long_name_of_a_model'.repeat(4)")
+    wider = "(names) => [...document.querySelectorAll(names)].filter(e => e.offsetWidth > e.parentElement.clientWidth)"
+    names = "#masthead > *, #masthead span, .weight input[type=number]"  # no spinner of a phone's moves a number left
+    assert visit.page.evaluate(f"({wider})('{names}').map(e => e.outerHTML)") == [], "what is cut off"
+    for tab in visit.page.get_by_role("tab").all_text_contents():
+        visit.open(tab)
+        assert fits_sideways(visit), tab
 
 
-def test_examples_fill_the_page_in_with_their_recording(visit: Visit) -> None:
+def test_examples_fill_the_page_in_with_their_recording_and_one_of_smollm2_is_shown_as_it_was_made(
+    visit: Visit,
+) -> None:
     last = len(EXAMPLES) - 1
     first_four = visit.page.locator("#examples .prose > div").first.locator("button").filter(visible=True)
     assert first_four.count() == 4
-    for i in (1, last):
-        example, answers = EXAMPLES[i], recorded(EXAMPLES[i]["question"])
-        visit.example(i, example["question"])
-        assert visit.wordings() == example["paraphrases"] and visit.text("example-note") == example["note"]
-        assert visit.text("status").startswith("Recorded")
-        assert (visit.text("answer-flex"), visit.text("answer-causal")) == (answers["flex"], answers["causal"])
-        asked = visit.plot("mask-plot", "layout.meta")
-        assert len(asked["segments"]) - 1 == visit.page.locator("#token-legend button").count() + sum(
-            name.startswith("S") for name, *_ in asked["segments"]
-        )
-    visit.unfold("masking")
-    visit.choose("positions", "Sequential")
-    assert visit.text("example-note") == "", "it tells of the example as it was"
 
-
-def test_a_recording_of_smollm2_is_one_click_away_and_shown_as_it_was_made(visit: Visit) -> None:
-    """Its tokens and masks are those of SmolLM2, whose tokenizer this server does not have; Run asks who is loaded."""
+    # Tokens and masks of one are those of SmolLM2, whose tokenizer this server does not have; Run asks who is loaded.
     page, example, told = visit.page, REAL[0], SMOLLM2["examples"][0]["result"]
     answers, prompt = recorded(example["question"], SMOLLM2), told["prompt"]
     link = page.locator("#examples button").get_by_text(example["title"], exact=True)
@@ -166,33 +148,27 @@ def test_a_recording_of_smollm2_is_one_click_away_and_shown_as_it_was_made(visit
     visit.open("Where wordings merge")
     assert "recorded with smollm2 in float32, and the loaded model is tinyqa" in visit.text("merge-note")
 
+    visit.open("What each wording gave")
     visit.run()
     assert visit.text("example-note").startswith("Asked anew: now tinyqa (float32) answers")
     assert visit.plot("mask-plot", "layout.meta")["length"] < len(prompt["token_ids"])
     assert "<|im_start|>" not in page.locator("#token-view").text_content()
-    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures")
+    assert "recorded" not in visit.text("left-figures") + visit.text("right-figures") + visit.text("gave-note")
     expect(page.locator(".side.stale")).to_have_count(0)
 
-
-def test_an_example_ends_a_run_whose_answers_come_to_nothing(visitors: Visitors, slow_url: str) -> None:
-    visit = visitors(slow_url, q="What is it?", p=["Name it."], max_new_tokens=1024)
-    visit.page.locator("#run").click()
-    visit.running()
-    visit.example(1, EXAMPLES[1]["question"])
-    answers = recorded(EXAMPLES[1]["question"])
-    assert visit.text("answer-flex") == answers["flex"] and visit.text("answer-causal") == answers["causal"]
-    assert visit.text("status").startswith(f"Recorded {RECORDED['date']} with tinyqa")
-    assert not visit.problems
-
-
-def test_a_recording_of_another_model_says_so(visitors: Visitors, slow_url: str) -> None:
-    visit = visitors(slow_url)
-    assert visit.text("status").startswith(f"Recorded {RECORDED['date']} with tinyqa, float32: press Run to ask ")
-    expect(visit.page.locator(".side.stale")).to_have_count(0)  # it is of no earlier prompt
-    visit.page.locator("#check").click()
-    expect(visit.page.locator("#check")).to_have_text("proved ✓")  # by the model that made it, which is offered too
-    visit.run()
-    assert "recorded" not in visit.text("left-figures")
+    for i in (1, last):
+        example, answers = EXAMPLES[i], recorded(EXAMPLES[i]["question"])
+        visit.example(i, example["question"])
+        assert visit.wordings() == example["paraphrases"] and visit.text("example-note") == example["note"]
+        assert visit.text("status").startswith("Recorded")
+        assert (visit.text("answer-flex"), visit.text("answer-causal")) == (answers["flex"], answers["causal"])
+        asked = visit.plot("mask-plot", "layout.meta")
+        assert len(asked["segments"]) - 1 == visit.page.locator("#token-legend button").count() + sum(
+            name.startswith("S") for name, *_ in asked["segments"]
+        )
+    visit.unfold("masking")
+    visit.choose("positions", "Sequential")
+    assert visit.text("example-note") == "", "it tells of the example as it was"
 
 
 def test_a_program_that_warms_up_says_so_until_it_is_over(visitors: Visitors, lm: LanguageModel) -> None:

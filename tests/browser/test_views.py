@@ -21,14 +21,6 @@ pytestmark = pytest.mark.browser
 
 ROWS = "count => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === count"
 STEPS = ("standard", "+ segment mask", "+ aligned positions", "+ weights 1/N = fused")
-# How long the page's own thread computes for something, until the next picture is out: load of the machine aside.
-BUSY = """async (act) => {
-    const next = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-    const start = performance.now();
-    eval(act)();
-    await next();
-    return performance.now() - start;
-}"""
 
 
 def prompt_of(lm: LanguageModel, visit: Visit, **settings: Any) -> SegmentedPrompt:
@@ -141,7 +133,7 @@ def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
     assert words(visit)[0].startswith("Left: query 5 ")
     stale = page.locator(".side.stale")
     assert stale.count() == 0
-    visit.fill("question", f"{visit.value('question')} please")
+    visit.fill(question=f"{visit.value('question')} please")
     visit.until("() => document.querySelector('#token-view .token.picked')")
     assert words(visit)[0].startswith("Left: query 5 ")
     page.locator("#link-token").fill("99999")
@@ -198,55 +190,3 @@ def test_zoom_hover_and_outline_go_over_both_masks(visit: Visit, bundled: Langua
     assert visit.plot("mask-plot", only) == 0, "standard attention sees all that the other sees"
     page.locator("#link-outline").uncheck()
     assert visit.plot("mask-plot-right", only) == 0
-
-
-def test_4096_tokens_have_an_overview_and_exact_parts(visitors: Visitors, slow_url: str) -> None:
-    import models
-
-    tokenizer, rows, tokens = models.tokenizer(), 4, 4096
-    per_row = tokens // rows
-    text = "word " * 2000
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    texts = [f"{i} " + tokenizer.decode(ids[: per_row - 9]).strip() for i in range(rows)]
-    visit = visitors(slow_url, width=1440, height=900)
-    page = visit.page
-    page.locator("#paraphrase-1 textarea").wait_for()
-    before = visit.wordings()
-    visit.fill("question", texts[0])
-    for i in range(1, len(before) + 1):
-        visit.fill(f"paraphrase-{i}", texts[i] if i < rows else "")
-    prompt = build_prompt(tokenizer, texts[0], texts[1:])
-    length = len(prompt.token_ids)
-    assert tokens * 0.95 <= length <= tokens
-    assert visit.plot("mask-plot", "layout.meta.length") == length
-    block = visit.plot("mask-plot", "layout.meta.block")
-    assert block > 1 and len(visit.cells()) == -(-length // block)
-    masks = [mask_of(prompt, scheme) for scheme in (LADDER[-1], STANDARD)]
-    cells = [mask.cells() for mask in masks]
-    means = np.array(visit.plot("mask-plot", "_fullData[0].z.map(row => Array.from(row))"))
-    whole = length // block * block
-    blocks = cells[0][:whole, :whole].reshape(whole // block, block, whole // block, block).mean(axis=(1, 3))
-    assert np.allclose(means[: len(blocks), : len(blocks)], blocks, atol=0.01)
-
-    token = masks[0].segments[2].start + 5
-    busy = page.evaluate(BUSY, f"() => document.querySelectorAll('#token-view .token')[{token}].click()")
-    assert (
-        words(visit)[0].startswith(f"Left: query {token} ") and f"sees {cells[0][token].sum()} of " in words(visit)[0]
-    )
-    assert f"sees {cells[1][token].sum()} of " in words(visit)[1]
-    assert busy < 5000, "ms; a second on a machine without other work"
-
-    first, last = length // block // 2, length // block // 2 + 400 // block  # Plotly wants 20 pixels
-    visit.drag("left", (first, first), (last, last))
-    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(
-        name => document.querySelector(`${name} .js-plotly-plot`).layout.meta.part)""")
-    for side, exact in zip(PLOTS, cells, strict=True):
-        part = visit.plot(PLOTS[side], "layout.meta.part")
-        (top, bottom), (left, right) = part["rows"], part["columns"]
-        assert top <= first * block + block and last * block - block <= bottom and bottom - top <= 512
-        assert (visit.cells(side) == exact[top:bottom, left:right]).all()
-    page.mouse.dblclick(*visit.point("left", 20, 20))
-    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(
-        name => !document.querySelector(`${name} .js-plotly-plot`).layout.meta.part)""")
-    assert len(visit.cells()) == len(visit.cells("right")) == -(-length // block)
-    clean(visit)

@@ -266,9 +266,10 @@ class Visit:
     def value(self, name: str) -> str:
         return self.page.locator(f"#{name} :is(textarea, input)").first.input_value()
 
-    def fill(self, name: str, text: str) -> None:
-        """Type into a text box; the masks have been drawn again then."""
-        self.page.locator(f"#{name} textarea").fill(text)
+    def fill(self, **texts: str) -> None:
+        """Type into text boxes, by their names with _ for -; the masks have been drawn again then, once."""
+        for name, text in texts.items():
+            self.page.locator(f"#{name.replace('_', '-')} textarea").fill(text)
         self.settle()
 
     def number(self, name: str, value: float) -> None:
