@@ -158,13 +158,21 @@ def light_words(visit: Visit, name: str) -> None:
 
 
 def uncovered(visit: Visit) -> None:
-    """The row of Run, which stays in sight, lies over nothing that has the focus."""
+    """The row of Run, which stays in sight, lies over nothing that has the focus.
+
+    The page is not told of the focus: each menu that is left would ask the program.
+    """
     covered = f"""() => {{
         const row = document.querySelector('#actions'), box = (e) => e.getBoundingClientRect();
-        return ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
+        const events = ['focus', 'focusin', 'blur', 'focusout'], hide = (event) => event.stopImmediatePropagation();
+        events.forEach(each => window.addEventListener(each, hide, true));
+        const found = ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
             e.focus();
             return box(e).top < box(row).bottom && box(e).bottom > box(row).top + 1;
         }}).map(e => e.outerHTML.slice(0, 120));
+        document.activeElement.blur();
+        events.forEach(each => window.removeEventListener(each, hide, true));
+        return found;
     }}"""
     assert visit.page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
     assert visit.page.evaluate(covered) == [], visit.page.viewport_size
