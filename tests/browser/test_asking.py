@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from browser_visit import NASTY, Visit, Visitors, clean
+from browser_visit import COVERED, NASTY, Visit, Visitors, clean
 from playwright.sync_api import expect
 
 import flexdemo
@@ -113,7 +113,9 @@ def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
 # Rows
 
 
-def test_rows_are_pasted_moved_removed_and_written_with_their_weights(visit: Visit) -> None:
+def test_rows_are_pasted_moved_removed_and_written_and_the_row_of_run_covers_none_that_has_the_focus(
+    visit: Visit,
+) -> None:
     page = visit.page
     assert visit.wordings() and (count := len(visit.wordings())) < 8
     first = "a first one, which is so long that its text takes two lines"
@@ -157,6 +159,11 @@ def test_rows_are_pasted_moved_removed_and_written_with_their_weights(visit: Vis
         "There is room for 10 paraphrases: remove one first"
     )
     assert visit.wordings()[0] == first
+    for width, height in ((390, 844), (768, 1024), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        visit.settle()
+        assert page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
+        assert page.evaluate(COVERED) == [], width
     page.locator("#equal-weights").click()
     visit.settle()
     assert set(visit.weights()) == {"1"}

@@ -193,19 +193,13 @@ def test_another_model_is_chosen_and_20_rows_are_asked(
 
 
 def test_4096_tokens_have_an_overview_and_exact_parts(visitors: Visitors, slow_url: str) -> None:
-
     tokenizer, rows, tokens = models.tokenizer(), 4, 4096
     per_row = tokens // rows
     text = "word " * 2000
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     texts = [f"{i} " + tokenizer.decode(ids[: per_row - 9]).strip() for i in range(rows)]
-    visit = visitors(slow_url, width=1440, height=900)
+    visit = visitors(slow_url, q=texts[0], p=texts[1:])
     page = visit.page
-    page.locator("#paraphrase-1 textarea").wait_for()
-    before = visit.wordings()
-    visit.fill(question=texts[0])
-    for i in range(1, len(before) + 1):
-        visit.fill(f"paraphrase-{i}", texts[i] if i < rows else "")
     prompt = build_prompt(tokenizer, texts[0], texts[1:])
     length = len(prompt.token_ids)
     assert tokens * 0.95 <= length <= tokens

@@ -368,6 +368,25 @@ def boxes(visit: Visit, names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, visit.page.evaluate(script, list(names)), strict=True))
 
 
+# A control that can be seen and used; of a radio group one is a stop of the Tab key, the others are reached by arrows.
+CONTROLS = """() => [...document.querySelectorAll('.gradio-container :is(a[href], button, input, textarea, summary)')]
+    .filter(e => e.checkVisibility({visibilityProperty: true}) && e.offsetWidth > 2 && !e.disabled && e.tabIndex >= 0)
+    .filter(e => !(e.type === 'radio' && !e.checked) && !e.closest('footer'))"""
+# Which of those on the left have the row of Run over them once they have the focus. The page is not told of the focus:
+# each menu that is left would ask the program.
+COVERED = f"""() => {{
+    const row = document.querySelector('#actions'), box = (e) => e.getBoundingClientRect();
+    const events = ['focus', 'focusin', 'blur', 'focusout'], hide = (event) => event.stopImmediatePropagation();
+    events.forEach(each => window.addEventListener(each, hide, true));
+    window.scrollTo(0, 0);
+    const found = ({CONTROLS})().filter(e => e.closest('#ask') && !row.contains(e)).filter(e => {{
+        e.focus();
+        return box(e).top < box(row).bottom && box(e).bottom > box(row).top + 1;
+    }}).map(e => e.outerHTML.slice(0, 120));
+    document.activeElement.blur();
+    events.forEach(each => window.removeEventListener(each, hide, true));
+    return found;
+}}"""
 # What the page cuts off at its right edge: it never scrolls sideways itself, some of its parts do.
 BEYOND = """() => [...document.querySelectorAll('.gradio-container *')].filter(e =>
     e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && e.getBoundingClientRect().width > 1

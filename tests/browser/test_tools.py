@@ -1,4 +1,4 @@
-"""Tabs and tools in a real Chromium: each tab the engine's numbers of the last run; link, files, program, proof."""
+"""Tools in a real Chromium: the mask up close, link, files, program, proof."""
 
 from __future__ import annotations
 
@@ -15,22 +15,15 @@ import numpy as np
 import pytest
 from browser_visit import NASTY, Visit, Visitors, clean
 from playwright.sync_api import Request, expect
-from test_asking import PARAPHRASES, QUESTION, asked
+from test_asking import asked
 
 import flexdemo
-from flexdemo.answers import methods as known
-from flexdemo.answers.explain import explain
-from flexdemo.answers.heads import attention_map
 from flexdemo.data.table import Row, write_table
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import Mask
 
 pytestmark = pytest.mark.browser
 
-TABS = (
-    "What each wording gave", "Candidates", "All methods", "Where wordings merge", "Heads that read wordings", "A head",
-    "The mask up close",
-)  # fmt: skip
 JOIN = "/queue/join"
 EXAMPLES = json.loads((Path(flexdemo.__file__).parents[1] / "assets" / "examples.json").read_text(encoding="utf-8"))
 
@@ -51,100 +44,53 @@ def download(visit: Visit, button: str) -> tuple[str, bytes]:
     return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
 
 
-def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
+def test_a_pair_decodes_again_and_the_mask_up_close_redraws_counts_and_saves_what_is_on_the_page(
     visitors: Visitors, bundled_url: str, bundled: LanguageModel
 ) -> None:
-    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
-    page = visit.page
-    assert page.get_by_role("tab").all_text_contents() == list(TABS)
-    for tab in TABS[:-1]:
-        visit.open(tab)
-        expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("Press Run to see it.")
-    visit.run()
-    result = asked(bundled, visit, candidates=5)
-    attribution = explain(bundled, result).attribution
-
-    assert "Press Run" in visit.text("gave-note"), "a tab does its work when it is opened"
-    visit.open(TABS[0])
-    assert f"Last run: {QUESTION} 5 wordings, Segment, aligned" in visit.text("gave-note")
-    bars = visit.plot("gave-plot", "_fullData.map(bar => [bar.orientation, Array.from(bar.x), Array.from(bar.y)])")
-    shares = np.array([y for orientation, _, y in bars if orientation != "h"], dtype=float)
-    assert np.allclose(shares, attribution.mean_mass.T, atol=1e-3)
-    effects = [x for orientation, x, _ in bars if orientation == "h"]
-    drawn = np.sort(np.concatenate([np.array(each, dtype=float) for each in effects]))
-    assert np.allclose(drawn, np.sort([each.effect for each in attribution.effects]), atol=1e-3)
-    visit.choose("mass-layer", "3")
-    visit.choose("mass-head", "4")
-    bars = visit.plot("gave-plot", "_fullData.filter(bar => bar.orientation !== 'h').map(bar => Array.from(bar.y))")
-    assert np.allclose(bars, attribution.mass[:, 2, 3].T, atol=1e-3)
-
-    visit.open(TABS[1])
-    fused, causal = result["flex"], result["causal"]
-    bodies = page.locator("#candidates tbody")
-    assert bodies.count() == max(len(each.token_ids) for each in result.results)
-    parts = [i for i, pair in enumerate(zip(fused.token_ids, causal.token_ids, strict=False)) if pair[0] != pair[1]]
-    assert parts and "≠" in (bodies.nth(parts[0]).locator(".step").text_content() or "")
-    cells = bodies.nth(parts[0]).locator("tr").first.locator("td").all_text_contents()
-    for text, candidate in zip(cells, fused.candidates[parts[0]], strict=True):
-        assert candidate.token.replace(" ", "·") in text
-        assert abs(float(re.search(r"[\d.]+$", text).group()) - candidate.probability) < 0.002
-    assert cells[0].startswith("✓")
-
-    visit.open(TABS[5])
-    visit.number("attention-layer", 2)
-    visit.number("attention-head", 3)
-    page.locator("#attention-show").click()
-    visit.settle()
-    (got,) = visit.plot("attention-plot", "_fullData.map(t => t.z.map(row => Array.from(row)))")
-    assert np.allclose(np.square(got), attention_map(bundled, result, 1, 2), atol=2e-3)
-    visit.number("attention-layer", 99)
-    page.locator("#attention-show").click()
-    expect(page.locator("#attention-message [role=alert]")).to_contain_text("no layer 99: choose from 1 to 6 of tinyqa")
-
-    visit.open(TABS[2])
-    visit.run("compare-all")
-    result = asked(bundled, visit, methods=("all",))
-    lines = visit.page.locator("#methods-table tbody tr")
-    assert lines.count() == len(result.results) == len(known.METHODS)
-    alone = [view.answer for view in result["per_prompt"].views]
-    for line, told in zip(lines.all(), result.results, strict=True):
-        label, answer, tokens, mean, agreement, cost, rows, encoding = line.locator("th, td").all_text_contents()
-        assert label.startswith(known.METHODS[told.method].label)
-        assert (answer, int(tokens), int(rows)) == (told.answer, len(told.token_ids), len(told.views))
-        assert abs(float(mean) - np.mean(told.logprobs)) < 0.002
-        assert float(agreement) == pytest.approx(alone.count(told.answer) / len(alone))
-        prefix, first = (len(segment) for segment in result.prompt.segments[:2])
-        assert int(cost) == (prefix + 5 * first if told.method == "repeat" else result.prompt.suffix_start)
-        assert encoding == f"{told.mask['strategy']}, {told.mask['positions']}"
-    assert f"{len(known.METHODS)} chosen" in visit.text("methods-group")
-    clean(visit)
-
-
-def test_the_mask_up_close_redraws_counts_and_saves_what_is_on_the_page(visit: Visit) -> None:
     """A pair redraws the page once, also where its widget is open."""
+    visit = visitors(bundled_url)
     page = visit.page
-    meta = visit.plot("mask-plot", "layout.meta")
-    visit.open(TABS[6])
+    guernica = next(i for i, each in enumerate(EXAMPLES) if each["title"] == "Guernica")
+    visit.example(guernica, EXAMPLES[guernica]["question"])
+    before, length = visit.text("answer-flex"), visit.plot("mask-plot", "layout.meta.length")
+    visit.open("The mask up close")
     names = "() => window.gradio_config.dependencies.map(({id, api_name}) => [id, api_name])"
     redraws = {number for number, name in page.evaluate(names) if str(name).startswith("redraw")}
-    asked: list[int] = []
+    sent: list[int] = []
 
     def note(request: Request) -> None:
         if JOIN in request.url:
-            asked.append(json.loads(request.post_data)["fn_index"])
+            sent.append(json.loads(request.post_data)["fn_index"])
 
     page.on("request", note)
-    for opened in (False, True):
-        if opened:
-            visit.unfold("masking")
-        asked.clear()
-        page.locator("[data-pair='P2>P1']").click()
-        visit.done()
-        assert visit.value("mask-text") == ("segment" if opened else "segment+P2>P1")
-        assert len([number for number in asked if number in redraws]) == 1, asked
+    pair = page.locator("[data-pair='P3>P1']")
+    pair.click()
+    visit.done()
+    assert len([number for number in sent if number in redraws]) == 1, sent
+    result = asked(bundled, visit, mask="segment+P3>P1")
+    assert visit.text("answer-flex") == result["flex"].answer != before
+    mask = Mask.over("segment+P3>P1", result.prompt.segments, answers=len(result["flex"].token_ids))
+    visit.until("n => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === n", mask.tokens)
+    assert (visit.cells() == mask.cells()).all()
+    assert visit.value("mask-text") == "segment+P3>P1"
+    expect(pair).to_have_attribute("aria-pressed", "true")
+    expect(pair).to_be_focused()
+    assert pair.get_attribute("aria-label") == "P3 sees P1 (visible: opened by +P3>P1)"
+    visit.unfold("masking")
+    pair.focus()
+    sent.clear()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-pair='P3>P2']")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    visit.done()
+    assert visit.text("answer-flex") == before and visit.value("mask-text") == "segment"
+    assert len([number for number in sent if number in redraws]) == 1, sent
     page.remove_listener("request", note)
+    page.locator("#check").click()
+    expect(page.locator("#check")).to_have_text("proved ✓")
 
-    length, cells, right = meta["length"], visit.cells(), visit.cells("right")
+    cells, right = visit.cells(), visit.cells("right")
     cells, right = cells[:length, :length], right[:length, :length]
     told = {"kept": cells & right, "removed": ~cells & right, "added": cells & ~right}
     said = visit.text("difference-caption")
@@ -161,36 +107,6 @@ def test_the_mask_up_close_redraws_counts_and_saves_what_is_on_the_page(visit: V
         assert name.endswith(".png") and data.startswith(b"\x89PNG")
     visit.choose("left-scheme", "anchor · aligned · weights")
     expect(page.locator("#difference-caption")).to_contain_text("Left: anchor · aligned · weights")
-
-
-def test_a_pair_is_opened_and_the_answer_decoded_again(
-    visitors: Visitors, bundled_url: str, bundled: LanguageModel
-) -> None:
-    visit = visitors(bundled_url)
-    page = visit.page
-    guernica = next(i for i, each in enumerate(EXAMPLES) if each["title"] == "Guernica")
-    visit.example(guernica, EXAMPLES[guernica]["question"])
-    before = visit.text("answer-flex")
-    visit.open(TABS[6])
-    page.locator("[data-pair='P3>P1']").click()
-    visit.done()
-    result = asked(bundled, visit, mask="segment+P3>P1")
-    assert visit.text("answer-flex") == result["flex"].answer != before
-    mask = Mask.over("segment+P3>P1", result.prompt.segments, answers=len(result["flex"].token_ids))
-    visit.until("n => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === n", mask.tokens)
-    assert (visit.cells() == mask.cells()).all()
-    pair = page.locator("[data-pair='P3>P1']")
-    expect(pair).to_have_attribute("aria-pressed", "true")
-    expect(pair).to_be_focused()
-    assert pair.get_attribute("aria-label") == "P3 sees P1 (visible: opened by +P3>P1)"
-    page.keyboard.press("ArrowRight")
-    expect(page.locator("[data-pair='P3>P2']")).to_be_focused()
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("Enter")
-    visit.done()
-    assert visit.text("answer-flex") == before and visit.value("mask-text") == "segment"
-    page.locator("#check").click()
-    expect(page.locator("#check")).to_have_text("proved ✓")
 
     *most, last = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments") if name[0] == "P"]
     page.locator("#mask-text :is(textarea, input)").fill("segment" + "".join(f"-suffix>{name}" for name in most))
@@ -209,8 +125,7 @@ def test_a_link_opens_the_same_page_again(visitors: Visitors, bundled_url: str) 
     permissions = ("clipboard-read", "clipboard-write")
     visit = visitors(bundled_url, permissions=permissions)
     page = visit.page
-    visit.fill(question=f"{NASTY} Who?")
-    visit.fill(paraphrase_2="שלום עולם")
+    visit.fill(question=f"{NASTY} Who?", paraphrase_2="שלום עולם")
     visit.number("weight-1", 0.5)
     visit.unfold("masking")
     visit.choose("strategy", "Anchor")
@@ -234,7 +149,9 @@ def test_a_link_opens_the_same_page_again(visitors: Visitors, bundled_url: str) 
 # Files, program, proof
 
 
-def test_the_last_run_is_proved_saved_and_repeated(visitors: Visitors, bundled_url: str, tmp_path: Path) -> None:
+def test_the_last_run_is_proved_saved_and_repeated_and_a_results_file_asks_the_next(
+    visitors: Visitors, bundled_url: str, tmp_path: Path
+) -> None:
     visit = visitors(bundled_url, q=f"{NASTY} ../../etc/passwd", p=["Name it."], max_new_tokens=5)
     page = visit.page
     expect(page.locator("#check")).to_be_disabled()
@@ -273,15 +190,6 @@ def test_the_last_run_is_proved_saved_and_repeated(visitors: Visitors, bundled_u
         exec(compile(program, "program", "exec"), {"__name__": "program"})
     assert f"flex: {answer}" in said.getvalue()
 
-    # The next run is another, of which nothing is proved.
-    visit.fill(question="Name it?")
-    visit.run()
-    expect(page.locator("#check")).to_have_text("prove")
-    assert visit.text("proof") == "" and download(visit, "save-json")[0] == "flexdemo-name-it.json"
-    clean(visit)
-
-
-def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "my results.csv"
     rows = [
         row_of("1", "flex", "Lima", True), row_of("1", "causal", "Lima", True),
@@ -289,7 +197,6 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
         row_of("3", "flex", "Quito", False, paraphrases=()), row_of("3", "causal", "Quito", False, paraphrases=()),
     ]  # fmt: skip
     write_table(rows, path)
-    page = visit.page
     visit.unfold("results")
     page.locator("#results-file input[type=file]").set_input_files(path)
     table = page.locator("#results-summary table")
@@ -314,3 +221,7 @@ def test_a_results_file_is_summed_up_and_its_records_can_be_asked(visit: Visit, 
     page.keyboard.press("Enter")
     visit.done()
     assert page.title() == "flexdemo"
+    # It is another run, of which nothing is proved.
+    expect(page.locator("#check")).to_have_text("prove")
+    assert visit.text("proof") == "" and download(visit, "save-json")[0] == "flexdemo-question-2.json"
+    clean(visit)
