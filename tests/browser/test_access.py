@@ -153,6 +153,10 @@ def light_words(visit: Visit, name: str) -> None:
     assert not dim, dim
 
 
+def fits(visit: Visit, tab: str) -> None:
+    assert fits_sideways(visit), tab
+
+
 def motion_of_a_run(visit: Visit) -> float:
     """The longest of all that moves while a page runs and is pointed at, in ms."""
     watch = """() => {
@@ -216,14 +220,14 @@ def test_in_the_dark_axe_finds_nothing_serious_words_are_light_and_tab_reaches_a
     clean(visit)
 
 
-def test_on_a_phone_axe_finds_nothing_serious_and_reduced_motion_is_respected(
+def test_on_a_phone_axe_finds_nothing_serious_tabs_fit_and_reduced_motion_is_respected(
     visitors: Visitors, bundled_url: str
 ) -> None:
     visit = visitors(bundled_url, width=390, height=844, motion="reduce")
     assert max(background(visit)) > 200
     assert findings(visit) == []
     assert motion_of_a_run(visit) <= 1
-    axe_everywhere(visit)
+    axe_everywhere(visit, look=lambda tab: fits(visit, tab))
     visit.page.emulate_media(reduced_motion="no-preference")
     assert motion_of_a_run(visit) > 1, "what nobody asked to be spared is there"
     axe_at_an_error(visit)

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from browser_visit import COVERED, NASTY, Visit, Visitors, clean
 from playwright.sync_api import expect
+from test_schemes import LADDER
+from test_views import mask_of, prompt_of
 
 import flexdemo
 from flexdemo.answers.result import Result
 from flexdemo.engine.model import LanguageModel
+from flexdemo.plan import Scheme
 
 pytestmark = pytest.mark.browser
 
@@ -22,6 +25,7 @@ PARAPHRASES = (
     "taxi drivers in madagascar want to be paid in which currency? please tell me.",
     "HELLO, I HAVE A QUESTION: MADAGASCAR HAS WHAT KIND OF MONEYY? IT'S FOR SCHOOL, THANKS!",
 )
+RUNGS = ("standard", "+ segment mask", "+ aligned positions", "+ weights 1/N = fused")
 METHODS = ("flex", "per_prompt", "causal")
 # Notes every text of the status, so that a step that is passed quickly is seen too.
 STEPS = """() => {
@@ -47,7 +51,49 @@ def madagascar(visitors: Visitors, url: str, **more: Any) -> Visit:
     return visitors(url, q=QUESTION, p=PARAPHRASES, **more)
 
 
-def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
+def climb(visit: Visit, lm: LanguageModel) -> None:
+    """Each step of the ladder shows its answer over its mask, and tells what it changed."""
+    page, prompt = visit.page, prompt_of(lm, visit)
+    result = flexdemo.ask(lm, QUESTION, PARAPHRASES, methods=("flex",), schemes=LADDER)
+    answers = {each.method: each for each in result.answered}
+    before = None
+    for name, scheme in zip(RUNGS, LADDER, strict=True):
+        page.locator("#ladder label", has_text=name).click()
+        visit.until("name => document.querySelector('#ladder label.selected')?.textContent.trim() === name", name)
+        visit.done()
+        told = answers[scheme.name] if scheme != LADDER[-1] else result["flex"]
+        assert visit.text("answer-flex") == told.answer, name
+        seen, count = mask_of(prompt, scheme, len(told.token_ids)), len(told.token_ids)
+        visit.until(
+            "n => document.querySelector('#mask-plot .js-plotly-plot')._fullData[0].z.length === n", seen.tokens
+        )
+        assert (visit.cells() == seen.cells()).all() and count, name
+        now = mask_of(prompt, scheme)
+        if before is not None:
+            moved = now.difference(before)
+            told = [
+                f"{moved[kind]:,} cells {w}" for kind, w in (("removed", "close"), ("added", "open")) if moved[kind]
+            ]
+            assert (", ".join(told) or "the same cells are visible") in visit.text("step")
+        before = now
+    assert visit.value("left-scheme") == "as set: mask, positions, weights"
+
+
+def another_right_side(visit: Visit, lm: LanguageModel) -> None:
+    visit.choose("right-scheme", "late_fusion · sequential · raw")
+    visit.done()
+    scheme = Scheme("late_fusion", "sequential", weighted=False)
+    (right,) = flexdemo.ask(lm, QUESTION, PARAPHRASES, methods=("flex",), schemes=(scheme,)).sides
+    assert visit.text("answer-causal") == right.answer and visit.text("right-title") == "Late fusion"
+    assert (visit.cells("right") == mask_of(prompt_of(lm, visit), scheme, len(right.token_ids)).cells()).all()
+    status = visit.text("status")
+    visit.page.locator("#right-scheme input").focus()
+    visit.page.keyboard.press("Tab")
+    visit.settle()
+    assert visit.text("status") == status, "a menu that is left runs nothing"
+
+
+def test_run_a_step_of_the_ladder_and_a_side_show_the_engine_s_answers_and_a_weight_decodes_again(
     visitors: Visitors, bundled_url: str, bundled: LanguageModel
 ) -> None:
     visit = madagascar(visitors, bundled_url)
@@ -64,6 +110,7 @@ def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
     assert visit.text("share-1").startswith("0.714")
     page.locator("#equal-weights").click()
     visit.settle()
+    assert set(visit.weights()) == {"1"}
     page.evaluate(STEPS)
     visit.run()
     result = asked(bundled, visit)
@@ -87,6 +134,7 @@ def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
     assert re.fullmatch(r"Done: 7 rows, longest \d+ tokens, \d+\.\d\d s", steps[-1])
     assert page.locator("#status [role=status]").count() == 1, "only the end is announced"
 
+    climb(visit, bundled)
     for key, weight in (("End", 10), ("Home", 0)):  # without reading the prompt again
         page.evaluate(STEPS)
         move(key)
@@ -103,6 +151,7 @@ def test_run_shows_the_engine_s_answers_and_a_weight_decodes_again(
     assert not cells[starts[names.index("suffix")] :, hidden].any() and cells[hidden, hidden].any()
     assert visit.cells("right")[starts[names.index("suffix")] :, hidden].all(), "standard attention knows no weights"
 
+    another_right_side(visit, bundled)
     visit.fill(question=f"{QUESTION} please")
     before = page.evaluate("() => window.steps.length")
     move("End")
@@ -164,9 +213,6 @@ def test_rows_are_pasted_moved_removed_and_written_and_the_row_of_run_covers_non
         visit.settle()
         assert page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
         assert page.evaluate(COVERED) == [], width
-    page.locator("#equal-weights").click()
-    visit.settle()
-    assert set(visit.weights()) == {"1"}
 
 
 # What is typed
@@ -200,9 +246,9 @@ def test_typing_redraws_and_what_is_wrong_is_told_once(visit: Visit) -> None:
         expect(alert).to_have_count(1)
         expect(alert).to_contain_text(said)
         assert (visit.cells() == drawn).all() and visit.wordings() == texts
-        page.locator("#run").click()
-        visit.settle()
-        expect(alert).to_have_count(1)
+    page.locator("#run").click()
+    visit.settle()
+    expect(alert).to_have_count(1)
     mask("segment+P2>P1")
     expect(alert).to_have_count(0)
     assert (visit.cells() != drawn).any()

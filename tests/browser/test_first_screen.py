@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from browser_support import ROOT
 from browser_visit import Visit, Visitors, boxes, fits_sideways
-from hosting import served
 from playwright.sync_api import expect
 
 from flexdemo.engine.model import LanguageModel
+from flexdemo.page.page import build_demo
 
 pytestmark = pytest.mark.browser
 
@@ -111,9 +111,6 @@ def test_a_phone_shows_one_side_after_the_other_and_a_finger_scrolls_over_a_mask
     wider = "(names) => [...document.querySelectorAll(names)].filter(e => e.offsetWidth > e.parentElement.clientWidth)"
     names = "#masthead > *, #masthead span, .weight input[type=number]"  # no spinner of a phone's moves a number left
     assert visit.page.evaluate(f"({wider})('{names}').map(e => e.outerHTML)") == [], "what is cut off"
-    for tab in visit.page.get_by_role("tab").all_text_contents():
-        visit.open(tab)
-        assert fits_sideways(visit), tab
 
 
 def test_examples_fill_the_page_in_with_their_recording_and_one_of_smollm2_is_shown_as_it_was_made(
@@ -171,13 +168,23 @@ def test_examples_fill_the_page_in_with_their_recording_and_one_of_smollm2_is_sh
     assert visit.text("example-note") == "", "it tells of the example as it was"
 
 
-def test_a_program_that_warms_up_says_so_until_it_is_over(visitors: Visitors, lm: LanguageModel) -> None:
-    with served(lm, warming="Warming up <b>for</b> some minutes") as site:
-        visit = visitors(site.url)
-        line = visit.page.locator("#warming")
-        assert line.inner_text() == "Warming up <b>for</b> some minutes"
-        site.state.warming = lambda: "Warming up failed: planted"
-        expect(line).to_contain_text("planted")
-        site.state.warming = str
-        line.wait_for(state="detached")
-        assert not visit.problems
+def test_a_program_that_warms_up_says_so_until_it_is_over(
+    visitors: Visitors, bundled_url: str, lm: LanguageModel
+) -> None:
+    """Of the page only the line and its script are opened; in the end the server of the page has nothing to tell."""
+    line = next(
+        each.value
+        for each in build_demo(lm, warming="Warming up <b>for</b> some minutes").blocks.values()
+        if getattr(each, "elem_id", None) == "warming"
+    )
+    page = visitors.browser.new_page()
+    page.goto(f"{bundled_url}healthz")
+    page.route("**/healthz", lambda route: route.fulfill(json={"warming": "Warming up failed: <b>planted</b>"}))
+    page.set_content(f"<div id='warming'>{line}</div><button id='run'></button><button id='stop'></button>")
+    told = page.locator("#warming")
+    assert told.inner_text() == "Warming up <b>for</b> some minutes"
+    page.add_script_tag(path=ROOT / "assets" / "page.js")
+    expect(told).to_have_text("Warming up failed: <b>planted</b>")
+    page.unroute("**/healthz")
+    told.wait_for(state="detached")
+    page.close()

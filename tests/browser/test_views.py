@@ -1,4 +1,4 @@
-"""Ladder, side menus, the two masks and the tokens as one view, long prompts, checked against the engine's masks."""
+"""The two masks and the tokens as one view, checked against the engine's masks."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser_visit import PLOTS, Visit, Visitors, clean
+from browser_visit import PLOTS, Visit
 from playwright.sync_api import expect
-from test_asking import PARAPHRASES, QUESTION
 from test_schemes import LADDER, STANDARD
 
-import flexdemo
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import Mask
 from flexdemo.plan import Scheme
 from flexdemo.prompt import SegmentedPrompt, build_prompt
 
 pytestmark = pytest.mark.browser
-
-ROWS = "count => document.querySelector('#mask-plot .js-plotly-plot')?._fullData?.[0].z.length === count"
-STEPS = ("standard", "+ segment mask", "+ aligned positions", "+ weights 1/N = fused")
 
 
 def prompt_of(lm: LanguageModel, visit: Visit, **settings: Any) -> SegmentedPrompt:
@@ -36,50 +31,47 @@ def words(visit: Visit) -> list[str]:
     return visit.page.locator("#link-words p").all_text_contents()
 
 
-def test_each_step_of_the_ladder_shows_its_answer_over_its_mask(
-    visitors: Visitors, bundled_url: str, bundled: LanguageModel
-) -> None:
-    visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
-    page, prompt = visit.page, prompt_of(bundled, visit)
-    result = flexdemo.ask(bundled, QUESTION, PARAPHRASES, methods=("flex",), schemes=LADDER)
-    answers = {each.method: each for each in result.answered}
-    before = None
-    for name, scheme in zip(STEPS, LADDER, strict=True):
-        page.locator("#ladder label", has_text=name).click()
-        visit.until("name => document.querySelector('#ladder label.selected')?.textContent.trim() === name", name)
-        visit.done()
-        told = answers[scheme.name] if scheme != LADDER[-1] else result["flex"]
-        assert visit.text("answer-flex") == told.answer, name
-        seen, count = mask_of(prompt, scheme, len(told.token_ids)), len(told.token_ids)
-        visit.until(
-            "n => document.querySelector('#mask-plot .js-plotly-plot')._fullData[0].z.length === n", seen.tokens
-        )
-        assert (visit.cells() == seen.cells()).all() and count, name
-        now = mask_of(prompt, scheme)
-        if before is not None:
-            moved = now.difference(before)
-            told = [
-                f"{moved[kind]:,} cells {w}" for kind, w in (("removed", "close"), ("added", "open")) if moved[kind]
-            ]
-            assert (", ".join(told) or "the same cells are visible") in visit.text("step")
-        before = now
-    assert visit.value("left-scheme") == "as set: mask, positions, weights"
+def hover_zoom_and_outline(visit: Visit, left: Mask, right: Mask) -> None:
+    """They go over both masks, and leave them as they were."""
+    page = visit.page
+    page.mouse.move(*visit.point("left", 30, 7))
+    ring = page.locator("#mask-plot-right .ring")
+    ring.wait_for()
+    box = ring.bounding_box()
+    x, y = visit.point("right", 30, 7)
+    assert abs(box["x"] + box["width"] / 2 - x) < 3 and abs(box["y"] + box["height"] / 2 - y) < 3
+    lines = page.locator(".hovertext[role=tooltip]").inner_text().splitlines()
+    assert lines[0].startswith("query 30 ") and lines[1].split()[:2] == ["key", "7"]
+    cell = (np.array([30]), np.array([7]))
+    assert lines[2:] == [f"left: {left.told(*cell)[0, 0]}", f"right: {right.told(*cell)[0, 0]}"]
+    page.mouse.move(2, 2)
+    expect(ring).to_have_count(0)
 
-    visit.choose("right-scheme", "late_fusion · sequential · raw")
-    visit.done()
-    scheme = Scheme("late_fusion", "sequential", weighted=False)
-    (right,) = flexdemo.ask(bundled, QUESTION, PARAPHRASES, methods=("flex",), schemes=(scheme,)).sides
-    assert visit.text("answer-causal") == right.answer and visit.text("right-title") == "Late fusion"
-    assert (visit.cells("right") == mask_of(prompt, scheme, len(right.token_ids)).cells()).all()
-    status = visit.text("status")
-    visit.page.locator("#right-scheme input").focus()
-    visit.page.keyboard.press("Tab")
-    visit.settle()
-    assert visit.text("status") == status, "a menu that is left runs nothing"
-    clean(visit)
+    visit.drag("right", (9, 9), (25, 25))
+    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(name => {
+        const {range} = document.querySelector(`${name} .js-plotly-plot`).layout.xaxis;
+        return range[1] - range[0] < 30;
+    })""")
+    for axis in ("xaxis", "yaxis"):
+        ranges = [visit.plot(PLOTS[side], f"layout.{axis}.range") for side in PLOTS]
+        assert ranges[0] == pytest.approx(ranges[1]) and sorted(ranges[0]) == pytest.approx([9, 25], abs=1.5)
+    page.mouse.dblclick(*visit.point("left", 15, 15))
+    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(name => {
+        const {range} = document.querySelector(`${name} .js-plotly-plot`).layout.xaxis;
+        return range[1] - range[0] > 50;
+    })""")
+
+    page.locator("#link-outline").check()
+    only = "layout.shapes.filter(each => each.name === 'only').length"
+    pairs = (right.visible & ~left.visible)[..., 0]
+    lengths = np.array([segment.end - segment.start for segment in left.segments])
+    assert visit.plot("mask-plot-right", only) == (pairs & np.outer(lengths, lengths).astype(bool)).sum() > 0
+    assert visit.plot("mask-plot", only) == 0, "standard attention sees all that the other sees"
+    page.locator("#link-outline").uncheck()
+    assert visit.plot("mask-plot-right", only) == 0
 
 
-def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
+def test_hover_zoom_a_token_a_segment_and_a_cell_go_over_both_masks_with_the_rule_in_words(
     visit: Visit, bundled: LanguageModel
 ) -> None:
     page, prompt = visit.page, prompt_of(bundled, visit)
@@ -88,6 +80,7 @@ def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
     masks = [mask_of(prompt, scheme, count) for scheme in schemes]
     places = np.arange(masks[0].tokens)
     owners = [segment.name for segment in masks[0].segments for _ in range(segment.end - segment.start)]
+    hover_zoom_and_outline(visit, *masks)
     shape = "layout.shapes.filter(each => each.name === 'pick').length"
 
     token = masks[0].segments[3].start + 2
@@ -149,44 +142,3 @@ def test_a_token_a_segment_and_a_cell_light_both_masks_with_the_rule_in_words(
     visit.run()
     expect(stale).to_have_count(0)
     assert len(visit.cells()) > length
-
-
-def test_zoom_hover_and_outline_go_over_both_masks(visit: Visit, bundled: LanguageModel) -> None:
-    page, prompt = visit.page, prompt_of(bundled, visit)
-    count = len(visit.plot("mask-plot", "layout.meta.answer"))
-    left, right = (mask_of(prompt, scheme, count) for scheme in (LADDER[-1], STANDARD))
-    page.mouse.move(*visit.point("left", 30, 7))
-    ring = page.locator("#mask-plot-right .ring")
-    ring.wait_for()
-    box = ring.bounding_box()
-    x, y = visit.point("right", 30, 7)
-    assert abs(box["x"] + box["width"] / 2 - x) < 3 and abs(box["y"] + box["height"] / 2 - y) < 3
-    lines = page.locator(".hovertext[role=tooltip]").inner_text().splitlines()
-    assert lines[0].startswith("query 30 ") and lines[1].split()[:2] == ["key", "7"]
-    cell = (np.array([30]), np.array([7]))
-    assert lines[2:] == [f"left: {left.told(*cell)[0, 0]}", f"right: {right.told(*cell)[0, 0]}"]
-    page.mouse.move(2, 2)
-    expect(ring).to_have_count(0)
-
-    visit.drag("right", (9, 9), (25, 25))
-    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(name => {
-        const {range} = document.querySelector(`${name} .js-plotly-plot`).layout.xaxis;
-        return range[1] - range[0] < 30;
-    })""")
-    for axis in ("xaxis", "yaxis"):
-        ranges = [visit.plot(PLOTS[side], f"layout.{axis}.range") for side in PLOTS]
-        assert ranges[0] == pytest.approx(ranges[1]) and sorted(ranges[0]) == pytest.approx([9, 25], abs=1.5)
-    page.mouse.dblclick(*visit.point("left", 15, 15))
-    visit.until("""() => ['#mask-plot', '#mask-plot-right'].every(name => {
-        const {range} = document.querySelector(`${name} .js-plotly-plot`).layout.xaxis;
-        return range[1] - range[0] > 50;
-    })""")
-
-    page.locator("#link-outline").check()
-    only = "layout.shapes.filter(each => each.name === 'only').length"
-    pairs = (right.visible & ~left.visible)[..., 0]
-    lengths = np.array([segment.end - segment.start for segment in left.segments])
-    assert visit.plot("mask-plot-right", only) == (pairs & np.outer(lengths, lengths).astype(bool)).sum() > 0
-    assert visit.plot("mask-plot", only) == 0, "standard attention sees all that the other sees"
-    page.locator("#link-outline").uncheck()
-    assert visit.plot("mask-plot-right", only) == 0
