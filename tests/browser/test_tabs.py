@@ -93,10 +93,8 @@ def test_each_tab_shows_the_engine_s_numbers_of_the_last_run(
     visit = visitors(bundled_url, q=QUESTION, p=PARAPHRASES)
     page = visit.page
     assert page.get_by_role("tab").all_text_contents() == list(TABS)
-    for tab in TABS[:-1]:
-        visit.open(tab)
-        expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("Press Run to see it.")
     visit.open(HEADS)
+    expect(page.get_by_role("tabpanel").filter(visible=True)).to_contain_text("Press Run to see it.")
     visit.run()  # with the tab open, which then does its work
     result = asked(bundled, visit, candidates=5)
     attribution = explain(bundled, result).attribution

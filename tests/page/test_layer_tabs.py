@@ -178,8 +178,9 @@ def test_what_another_model_made_is_refused_and_asked_again(visitor: Visitor, na
 def test_nothing_is_done_without_a_run(page: Built) -> None:
     newcomer = page.visitor()
     assert newcomer.values["last"] is None
-    for name in ("merge", "heads"):
+    for name in ("gave", "candidates", "methods-tab", "merge", "heads", "head"):
         assert opened(newcomer, name) == [] and newcomer.values["tab"] == name
+        assert newcomer.values[f"{name}_note"].endswith("<p>Press Run to see it.</p>")
     assert newcomer.do("wording") == [] and newcomer.do("token") == [{}]
 
 
