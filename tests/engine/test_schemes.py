@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import PARAPHRASES, QUESTION
+from shared import PARAPHRASES, QUESTION
 
 import flexdemo
 from flexdemo.answers.ask import stream
