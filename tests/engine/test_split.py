@@ -11,7 +11,8 @@ from typing import Any
 import models
 import pytest
 import torch
-from test_evaluate import TWO, finished, needs_gloo, run, without_seconds, write_data
+from forked import launched_twice
+from test_evaluate import needs_two, without_seconds, write_data
 
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
@@ -37,29 +38,27 @@ RECORDS = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("split")
-    for kind in ("llama", "qwen2_moe", "gpt2"):
-        models.random_model(kind).save_pretrained(folder / kind)
-        models.tokenizer().save_pretrained(folder / kind)
+    models.random_model("qwen2_moe", num_hidden_layers=2).save_pretrained(folder / "model")
+    models.tokenizer().save_pretrained(folder / "model")
     return write_data(folder / "data.jsonl", RECORDS)
 
 
-def evaluated(data: Path, kind: str, output: Path, *more: str) -> tuple[Any, ...]:
-    return ("evaluate", data, "--model", data.with_name(kind), *OPTIONS, "--output", output, *more)
+def evaluated(data: Path, output: Path, *more: str) -> tuple[Any, ...]:
+    return ("evaluate", data, "--model", data.with_name("model"), *OPTIONS, "--output", output, *more)
 
 
-def alone(data: Path, kind: str, output: Path) -> list[dict[str, Any]]:
-    assert cli.main([str(each) for each in evaluated(data, kind, output)]) == 0
+def alone(data: Path, output: Path) -> list[dict[str, Any]]:
+    assert cli.main([str(each) for each in evaluated(data, output)]) == 0
     return without_seconds(read_table(output))
 
 
-@needs_gloo
+@needs_two
 def test_half_a_model_each_writes_what_one_process_writes(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a run by one process was cut: two go on, write the paraphrases that were not there yet as well."""
-    kind = "qwen2_moe"
     one, two, batches = tmp_path / "one.jsonl", tmp_path / "two.jsonl", []
-    want = alone(data, kind, one)
+    want = alone(data, one)
 
     def cut(*args: Any, **options: Any) -> Any:
         batches.append(1)
@@ -69,14 +68,13 @@ def test_half_a_model_each_writes_what_one_process_writes(
 
     with monkeypatch.context() as patch:
         patch.setattr("flexdemo.data.evaluate.answer", cut)
-        assert cli.main([str(each) for each in evaluated(data, kind, two)]) == 2
+        assert cli.main([str(each) for each in evaluated(data, two)]) == 2
     partial = two.with_name(f"{two.name}.partial-0.jsonl").read_text(encoding="utf-8")
     assert partial.count("\n") > 1, "a batch was kept"
     paraphrases = [tmp_path / f"{name}.jsonl.paraphrases.jsonl" for name in ("one", "two")]
     paraphrases[1].unlink()
-    told = json.loads(
-        finished(run(*evaluated(data, kind, two, "--tensor-parallel", "--resume", "--json"), launcher=TWO))
-    )
+    resumed = evaluated(data, two, "--tensor-parallel", "--resume", "--json")
+    told = json.loads(launched_twice(*resumed, folder=tmp_path))
     assert told["settings"]["records"] == len(RECORDS), "one process tells"
     assert without_seconds(read_table(two)) == want and len(want) > len(RECORDS) * 8
     assert paraphrases[0].read_bytes() == paraphrases[1].read_bytes()

@@ -1,0 +1,67 @@
+"""A command in a process forked from this one, which has imported already what takes a new one seconds. No tests here.
+
+What a process imports when it starts, and how, is seen where `python -m flexdemo` itself is started.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from flexdemo.cli import main as cli
+
+
+class Forked:
+    """A command of flexdemo's at work, with what of subprocess.Popen is needed."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        given = tuple(map(str, arguments))
+        self._process = multiprocessing.get_context("fork").Process(target=_quietly, args=given)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
+
+
+def _quietly(*arguments: str) -> None:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        sys.exit(cli.main(arguments))
+
+
+def launched_twice(*arguments: str | Path, folder: Path) -> str:
+    """A command of flexdemo's in two processes that torchrun's agent starts: what they print."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+        monitor_interval=0.1, start_method="fork",
+    )  # fmt: skip
+    before = {each: signal.getsignal(each) for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}}
+    try:
+        ended = elastic_launch(config, _one_of_two)(folder, *map(str, arguments))
+    finally:
+        for each, handler in before.items():
+            if signal.getsignal(each) is not handler:
+                signal.signal(each, handler)  # the agent has set its own, and leaves it
+    out, err = ([(folder / f"{kind}-{rank}").read_text() for rank in range(2)] for kind in ("out", "err"))
+    assert ended == {0: 0, 1: 0}, err
+    return "".join(out)
+
+
+def _one_of_two(folder: Path, *arguments: str) -> int:
+    rank = os.environ["RANK"]
+    with (
+        open(folder / f"out-{rank}", "w") as out, redirect_stdout(out),
+        open(folder / f"err-{rank}", "w") as err, redirect_stderr(err),
+    ):  # fmt: skip
+        return cli.main(arguments)
