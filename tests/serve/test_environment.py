@@ -261,9 +261,25 @@ def hub() -> Iterator[str]:
 
 
 def test_what_the_hub_refuses_says_what_to_do(tmp_path: Path) -> None:
+    """The libraries read where the Hub is when they are imported: in a process of its own, but without a page."""
+    program = """
+import sys
+from flexdemo.engine.loading import load_model
+from flexdemo.errors import InputError
+for model in sys.argv[1:]:
+    try:
+        load_model(model)
+    except InputError as error:
+        print(error)
+"""
     with hub() as endpoint:
-        told = lines(started(*HUB, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0"), len(HUB))
-    for line, (_, _, said) in zip(told, HUB.values(), strict=True):
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, *HUB], cwd=app.ROOT, capture_output=True, encoding="utf-8", timeout=120,
+            env=environment,
+        )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    for line, (_, _, said) in zip(done.stdout.splitlines(), HUB.values(), strict=True):
         assert said in line
 
 
