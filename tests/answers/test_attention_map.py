@@ -18,10 +18,10 @@ from flexdemo.errors import InputError
 A, OTHERS = "What is the capital of Peru?", ["Name it.", "Which city is Peru's capital?"]
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flex-eager", "flex"])
+@pytest.mark.parametrize("backend", ["sdpa", "flex-eager"])
 @pytest.mark.parametrize("strategy", ["segment", "late_fusion", "bidirectional"])
 def test_every_layer_and_head_is_the_oracles(
-    prepared: Callable[..., LanguageModel], plain: Any, backend: str, strategy: str, compiler: str
+    prepared: Callable[..., LanguageModel], plain: Any, backend: str, strategy: str
 ) -> None:
     lm = prepared("llama", backend)
     result = ask(lm, A, OTHERS, mask=strategy, weights=[1, 0, 2], max_new_tokens=1)

@@ -17,7 +17,7 @@ from transformers.masking_utils import eager_mask
 from flexdemo.answers.ask import ask
 from flexdemo.answers.explain import attribute
 from flexdemo.cli import main as cli
-from flexdemo.engine import decode
+from flexdemo.engine import decode, flex
 from flexdemo.engine.model import LanguageModel
 from flexdemo.engine.recorders import ApeRows, Scoring, attention_probabilities
 from flexdemo.errors import BackendError, InputError
@@ -123,7 +123,10 @@ def test_attribution_uses_the_attention_that_ran(lm: LanguageModel) -> None:
     np.testing.assert_allclose(found.mean_mass, view.segment_mass, atol=1e-5)
 
 
-def test_compiled_flex_on_the_cpu_says_what_it_lacks(prepared: Callable[..., LanguageModel]) -> None:
+def test_compiled_flex_on_the_cpu_says_what_it_lacks(
+    prepared: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex, "_run_compiled", flex._run_as_it_is)  # for the prompt, which it can read
     with pytest.raises(BackendError, match=r"log-sum-exp.*sdpa or flex-eager"):
         ask(prepared("llama", "flex"), A, OTHERS, ape_temperature=T, max_new_tokens=2)
 
