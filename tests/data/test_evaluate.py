@@ -21,12 +21,12 @@ import models
 import pandas
 import pytest
 import torch
-from forked import Forked, launched_twice
+from forked import Forked
 
 from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
 from flexdemo.cli import main as cli
-from flexdemo.data import evaluate, journal
+from flexdemo.data import evaluate
 from flexdemo.data.evaluate import Settings, answer, prepare_questions, rewrite, settings_dict, shorten
 from flexdemo.data.journal import Journal
 from flexdemo.data.records import Record, read_records
@@ -43,9 +43,10 @@ RECORDS = [
     Record("d", "What?", ("this",), ("What is this thing called, and who was the first to see it?",)),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-needs_two = pytest.mark.skipif(
-    not (hasattr(os, "fork") and torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="nothing forks here, or torch has no gloo: two processes on a CPU cannot talk",
+TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="torch has no gloo here: two processes on a CPU cannot talk",
 )
 
 
@@ -189,10 +190,10 @@ def test_written_paraphrases_do_not_depend_on_the_batch() -> None:
     assert rewrite(lm, bare, 3, seed=6) != together[:3]
 
 
-def run(*arguments: str | Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "flexdemo", *map(str, arguments)]
+def run(*arguments: str | Path, launcher: Sequence[str] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-m", *launcher, "flexdemo", *map(str, arguments)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -246,20 +247,17 @@ def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[di
     assert not list(tmp_path.glob("*.partial-*"))
 
 
-@needs_two
-def test_two_processes_equal_one(
-    data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output, parts = tmp_path / "two.parquet", tmp_path / "parts"
-
-    def finish(output: Path, *args: Any, **options: Any) -> None:
-        parts.write_text(f"{sorted(path.name for path in tmp_path.glob('two.parquet.partial-*'))}")
-        journal.finish(output, *args, **options)
-
-    monkeypatch.setattr("flexdemo.data.workers.finish", finish)
-    said = launched_twice("evaluate", data, "--method", "all", "--output", output, *OPTIONS, folder=tmp_path)
-    assert said.count("wrote") == 1
-    assert parts.read_text() == "['two.parquet.partial-0.jsonl', 'two.parquet.partial-1.jsonl']", "both had some"
+@needs_gloo
+def test_two_processes_equal_one(data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
+    """As docs/data.md starts them."""
+    output, shared = tmp_path / "two.parquet", False
+    process = run("evaluate", data, "--method", "all", "--output", output, *OPTIONS, launcher=TWO)
+    while process.poll() is None:
+        shared |= (tmp_path / "two.parquet.partial-1.jsonl").exists()  # what the second one has done
+        time.sleep(0.02)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.count("wrote") == 1 and shared
     assert without_seconds(read_table(output)) == uninterrupted
     assert not list(tmp_path.glob("*.partial-*"))
 

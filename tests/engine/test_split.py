@@ -12,7 +12,7 @@ import models
 import pytest
 import torch
 from forked import launched_twice
-from test_evaluate import needs_two, without_seconds, write_data
+from test_evaluate import needs_gloo, without_seconds, write_data
 
 from flexdemo.answers.ask import ask
 from flexdemo.cli import main as cli
@@ -52,7 +52,7 @@ def alone(data: Path, output: Path) -> list[dict[str, Any]]:
     return without_seconds(read_table(output))
 
 
-@needs_two
+@needs_gloo
 def test_half_a_model_each_writes_what_one_process_writes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
