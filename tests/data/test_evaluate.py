@@ -230,7 +230,7 @@ def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[di
     """Killed hard, also while it paraphrases; what resumes must end with the same table."""
     output, made = tmp_path / "cut.feather", random.Random(3)
     arguments = ("evaluate", data, "--method", "all", "--output", output, *OPTIONS, "--resume")
-    for begin in (run, lambda *given: Forked(lambda: cli.main([*map(str, given)]), tmp_path)):
+    for begin in (run, Forked):
         process = begin(*arguments)
         partials = [tmp_path / f"cut.feather{kind}.partial-0.jsonl" for kind in ("", ".paraphrases.jsonl")]
         before = sum(path.stat().st_size for path in partials if path.exists())
@@ -241,7 +241,7 @@ def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[di
                 break
             time.sleep(0.02)
         process.kill()
-        process.communicate()
+        process.wait()
     assert cli.main([*map(str, arguments)]) == 0
     assert without_seconds(read_table(output)) == uninterrupted
     assert not list(tmp_path.glob("*.partial-*"))

@@ -17,7 +17,6 @@ from typing import Any
 
 import browser_support
 import pytest
-from forked import Forked
 from gradio_client import Client
 from hosting import QUESTION, Served, served, until
 
@@ -170,30 +169,15 @@ def test_a_root_path_reaches_the_page_whether_or_not_the_proxy_strips_it(lm: Lan
 
 
 @contextmanager
-def process(
-    folder: Path | None = None, *arguments: str, code: str = "", **environment: str
-) -> Iterator[tuple[subprocess.Popen | Forked, str]]:
-    """app.py in a process of its own, after `code` ran in it; yields it and its address once it answers.
-
-    With a folder the process is forked from this one, and what it says is kept there.
-    """
+def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """app.py in a process of its own, after `code` ran in it; yields it and its address once it answers."""
     port = browser_support.free_port()
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_SERVER_PORT": str(port), **environment}
-    running: subprocess.Popen | Forked
-    if folder is None:
-        command = [sys.executable, "-c", f"import sys\n{code}\nimport app\nsys.exit(app.main(sys.argv[1:]))"]
-        running = subprocess.Popen(
-            [*command, *arguments], cwd=app.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, **environment}, encoding="utf-8",
-        )  # fmt: skip
-    else:
-
-        def work() -> int:
-            os.environ.update(environment)
-            exec(code, {})
-            return app.main(arguments)
-
-        running = Forked(work, folder)
+    command = [sys.executable, "-c", f"import sys\n{code}\nimport app\nsys.exit(app.main(sys.argv[1:]))"]
+    running = subprocess.Popen(
+        [*command, *arguments], cwd=app.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, **environment}, encoding="utf-8",
+    )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"
     try:
         until(lambda: running.poll() is not None or browser_support.answers(f"{url}healthz"), 120)
@@ -219,7 +203,7 @@ decode.stop_reason = lambda lm, prompt, token_ids, limit: "length" if len(token_
 )
 
 
-def stopped(running: subprocess.Popen | Forked) -> tuple[int, str, list[dict]]:
+def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
     """Exit status, standard output and the log of a process that is asked to stop."""
     running.send_signal(signal.SIGTERM)
     out, err = running.communicate(timeout=60)
@@ -230,7 +214,7 @@ def stopped(running: subprocess.Popen | Forked) -> tuple[int, str, list[dict]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 def test_sigterm_lets_a_running_answer_end_on_a_space() -> None:
     """As a Space on the CPU starts it: the address in the environment, the Space's own variables."""
-    with process(None, "--grace", "30", code=SLOW, GRADIO_SERVER_NAME="0.0.0.0", **SPACE) as (running, url):
+    with process("--grace", "30", code=SLOW, GRADIO_SERVER_NAME="0.0.0.0", **SPACE) as (running, url):
         client = Client(url, verbose=False)
         job = client.submit(question=QUESTION, max_new_tokens=20, api_name="/generate")
         until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
@@ -242,8 +226,8 @@ def test_sigterm_lets_a_running_answer_end_on_a_space() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-def test_sigterm_cuts_what_takes_longer_and_says_so(tmp_path: Path) -> None:
-    with process(tmp_path, "--grace", "1", code=ENDLESS) as (running, url):
+def test_sigterm_cuts_what_takes_longer_and_says_so() -> None:
+    with process("--grace", "1", code=ENDLESS) as (running, url):
         client = Client(url, verbose=False)
         jobs = [client.submit(question=QUESTION, max_new_tokens=200, api_name="/generate") for _ in range(2)]
         until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))

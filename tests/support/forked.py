@@ -1,4 +1,4 @@
-"""Processes forked from this one, which has imported already what takes a new one seconds. No tests here.
+"""A command in a process forked from this one, which has imported already what takes a new one seconds. No tests here.
 
 What a process imports when it starts, and how, is seen where `python -m flexdemo` itself is started.
 """
@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -17,27 +16,12 @@ from flexdemo.cli import main as cli
 
 
 class Forked:
-    """A process that does this work and ends with the status that it gives, with what of subprocess.Popen is needed.
+    """A command of flexdemo's at work, with what of subprocess.Popen is needed."""
 
-    What it says is kept in `folder`.
-    """
-
-    def __init__(self, work: Callable[[], int], folder: Path) -> None:
-        self._said = [folder / name for name in ("stdout", "stderr")]
-
-        def apart() -> None:
-            for number, path in enumerate(self._said, 1):
-                said = path.open("w", buffering=1, encoding="utf-8")
-                os.dup2(said.fileno(), number)
-                setattr(sys, path.name, said)
-            sys.exit(work())
-
-        self._process = multiprocessing.get_context("fork").Process(target=apart)
+    def __init__(self, *arguments: str | Path) -> None:
+        given = tuple(map(str, arguments))
+        self._process = multiprocessing.get_context("fork").Process(target=_quietly, args=given)
         self._process.start()
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -45,14 +29,13 @@ class Forked:
     def kill(self) -> None:
         self._process.kill()
 
-    def send_signal(self, number: int) -> None:
-        os.kill(self._process.pid, number)
+    def wait(self) -> None:
+        self._process.join()
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        self._process.join(timeout)
-        assert self._process.exitcode is not None, "it goes on"
-        out, err = (path.read_text(encoding="utf-8") for path in self._said)
-        return out, err
+
+def _quietly(*arguments: str) -> None:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        sys.exit(cli.main(arguments))
 
 
 def launched_twice(*arguments: str | Path, folder: Path) -> str:
