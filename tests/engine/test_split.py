@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,7 @@ def alone(data: Path, output: Path) -> list[dict[str, Any]]:
 
 
 @needs_gloo
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here")
 def test_half_a_model_each_writes_what_one_process_writes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,41 +1,16 @@
-"""A command in a process forked from this one, which has imported already what takes a new one seconds. No tests here.
+"""A command in two processes forked from this one, which has imported what takes a new one seconds. No tests here.
 
-What a process imports when it starts, and how, is seen where `python -m flexdemo` itself is started.
+What torchrun itself starts is seen where it starts `python -m flexdemo evaluate`.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from flexdemo.cli import main as cli
-
-
-class Forked:
-    """A command of flexdemo's at work, with what of subprocess.Popen is needed."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        given = tuple(map(str, arguments))
-        self._process = multiprocessing.get_context("fork").Process(target=_quietly, args=given)
-        self._process.start()
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def wait(self) -> None:
-        self._process.join()
-
-
-def _quietly(*arguments: str) -> None:
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        sys.exit(cli.main(arguments))
 
 
 def launched_twice(*arguments: str | Path, folder: Path) -> str:
