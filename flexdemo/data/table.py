@@ -152,12 +152,25 @@ def _cell(value: Any) -> str:
 
 
 def _read_csv(data: bytes) -> pyarrow.Table:
-    """Also of a file that a spreadsheet has saved: there a separator may be a semicolon, true TRUE and 0.5 0,5."""
+    """Also of a file that a spreadsheet has saved: then semicolons may separate, true be TRUE and 0.5 be 0,5."""
     import pandas
 
-    separator = ";" if b";" in data.split(b"\n", 1)[0] else ","
+    header = [*data.decode("utf-8-sig").splitlines(), ""][0]
+    titles = {each: next(csv.reader([header], delimiter=each), []) for each in (",", ";", "\t")}
+    separator = next((each for each, found in titles.items() if {*SCHEMA.names} <= {*found}), ",")
     cells = pandas.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding="utf-8-sig", sep=separator)
-    columns = {field.name: [_value(cell, field.type) for cell in cells[field.name]] for field in SCHEMA}
+    cells = cells[cells.ne("").any(axis=1)]  # a spreadsheet leaves empty rows at the end
+    columns: dict[str, list[Any]] = {}
+    for field in SCHEMA:
+        if field.name not in cells:
+            raise ValueError(f"no column {field.name!r}")
+        column = columns[field.name] = []
+        for row, cell in enumerate(cells[field.name], 1):
+            try:
+                decimal = separator != "," and field.type == KINDS[float]
+                column.append(_value(cell.replace(",", ".") if decimal else cell, field.type))
+            except ValueError as error:
+                raise ValueError(f"row {row}, column {field.name!r}: {cell!r} is no {field.type}") from error
     return pyarrow.Table.from_pydict(columns, schema=SCHEMA)
 
 
@@ -165,9 +178,12 @@ def _value(cell: str, kind: pyarrow.DataType) -> Any:
     """What a cell of CSV holds: texts are texts, other cells JSON, an empty one null."""
     if kind == KINDS[str]:
         return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-    if kind == KINDS[float]:
-        cell = cell.replace(",", ".")
-    return json.loads(cell.lower() if kind == KINDS[bool] else cell) if cell else None
+    if kind == KINDS[bool]:
+        cell = cell.lower()
+    value = json.loads(cell) if cell else None
+    if value is not None and kind == KINDS[int] and value != int(value):  # 1.200 may be a thousand and two hundred
+        raise ValueError(cell)
+    return value
 
 
 WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {

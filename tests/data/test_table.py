@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,11 @@ def test_no_csv_cell_is_a_formula(tmp_path: Path) -> None:
 
 
 def test_csv_that_a_spreadsheet_has_saved_comes_back(tmp_path: Path) -> None:
-    rows = [replace(ROW, question="Who; when, and why?", token_f1=0.25, exact_match=True, contains=False)]
+    rows = [
+        replace(
+            ROW, question="Who; when, and why?", generation=" Lima", token_f1=0.25, exact_match=True, contains=False
+        )
+    ]
     write_table(rows, tmp_path / "x.csv")
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
@@ -134,6 +139,28 @@ def test_csv_that_a_spreadsheet_has_saved_comes_back(tmp_path: Path) -> None:
         csv.writer(file, delimiter=";").writerows([header, saved])
     assert "TRUE" in saved and "0,25" in saved
     assert to_rows(read_table(tmp_path / "y.csv")) == rows
+    text = (tmp_path / "y.csv").read_text(encoding="utf-8-sig")
+    for name, changed in (("cr", text.replace("\n", "\r")), ("rows", f"{text}{';' * (len(header) - 1)}\n")):
+        (tmp_path / f"{name}.csv").write_bytes(changed.encode())
+        assert to_rows(read_table(tmp_path / f"{name}.csv")) == rows
+    (tmp_path / "tab.csv").write_text(text.replace(";", "\t"))  # of the question as well, which is quoted
+    assert to_rows(read_table(tmp_path / "tab.csv"))[0].token_f1 == 0.25
+    for old, new, said in (
+        ("TRUE", "WAHR", "row 1, column 'exact_match': 'WAHR' is no bool"),
+        (";2;TRUE", ";1.200;TRUE", "row 1, column 'tokens': '1.200' is no int64"),
+    ):
+        assert old in text
+        (tmp_path / "bad.csv").write_text(text.replace(old, new, 1))
+        with pytest.raises(InputError, match=re.escape(said)):
+            read_table(tmp_path / "bad.csv")
+
+
+def test_a_column_of_ones_own_with_a_semicolon_in_its_name_separates_nothing(tmp_path: Path) -> None:
+    row = replace(ROW, generation=" Lima")
+    write_table([row], tmp_path / "x.csv")
+    header, line = (tmp_path / "x.csv").read_text().splitlines()
+    (tmp_path / "x.csv").write_text(f'{header},"note; mine"\n{line},seen\n')
+    assert to_rows(read_table(tmp_path / "x.csv")) == [row]
 
 
 def test_long_cells_of_csv_come_back(tmp_path: Path) -> None:
