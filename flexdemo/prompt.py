@@ -166,7 +166,8 @@ def normalise_weights(weights: Sequence[float] | str | None, n: int) -> tuple[fl
         return (1.0,) * n
     if len(weights) != n:
         raise InputError(
-            f"{len(weights)} weights for {n} wordings: give one weight for the question and one for each paraphrase"
+            f"{len(weights)} weights for {n} wording{'' if n == 1 else 's'}: give one weight for the question and "
+            "one for each paraphrase"
         )
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise InputError("weights must be finite numbers, 0 or more")

@@ -181,7 +181,7 @@ def gave_figure(
         yaxis_domain=[1 - HEIGHT / height, 1],
         xaxis_domain=[0.0, 0.58],
         xaxis2=other.layout.xaxis.update(anchor="y2", domain=[0.64, 1.0]),
-        yaxis2=other.layout.yaxis.update(anchor="x2"),
+        yaxis2=other.layout.yaxis.update(anchor="x2", domain=[1 - ROW * len(effects) / (height - MARGIN), 1]),
         shapes=[shape.update(xref="x2", yref="y2") for shape in other.layout.shapes],
         annotations=[note.update(xref="x2 domain", yref="y2") for note in other.layout.annotations],
     )

@@ -83,7 +83,8 @@ class Events:
         try:
             return changes | draw(lm, limits, state, drawn, prompt)
         except InputError as error:
-            return changes | {"message": alert_html(str(error)), "budget": rows.budget_of(lm, limits, state)}
+            said = alert_html(str(error), refused=True)
+            return changes | {"message": said, "budget": rows.budget_of(lm, limits, state)}
 
     def loaded(self, state: PageState, *, is_example: bool = False) -> Changes:
         """A page as a link or an example fills it in."""
@@ -102,12 +103,15 @@ class Events:
     # Events
 
     def redraw(self, values: Values, visit: Visit) -> Changes:
-        state, drawn = PageState.of(values), values["drawn"]
-        last: LastRun | None = values["last"]
-        changes = self.redrawn(state, drawn, shown_examples.prompt_shown(last, state, drawn))
+        try:
+            state = PageState.of(values)
+        except InputError as error:
+            return {"message": alert_html(str(error), refused=True)}
+        drawn, last = values["drawn"], values["last"]
         if last is not None and last.state == state and state.weights_from == "confidence":  # the run has found them
-            changes |= rows.shares_of(state, last.result.prompt.weights, self.page.room)
-        return changes
+            prompt = last.result.prompt
+            return self.redrawn(state, drawn, prompt) | rows.shares_of(state, prompt.weights, self.page.room)
+        return self.redrawn(state, drawn, shown_examples.prompt_shown(last, state, drawn))
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
@@ -115,7 +119,7 @@ class Events:
             picked = self.picked(values) if values["example"][0] != values["filled"] else None
             state = picked[1] if picked else PageState.of(values)
         except InputError as error:
-            yield {"message": alert_html(str(error)), "status": status_html("ready", "Not run")}
+            yield {"message": alert_html(str(error), refused=True), "status": status_html("ready", "Not run")}
             return
         if said := shown_examples.asked_anew(values["last"], self.page.models.of(state.model)):
             yield {"anew": (values["anew"][0] + 1, said)}
@@ -127,9 +131,13 @@ class Events:
         return self.redrawn(PageState.of(values), values["drawn"]) | {"note": values["anew"][1]}
 
     def rerun(self, values: Values, visit: Visit) -> Iterator[Changes]:
-        """Run again what this visitor's last run has read; nothing if the prompt is another by now."""
-        state = PageState.of(values)
-        if run.only_decodes(state, self.page.compose(state), self.page.readings.of(visit.session, state.model)):
+        """Run again what this visitor's last run, or this model's recording, has read; nothing if the prompt is another
+        by now."""
+        state, last = PageState.of(values), values["last"]
+        prompt, lm = self.page.compose(state), self.page.models.of(state.model)
+        recorded = last and last.recorded and not shown_examples.asked_anew(last, lm)
+        known = recorded and last.result.prompt.token_ids == prompt.token_ids and state.weights_from == "mine"
+        if known or run.only_decodes(state, prompt, self.page.readings.of(visit.session, state.model)):
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:

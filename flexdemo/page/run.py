@@ -108,7 +108,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         yield {"status": status_html("ready", "Stopped"), "message": alert_html(str(error))}
     except InputError as error:
         note(outcome="refused", message=str(error))
-        yield {"status": status_html("ready", "Not run"), "message": alert_html(str(error))}
+        yield {"status": status_html("ready", "Not run"), "message": alert_html(str(error), refused=True)}
     finally:
         if result is not None:
             note_result(result)

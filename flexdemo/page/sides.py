@@ -49,10 +49,10 @@ NO_CELL = 255  # a pair of segments that has no cell in this order
 
 
 def signature(prompt: SegmentedPrompt, scheme: Scheme) -> str:
-    """The same for the same tokens and rules: tells whether an answer belongs to a picture."""
+    """The same for the same tokens, positions and rules: tells whether an answer belongs to a picture."""
     hidden = tuple(scheme.weighted and weight == 0 for weight in prompt.weights)
     names = tuple(segment.name for segment in prompt.segments)
-    told = repr((prompt.token_ids, names, scheme.strategy, hidden))
+    told = repr((prompt.token_ids, names, scheme.strategy, scheme.positions, hidden))
     return hashlib.blake2s(told.encode(), digest_size=8).hexdigest()
 
 
@@ -138,7 +138,8 @@ def answer_html(side: str, marked: str = "", *, is_long: bool = False) -> str:
 def figures_html(answer: MethodResult, first_token: float) -> str:
     """One line on an answer: tokens, time to the first, rate, density of its mask."""
     count = len(answer.token_ids)
-    density = f"<span title='Visible cells over all cells of the prompt'>{answer.mask['density']:.0%} visible</span>"
+    what = "Visible cells over all cells of the prompt, before a weight of 0 hides any"
+    density = f"<span title='{what}'>{answer.mask['density']:.0%} visible</span>"
     if not count:
         return f"reading the prompt · {density}"
     span = answer.seconds - first_token
@@ -206,6 +207,8 @@ def step_html(prompt: SegmentedPrompt, state: PageState) -> str:
     at, said = steps.index(state.left), LADDER[state.left][1]
     if not at:
         return said
+    if state.left == FUSED and (state.mask, state.positions) != side_parts(steps[at - 1])[:2]:
+        said = f"As set, {escape(scheme_label(state.scheme(FUSED)))}, beside the step before"
     now, before = (seen_by(prompt, state.scheme(steps[i])) for i in (at, at - 1))
     moved = now.difference(before)
     told = [f"{moved[kind]:,} cells {word}" for kind, word in (("removed", "close"), ("added", "open")) if moved[kind]]

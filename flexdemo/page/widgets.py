@@ -188,8 +188,10 @@ def script(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def alert_html(message: str) -> str:
-    return f'<div role="alert" class="alert">{escape(message[:1].upper() + message[1:])}</div>' if message else ""
+def alert_html(message: str, *, refused: bool = False) -> str:
+    """A message in red; if what the page holds is `refused`, the answers that it shows are of something else."""
+    kind = "alert refused" if refused else "alert"
+    return f'<div role="alert" class="{kind}">{escape(message[:1].upper() + message[1:])}</div>' if message else ""
 
 
 def chip(name: str) -> str:

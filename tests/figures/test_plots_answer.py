@@ -77,9 +77,11 @@ def test_each_wording_has_a_line_of_its_own_above_its_bar(count: int) -> None:
     figure = gave_figure(np.full((1, count + 2), 1 / (count + 2)), ["x"], names, effects)
     inside = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
     low, high = figure.layout.yaxis2.range
-    row = inside * abs(1 / (high - low))  # pixels from a bar to the next
+    bottom, top = figure.layout.yaxis2.domain
+    row = inside * (top - bottom) * abs(1 / (high - low))  # pixels from a bar to the next
     bar, caption = 0.42 * row, 12 * 1.3
     assert row > bar + caption
+    assert bar / 2 < 20 - caption / 2, "few wordings have no thicker bars: captions stand 20 pixels above their middle"
     assert figure.layout.yaxis.domain[1] == 1
 
 

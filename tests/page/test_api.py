@@ -102,7 +102,7 @@ def test_mask_endpoint_gives_the_json_of_the_command_line(client: Client, lm: La
         ("/generate", {"question": QUESTION, "mask": "odd"}, "unknown mask strategy 'odd'"),
         ("/generate", {"question": QUESTION, "methods": ["odd"]}, "unknown method 'odd'"),
         ("/generate", {"question": QUESTION, "paraphrases": ["x"] * 11}, "give at most 10"),
-        ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wordings"),
+        ("/generate", {"question": QUESTION, "weights": [1, 2, 3]}, "3 weights for 1 wording:"),
         ("/generate", {"question": QUESTION, "max_new_tokens": 9999}, "too long"),
         ("/generate", {"question": QUESTION, "weights": "confidence", "samples": 40}, "draw at most 32"),
         (

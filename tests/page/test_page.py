@@ -113,6 +113,7 @@ def test_a_page_that_cannot_be_drawn_keeps_what_was_drawn_and_says_why(visitor: 
         visitor.do("redraw", **typed)
         assert visitor.values["left_mask"] is before
         assert said.casefold() in visitor.values["message"].casefold() and "<script" not in visitor.values["message"]
+        assert 'class="alert refused"' in visitor.values["message"], "the answers that stay are of something else"
 
 
 def test_what_is_loaded_is_told(lm: LanguageModel, bundled: LanguageModel) -> None:
@@ -295,6 +296,33 @@ def test_a_page_opens_with_a_recording_and_says_so(recordings: list[Recorded], l
         assert plain(shown["status"]).startswith(said)
     visitor.do("run", max_new_tokens=2)
     assert shown["last"].recorded is None and "recorded" not in shown["left_figures"] + shown["right_figures"]
+
+
+def test_a_weight_that_is_moved_over_a_recording_is_answered_at_once(
+    recordings: list[Recorded], bundled: LanguageModel, lm: LanguageModel
+) -> None:
+    """As the note of an example bids; not where another model was recorded, or the texts are others by now."""
+    index = next(i for i, each in enumerate(EXAMPLES) if each["title"] == "Guernica")
+    for model, typed, answers in ((bundled, {}, True), (bundled, {"question": "Else?"}, False), (lm, {}, False)):
+        visitor = Built(model, examples=EXAMPLES, recordings=recordings).visitor()
+        visitor.do("pick", {"index": index})
+        visitor.do("choose")
+        assert plain(visitor.values["left_answer"]) == "Pieter Bruegel the Elder"
+        assert bool(visitor.do("rerun", **{"weight-2": 0.5}, **typed)) == answers
+        assert plain(visitor.values["left_answer"]) == ("Pablo Picasso" if answers else "Pieter Bruegel the Elder")
+
+
+def test_an_answer_with_weights_that_its_run_has_found_belongs_to_the_masks(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexdemo.answers.ask.confidence_weights", lambda found: (1.0, 0.0, 0.0))
+    visitor = Built(lm).visitor()
+    asked = {"question": "Who?", "paraphrase-1": "Who is it?", "paraphrase-2": "Name them.", "used": 2}
+    visitor.do("run", **asked, weights_from="confidence", samples=1, max_new_tokens=2)
+    visitor.do("redraw")
+    live = live_of(visitor)
+    assert all(live[side]["signature"] == mask_meta(visitor, side)["signature"] for side in ("left", "right"))
+    assert not cells_of(visitor, "left")[-1, :].all(), "weight 0 hides"
 
 
 @pytest.fixture(scope="module")

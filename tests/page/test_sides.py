@@ -140,16 +140,17 @@ def test_long_prompts_are_block_means_and_a_figure_is_light(prepared: Any) -> No
             assert len(figure.to_json()) * 10 < len(with_words.to_json())
 
 
-def test_an_answer_belongs_to_the_picture_of_its_prompt_and_rule_only(lm: LanguageModel) -> None:
+def test_an_answer_belongs_to_the_picture_of_its_prompt_positions_and_rule_only(lm: LanguageModel) -> None:
     plain = signature(prompt_of(lm), Scheme())
-    assert plain == signature(prompt_of(lm, weights=[1, 2, 3]), Scheme("segment", "sequential"))
+    assert plain == signature(prompt_of(lm, weights=[1, 2, 3]), Scheme())
     others = [
         signature(prompt_of(lm, weights=[1, 0, 3]), Scheme()),
         signature(prompt_of(lm), Scheme("anchor")),
+        signature(prompt_of(lm), Scheme("segment", "sequential")),
         signature(prompt_of(lm, prefix="Say:"), Scheme()),
         signature(STATE.but(paraphrases=("", *WORDINGS)).compose(lm, Limits()), Scheme()),
     ]
-    assert len({plain, *others}) == 5
+    assert len({plain, *others}) == 6
     assert signature(prompt_of(lm, weights=[1, 0, 3]), Scheme(weighted=False)) == plain
 
 
@@ -183,6 +184,9 @@ def test_a_step_tells_what_changed_by_the_double_loop(lm: LanguageModel) -> None
         said = step_html(prompt, STATE.but(left=now))
         assert said.endswith(": " + (", ".join(t for t in told if t[0] != "0") or "the same cells are visible") + ".")
     assert "close" in step_html(prompt, STATE.but(left=steps[1])) and "cells close" in said, "weight 0 hides P2"
+    for own in ({"mask": "causal"}, {"mask": "segment+P2>P1"}, {"positions": "right_aligned"}):
+        said = step_html(prompt, STATE.but(left=steps[3], **own))
+        assert said.startswith("As set, ") and "by its share" not in said, "weights are not all that differs"
     assert step_html(prompt, STATE.but(left="anchor.aligned.raw")) == "Left: anchor · aligned · raw"
     assert draw(lm, Limits(), STATE.but(left="anchor.aligned.raw"))["ladder"] is None
 
