@@ -21,7 +21,7 @@ from ..prompt import SegmentedPrompt
 from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from .link import to_query
-from .run import LastRun
+from .run import LastRun, belongs_html
 from .state import PageState
 from .widgets import PRIVATE, RUNNING, Changes, Page, Values, Visit
 
@@ -157,7 +157,7 @@ def wire_tools(page: Page) -> None:
             raise InputError("there is nothing to check yet: press Run")
         proof = page.ask(prove, values["last"].result, tokens=32)
         mark = gr.update(value="proved ✓" if proof.ok else "not proved ✕", variant="secondary" if proof.ok else "stop")
-        return {"check": mark, "proof": proof_html(proof)}
+        return {"check": mark, "proof": proof_html(proof) + belongs_html(values["last"])}  # the page may show others
 
     def link(values: Values, visit: Visit) -> Changes:
         return {"link": gr.update(value=to_query(PageState.of(values)), visible=True)}

@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from dataclasses import asdict, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None
     assert visitor.values["check"] == "prove" and visitor.values["proof"] == ""
     visitor.do("check")
     assert visitor.values["check"] == "proved ✓" and "✓ Proved" in visitor.values["proof"]
+    assert escape(visitor.values["last"].state.question) in visitor.values["proof"], "the page may show another by now"
     visitor.do("conclude")
     assert visitor.values["check"] == "prove" and visitor.values["proof"] == "", "of an answer before"
     visitor.do("check", last=replace(last, result=replace(last.result, model="<b>other")))
