@@ -160,7 +160,7 @@ def test_errors_survive_the_way_between_processes() -> None:
     [
         ({}, "question is missing"),
         ({"question": "q", "sed": 3}, "sed: there is no such setting: choose from question, paraphrases, "),
-        ({"question": "q", "weights": (1, 2)}, "weights: 2 weights for 1 wordings: give one weight for the question"),
+        ({"question": "q", "weights": (1, 2)}, "weights: 2 weights for 1 wording: give one weight for the question"),
         ({"question": "q", "weights": (0,)}, "weights: at least one weight must be above 0"),
         ({"question": "q", "weights": "even"}, "weights must be .* raw or confidence, not 'even'"),
         ({"question": "q", "template": "html"}, "template must be auto, plain or chat, not 'html'"),
