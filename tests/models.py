@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -155,3 +156,10 @@ def random_model(kind: str = "llama", *, seed: int = 0, scale: float = 4.0, **ch
     if model.generation_config is not None:
         model.generation_config.eos_token_id = 2
     return model
+
+
+def saved_in(folder: Path) -> Path:
+    """A random Llama and its tokenizer in a folder, as a user has them."""
+    random_model("llama").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

@@ -155,7 +155,7 @@ def _read_csv(data: bytes) -> pyarrow.Table:
     """Also of a file that a spreadsheet has saved: then semicolons may separate, true be TRUE and 0.5 be 0,5."""
     import pandas
 
-    header = [*data.decode("utf-8-sig").splitlines(), ""][0]
+    header = re.split(rb"[\r\n]", data, maxsplit=1)[0].decode("utf-8-sig")
     titles = {each: next(csv.reader([header], delimiter=each), []) for each in (",", ";", "\t")}
     separator = next((each for each, found in titles.items() if {*SCHEMA.names} <= {*found}), ",")
     cells = pandas.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding="utf-8-sig", sep=separator)

@@ -253,10 +253,7 @@ def test_with_one_model_nothing_is_to_be_chosen(lm: LanguageModel) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model in a folder called random."""
-    folder = tmp_path_factory.mktemp("hidden") / "random"
-    models.random_model("llama").save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
-    return folder
+    return models.saved_in(tmp_path_factory.mktemp("hidden") / "random")
 
 
 @pytest.mark.parametrize("flags", [["--model", "{}"], ["--models", "facts=bundled,random={}"]])

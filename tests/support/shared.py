@@ -53,10 +53,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model and its tokenizer in a folder, as a user has them."""
-    folder = tmp_path_factory.mktemp("models") / "tiny llama"
-    models.random_model("llama").save_pretrained(folder)
-    models.tokenizer().save_pretrained(folder)
-    return folder
+    return models.saved_in(tmp_path_factory.mktemp("models") / "tiny llama")
 
 
 @pytest.fixture(autouse=True, scope="session")
