@@ -11,6 +11,7 @@ document.addEventListener('paste', (event) => {
   const row = rowOf(event.target);
   if (row < 0 || lines.length < 2) return;
   event.preventDefault();
+  document.documentElement.dataset.pasting = '';
   const { value, selectionStart, selectionEnd } = event.target;
   lines[0] = value.slice(0, selectionStart) + lines[0];
   lines[lines.length - 1] += value.slice(selectionEnd);
@@ -28,6 +29,7 @@ document.addEventListener('click', (event) => {
 // of it is one change.
 let soon = 0;
 document.addEventListener('flexdemo:changed', () => {
+  delete document.documentElement.dataset.pasting;
   clearTimeout(soon);
   soon = setTimeout(() => trigger('change'), 50);
 });

@@ -304,7 +304,7 @@ def _edit(table: np.ndarray, rule: Rule, segments: Sequence[Any]) -> None:
             if name.startswith("P") and name not in wordings:
                 raise InputError(
                     f"{str(edit)!r} in mask {rule.text!r} names {name}, which is not there: this prompt's wordings are "
-                    f"{', '.join(wordings)}"
+                    f"{', '.join(wordings)}; take it out of the mask, or add the wording"
                 )
         table[_means(edit, segments), EARLIER] = edit.opens
 

@@ -44,7 +44,8 @@ SHARED = MappingProxyType(
 class Proof:
     """How far the answers told are from those computed again.
 
-    `difference` is the largest absolute difference of a log-probability over the `tokens` of the answers of `methods`.
+    `difference` is the largest absolute difference of a log-probability over the `tokens` of the answers of `methods`,
+    of which a side's is its scheme.
     `tokens_agree` says whether each token is the likeliest one, within `tolerance`; None for sampled answers, which
     only their log-probabilities can prove. `failure` says what does not hold, "" if `ok`.
     """
@@ -66,7 +67,7 @@ class Proof:
         kind = "sampled" if self.tokens_agree is None else "greedy"
         coarse = "" if self.dtype == "float32" else f"; {self.dtype} rounds so much that only gross errors would show"
         return (
-            f"proved: {self.tokens} {kind} tokens of {' and '.join(self.methods)}, computed by {self.backend} in "
+            f"proved: {self.tokens} {kind} tokens of {', '.join(self.methods)}, computed by {self.backend} in "
             f"{self.dtype} and again in one dense, uncached pass of transformers' eager attention: log-probabilities "
             f"differ by at most {self.difference:.1e} (tolerance {self.tolerance:g}){coarse}"
         )
@@ -87,11 +88,11 @@ def reference_model(lm: LanguageModel) -> PreTrainedModel:
 
 
 def prove(lm: LanguageModel, result: Result) -> Proof:
-    """Compute the answers of the methods PROVED again, and compare.
+    """Compute the answers of the methods PROVED and of the sides again, and compare.
 
     Raises InputError for what cannot be proved: an unfinished result or one of another model, APE, a long prompt.
     """
-    answers = [answer for answer in result.results if answer.method in PROVED]
+    answers = [*(answer for answer in result.results if answer.method in PROVED), *result.sides]
     tolerance = _check(lm, result, answers)
     model = reference_model(lm)
     greedy = result.request.temperature == 0
@@ -149,9 +150,10 @@ def _logits(model: PreTrainedModel, lm: LanguageModel, result: Result, answer: M
     Mask, position scheme and weights are those that are shown above the answers, so what ran must be what is shown.
     """
     count, prompt = len(answer.token_ids), result.prompt
-    mask, scheme, weights = "causal", "sequential", [1.0] * len(prompt.weights)
-    if answer.method == "flex":
-        mask, scheme, weights = result.mask["strategy"], result.mask["positions"], prompt.weights
+    facts = result.mask if answer.method == "flex" else answer.mask
+    mask, scheme, weights = facts["strategy"], facts["positions"], [1.0] * len(prompt.weights)
+    if answer.method == "flex" or answer.method.endswith("/weights"):  # a side's is its scheme's name
+        weights = prompt.weights
     ids = [*prompt.token_ids, *answer.token_ids[:-1]]
     positions = _positions(prompt, scheme)
     turn, end = lm.turn, positions[-1] + 1

@@ -111,7 +111,10 @@ class Events:
         if last is not None and last.state == state and state.weights_from == "confidence":  # the run has found them
             prompt = last.result.prompt
             return self.redrawn(state, drawn, prompt) | rows.shares_of(state, prompt.weights, self.page.room)
-        return self.redrawn(state, drawn, shown_examples.prompt_shown(last, state, drawn))
+        changes = self.redrawn(state, drawn, shown_examples.prompt_shown(last, state, drawn))
+        if not changes["message"] and run.asks_otherwise(state, last):
+            changes["message"] = run.CHANGED
+        return changes
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:

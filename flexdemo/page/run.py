@@ -28,6 +28,8 @@ from .sides import SIDES, alone_changes, answer_html, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
 from .widgets import Changes, alert_html
 
+DECODING = ("max_new_tokens", "temperature", "top_p", "seed", "ape_temperature", "ape_scale", "weights_from", "model")
+CHANGED = '<p role="note" class="changed">The settings have changed since these answers: press Run.</p>'
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 
 
@@ -137,6 +139,12 @@ def progress(result: Result) -> str:
 def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | None) -> bool:
     """Whether `reading` holds this prompt and its weights are the visitor's: then only the decode is to be done."""
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
+
+
+def asks_otherwise(state: PageState, last: LastRun | None) -> bool:
+    """Whether the page's settings answer otherwise than the run that it shows did, in ways that no mask shows. Weights
+    of the visitor's own are no such way: moved, they decode at once."""
+    return last is not None and any(getattr(state, name) != getattr(last.state, name) for name in DECODING)
 
 
 def seconds_of(state: PageState, *_: Any) -> float:

@@ -193,7 +193,7 @@ def alone_changes(state: PageState, result: Result, room: int) -> Changes:
     fused = given.get("flex") if state.asks_fused else None
     for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
         same = not (result.done and fused) or normalise(view.answer) == normalise(fused.answer)
-        kind, note = ("", "") if same else (' class="differs"', " · differs from the fused answer")
+        kind, note = ("", "") if same else (' class="differs"', " <span>· differs from the fused answer</span>")
         said = escape(view.answer) or ("<i>no text</i>" if result.done else "")
         told[f"alone-{i}"] = f"alone: <b{kind}>{said}</b>{note}"
     return told

@@ -16,13 +16,13 @@ from ..answers.proof import Proof, prove
 from ..errors import InputError
 from ..figures import report as export
 from ..figures.cells import mask_png
-from ..plan import mask_array
 from ..prompt import SegmentedPrompt
 from ..serve.host import make_room
 from ..serve.internals import delete_with_page, served_folder
 from .link import to_query
 from .run import LastRun, belongs_html
-from .state import PageState
+from .sides import seen_by
+from .state import FUSED, PageState
 from .widgets import PRIVATE, RUNNING, Changes, Page, Values, Visit
 
 ENDPOINTS = (
@@ -57,13 +57,13 @@ def csv_bytes(prompt: SegmentedPrompt, cells: np.ndarray) -> bytes:
 
 
 def csv_file(last: LastRun) -> bytes:
-    return csv_bytes(last.result.prompt, mask_array(last.result.prompt, last.result.mask["strategy"]))
+    return csv_bytes(last.result.prompt, seen_by(last.result.prompt, last.state.scheme(FUSED)).cells())
 
 
 def png_file(last: LastRun) -> bytes:
     prompt = last.result.prompt
-    scale = max(1, PNG_PIXELS // len(prompt.token_ids))
-    return mask_png(mask_array(prompt, last.result.mask["strategy"]), prompt.segments, scale=scale)
+    cells = seen_by(prompt, last.state.scheme(FUSED)).cells()
+    return mask_png(cells, prompt.segments, scale=max(1, PNG_PIXELS // len(prompt.token_ids)))
 
 
 def report_file(last: LastRun) -> bytes:
@@ -77,8 +77,8 @@ def report_file(last: LastRun) -> bytes:
 Make = Callable[[Values], tuple[str, bytes]]  # name and bytes of a file
 FILES: dict[str, tuple[str, str, Callable[[LastRun], bytes]]] = {
     "json": ("JSON", ".json", lambda last: export.result_json(last.result, last.explanation).encode()),
-    "csv": ("Mask, CSV", "-mask.csv", csv_file),
-    "png": ("Mask, PNG", "-mask.png", png_file),
+    "csv": ("Fused mask, CSV", "-mask.csv", csv_file),
+    "png": ("Fused mask, PNG", "-mask.png", png_file),
     "report": ("Report, HTML", ".html", report_file),
 }
 
@@ -91,8 +91,9 @@ def save_secretly(data: bytes, name: str, folder: Path) -> str:
     return str((place / name).resolve())
 
 
-def wire_save(page: Page, name: str, make: Make, *, reads: Sequence[str]) -> None:
-    """Have a click hand out a file that is made of values; the oldest files of visitors make room for it."""
+def wire_save(page: Page, name: str, make: Make, *, reads: Sequence[str], said: str) -> None:
+    """Have a click hand out a file that is made of values; the oldest files of visitors make room for it. Why there is
+    none is `said`."""
     file = page["file"]
 
     def save(values: Values, visit: Visit) -> Changes:
@@ -104,12 +105,13 @@ def wire_save(page: Page, name: str, make: Make, *, reads: Sequence[str]) -> Non
             path = save_secretly(data, called, folder)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            said = f"the file cannot be made: {reason} on the server; the result is still here, try again later"
-            raise InputError(said) from error
+            raise InputError(
+                f"the file cannot be made: {reason} on the server; the result is still here, try again later"
+            ) from error
         delete_with_page(file, path)
         return {"file": path}
 
-    made = page.on(page[name].click, save, reads=reads, changes=["file"], refused=["message", "file"], busy=name)
+    made = page.on(page[name].click, save, reads=reads, changes=["file"], refused=[said, "file"], busy=name)
     made.then(None, file, None, js=SAVE, **PRIVATE)
 
 
@@ -127,6 +129,8 @@ def build_tools(page: Page, last: LastRun | None) -> None:
             for kind, (label, _, _) in FILES.items():
                 name, ran = f"save-{kind}", last is not None
                 page[name] = gr.Button(label, size="sm", elem_id=name, min_width=70, interactive=ran)
+        page["tools_message"] = gr.HTML("", elem_id="tools-message", elem_classes="message")
+        page["tools_of"] = gr.HTML(belongs_html(last) if last else "", elem_id="tools-of")
         page["file"] = gr.DownloadButton(visible=False)
         page["program"] = gr.Code(
             export.snippet(last.result) if last else FIRST, language="python", wrap_lines=True,
@@ -135,14 +139,15 @@ def build_tools(page: Page, last: LastRun | None) -> None:
         gr.HTML(ENDPOINTS, elem_classes="help")
 
 
-CHANGES = ("check", "proof", "program", *(f"save-{kind}" for kind in FILES))
+CHANGES = ("check", "proof", "program", "tools_of", *(f"save-{kind}" for kind in FILES))
 
 
 def ready(last: LastRun | None) -> Changes:
     """The tools for a result, of which nothing has been proved; without one there is nothing to do."""
     usable = dict.fromkeys((f"save-{kind}" for kind in FILES), gr.update(interactive=last is not None))
     check = gr.update(value="prove", interactive=last is not None, variant="secondary")
-    return {**usable, "check": check, "proof": "", "program": export.snippet(last.result) if last else FIRST}
+    told = {"tools_of": belongs_html(last), "program": export.snippet(last.result)} if last else {}
+    return {**usable, "check": check, "proof": "", "tools_of": "", "program": FIRST} | told
 
 
 def wire_tools(page: Page) -> None:
@@ -163,8 +168,7 @@ def wire_tools(page: Page) -> None:
         return {"link": gr.update(value=to_query(PageState.of(values)), visible=True)}
 
     for kind in FILES:
-        wire_save(page, f"save-{kind}", partial(made, kind), reads=["last"])
-    refused, clicked = ["message", "proof"], page["check"].click
-    page.on(clicked, check, reads=["last"], changes=["check"], refused=refused, busy="check", **RUNNING)
-    linked = page.on(page["copy"].click, link, reads=page.state, changes=["link"], refused=["message", "link"])
+        wire_save(page, f"save-{kind}", partial(made, kind), reads=["last"], said="tools_message")
+    page.on(page["check"].click, check, reads=["last"], changes=["check"], refused=["proof"], busy="check", **RUNNING)
+    linked = page.on(page["copy"].click, link, reads=page.state, changes=["link"], refused=["link_message", "link"])
     linked.then(None, page["link"], [page["link"], page["link_said"]], js=COPY, **PRIVATE)

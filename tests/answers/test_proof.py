@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import flexdemo.answers.proof
-from flexdemo.answers.ask import ask
+from flexdemo.answers.ask import ask, stream
 from flexdemo.answers.proof import TOLERANCES, dense_bias, prove, reference_model
 from flexdemo.answers.result import Result
 from flexdemo.engine import decode, slots
@@ -27,7 +27,9 @@ from flexdemo.engine.fast.compiled import Sibling, join_siblings
 from flexdemo.engine.model import LanguageModel, prepare
 from flexdemo.errors import InputError
 from flexdemo.masks import Mask
+from flexdemo.plan import Scheme
 from flexdemo.prompt import build_prompt
+from flexdemo.request import Request
 
 A, B, C = "What is the capital of Peru?", "Name it.", "Which city is Peru's capital?"
 BOTH = ("flex", "causal")
@@ -60,6 +62,22 @@ def test_what_the_engine_computed_is_proved(lm: LanguageModel, strategy: str, sc
     assert proof.tokens == sum(len(told[name].token_ids) for name in BOTH)
     assert (proof.backend, proof.dtype, proof.tolerance) == ("sdpa", "float32", TOLERANCES["float32"])
     assert proof.describe().startswith("proved: ")
+
+
+def test_the_answers_of_sides_are_proved_too(lm: LanguageModel) -> None:
+    names = ("anchor/right_aligned/weights", "segment+P2>P1/aligned/raw", "isolated/sequential/weights")
+    request = Request(question=A, paraphrases=[B, C], weights=[1, 0, 4], methods=("flex",), max_new_tokens=5)
+    *_, told = stream(lm, request, schemes=[Scheme.of(name) for name in names])
+    proof = prove(lm, told)
+    assert proof.ok and proof.methods == ("flex", *names) and proof.difference < 2e-5
+    for i, side in enumerate(told.sides):
+        for spoilt in (
+            replace(side, mask={**side.mask, "strategy": "causal"}),
+            replace(side, method=side.method.replace("/weights", "/other").replace("/raw", "/weights")),
+        ):
+            sides = (*told.sides[:i], spoilt, *told.sides[i + 1 :])
+            proof = prove(lm, replace(told, sides=sides))
+            assert not proof.ok and proof.failure.startswith(spoilt.method), spoilt
 
 
 KINDS = [*models.ZOO, "gpt2", "gpt_neox", "cohere2", "qwen3_moe", "deepseek_v3", "gemma3"]

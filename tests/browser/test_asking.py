@@ -214,6 +214,11 @@ def test_rows_are_pasted_moved_removed_and_written_and_the_row_of_run_covers_non
         assert page.evaluate("() => document.documentElement.scrollHeight > innerHeight")
         assert page.evaluate(COVERED) == [], width
 
+    last.evaluate(PASTE, "asked\nat once")
+    last.press("Control+Enter")
+    visit.done()
+    assert "at once" in visit.wordings() and page.locator(".alone b").count() == 11, "the rows as pasted"
+
 
 # What is typed
 

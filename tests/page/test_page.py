@@ -330,6 +330,25 @@ def recorded_page(recordings: list[Recorded], bundled: LanguageModel) -> Built:
     return Built(bundled, examples=[*EXAMPLES, *REAL], recordings=recordings)
 
 
+def test_answers_of_other_settings_are_dimmed_and_said_to_be(recorded_page: Built) -> None:
+    visitor = recorded_page.visitor()
+    visitor.do("redraw")
+    assert visitor.values["message"] == "", "as the recording was asked"
+    for name, other in (
+        ("temperature", 0.7),
+        ("max_new_tokens", 3),
+        ("ape_scale", 0.5),
+        ("weights_from", "confidence"),
+    ):
+        before = visitor.values[name]
+        visitor.do("redraw", **{name: other})
+        assert 'class="changed"' in visitor.values["message"] and "press Run" in visitor.values["message"]
+        visitor.do("redraw", **{name: before})
+        assert visitor.values["message"] == ""
+    visitor.do("redraw", **{"weight-1": 3}, methods=["flex"])
+    assert visitor.values["message"] == "", "weights decode at once, methods have a tab"
+
+
 def cells_of(visitor: Visitor, side: str) -> np.ndarray:
     z = mask_of(visitor, side)["data"][0]["z"]
     shape = [int(each) for each in z["shape"].split(",")]
@@ -416,7 +435,7 @@ def test_tabs_show_a_recording_or_say_who_made_it(recorded_page: Built) -> None:
     visitor.do("attention", head_layer=1, head_head=1)
     assert said in shown["head_message"]
     visitor.do("check")
-    assert said in shown["message"] and shown["proof"] == ""
+    assert said in shown["proof"] and shown["message"] == ""
     made = json.loads(FILES["json"][2](shown["last"]))
     assert made["model"] == "smollm2" and made["prompt"]["tokens"] == list(shown["last"].result.prompt.tokens)
 

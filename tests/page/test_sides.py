@@ -258,7 +258,7 @@ def test_a_wording_alone_is_marked_where_it_differs_by_more_than_its_form(lm: La
     state = STATE.but(paraphrases=("Name it.", " ", "Which?"))
     told = told_alone(lm, state, "the lima.", "Quito", NASTY)
     assert told[0] == "alone: <b>the lima.</b>", "case, articles and full stops make no other answer"
-    assert told[1] == 'alone: <b class="differs">Quito</b> · differs from the fused answer'
+    assert told[1] == 'alone: <b class="differs">Quito</b> <span>· differs from the fused answer</span>'
     assert told[2] == "" and plain(told[3]).startswith(f"alone: {NASTY} · differs") and set(told[4:]) == {""}
     assert "differs" not in told_alone(lm, state, "Li", "Qu", "Li", done=False)[1], "not before the end"
     unseen = state.but(left="causal.sequential.raw")

@@ -302,7 +302,7 @@ def test_the_masks_are_handed_out_as_they_are_on_the_page(page: Built, lm: Langu
     lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
     assert name == "mask.csv" and (np.array([line[1:] for line in lines[1:]]) == np.where(left, "1", "0")).all()
     visitor.do("save", nth=-1, question=" ")
-    assert visitor.values["file"] is None and "The question is empty" in visitor.values["message"]
+    assert visitor.values["file"] is None and "The question is empty" in visitor.values["pairs_message"]
 
 
 def test_the_difference_is_drawn_when_the_tab_is_open(page: Built) -> None:

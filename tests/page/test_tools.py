@@ -22,13 +22,16 @@ from visitor import Built, Visitor
 import flexdemo
 from flexdemo.answers.explain import explain
 from flexdemo.answers.proof import prove
+from flexdemo.engine.loading import offered
 from flexdemo.engine.model import LanguageModel
 from flexdemo.errors import InputError
 from flexdemo.page import tools
 from flexdemo.page.link import from_query
-from flexdemo.page.run import LastRun
+from flexdemo.page.run import LastRun, answers
+from flexdemo.page.sides import seen_by
 from flexdemo.page.state import PageState
 from flexdemo.page.tools import FILES, proof_html
+from flexdemo.request import Limits
 
 NASTY = "<script>alert(1)</script> </title> ../x"
 
@@ -123,9 +126,9 @@ def test_a_file_is_saved_where_only_its_visitor_finds_it(visitor: Visitor, last:
     (one, two), want = paths, made(kind, last)
     assert one.parent != two.parent and len(one.parent.name) == 64 and one.name == two.name
     assert one.name.endswith(FILES[kind][1]) and not set(one.name) & set("<>/ ")
-    assert one.read_bytes() == want and visitor.values["message"] == ""
+    assert one.read_bytes() == want and visitor.values["tools_message"] == ""
     visitor.do("save", nth=list(FILES).index(kind), last=None)
-    assert visitor.values["file"] is None and "nothing to save yet: press Run" in visitor.values["message"]
+    assert visitor.values["file"] is None and "nothing to save yet: press Run" in visitor.values["tools_message"]
 
 
 @pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only")])
@@ -137,14 +140,32 @@ def test_a_full_disk_loses_nothing(
 
     monkeypatch.setattr(tools, "save_secretly", full)
     visitor.do("save")
-    said = visitor.values["message"]
+    said = visitor.values["tools_message"]
     assert visitor.values["file"] is None and words in said and "the result is still here" in said
     monkeypatch.undo()
     visitor.do("save")
-    assert visitor.values["message"] == "" and visitor.values["last"] is last and visitor.values["file"]
+    assert visitor.values["tools_message"] == "" and visitor.values["last"] is last and visitor.values["file"]
 
 
-def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None:
+def test_tools_leave_what_the_page_says_of_itself_and_name_their_run(visitor: Visitor, last: LastRun) -> None:
+    visitor.values["message"] = "Why nothing can run"
+    for name in ("save", "check", "link"):
+        visitor.do(name)
+    assert visitor.values["message"] == "Why nothing can run"
+    assert escape(last.state.question) in visitor.values["tools_of"], "the page may show another by now"
+
+
+def test_a_weight_of_zero_hides_in_the_files_what_it_hides_in_the_picture(lm: LanguageModel) -> None:
+    state = PageState(question="Who?", paraphrases=("Name it.", "Which?"), weights=(1, 0, 1), max_new_tokens=2)
+    *_, end = answers(offered(lm), Limits(), state)
+    shown = seen_by(state.compose(lm, Limits()), state.schemes[0]).cells()
+    lines = list(csv.reader(io.StringIO(made("csv", end["last"]).decode("utf-8-sig"))))
+    assert [line[1:] for line in lines[1:]] == shown.astype(int).astype(str).tolist()
+    (hidden,) = (each for each in end["last"].result.prompt.segments if each.name == "P2")
+    assert not shown[-1, hidden.start : hidden.end].any()
+
+
+def test_a_check_marks_the_answers(visitor: Visitor, last: LastRun) -> None:
     assert visitor.values["check"] == "prove" and visitor.values["proof"] == ""
     visitor.do("check")
     assert visitor.values["check"] == "proved ✓" and "✓ Proved" in visitor.values["proof"]
@@ -152,9 +173,9 @@ def test_a_check_marks_the_fused_answer(visitor: Visitor, last: LastRun) -> None
     visitor.do("conclude")
     assert visitor.values["check"] == "prove" and visitor.values["proof"] == "", "of an answer before"
     visitor.do("check", last=replace(last, result=replace(last.result, model="<b>other")))
-    assert "recorded with &lt;b&gt;other" in visitor.values["message"]
+    assert "recorded with &lt;b&gt;other" in visitor.values["proof"]
     visitor.do("check", last=None)
-    assert "nothing to check yet" in visitor.values["message"]
+    assert "nothing to check yet" in visitor.values["proof"]
 
 
 def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
@@ -166,4 +187,4 @@ def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
         ({"question": "\ud800", "seed": 0}, "Question: "),
     ):
         visitor.do("link", **typed)
-        assert visitor.values["link"] == "" and said in visitor.values["message"] and not visitor.visible["link"]
+        assert visitor.values["link"] == "" and said in visitor.values["link_message"] and not visitor.visible["link"]

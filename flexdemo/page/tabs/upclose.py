@@ -140,7 +140,7 @@ def wire(page: Page) -> None:
     page.on(page[f"tab-{NAME}"].select, difference, reads=page.shown, **masks)
     page.on(page["drawn"].change, if_open, reads=[*page.shown, "tab"], **masks)
     for kind in FILES:
-        wire_save(page, f"mask-{kind}", partial(made, kind), reads=page.shown)
+        wire_save(page, f"mask-{kind}", partial(made, kind), reads=page.shown, said="pairs_message")
     wire_pairs(page)
 
 
