@@ -22,7 +22,7 @@ from ..serve.internals import delete_with_page, served_folder
 from .link import to_query
 from .run import LastRun, belongs_html
 from .sides import seen_by
-from .state import FUSED, PageState
+from .state import FUSED, PageState, check_limits
 from .widgets import PRIVATE, RUNNING, Changes, Page, Values, Visit
 
 ENDPOINTS = (
@@ -165,7 +165,9 @@ def wire_tools(page: Page) -> None:
         return {"check": mark, "proof": proof_html(proof) + belongs_html(values["last"])}  # the page may show others
 
     def link(values: Values, visit: Visit) -> Changes:
-        return {"link": gr.update(value=to_query(PageState.of(values)), visible=True)}
+        state = PageState.of(values)
+        check_limits(page.limits, state)  # a page of this kind opens it
+        return {"link": gr.update(value=to_query(state), visible=True)}
 
     for kind in FILES:
         wire_save(page, f"save-{kind}", partial(made, kind), reads=["last"], said="tools_message")

@@ -184,6 +184,7 @@ def test_a_link_is_made_of_the_page_as_it_is(visitor: Visitor) -> None:
     assert from_query(visitor.values["link"]) == state and state.question == NASTY and visitor.visible["link"]
     for typed, said in (
         ({"seed": None}, "Seed is empty"),
+        ({"seed": 0, "question": "x" * 2001}, "The question is too long"),
         ({"question": "\ud800", "seed": 0}, "Question: "),
     ):
         visitor.do("link", **typed)
