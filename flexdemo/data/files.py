@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,25 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """InputError for what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be, and a
     link stays one."""
     place = Path(os.path.realpath(path))
     scratch = place.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write(scratch)
-        scratch.replace(place)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write(scratch)
+            scratch.replace(place)
     finally:
         with suppress(OSError):  # a name that is too long for this disk
             scratch.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from ..answers.result import versions
 from ..errors import InputError
-from .files import check_output, read_file, write_file
+from .files import check_output, read_file, write_file, writing
 from .table import FORMATS, Row, write_table
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "simplemma")  # whose versions are told with a table's
@@ -81,33 +81,24 @@ class Journal(contextlib.AbstractContextManager):
         if rank == 0:
             check_run(output, resume=resume, overwrite=overwrite, form=form)
         if _is_finished(output) and not (overwrite and rank == 0):
-            if rank == 0:
-                _remove(partials)  # left by a run that ended between its last two steps
             return cls(path, range(_read_meta(output, settings)["total"]))
-        if rank > 0 and not _partial_path(output, 0).exists():
-            raise InputError(f"{output} was not begun: process 0 must open it before the others")
         if rank == 0:
             # The description first: a table without one is never taken for finished.
             _remove([_meta_path(output), *([output, *partials] if overwrite else [])])
         done, size = _read_partials(output, settings), _read_partial(path)[-1] if path.exists() else 0
-        try:
+        with writing(path):
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab", buffering=0)
             file.truncate(size)
             if not size:
                 _write_line(file, {"settings": settings})
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         return cls(path, done, file=file)
 
     def append(self, indices: Sequence[int], rows_by_index: Mapping[int, Sequence[Any]]) -> None:
         """Write one batch, the rows of the records at `indices`, and return once it is on the disk."""
         batch = {"indices": list(indices), "rows": [[vars(row) for row in rows_by_index[i]] for i in indices]}
-        try:
+        with writing(self.path):
             _write_line(self._file, batch)
-        except OSError as error:
-            self.close()
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}; --resume goes on") from error
         self.done |= frozenset(indices)
 
     def close(self) -> None:
@@ -122,17 +113,15 @@ def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Conte
     """Merge all processes' files, in the records' order, into `output`, describe it, and remove them.
 
     For one process, after all have closed their journals. Raises InputError if one of the `total` records lacks its
-    results, and then leaves everything as it is; does nothing if the table is finished already.
+    results, and then leaves everything as it is; a table that is finished already stays.
     """
     if _is_finished(output):
         _read_meta(output, settings)
         _remove(_partial_paths(output))
         return
     rows = _read_partials(output, settings)
-    missing = total - len(rows.keys() & range(total))
-    if missing or len(rows) != total:
-        what = f"{missing} of {total} records have no results" if missing else f"it holds more than {total} records"
-        raise InputError(f"{output} cannot be finished: {what}; {HINT}")
+    if missing := total - len(rows):
+        raise InputError(f"{output} cannot be finished: {missing} of {total} records have no results; {HINT}")
     made = [form.kind(**columns) for index in range(total) for columns in rows[index]]
     form.write(made, output)
     facts = {"settings": settings, "total": total, "rows": len(made), "versions": versions(*PACKAGES)}
@@ -186,13 +175,13 @@ def _read_partial(path: Path) -> tuple[Any, list[Any], int]:
 def _read_meta(output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a finished table; InputError if that is none, or of other settings."""
     path = _meta_path(output)
+    data = read_file(path)
     try:
-        meta = json.loads(read_file(path))
-    except ValueError as error:
-        raise InputError(f"cannot read {path}, so nothing says what is there: --overwrite starts again") from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("total"), int):
-        raise InputError(f"{path} describes no results table: --overwrite starts again")
-    _compare(path, meta.get("settings") or {}, settings)
+        meta = json.loads(data)
+        found = meta["settings"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path} describes no results table: --overwrite starts again") from error
+    _compare(path, found, settings)
     return meta
 
 
@@ -225,7 +214,5 @@ def _write_line(file: BinaryIO, value: Any) -> None:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        try:
+        with writing(path):
             Path(os.path.realpath(path)).unlink(missing_ok=True)  # what a link leads to, not the link
-        except OSError as error:
-            raise InputError(f"cannot remove {path}: {error.strerror or error}") from error

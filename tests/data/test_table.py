@@ -308,12 +308,6 @@ def test_one_process_ends_what_two_began_and_a_record_done_twice_counts_once(who
     assert output.read_bytes() == whole
 
 
-def test_a_later_process_waits_for_the_first(output: Path) -> None:
-    with pytest.raises(InputError, match="process 0 must open it"):
-        Journal.open(output, SETTINGS, rank=1)
-    assert not names(output.parent)
-
-
 def test_existing_results_are_never_touched_unasked(whole: bytes, output: Path) -> None:
     work(output, range(2))
     before = {path.name: path.read_bytes() for path in output.parent.iterdir()}
@@ -439,7 +433,7 @@ def test_a_full_disk_while_a_batch_is_written(whole: bytes, output: Path, monkey
     with Journal.open(output, SETTINGS) as run:
         run.append([0], {0: rows_of(0)})
         monkeypatch.setattr(os, "write", half)
-        with pytest.raises(InputError, match="No space left on device; --resume goes on"):
+        with pytest.raises(InputError, match="No space left on device"):
             run.append([1], {1: rows_of(1)})
         monkeypatch.setattr(os, "write", real)
     assert work(output, resume=True) == [1, 2]
@@ -462,12 +456,6 @@ def test_damage_is_named_and_not_guessed_around(output: Path) -> None:
     output.with_name("x.jsonl.meta.json").unlink()
     with pytest.raises(InputError, match=r"has no x.jsonl.meta.json"):
         Journal.open(output, SETTINGS, resume=True)
-
-
-def test_more_records_than_the_data_set_has(output: Path) -> None:
-    work(output)
-    with pytest.raises(InputError, match="more than 2 records"):
-        finish(output, SETTINGS, 2)
 
 
 def test_names_with_signs_of_a_pattern(tmp_path: Path) -> None:
