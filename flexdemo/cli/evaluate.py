@@ -21,7 +21,6 @@ from ..data.journal import TABLE, check_run
 from ..data.records import Record, draw_shots, fingerprint, read_records
 from ..data.sweep import Sweep, find_sweeps, swept_methods, without_sweeps
 from ..errors import InputError
-from ..masks import parse
 from ..plan import Encoding, check_encoding
 from ..request import check_settings
 from ..template import Shots
@@ -84,11 +83,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
     check_settings(seed=args.seed)
     settings = Settings(**settings_of(args, ACTING))
     check_encoding(Encoding(settings.mask, settings.positions))
-    named = {name for edit in parse(settings.mask).edits for name in (edit.query, edit.key) if name.startswith("P")}
-    if args.sweep == "paraphrases" and named - {"P1"}:
-        raise InputError(
-            f"--sweep paraphrases begins with one wording, and mask {settings.mask!r} names {', '.join(sorted(named))}"
-        )
     chosen = resolve_methods(settings.methods)
     if args.sweep == "paraphrases" and all(method.answers_each for method in chosen):
         raise InputError("--sweep paraphrases runs methods that give one answer: add one, such as --method flex")
@@ -128,15 +122,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def _pool(args: argparse.Namespace) -> list[Record]:
     """What shots are drawn from; nothing if none are asked for."""
-    if args.shots < 0:
-        raise InputError(f"the number of shots must be 0 or more, not {args.shots}")
-    if args.shots == 0:
-        if args.shots_from is not None:
-            raise InputError("--shots-from needs --shots K: how many examples to draw from it")
-        return []
-    if args.shots_from is None:
-        raise InputError("--shots needs --shots-from FILE: a data set to draw them from, such as the training part")
-    return read_records(args.shots_from, skip_bad=args.skip_bad)[0]
+    if args.shots < 0 or bool(args.shots) != (args.shots_from is not None):
+        raise InputError("--shots K, 1 or more, and --shots-from FILE, a data set to draw them from, go together")
+    return read_records(args.shots_from, skip_bad=args.skip_bad)[0] if args.shots else []
 
 
 def _shots(pool: Sequence[Record], args: argparse.Namespace, records: Sequence[Record]) -> Shots:

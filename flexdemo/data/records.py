@@ -100,8 +100,6 @@ def _raws(source: str) -> Iterator[Raw]:
     ending = Path(source).suffix.lower()
     if ending not in ENDINGS:
         raise InputError(f"cannot read {source}: it must end in {', '.join(ENDINGS)}, or be {', '.join(NAMED)}")
-    if "://" in source and not source.startswith("hf://"):
-        raise InputError(f"cannot read {source}: download it and give the file, or a path {SCHEME}OWNER/NAME/FILE")
     data = read_hub_file(source) if source.startswith("hf://") else read_file(Path(source))
     if not data.strip():
         raise InputError(f"cannot read {source}: the file is empty")
@@ -177,7 +175,7 @@ def draw_shots(
         pool.setdefault(_form(record.question), record)
     for question in exclude:
         pool.pop(_form(question), None)
-    if not 0 <= k <= len(pool):
+    if k > len(pool):
         raise InputError(f"cannot draw {k} shots: {len(pool)} questions are not among those to be asked")
     drawn = random.Random(seed).sample(list(pool.values()), k)
     return tuple((" ".join(shot.question.split()), " ".join(shot.answers[0].split())) for shot in drawn)

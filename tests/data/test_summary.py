@@ -209,7 +209,6 @@ def spoiled() -> Iterator[tuple[list[Row], str]]:
     yield [each for each in rows if (each.id, each.view) != ("r2", "P2")], "lack results of per_prompt.*'r2'"
     yield [each for each in rows if (each.id, each.view) != ("r2", "without P1")], "lack results of leave_one_out"
     yield [*rows, rows[0]], "two rows of flex"
-    yield [replace(each, view="P9") if each.view == "P2" else each for each in rows], "view 'P9'"
 
 
 @pytest.mark.parametrize(("rows", "match"), spoiled())
