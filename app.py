@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +56,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="ask visitors for this account; @FILE reads it from a file's first line (default: FLEXDEMO_AUTH)",
     )
     parser.add_argument("--log-text", action="store_true", help="write visitors' questions into the log as well")
-    parser.add_argument(
-        "--grace", type=float, default=5.0, metavar="S", help="seconds for running answers at a stop (default: 5)"
-    )
     return parser
 
 
@@ -68,8 +66,6 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("give --model for one model or --models for several, not both")
     if args.proxies is not None and args.proxies < 0:
         raise InputError(f"--proxies must be 0 or more, not {args.proxies}")
-    if not 0 <= args.grace <= 3600:
-        raise InputError(f"--grace must be a number of seconds from 0 to 3600, not {args.grace:g}")
     if args.mcp and importlib.util.find_spec("mcp") is None:
         raise InputError("--mcp needs the package mcp: install it with pip install 'gradio[mcp]'")
     is_plain = path is None or (path.startswith("/") and not set(path) & set("?# "))
@@ -95,8 +91,8 @@ def read_recordings() -> list[Any]:
     return read
 
 
-def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any]:
-    """Load, build and launch: the page, what /healthz tells of it, and its gate. InputError if that cannot be."""
+def start(args: argparse.Namespace, host: str, port: int) -> Any:
+    """Load, build and launch: what /healthz tells of the page, which is its `demo`. InputError if that cannot be."""
     from flexdemo.serve import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
@@ -108,7 +104,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     from flexdemo.page.page import build_demo, launch_options
     from flexdemo.page.state import START_METHODS
     from flexdemo.serve import internals
-    from flexdemo.serve.guard import Gate, Guard
+    from flexdemo.serve.guard import Guard
     from flexdemo.serve.health import ServerLog, State, read_account, routes
     from flexdemo.serve.log import Ledger
     from flexdemo.serve.profiles import PROFILES
@@ -132,9 +128,9 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     lm, every = models.default, [each for _, each in models.named]
     suit_threads(max(every, key=weights_gigabytes))
 
-    ledger, gate = Ledger(log_text=args.log_text), Gate()
+    ledger, closing = Ledger(log_text=args.log_text), threading.Event()
     name = ", ".join(models.choices) or lm.name
-    state = State(name, lm.backend, str(lm.device), ledger, gate, account)
+    state = State(name, lm.backend, str(lm.device), ledger, closing, account)
     listed = [each for path in assets("examples") for each in json.loads(path.read_text(encoding="utf-8"))]
     examples = listed or [FALLBACK]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
@@ -148,7 +144,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     notice = zerogpu.NOTICE.format(backend=lm.backend) if gpu.forks else ""
     shown = {"examples": examples, "recordings": read_recordings(), "notice": notice, "warming": warm_up.note}
     demo = build_demo(models, profile=profile, gpu=gpu, **shown)
-    Guard(ledger, gate).protect(demo)
+    Guard(ledger, closing).protect(demo)
     internals.queue(demo, profile.queue)
     demo.launch(
         server_name=host,
@@ -166,7 +162,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> tuple[Any, Any, Any
     print(f"flexdemo runs on {demo.local_url}", flush=True)
     ledger.tell("started")
     warm_up.start()
-    return demo, state, gate
+    return state
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(args)
         host, port = resolve_address(args.host, args.port)
         own_folder()
-        _, state, _ = start(args, host, port)
+        state = start(args, host, port)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -185,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.freeze()
     from flexdemo.serve.health import serve_until_told
 
-    serve_until_told(state, grace=args.grace)
+    serve_until_told(state)
     return 0
 
 

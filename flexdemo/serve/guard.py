@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -24,30 +24,14 @@ UNFIT = (
 FAULT = "something went wrong on the server; the next request is not affected. Its log has the details under {id}"
 
 
-class Gate:
-    """Whether requests may begin, and whether those that run may go on."""
-
-    def __init__(self) -> None:
-        self._ends: float | None = None
-
-    @property
-    def is_closing(self) -> bool:
-        return self._ends is not None
-
-    def close(self, grace: float) -> None:
-        """No request begins any more; those that run have `grace` seconds."""
-        self._ends = time.monotonic() + grace
-
-    @property
-    def is_closed(self) -> bool:
-        return self._ends is not None and time.monotonic() >= self._ends
-
-
 class Guard:
-    """Wraps handlers: what they raise reaches the visitor as one line and the log with its place in the code."""
+    """Wraps handlers: what they raise reaches the visitor as one line and the log with its place in the code.
 
-    def __init__(self, ledger: Ledger, gate: Gate) -> None:
-        self._ledger, self._gate = ledger, gate
+    Once `closing` is set no request begins, and those that run end within a token.
+    """
+
+    def __init__(self, ledger: Ledger, closing: Event) -> None:
+        self._ledger, self._closing = ledger, closing
 
     def protect(self, demo: gr.Blocks) -> None:
         """Wrap every handler of a built page, and what gradio makes of a browser's values; before it is launched."""
@@ -97,14 +81,14 @@ class Guard:
         here = presence(demo)
 
         def reason() -> str | None:
-            if self._gate.is_closed:
+            if self._closing.is_set():
                 return CLOSING
             return None if here() else "nobody waits for this any more"
 
         entry.reason = reason
         try:
             with told, within_memory():
-                if self._gate.is_closing and logged:
+                if self._closing.is_set() and logged:
                     raise Interrupted(CLOSING)
                 yield entry
         finally:
@@ -115,7 +99,7 @@ class Guard:
             if by_worker:
                 entry.facts["error"] = str(error.message)  # a class
             if isinstance(error, InputError | gr.Error) and not by_worker:
-                entry.outcome = "gone" if not here() else "stopped" if self._gate.is_closed else "refused"
+                entry.outcome = "gone" if not here() else "stopped" if self._closing.is_set() else "refused"
                 if isinstance(error, InputError):
                     entry.facts["message"] = str(error)
             elif error is not None:

@@ -1,4 +1,4 @@
-"""The server around a launched page: health, metrics, who may read them, and a graceful stop. Knows no handlers."""
+"""The server around a launched page: health, metrics, who may read them, and the stop. Knows no handlers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from starlette.routing import Route
 from .. import __version__
 from ..errors import InputError
 from . import internals
-from .guard import Gate
 from .log import Ledger, fault, sample
 
 HEALTH, METRICS = "/healthz", "/metrics"
+STOP_SECONDS = 5.0  # for those that run to end, which takes each a token
 Account = tuple[str, str]
 
 
@@ -60,7 +60,7 @@ class State:
     backend: str
     device: str
     ledger: Ledger
-    gate: Gate
+    closing: threading.Event
     account: Account | None = None
     demo: Any = None
     warming: Callable[[], str] = str  # what to tell of a warm-up that runs
@@ -68,7 +68,7 @@ class State:
 
     @property
     def is_ready(self) -> bool:
-        return self.demo is not None and bool(self.demo.is_running) and not self.gate.is_closing
+        return self.demo is not None and bool(self.demo.is_running) and not self.closing.is_set()
 
     def waiting(self) -> dict[str, int]:
         """Queue -> requests that wait in it."""
@@ -76,7 +76,7 @@ class State:
         return {name: len(requests) for name, requests in queues.items()}
 
     def health(self) -> dict[str, Any]:
-        status = "ready" if self.is_ready else ("stopping" if self.gate.is_closing else "starting")
+        status = "ready" if self.is_ready else ("stopping" if self.closing.is_set() else "starting")
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
         if warming := self.warming():
             facts["warming"] = warming
@@ -112,30 +112,18 @@ def routes(state: State) -> list[Route]:
     return [Route(HEALTH, health), Route(METRICS, metrics)]
 
 
-def serve_until_told(state: State, *, grace: float) -> None:
-    """Block until SIGTERM or Ctrl+C; then let running answers end within `grace` seconds, and close.
-
-    A second signal closes at once.
-    """
-    told, at_once = threading.Event(), threading.Event()
-
-    def on_signal(number: int, frame: Any) -> None:
-        (at_once if told.is_set() else told).set()
-
+def serve_until_told(state: State) -> None:
+    """Block until SIGTERM or Ctrl+C; then end all requests, which their visitors are told, and close."""
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, on_signal)
-    while not told.wait(1.0):  # a wait without an end would not hear a signal on every system
+        signal.signal(each, lambda number, frame: state.closing.set())
+    while not state.closing.wait(1.0):  # a wait without an end would not hear a signal on every system
         pass
     began = time.monotonic()
-    state.ledger.tell("stopping", grace=grace, running=_running(state))
-    state.gate.close(grace)
-    # Those that are cut end within a token of the grace's end: they have a little more time to say so.
-    while _running(state) and not at_once.is_set() and time.monotonic() - began < grace + 2:
-        at_once.wait(0.05)
-    at_once.wait(0.3)  # the last messages are on their way to the browsers
-    left = _running(state)
+    while (internals.running(state.demo) or any(state.waiting().values())) and time.monotonic() - began < STOP_SECONDS:
+        time.sleep(0.05)
+    time.sleep(0.3)  # the last messages are on their way to the browsers
     state.demo.close(verbose=False)
-    state.ledger.tell("stopped", unfinished=left, seconds=round(time.monotonic() - began, 2))
+    state.ledger.tell("stopped", seconds=round(time.monotonic() - began, 2))
 
 
 class ServerLog(logging.Handler):
@@ -162,8 +150,3 @@ class ServerLog(logging.Handler):
         web = logging.getLogger("uvicorn")
         web.handlers[:], web.propagate = [self], False
         logging.getLogger().addHandler(self)
-
-
-def _running(state: State) -> int:
-    """Requests at work, and those that wait for the model and are still to be told that they will not run."""
-    return state.ledger.running() + sum(state.waiting().values())

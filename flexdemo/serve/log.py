@@ -90,11 +90,6 @@ class Ledger:
             self._counts[sample("running", endpoint=endpoint)] += 1
         return Entry(endpoint)
 
-    def running(self) -> int:
-        """Requests at work now."""
-        with self._lock:
-            return sum(count for each, count in self._counts.items() if each.startswith("flexdemo_running"))
-
     def end(self, entry: Entry, *, logged: bool = True, error: BaseException | None = None) -> None:
         """Count a request that is over, and write its line; `logged` is False for what happens at every key press.
 

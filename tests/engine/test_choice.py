@@ -262,7 +262,7 @@ def test_neither_page_nor_health_tell_where_a_model_lies(
 ) -> None:
     monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
     args = app.make_parser().parse_args([flag.format(folder) for flag in flags])
-    demo, _, _ = app.start(args, "127.0.0.1", browser_support.free_port())
+    demo = app.start(args, "127.0.0.1", browser_support.free_port()).demo
     try:
         client = Client(demo.local_url, verbose=False)
         told = client.predict(QUESTION, explain=True, max_new_tokens=2, model="random", api_name="/generate")
@@ -277,7 +277,7 @@ def test_neither_page_nor_health_tell_where_a_model_lies(
 def test_app_starts_with_several(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
     args = app.make_parser().parse_args(["--models", f"facts=bundled,random={folder}"])
-    demo, _, _ = app.start(args, "127.0.0.1", browser_support.free_port())
+    demo = app.start(args, "127.0.0.1", browser_support.free_port()).demo
     try:
         client = Client(demo.local_url, verbose=False)
         assert client.predict(api_name="/methods")["models"] == ["facts", "random"]

@@ -198,7 +198,7 @@ def test_endpoints_are_mcp_tools_of_the_started_app(
             return tools, told, await session.call_tool("mask", {"question": ""})
 
     port = browser_support.free_port()
-    demo, _, _ = app.start(app.make_parser().parse_args(["--mcp", "--model", str(saved)]), "127.0.0.1", port)
+    demo = app.start(app.make_parser().parse_args(["--mcp", "--model", str(saved)]), "127.0.0.1", port).demo
     try:
         tools, told, refused = asyncio.run(visit())
     finally:

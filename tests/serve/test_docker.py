@@ -118,7 +118,7 @@ def test_the_health_check_asks_for_what_the_app_serves(steps: list[Instruction],
             return subprocess.run([sys.executable, *command[1:]], env=env, capture_output=True).returncode
 
         assert check() == 0
-        page.gate.close(60)
+        page.state.closing.set()
         assert check() != 0
     assert check() != 0
 

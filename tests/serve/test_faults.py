@@ -6,6 +6,7 @@ import json
 import re
 import weakref
 from collections.abc import Iterator
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -28,7 +29,7 @@ from flexdemo.errors import InputError, OutOfMemory, within_memory
 from flexdemo.page import run as ui_work
 from flexdemo.page.state import PageState
 from flexdemo.request import Limits
-from flexdemo.serve.guard import Gate, Guard
+from flexdemo.serve.guard import Guard
 from flexdemo.serve.internals import running
 from flexdemo.serve.log import Interrupted, Ledger
 
@@ -138,7 +139,7 @@ def test_any_handler_that_runs_out_of_memory_says_what_would_fit() -> None:
         raise MemoryError("Unable to allocate 8.00 GiB")
 
     with pytest.raises(gr.Error, match="this request does not fit in memory: use fewer"):
-        Guard(ledger, Gate()).wrap(full, "picture", demo=demo)()
+        Guard(ledger, Event()).wrap(full, "picture", demo=demo)()
     told = json.loads(lines[0])
     assert (told["outcome"], told["out_of_memory"]) == ("refused", True) and "traceback" not in told
     assert "flexdemo_out_of_memory_total 1.0" in ledger.metrics({})
@@ -153,7 +154,7 @@ def test_what_the_lender_of_gpus_says_reaches_the_visitor() -> None:
         raise gr.Error("You have exceeded your GPU quota", print_exception=True)
 
     with pytest.raises(gr.Error, match="exceeded your GPU quota") as caught:
-        Guard(Ledger(log=lines.append), Gate()).wrap(refused, "run", demo=demo)()
+        Guard(Ledger(log=lines.append), Event()).wrap(refused, "run", demo=demo)()
     assert not caught.value.print_exception
     assert json.loads(lines[0])["outcome"] == "refused" and "quota" not in lines[0]
 

@@ -60,7 +60,7 @@ def test_health_tells_what_runs(page: Served, lm: LanguageModel) -> None:
 
 def test_health_says_when_it_is_not_ready(lm: LanguageModel) -> None:
     with served(lm) as page:
-        page.gate.close(60)
+        page.state.closing.set()
         assert page.get("/healthz")[0] == 503 and json.loads(page.get("/healthz")[1])["status"] == "stopping"
         page.state.demo = None
         assert page.get("/healthz")[0] == 503
@@ -188,19 +188,14 @@ def process(*arguments: str, code: str = "", **environment: str) -> Iterator[tup
 
 
 SPACE = {"SYSTEM": "spaces", "SPACE_ID": "some/space", "SPACE_HOST": "some-space.hf.space"}
-SLOW = """
+ENDLESS = """
 import time
+from flexdemo.engine import decode
 from flexdemo.engine.fast import rows
 forward = rows.forward
 rows.forward = lambda *a, **o: (time.sleep(0.1), forward(*a, **o))[1]
-"""
-ENDLESS = (
-    SLOW
-    + """
-from flexdemo.engine import decode
 decode.stop_reason = lambda lm, prompt, token_ids, limit: "length" if len(token_ids) >= limit else None
 """
-)
 
 
 def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
@@ -212,31 +207,18 @@ def stopped(running: subprocess.Popen) -> tuple[int, str, list[dict]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-def test_sigterm_lets_a_running_answer_end_on_a_space() -> None:
+def test_sigterm_ends_what_runs_and_what_waits_and_says_so() -> None:
     """As a Space on the CPU starts it: the address in the environment, the Space's own variables."""
-    with process("--grace", "30", code=SLOW, GRADIO_SERVER_NAME="0.0.0.0", **SPACE) as (running, url):
+    with process(code=ENDLESS, GRADIO_SERVER_NAME="0.0.0.0", **SPACE) as (running, url):
         client = Client(url, verbose=False)
-        job = client.submit(question=QUESTION, max_new_tokens=20, api_name="/generate")
-        until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
-        code, _, log = stopped(running)
-        assert job.result(timeout=30)["results"][0]["answer"] == "Lima"
-    assert code == 0 and log[1]["running"] == 1 and log[-1]["unfinished"] == 0
-    assert [each["event"] for each in log] == ["started", "stopping", "request", "stopped"]
-    assert log[2]["outcome"] == "ok"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-def test_sigterm_cuts_what_takes_longer_and_says_so() -> None:
-    with process("--grace", "1", code=ENDLESS) as (running, url):
-        client = Client(url, verbose=False)
-        jobs = [client.submit(question=QUESTION, max_new_tokens=200, api_name="/generate") for _ in range(2)]
+        jobs = [client.submit(question=QUESTION, max_new_tokens=100, api_name="/generate") for _ in range(2)]
         until(lambda: 'flexdemo_running{endpoint="generate"} 1' in metrics(url))
         time.sleep(0.2)
         code, _, log = stopped(running)
         said = [str(job.exception(timeout=30)) for job in jobs]
-    assert code == 0 and log[-1]["event"] == "stopped" and log[-1]["seconds"] < 10
+    assert code == 0 and [log[0]["event"], log[-1]["event"]] == ["started", "stopped"]
     assert all("the server is stopping: ask again in a minute" in each for each in said), said
-    assert {each["outcome"] for each in log if each["event"] == "request"} <= {"stopped", "refused"}
+    assert {each["outcome"] for each in log if each["event"] == "request"} == {"stopped"}
 
 
 def metrics(url: str) -> Any:

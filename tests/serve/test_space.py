@@ -72,4 +72,4 @@ def test_flags_that_the_page_about_hosting_names_exist() -> None:
     others = {"--clients", "--seconds", "--type", "--sdk", "--examples", "--output"}  # of tests/bench, hf, `record`
     ours = {flag for action in app.make_parser()._actions for flag in action.option_strings}
     assert flags <= ours | docker | others, flags - ours - docker - others
-    assert {"--root-path", "--auth", "--log-text", "--grace"} <= flags
+    assert {"--root-path", "--auth", "--log-text"} <= flags

@@ -27,7 +27,7 @@ from flexdemo.page.endpoints import endpoints
 from flexdemo.page.widgets import Page
 from flexdemo.request import Limits
 from flexdemo.serve import internals
-from flexdemo.serve.guard import Gate, Guard
+from flexdemo.serve.guard import Guard
 from flexdemo.serve.health import State, routes
 from flexdemo.serve.log import Ledger
 from flexdemo.serve.profiles import DEFAULT, PROFILES, Profile
@@ -125,9 +125,9 @@ class Site:
 class Served(Site):
     """A page that runs in this process, and what it has logged."""
 
-    def __init__(self, url: str, demo: Any, state: State, gate: Gate, lines: list[str]) -> None:
+    def __init__(self, url: str, demo: Any, state: State, lines: list[str]) -> None:
         super().__init__(url)
-        self.demo, self.state, self.gate, self.lines = demo, state, gate, lines
+        self.demo, self.state, self.lines = demo, state, lines
 
     @property
     def told(self) -> list[dict]:
@@ -160,21 +160,21 @@ def served(
 ) -> Iterator[Served]:
     """The page as app.py starts it, with this model; visitors' files go to `folder`."""
     lines: list[str] = []
-    gate, ledger = Gate(), Ledger(log=lines.append, log_text=log_text)
+    closing, ledger = threading.Event(), Ledger(log=lines.append, log_text=log_text)
     first = offered(lm).default
-    state = State(first.name, first.backend, str(first.device), ledger, gate, account)
+    state = State(first.name, first.backend, str(first.device), ledger, closing, account)
     state.warming = lambda: warming
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
             patch.setenv("GRADIO_TEMP_DIR", str(folder))
         demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
-        Guard(ledger, gate).protect(demo)
+        Guard(ledger, closing).protect(demo)
         internals.queue(demo, profile.queue)
         options = {"auth": account, "root_path": root_path, **ui.launch_options(profile, routes=routes(state))}
         _, url = launched(demo, **options)
     state.demo = demo
     try:
-        yield Served(url, demo, state, gate, lines)
+        yield Served(url, demo, state, lines)
     finally:
         demo.close(verbose=False)
 
