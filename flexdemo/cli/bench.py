@@ -21,7 +21,6 @@ from ..engine.attention import BACKENDS
 from ..engine.decode import generate
 from ..engine.loading import DTYPES
 from ..engine.model import LanguageModel, prepare
-from ..errors import InputError
 from ..plan import Encoding, Stream, fused_view
 from ..prompt import Segment, SegmentedPrompt
 from ..request import Decoding
@@ -52,12 +51,6 @@ class _NoText:
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return "x" * len(ids)
-
-
-def check_shape(shape: str) -> None:
-    """Raise InputError for a shape that is not in SHAPES."""
-    if shape not in SHAPES:
-        raise InputError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
 
 
 def random_model(shape: str, *, device: str, dtype: str) -> torch.nn.Module:
@@ -195,7 +188,6 @@ def measure(
     All backends must give the same greedy tokens, or the result says how many prompts differ: bf16 ties can. With
     `compiled` each backend that allows it also runs with its whole forward pass compiled.
     """
-    check_shape(shape)
     # On the CPU compiled kernels bring a thread pool of their own, which slows whatever runs after them: they go last.
     last = [name for name in backends if device == "cpu" and BACKENDS[name].multiple > 1]
     whole = [name + COMPILED for name in backends if compiled and BACKENDS[name].captures]

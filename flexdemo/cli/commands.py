@@ -191,8 +191,8 @@ def run_bench(args: argparse.Namespace) -> None:
     from ..engine.loading import resolve_device, resolve_dtype
     from .bench import measure
 
-    if args.runs < 1 or args.max_new_tokens < 2:
-        raise InputError("bench needs at least 1 run and 2 new tokens")
+    if args.runs < 1 or args.max_new_tokens < 2 or min(args.lengths) < 20:
+        raise InputError("bench needs at least 1 run, 2 new tokens and prompts of at least 20")
     if args.backend not in ("all", *BACKENDS):
         raise InputError(f"unknown backend {args.backend!r}: choose from all, {', '.join(BACKENDS)}")
     device = resolve_device(args.device)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which 
 
 from parts import cost, mask_and_attention
 
-from flexdemo.cli.bench import check_shape, random_lm, run_facts
+from flexdemo.cli.bench import SHAPES, random_lm, run_facts
 from flexdemo.engine.loading import resolve_device, resolve_dtype
 from flexdemo.engine.model import LanguageModel
 from flexdemo.figures.cells import PARAPHRASE_COLOURS
@@ -76,7 +76,6 @@ def measure_growth(
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """How time and memory grow with tokens, paraphrases and rows, for one backend; on a GPU also attention alone."""
-    check_shape(shape)
     lm = random_lm(shape, device=device, dtype=dtype, backend=backend, compiled=compiled)
     sizes = {"tokens": tokens, "paraphrases": paraphrases, "rows": rows}
     told = costs(lm, **sizes, new_tokens=new_tokens, runs=runs, log=log)
@@ -158,7 +157,7 @@ def _shown(value: float | None, factor: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="tiny")
+    parser.add_argument("--shape", default="tiny", choices=SHAPES)
     parser.add_argument("--backend", default="auto", help="auto, flex, flex-eager or sdpa (default: auto)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: auto)")

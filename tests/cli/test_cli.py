@@ -17,7 +17,6 @@ import pytest
 from flexdemo.answers.methods import METHODS
 from flexdemo.answers.recording import load_recorded
 from flexdemo.cli import main as cli
-from flexdemo.engine.loading import BUNDLED
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import STRATEGIES
 from flexdemo.prompt import POSITIONS
@@ -178,7 +177,7 @@ BAD = {
     "unknown device": (["generate", "x", "--device", "tpu"], "cpu"),
     "unknown dtype": (["generate", "x", "--dtype", "int8"], "float32"),
     "too few weights": (["generate", "x", "-p", "y", "--weights", "1"], "one weight"),
-    "weights no numbers": (["generate", "x", "--weights", "a,b"], "1,2,0.5"),
+    "weights no numbers": (["generate", "x", "--weights", "a,b"], "a list of numbers"),
     "weights negative": (["generate", "x", "--weights=-1"], "0 or more"),
     "weights zero": (["generate", "x", "--weights", "0"], "above 0"),
     "no tokens": (["generate", "x", "--max-new-tokens", "0"], "at least 1"),
@@ -199,7 +198,7 @@ BAD = {
     ),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
-    "no runs": (["bench", "--runs", "0"], "at least 1 run and 2 new tokens"),
+    "no runs": (["bench", "--runs", "0"], "at least 1 run, 2 new tokens"),
     "unknown backend of bench": (["bench", "--backend", "fast"], "choose from all, flex, flex-eager, sdpa"),
 }
 
@@ -285,17 +284,6 @@ def test_a_reader_that_leaves_is_no_error(capsys: pytest.CaptureFixture, monkeyp
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: a disk that is full cannot be had")
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_an_output_that_is_closed_is_no_error(
-    closed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, closed, None)
-    assert run(capsys, "generate", *ASK, "--max-new-tokens", "1", "--model", str(BUNDLED), "--json")[0] == 0
-    monkeypatch.setattr(sys, closed, None)
-    status, out, err = run(capsys, "generate", "")
-    assert (status, out, err.count("\n")) == (2, "", int(closed == "stdout"))
-
-
 def test_output_on_a_full_disk_is_told_in_one_line(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
