@@ -37,9 +37,7 @@ OPEN = frozenset(
     }
 )  # fmt: skip
 MOST_READ = 4_000_000  # bytes of a request, files apart
-MOST_DROPPED = 200_000_000  # bytes of a body that are taken where that is only to be able to answer
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
-PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -82,7 +80,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        who, route, key = self._who(scope), "", ("", False)
+        who, route, key = visitor(scope, self._profile.proxies), "", ("", False)
         try:
             route = _route(scope)
             if _tries_account(scope):  # or a password could be guessed a thousand times a second
@@ -97,9 +95,6 @@ class Door:
         except Refused as refusal:
             answer = _answer(refusal, public=refusal.is_public or route.startswith("call/"))
             await answer(scope, receive, send)
-
-    def _who(self, scope: Scope) -> str:
-        return visitor(scope, self._profile.proxies)
 
     async def _checked(self, scope: Scope, receive: Receive, route: str, who: str) -> tuple[Receive, tuple[str, bool]]:
         """The body to go on with, and as whose it counts; Refused for what goes no further."""
@@ -146,7 +141,8 @@ class Door:
         most = most if key[1] else 8 * most  # pictures are cheap, and typing asks for many
         page = internals.page_of(app)
         asked = [*itertools.chain(*internals.waiting(page).values()), *internals.running(page)]
-        theirs = sum((self._who(each.request.scope), each.fn.concurrency_id == "model") == key for each in asked)
+        proxies = self._profile.proxies
+        theirs = sum((visitor(each.request.scope, proxies), each.fn.concurrency_id == "model") == key for each in asked)
         if theirs + self._joining[key] >= most:
             raise Refused(
                 429, f"{most} of your requests are waiting or running, the most that one visitor may have: wait"
@@ -203,8 +199,6 @@ def _route(scope: Scope) -> str:
         raise Refused(400, "X-Forwarded-Host must be the name of a host, as the proxy in front knows it")
     if "deep_link" in QueryParams(scope.get("query_string", b"")):
         raise Refused(404, "there are no deep links here: the page's own links hold its state")
-    if path.startswith("/monitoring"):
-        raise Refused(404, "there is nothing here")
     if not path.startswith(API):
         return ""
     route = path.removeprefix(API)
@@ -234,8 +228,6 @@ def visitor(scope: Mapping[str, Any], proxies: int) -> str:
         told = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
         hops = [hop.strip() for hop in told.split(",") if hop.strip()]
         address = hops[-proxies] if len(hops) >= proxies else address
-    if with_port := PORT.fullmatch(address):
-        address = with_port[1] or with_port[2]
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -258,8 +250,6 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
             size += len(part)
             if size <= most:
                 parts.append(part)
-            elif size > MOST_DROPPED:
-                break
     except ClientDisconnect as error:
         raise Refused(400, "the request ended before its end") from error
     return b"".join(parts) if size <= most else None
