@@ -78,25 +78,13 @@ def assets(kind: str) -> list[Path]:
     return sorted(ASSETS.glob(f"{kind}*.json"), key=lambda path: path.stem)
 
 
-def read_recordings() -> list[Any]:
-    """The recorded examples; those of a file that cannot be read are left out, and a line says why."""
-    from flexdemo.answers.recording import load_recorded
-
-    read: list[Any] = []
-    for path in assets("recorded"):
-        try:
-            read += load_recorded(path)
-        except InputError as error:
-            print(f"no recorded examples: {error}", file=sys.stderr)
-    return read
-
-
 def start(args: argparse.Namespace, host: str, port: int) -> Any:
     """Load, build and launch: what /healthz tells of the page, which is its `demo`. InputError if that cannot be."""
     from flexdemo.serve import zerogpu
 
     gpu = zerogpu.find_gpu()  # before torch and gradio: its package changes both
     import_gradio()
+    from flexdemo.answers.recording import load_recorded
     from flexdemo.engine.loading import Models, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import moved
     from flexdemo.engine.tuning import suit_threads
@@ -142,7 +130,8 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     profile = PROFILES[args.profile]
     profile = profile if args.proxies is None else replace(profile, proxies=args.proxies)
     notice = zerogpu.NOTICE.format(backend=lm.backend) if gpu.forks else ""
-    shown = {"examples": examples, "recordings": read_recordings(), "notice": notice, "warming": warm_up.note}
+    recordings = [each for path in assets("recorded") for each in load_recorded(path)]
+    shown = {"examples": examples, "recordings": recordings, "notice": notice, "warming": warm_up.note}
     demo = build_demo(models, profile=profile, gpu=gpu, **shown)
     Guard(ledger, closing).protect(demo)
     internals.queue(demo, profile.queue)

@@ -69,20 +69,15 @@ def resolve_address(host: str | None, port: int | None) -> tuple[str, int]:
 def own_folder() -> None:
     """Visitors' files go to a folder that nobody else on this machine can read, and that is gone when the program is.
 
-    GRADIO_TEMP_DIR names another one, which stays. InputError if there is none that can be written.
+    GRADIO_TEMP_DIR names where it is made. InputError if it cannot be.
     """
-    named = os.environ.get("GRADIO_TEMP_DIR")
+    place = os.environ.get("GRADIO_TEMP_DIR")
     try:
-        if named:
-            os.makedirs(named, exist_ok=True)
-            tempfile.TemporaryFile(dir=named).close()
-            return
-        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flexdemo-")
+        os.makedirs(place or tempfile.gettempdir(), exist_ok=True)
+        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="flexdemo-", dir=place)
     except OSError as error:
-        where = f"in {named} " if named else ""
-        raise InputError(
-            f"no files can be written {where}({error.strerror or error}): name another folder, with GRADIO_TEMP_DIR"
-        ) from error
+        why = error.strerror or error
+        raise InputError(f"no files can be written ({why}): name another folder, with GRADIO_TEMP_DIR") from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 

@@ -6,7 +6,6 @@ There, what a call is given and gives back is pickled, and what it changes in me
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -88,13 +87,10 @@ LOCAL = Gpu()
 
 
 def find_gpu(environ: Mapping[str, str] = os.environ) -> Gpu:
-    """ZeroGPU where the environment says so, LOCAL elsewhere; InputError if its package is missing there."""
+    """ZeroGPU where the environment says so, LOCAL elsewhere."""
     if environ.get(FLAG, "").lower() not in ("1", "t", "true"):
         return LOCAL
-    try:
-        spaces = importlib.import_module("spaces")
-    except ImportError as error:
-        raise InputError(f"{FLAG} is set and the package spaces is missing: add it to the Space's image") from error
+    import spaces
     import torch
 
     # transformers asks it in a forward pass, as when a model is checked here: asking starts CUDA, and a process forked
@@ -108,10 +104,6 @@ def load_options(gpu: Gpu, device: str, dtype: str, backend: str, *, compiled: b
     """Arguments of `load_model` for these flags: on ZeroGPU a model is checked on the CPU, then `moved`."""
     if not gpu.forks:
         return {"device": device, "dtype": dtype, "backend": backend, "compiled": compiled}
-    if compiled:
-        raise InputError("--compile is not for ZeroGPU, which cannot compile at run time: leave it out")
-    if backend == "flex":
-        raise InputError("backend flex is compiled, and ZeroGPU cannot compile at run time: use sdpa or flex-eager")
     return {
         "device": "cpu",
         "dtype": "bfloat16" if dtype == "auto" else dtype,

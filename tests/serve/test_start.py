@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import browser_support
@@ -107,15 +105,3 @@ def test_threads_that_wait_give_way_to_other_programs() -> None:
         command = [sys.executable, "-c", told.format(module)]
         done = subprocess.run(command, cwd=app.ROOT, env=environment, capture_output=True, text=True)
         assert done.stdout == "1000 False\n", done.stderr
-
-
-def test_a_recording_that_cannot_be_read_is_told_and_the_others_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(app.ASSETS / "recorded-smollm2.json", tmp_path / "recorded.json")
-    (tmp_path / "recorded-a.json").write_text("{")
-    monkeypatch.setattr(app, "ASSETS", tmp_path)
-    assert [path.name for path in app.assets("recorded")] == ["recorded.json", "recorded-a.json"]
-    assert [each.result.model for each in app.read_recordings()] == ["smollm2"] * 3
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"no recorded examples: cannot read {tmp_path / 'recorded-a.json'}: it is no recording")

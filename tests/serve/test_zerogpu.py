@@ -68,12 +68,6 @@ def test_elsewhere_nothing_is_wrapped() -> None:
     }  # fmt: skip
 
 
-def test_there_the_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "spaces", None)
-    with pytest.raises(InputError, match="the package spaces is missing"):
-        find_gpu({"SPACES_ZERO_GPU": "true"})
-
-
 def test_a_model_is_checked_there_without_starting_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked worker cannot use a GPU that its parent has asked for anything: every call failed so on a real one."""
     asked: list[str] = []
@@ -97,10 +91,7 @@ def test_a_model_is_checked_there_without_starting_cuda(monkeypatch: pytest.Monk
 def test_there_nothing_is_compiled(gpu: Gpu) -> None:
     assert load_options(gpu, "auto", "auto", "auto") == {"device": "cpu", "dtype": "bfloat16", "backend": "sdpa"}
     assert load_options(gpu, "auto", "float32", "flex-eager")["backend"] == "flex-eager"
-    with pytest.raises(InputError, match="cannot compile at run time: use sdpa or flex-eager"):
-        load_options(gpu, "auto", "auto", "flex")
-    with pytest.raises(InputError, match="--compile is not for ZeroGPU"):
-        load_options(gpu, "auto", "auto", "auto", compiled=True)
+    assert "compiled" not in load_options(gpu, "auto", "auto", "auto", compiled=True)
 
 
 # Calls
