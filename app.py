@@ -118,7 +118,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
 
     ledger, closing = Ledger(log_text=args.log_text), threading.Event()
     name = ", ".join(models.choices) or lm.name
-    state = State(name, lm.backend, str(lm.device), ledger, closing, account)
+    state = State(name, lm.backend, str(lm.device), ledger, closing)
     listed = [each for path in assets("examples") for each in json.loads(path.read_text(encoding="utf-8"))]
     examples = listed or [FALLBACK]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]

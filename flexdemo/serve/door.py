@@ -83,7 +83,7 @@ class Door:
         who, route, key = visitor(scope, self._profile.proxies), "", ("", False)
         try:
             route = _route(scope)
-            if _tries_account(scope):  # or a password could be guessed a thousand times a second
+            if _path(scope).rstrip("/") == "/login":  # or a password could be guessed a thousand times a second
                 self._visits.spend(who)
             if scope["method"] == "POST":
                 receive, key = await self._checked(scope, receive, route, who)
@@ -210,12 +210,6 @@ def _route(scope: Scope) -> str:
 
 def _path(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
-
-
-def _tries_account(scope: Scope) -> bool:
-    """Whether a request brings a name and a password."""
-    path = _path(scope).rstrip("/")
-    return path == "/login" or (path == "/metrics" and "authorization" in Headers(scope=scope))
 
 
 def visitor(scope: Mapping[str, Any], proxies: int) -> str:

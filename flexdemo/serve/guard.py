@@ -1,4 +1,4 @@
-"""Around every handler: counts, the log, faults told in one line, an end when nobody waits. Knows no models."""
+"""Around every handler: the log, faults told in one line, an end when nobody waits. Knows no models."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Guard:
     @contextmanager
     def _request(self, name: str, demo: gr.Blocks, logged: bool) -> Iterator[Entry]:
         """One request from its beginning to its end, however it ends."""
-        entry, told = self._ledger.begin(name), _Told()
+        entry, told = Entry(name), _Told()
         here = presence(demo)
 
         def reason() -> str | None:
@@ -105,7 +105,8 @@ class Guard:
             elif error is not None:
                 entry.outcome = "error"
             unexpected = error if entry.outcome == "error" and not by_worker else None
-            self._ledger.end(entry, logged=logged, error=unexpected)
+            if logged or unexpected is not None:
+                self._ledger.end(entry, error=unexpected)
         if error is None:
             return
         if isinstance(error, gr.Error) and not by_worker:

@@ -1,35 +1,29 @@
-"""The server around a launched page: health, metrics, who may read them, and the stop. Knows no handlers."""
+"""The server around a launched page: its account, health, log and stop. Knows no handlers."""
 
 from __future__ import annotations
 
-import base64
-import hmac
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .. import __version__
 from ..errors import InputError
 from . import internals
-from .log import Ledger, fault, sample
+from .log import Ledger, fault
 
-HEALTH, METRICS = "/healthz", "/metrics"
 STOP_SECONDS = 5.0  # for those that run to end, which takes each a token
-Account = tuple[str, str]
 
 
-def read_account(text: str | None) -> Account | None:
+def read_account(text: str | None) -> tuple[str, str] | None:
     """(user, password) from USER:PASSWORD, or from a file with that as its first line if the text is @FILE."""
     if not text:
         return None
@@ -45,71 +39,38 @@ def read_account(text: str | None) -> Account | None:
     return user, password
 
 
-def is_account(header: str | None, account: Account) -> bool:
-    """Whether an Authorization header of the Basic kind names this account."""
-    kind, _, given = (header or "").partition(" ")
-    right = base64.b64encode(":".join(account).encode())
-    return kind.lower() == "basic" and hmac.compare_digest(given.encode(), right)
-
-
 @dataclass
 class State:
-    """What /healthz and /metrics tell. `demo` is the page once it is up."""
+    """What /healthz tells. `demo` is the page once it is up."""
 
     model: str
     backend: str
     device: str
     ledger: Ledger
     closing: threading.Event
-    account: Account | None = None
     demo: Any = None
     warming: Callable[[], str] = str  # what to tell of a warm-up that runs
-    began: float = field(default_factory=time.time)
 
     @property
     def is_ready(self) -> bool:
         return self.demo is not None and bool(self.demo.is_running) and not self.closing.is_set()
-
-    def waiting(self) -> dict[str, int]:
-        """Queue -> requests that wait in it."""
-        queues = {} if self.demo is None else internals.waiting(self.demo)
-        return {name: len(requests) for name, requests in queues.items()}
 
     def health(self) -> dict[str, Any]:
         status = "ready" if self.is_ready else ("stopping" if self.closing.is_set() else "starting")
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
         if warming := self.warming():
             facts["warming"] = warming
-        return {"status": status, **facts, "queue": self.waiting().get("model", 0), "version": __version__}
-
-    def gauges(self) -> dict[str, float]:
-        facts = {"version": __version__, "model": self.model, "backend": self.backend, "device": self.device}
-        told = {
-            sample("info", **facts): 1,
-            sample("ready"): int(self.is_ready),
-            sample("start_time_seconds"): self.began,
-            sample("resident_memory_bytes"): psutil.Process().memory_info().rss,
-        }
-        told |= {sample("queue_length", queue=name): count for name, count in self.waiting().items()}
-        for i in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
-            told[sample("gpu_memory_bytes", gpu=i, kind="allocated")] = torch.cuda.memory_allocated(i)
-            told[sample("gpu_memory_bytes", gpu=i, kind="reserved")] = torch.cuda.memory_reserved(i)
-        return told
+        waiting = [] if self.demo is None else internals.waiting(self.demo).get("model", [])
+        return {"status": status, **facts, "queue": len(waiting), "version": __version__}
 
 
 def routes(state: State) -> list[Route]:
-    """/healthz, open to all, and /metrics, which asks for the account where there is one."""
+    """/healthz, open to all."""
 
     async def health(request: Request) -> Response:
         return JSONResponse(state.health(), status_code=200 if state.is_ready else 503)
 
-    async def metrics(request: Request) -> Response:
-        if state.account is not None and not is_account(request.headers.get("authorization"), state.account):
-            return PlainTextResponse("an account is needed\n", 401, {"www-authenticate": 'Basic realm="metrics"'})
-        text = state.ledger.metrics(state.gauges())
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return [Route(HEALTH, health), Route(METRICS, metrics)]
+    return [Route("/healthz", health)]
 
 
 def serve_until_told(state: State) -> None:
@@ -119,7 +80,9 @@ def serve_until_told(state: State) -> None:
     while not state.closing.wait(1.0):  # a wait without an end would not hear a signal on every system
         pass
     began = time.monotonic()
-    while (internals.running(state.demo) or any(state.waiting().values())) and time.monotonic() - began < STOP_SECONDS:
+    while time.monotonic() - began < STOP_SECONDS:
+        if not internals.running(state.demo) and not any(internals.waiting(state.demo).values()):
+            break
         time.sleep(0.05)
     time.sleep(0.3)  # the last messages are on their way to the browsers
     state.demo.close(verbose=False)

@@ -1,4 +1,4 @@
-"""What each request was, took and came to: a JSON line each, and counts for Prometheus. Knows no pages, no models.
+"""What each request was, took and came to: a JSON line each. Knows no pages, no models.
 
 Without `log_text` nothing that a visitor wrote is kept: no text, no answer, no message that might quote one.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 import traceback
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,7 +19,6 @@ from typing import Any
 
 from ..errors import InputError, OutOfMemory, within_memory
 
-ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 TEXTS = ("question", "paraphrases", "prefix", "message")  # what only `log_text` writes
 
 
@@ -78,56 +75,23 @@ def to_stderr(line: str) -> None:
 
 
 class Ledger:
-    """Counts of all requests since the start, and the log."""
+    """The log."""
 
     def __init__(self, *, log: Callable[[str], None] = to_stderr, log_text: bool = False) -> None:
         self._log, self._log_text = log, log_text
-        self._lock = threading.Lock()
-        self._counts = Counter({sample("out_of_memory_total"): 0.0})
 
-    def begin(self, endpoint: str) -> Entry:
-        with self._lock:
-            self._counts[sample("running", endpoint=endpoint)] += 1
-        return Entry(endpoint)
-
-    def end(self, entry: Entry, *, logged: bool = True, error: BaseException | None = None) -> None:
-        """Count a request that is over, and write its line; `logged` is False for what happens at every key press.
-
-        An unexpected `error` is always written, as its class and the lines of code it came through.
-        """
-        seconds, whose = time.perf_counter() - entry.began, {"endpoint": entry.endpoint}
-        grown = {
-            sample("running", **whose): -1,
-            sample("requests_total", **whose, outcome=entry.outcome): 1,
-            sample("request_seconds_sum", **whose): seconds,
-            sample("request_seconds_count", **whose): 1,
-            sample("out_of_memory_total"): bool(entry.facts.get("out_of_memory")),
-            sample("tokens_total", kind="prompt_tokens"): entry.facts.get("prompt_tokens", 0),
-            sample("tokens_total", kind="new_tokens"): entry.facts.get("new_tokens", 0),
-        }
-        with self._lock:
-            self._counts.update(grown)
-        if logged or error is not None:
-            facts = entry.facts | ({} if error is None else {**fault(error), "message": str(error)})
-            facts = {name: value for name, value in facts.items() if self._log_text or name not in TEXTS}
-            told = {"id": entry.id, "endpoint": entry.endpoint, "outcome": entry.outcome, "seconds": round(seconds, 4)}
-            self.tell("request", **told, **facts)
+    def end(self, entry: Entry, *, error: BaseException | None = None) -> None:
+        """Write the line of a request that is over; an unexpected `error` as its class and the code it came through."""
+        seconds = round(time.perf_counter() - entry.began, 4)
+        facts = entry.facts | ({} if error is None else {**fault(error), "message": str(error)})
+        facts = {name: value for name, value in facts.items() if self._log_text or name not in TEXTS}
+        told = {"id": entry.id, "endpoint": entry.endpoint, "outcome": entry.outcome, "seconds": seconds}
+        self.tell("request", **told, **facts)
 
     def tell(self, event: str, **facts: Any) -> None:
         """A line of the log, of a request or of the server itself, with the time in UTC."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._log(json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str))
-
-    def metrics(self, gauges: Mapping[str, float]) -> str:
-        """All counts and some gauges, by their `sample`, in Prometheus' text format. Seconds leave out waiting."""
-        with self._lock:
-            return "".join(f"{name} {value}\n" for name, value in (*self._counts.items(), *gauges.items()))
-
-
-def sample(name: str, **labels: Any) -> str:
-    """What one number of the metrics is called."""
-    told = ",".join(f'{key}="{str(label).translate(ESCAPES)}"' for key, label in labels.items())
-    return f"flexdemo_{name}{{{told}}}" if told else f"flexdemo_{name}"
 
 
 def fault(error: BaseException) -> dict[str, Any]:
@@ -141,7 +105,7 @@ def fault(error: BaseException) -> dict[str, Any]:
 
 @contextmanager
 def within_noted_memory(size: Callable[[], str] | None = None, *, give_up: Callable[[], None]) -> Iterator[None]:
-    """`within_memory` of the running request, whose log line and the counts then tell of it."""
+    """`within_memory` of the running request, whose log line then tells of it."""
     try:
         with within_memory(size, give_up=give_up):
             yield

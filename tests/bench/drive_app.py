@@ -403,13 +403,6 @@ def full(report: Report, model: Sequence[str], more: Sequence[str], room: float 
         report.step("full", "Run that does not fit", page)
         report.step("full", "/generate after", after)
 
-        def counted() -> str:
-            line = next(each for each in site.get("/metrics")[1].splitlines() if each.startswith("flexdemo_out_of_mem"))
-            check(float(line.split()[-1]) >= 2, line)
-            return line
-
-        report.step("full", "/metrics", counted)
-
 
 def fields(site: Site, event: int) -> set[str]:
     return {(site.name(widget) or "").replace("-", "_") for widget in site.events[event]["inputs"]}

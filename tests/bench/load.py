@@ -14,17 +14,18 @@ import statistics
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # flexdemo, which need not be installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import browser_support
+import psutil
 from gradio_client import Client
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples.json"
@@ -95,10 +96,11 @@ def told(answered: dict[str, Any]) -> list[list[int]]:
     return [view["token_ids"] for result in answered["results"] for view in result["views"]]
 
 
-def resident_mb(url: str) -> float | None:
-    with urllib.request.urlopen(f"{url}metrics", timeout=30) as answer:
-        found = re.search(r"^flexdemo_resident_memory_bytes (\S+)$", answer.read().decode(), flags=re.M)
-    return float(found[1]) / 1e6 if found else None
+def resident_mb(url: str) -> float:
+    """Memory of the process on this machine that listens there; 0 where there is none."""
+    port = urlsplit(url).port
+    found = [each.pid for each in psutil.net_connections("tcp") if each.laddr.port == port and each.status == "LISTEN"]
+    return psutil.Process(found[0]).memory_info().rss / 1e6 if found else 0.0
 
 
 def visit(url: str, number: int, want: dict[str, list], stop: threading.Event, most: int, met: Met) -> None:
@@ -136,9 +138,9 @@ def load(url: str, *, clients: int, seconds: float, most: int = 1_000_000) -> Me
 
     def watch() -> None:
         while not stop.wait(0.5):
-            met.memory.append(resident_mb(url) or 0.0)
+            met.memory.append(resident_mb(url))
 
-    met.memory.append(resident_mb(url) or 0.0)
+    met.memory.append(resident_mb(url))
     threads = [threading.Thread(target=watch)]
     threads += [threading.Thread(target=visit, args=(url, i, want, stop, most, met)) for i in range(clients)]
     for thread in threads:
@@ -149,7 +151,7 @@ def load(url: str, *, clients: int, seconds: float, most: int = 1_000_000) -> Me
     stop.set()
     for thread in threads:
         thread.join()
-    met.memory.append(resident_mb(url) or 0.0)
+    met.memory.append(resident_mb(url))
     return met
 
 

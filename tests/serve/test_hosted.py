@@ -65,8 +65,6 @@ def test_passwords_cannot_be_guessed_by_the_thousand(bundled: LanguageModel, tmp
             who = {"x-forwarded-for": f"192.0.2.{len(path)}"}
             statuses = [site.http.post(f"{site.url}{path}", data=form, headers=who).status_code for _ in range(8)]
             assert statuses[-3:] == [429] * 3 and 429 not in statuses[:5]
-        who = {"x-forwarded-for": "192.0.2.99", "authorization": "Basic YW5uOndyb25n"}
-        assert [site.get("/metrics", who)[0] for _ in range(8)] == [401] * 5 + [429] * 3
         who = {"x-forwarded-for": "192.0.2.100"}
         long = site.http.post(f"{site.url}/login", content=b"username=" + b"a" * 4_100_000, headers=who)
         assert long.status_code == 413

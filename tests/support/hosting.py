@@ -162,7 +162,7 @@ def served(
     lines: list[str] = []
     closing, ledger = threading.Event(), Ledger(log=lines.append, log_text=log_text)
     first = offered(lm).default
-    state = State(first.name, first.backend, str(first.device), ledger, closing, account)
+    state = State(first.name, first.backend, str(first.device), ledger, closing)
     state.warming = lambda: warming
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
