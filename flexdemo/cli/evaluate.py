@@ -90,6 +90,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
         check_output(path, REPORTS)
     if args.score == "lemma" and find_lemmatiser() is None:
         raise InputError("--score lemma needs a lemmatiser: pip install simplemma")
+    if args.shots < 0 or bool(args.shots) != (args.shots_from is not None):
+        raise InputError("--shots K, 1 or more, and --shots-from FILE, a data set to draw them from, go together")
     if args.output is None and args.resume:
         raise InputError("--resume goes on with an --output: name it")
     with closing(join_workers(cpu=args.device == "cpu", together=args.tensor_parallel)) as workers:
@@ -105,7 +107,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
             _say(f"skipped {problem}")
         if problems:
             _say(f"skipped {len(problems)} bad records, {len(records)} are left")
-        pool = _pool(args)
+        pool = read_records(args.shots_from, skip_bad=args.skip_bad)[0] if args.shots else []
         _shots(pool, args, records)  # too few are told before a model is loaded
         if args.output is not None:
             outputs = {args.output: TABLE}
@@ -118,13 +120,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
         split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
         lm = load(args, **split)
         _evaluate(lm, records, pool, settings, args, workers)
-
-
-def _pool(args: argparse.Namespace) -> list[Record]:
-    """What shots are drawn from; nothing if none are asked for."""
-    if args.shots < 0 or bool(args.shots) != (args.shots_from is not None):
-        raise InputError("--shots K, 1 or more, and --shots-from FILE, a data set to draw them from, go together")
-    return read_records(args.shots_from, skip_bad=args.skip_bad)[0] if args.shots else []
 
 
 def _shots(pool: Sequence[Record], args: argparse.Namespace, records: Sequence[Record]) -> Shots:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..errors import InputError, OutOfMemory, within_memory
@@ -76,14 +77,12 @@ def work_through(
     With `output` every batch is on the disk when it is done and the finished whole is written there by process 0; the
     result is then None. Without, it is everything that `work` made, in the records' order.
     """
-
-    def begin() -> Journal | None:
-        if output is None or not workers.writes:
-            return None
-        return Journal.open(output, settings, resume=resume, overwrite=overwrite, rank=workers.rank, form=form)
-
     kept: dict[int, Sequence[Any]] = {}
-    journal = workers.first_then_others(begin)
+    journal, state = None, workers.state
+    with state.main_process_first():
+        if output is not None and workers.writes:
+            options = {"resume": resume, "overwrite": overwrite, "rank": state.process_index, "form": form}
+            journal = Journal.open(output, settings, **options)
     done = workers.agreed(journal.done if journal else frozenset())
     mine = [i for i in workers.share(total) if i not in done]
     # A bar for each process of a machine would be a mess: the first speaks for all, and to a terminal only (None).
@@ -98,10 +97,10 @@ def work_through(
         return [each for i in range(total) for each in kept[i]]
     if journal is not None:
         journal.close()
-    workers.wait()
+    state.wait_for_everyone()
     if workers.is_first:
         finish(output, settings, total, form=form)
-    workers.wait()
+    state.wait_for_everyone()
     return None
 
 
@@ -109,23 +108,23 @@ def work_through(
 class Workers:
     """This process among those of a run: `accelerate launch` or `torchrun` starts several, any other start one.
 
-    They share the records, or all of them work on each record with a part of the model (`together`). `state` is
-    accelerate's PartialState; None for a run of one process, which needs no accelerate.
+    They share the records, or all of them work on each record with a part of the model (`together`).
     """
 
-    rank: int
-    world: int
-    local: int
-    state: Any = None
+    state: PartialState
     together: bool = False
 
     @property
     def is_first(self) -> bool:
-        return self.rank == 0
+        return self.state.is_main_process
+
+    @property
+    def world(self) -> int:
+        return self.state.num_processes
 
     def share(self, count: int) -> range:
         """Which of `count` items are this process's: every world-th, or all."""
-        return range(count) if self.together else range(self.rank, count, self.world)
+        return range(count) if self.together else range(self.state.process_index, count, self.world)
 
     @property
     def writes(self) -> bool:
@@ -134,51 +133,21 @@ class Workers:
 
     def agreed(self, value: Any) -> Any:
         """Process 0's value in all that work together; elsewhere each one's own."""
-        if not self.together:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        told = [value]
-        broadcast_object_list(told)
-        return told[0]
+        return broadcast_object_list([value])[0] if self.together else value
 
     def summed(self, counts: Counter[str]) -> Counter[str]:
         """The counts of all that share the records; where all make the same, one's own."""
-        if self.state is None or self.together:
-            return counts
-        from accelerate.utils import gather_object
-
-        return sum(gather_object([counts]), Counter())
+        return counts if self.together else sum(gather_object([counts]), Counter())
 
     def device(self, wanted: str) -> str:
         """The device for this process: a GPU of its own where several processes share a machine's GPUs."""
-        on_gpu = self.state is not None and self.state.device.type == "cuda"
-        return f"cuda:{self.local}" if on_gpu and wanted != "cpu" else wanted
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.state is not None:
-            self.state.wait_for_everyone()
-
-    def first_then_others(self, act: Callable[[], Any]) -> Any:
-        """`act` in process 0, and then in the others."""
-        if not self.is_first:
-            self.wait()
-        done = act()
-        if self.is_first:
-            self.wait()
-        return done
+        on_gpu = self.world > 1 and self.state.device.type == "cuda"
+        return f"cuda:{self.state.local_process_index}" if on_gpu and wanted != "cpu" else wanted
 
     def close(self) -> None:
-        if self.state is not None:
-            self.state.destroy_process_group()
+        self.state.destroy_process_group()
 
 
 def join_workers(*, cpu: bool, together: bool = False) -> Workers:
     """This process's place in the run, from the environment that `accelerate launch` and `torchrun` set."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Workers(0, 1, 0)
-    from accelerate import PartialState
-
-    state = PartialState(cpu=cpu or not torch.cuda.is_available())  # or it takes each process for the only one
-    return Workers(state.process_index, state.num_processes, state.local_process_index, state, together)
+    return Workers(PartialState(cpu=cpu or not torch.cuda.is_available()), together)  # or each seems the only one

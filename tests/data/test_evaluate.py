@@ -264,8 +264,8 @@ def test_two_processes_equal_one(data: Path, uninterrupted: list[dict[str, Any]]
 @pytest.mark.parametrize("together", [False, True])
 def test_what_processes_dropped_is_told_whole(monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
     """Those that work on each record together have all dropped the same."""
-    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, Counter(late=2, lost=1)])
-    workers, dropped = Workers(0, 2, 0, SimpleNamespace(), together), Counter(lost=3)
+    monkeypatch.setattr("flexdemo.data.workers.gather_object", lambda own: [*own, Counter(late=2, lost=1)])
+    workers, dropped = Workers(SimpleNamespace(), together), Counter(lost=3)
     assert workers.summed(dropped) == (dropped if together else Counter(lost=4, late=2))
 
 

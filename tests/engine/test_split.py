@@ -124,9 +124,9 @@ def test_a_batch_that_does_not_fit_is_not_halved_by_one_of_them() -> None:
 
 
 def test_all_work_on_all_records_and_the_first_writes() -> None:
-    state = SimpleNamespace()
-    places = [Workers(rank, 2, rank, state, together=True) for rank in range(2)]
+    states = [SimpleNamespace(process_index=i, num_processes=2, is_main_process=i == 0) for i in range(2)]
+    places = [Workers(state, together=True) for state in states]
     assert [list(each.share(3)) for each in places] == [[0, 1, 2]] * 2
     assert [each.writes for each in places] == [True, False]
-    apart = [Workers(rank, 2, rank, state) for rank in range(2)]
+    apart = [Workers(state) for state in states]
     assert [list(each.share(3)) for each in apart] == [[0, 2], [1]] and all(each.writes for each in apart)

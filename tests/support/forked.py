@@ -10,6 +10,8 @@ import signal
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from accelerate import PartialState
+
 from flexdemo.cli import main as cli
 
 
@@ -35,6 +37,7 @@ def launched_twice(*arguments: str | Path, folder: Path) -> str:
 
 def _one_of_two(folder: Path, *arguments: str) -> int:
     rank = os.environ["RANK"]
+    PartialState._reset_state()  # what this process was before it forked, one by itself, is remembered
     with (
         open(folder / f"out-{rank}", "w") as out, redirect_stdout(out),
         open(folder / f"err-{rank}", "w") as err, redirect_stderr(err),
