@@ -88,7 +88,6 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     from flexdemo.engine.loading import Models, load_model, offered, parse_models, weights_gigabytes, without_paths
     from flexdemo.engine.model import moved
     from flexdemo.engine.tuning import suit_threads
-    from flexdemo.page.examples import FALLBACK
     from flexdemo.page.page import build_demo, launch_options
     from flexdemo.page.state import START_METHODS
     from flexdemo.serve import internals
@@ -119,8 +118,7 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     ledger, closing = Ledger(log_text=args.log_text), threading.Event()
     name = ", ".join(models.choices) or lm.name
     state = State(name, lm.backend, str(lm.device), ledger, closing)
-    listed = [each for path in assets("examples") for each in json.loads(path.read_text(encoding="utf-8"))]
-    examples = listed or [FALLBACK]
+    examples = [each for path in assets("examples") for each in json.loads(path.read_text(encoding="utf-8"))]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
     warm_up = WarmUp(
         [] if gpu.forks else every, question, paraphrases, START_METHODS,

@@ -97,7 +97,7 @@ class Summary:
 
     def markdown(self) -> str:
         """The lines as a table in Markdown, then the notes."""
-        return "\n".join([markdown_table(*self.cells()), "", *(f"- {_markdown(note)}" for note in self.notes)]) + "\n"
+        return markdown(*self.cells(), self.notes)
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the table of lines, as text; a column that no line fills is left out."""
@@ -252,8 +252,8 @@ def _markdown(text: str) -> str:
     return re.sub(r"\](?=[(\[:])", r"\]", plain)  # no links, and an interval's brackets stay bare
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, first: str = "---") -> str:
-    """Columns of numbers behind one that `first` aligns."""
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], *, first: str = "---") -> str:
+    """Columns of numbers behind one that `first` aligns, then the notes."""
     lines = [" | ".join(map(_markdown, line)) for line in (header, *rows)]
     lines.insert(1, " | ".join([first] + ["---:"] * (len(header) - 1)))
-    return "\n".join(f"| {line} |" for line in lines)
+    return "\n".join([*(f"| {line} |" for line in lines), "", *(f"- {_markdown(note)}" for note in notes)]) + "\n"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..answers.methods import METHODS, Method
-from .summary import REFERENCE, Interval, Summary, interval_text, markdown_table, summarise
+from .summary import REFERENCE, Interval, Summary, interval_text, markdown, summarise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,8 +98,7 @@ class Sweep:
         return tuple(told)
 
     def markdown(self) -> str:
-        table = markdown_table(*self.cells(), first="---:")
-        return "\n".join([table, "", *(f"- {note}" for note in self.notes)]) + "\n"
+        return markdown(*self.cells(), self.notes, first="---:")
 
 
 def without_sweeps(table: DataFrame) -> DataFrame:

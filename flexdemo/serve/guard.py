@@ -77,8 +77,7 @@ class Guard:
     @contextmanager
     def _request(self, name: str, demo: gr.Blocks, logged: bool) -> Iterator[Entry]:
         """One request from its beginning to its end, however it ends."""
-        entry, told = Entry(name), _Told()
-        here = presence(demo)
+        entry, here, error = Entry(name), presence(demo), None
 
         def reason() -> str | None:
             if self._closing.is_set():
@@ -87,12 +86,13 @@ class Guard:
 
         entry.reason = reason
         try:
-            with told, within_memory():
+            with within_memory():
                 if self._closing.is_set() and logged:
                     raise Interrupted(CLOSING)
                 yield entry
+        except Exception as raised:  # this is the one place that answers for all of them
+            error = raised
         finally:
-            error = told.error
             by_worker = isinstance(error, gr.Error) and error.title == WORKER_TITLE
             if isinstance(error, OutOfMemory):
                 entry.facts["out_of_memory"] = True
@@ -116,31 +116,17 @@ class Guard:
         raise gr.Error(said, print_exception=False)
 
 
-class _Told:
-    """Keeps any Exception that ends its block: this is the one place that answers for all of them."""
-
-    error: Exception | None = None
-
-    def __enter__(self) -> _Told:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception):
-            self.error = error
-            return True
-        return False
-
-
 def _checked(preprocess: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Gradio's reading of a request's values; one that its widget does not take is told in one line."""
 
     @wraps(preprocess)
     async def checked(*args: Any, **options: Any) -> Any:
-        with (told := _Told()):
+        try:
             return await preprocess(*args, **options)
-        if isinstance(told.error, gr.Error):
-            raise gr.Error(str(told.error.message)[:200], print_exception=False) from told.error
-        raise gr.Error(UNFIT, print_exception=False) from told.error
+        except gr.Error as error:
+            raise gr.Error(str(error.message)[:200], print_exception=False) from error
+        except Exception as error:
+            raise gr.Error(UNFIT, print_exception=False) from error
 
     return checked
 
