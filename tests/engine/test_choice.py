@@ -80,12 +80,6 @@ def test_other_names_are_refused(text: str, said: str) -> None:
         parse_models(text)
 
 
-def test_one_model_or_several_not_both(capsys: pytest.CaptureFixture) -> None:
-    port = str(browser_support.free_port())
-    assert app.main(["--port", port, "--model", "x", "--models", "a=x,b=y"]) == 2
-    assert capsys.readouterr().err == "error: give --model for one model or --models for several, not both\n"
-
-
 def test_visitors_read_no_path(both: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("one/small", "two/small", "one/tinyqa", "own"):
         (tmp_path / folder).mkdir(parents=True)
