@@ -106,15 +106,12 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     suit_threads(max(every, key=weights_gigabytes))
 
     ledger, closing = Ledger(log_text=args.log_text), threading.Event()
-    name = ", ".join(models.choices) or lm.name
-    state = State(name, lm.backend, str(lm.device), ledger, closing)
     examples = [each for path in assets("examples") for each in json.loads(path.read_text(encoding="utf-8"))]
     question, paraphrases = examples[0]["question"], examples[0]["paraphrases"]
     warm_up = WarmUp(
         [] if gpu.forks else every, question, paraphrases, START_METHODS,
         log=lambda text: ledger.tell("warm-up", outcome=text),
     )  # fmt: skip
-    state.warming = lambda: warm_up.note
     profile = PROFILES[args.profile]
     profile = profile if args.proxies is None else replace(profile, proxies=args.proxies)
     path = (args.root_path or "").strip("/")  # of a proxy, or its whole address
@@ -122,6 +119,8 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     recordings = [each for path in assets("recorded") for each in load_recorded(path)]
     shown = {"examples": examples, "recordings": recordings, "notice": notice, "warming": warm_up.note}
     demo = build_demo(models, profile=profile, gpu=gpu, **shown)
+    name = ", ".join(models.choices) or lm.name
+    state = State(demo, name, lm.backend, str(lm.device), ledger, closing, lambda: warm_up.note)
     Guard(ledger, closing).protect(demo)
     internals.queue(demo, profile.queue)
     demo.launch(
@@ -136,7 +135,6 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     )
     internals.tell_tools_in_json(demo)
     ServerLog(ledger).attach()
-    state.demo = demo
     print(f"flexdemo runs on {demo.local_url}", flush=True)
     ledger.tell("started")
     warm_up.start()

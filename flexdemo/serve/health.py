@@ -41,26 +41,22 @@ def read_account(text: str | None) -> tuple[str, str] | None:
 
 @dataclass
 class State:
-    """What /healthz tells. `demo` is the page once it is up."""
+    """What /healthz tells, of the page `demo`."""
 
+    demo: Any
     model: str
     backend: str
     device: str
     ledger: Ledger
     closing: threading.Event
-    demo: Any = None
-    warming: Callable[[], str] = str  # what to tell of a warm-up that runs
-
-    @property
-    def is_ready(self) -> bool:
-        return self.demo is not None and bool(self.demo.is_running) and not self.closing.is_set()
+    warming: Callable[[], str]  # what to tell of a warm-up that runs
 
     def health(self) -> dict[str, Any]:
-        status = "ready" if self.is_ready else ("stopping" if self.closing.is_set() else "starting")
+        status = "stopping" if self.closing.is_set() else "ready"
         facts = {"model": self.model, "backend": self.backend, "device": self.device}
         if warming := self.warming():
             facts["warming"] = warming
-        waiting = [] if self.demo is None else internals.waiting(self.demo).get("model", [])
+        waiting = internals.waiting(self.demo).get("model", [])
         return {"status": status, **facts, "queue": len(waiting), "version": __version__}
 
 
@@ -68,7 +64,7 @@ def routes(state: State) -> list[Route]:
     """/healthz, open to all."""
 
     async def health(request: Request) -> Response:
-        return JSONResponse(state.health(), status_code=200 if state.is_ready else 503)
+        return JSONResponse(state.health(), status_code=503 if state.closing.is_set() else 200)
 
     return [Route("/healthz", health)]
 

@@ -162,17 +162,15 @@ def served(
     lines: list[str] = []
     closing, ledger = threading.Event(), Ledger(log=lines.append, log_text=log_text)
     first = offered(lm).default
-    state = State(first.name, first.backend, str(first.device), ledger, closing)
-    state.warming = lambda: warming
     with pytest.MonkeyPatch.context() as patch:
         if folder is not None:
             patch.setenv("GRADIO_TEMP_DIR", str(folder))
         demo = ui.build_demo(lm, profile=profile, gpu=gpu, warming=warming)
+        state = State(demo, first.name, first.backend, str(first.device), ledger, closing, lambda: warming)
         Guard(ledger, closing).protect(demo)
         internals.queue(demo, profile.queue)
         options = {"auth": account, "root_path": root_path, **ui.launch_options(profile, routes=routes(state))}
         _, url = launched(demo, **options)
-    state.demo = demo
     try:
         yield Served(url, demo, state, lines)
     finally:
