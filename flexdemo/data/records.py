@@ -25,9 +25,11 @@ from ..errors import InputError
 from ..prompt import normalise_weights
 from ..request import shortened
 from .files import read_file, write_file
+from .table import separator_of
 
 LISTS = ("answers", "paraphrases", "weights")
 COLUMNS = ("id", "question", *LISTS)
+NEEDED = ("question", "answers")
 SLOT = re.compile(r"\[[XY]\]")
 SCHEME = "hf://datasets/"
 CONVERTED = "refs/convert/parquet"  # where the Hub keeps a Parquet copy of a set in another format
@@ -233,11 +235,12 @@ def csv_rows(source: str, text: str) -> Iterator[Raw]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the module's own is 131,072 characters
     try:
         lines = io.StringIO(text, newline="")  # of any system, also of those that end one with \r alone
-        header, *rows = (row for row in csv.reader(lines, strict=True) if row)
+        separator = separator_of(text, NEEDED)
+        header, *rows = (row for row in csv.reader(lines, strict=True, delimiter=separator) if row)
     except (csv.Error, ValueError) as error:
         raise InputError(f"cannot read {source}: broken CSV ({_why(error)}): is a quote missing?") from error
     names = [cell.strip() for cell in header]
-    check_columns(source, names, ("question", "answers"))
+    check_columns(source, names, NEEDED)
     for number, cells in enumerate(rows, start=1):
         if len(cells) > len(names):
             more = f"{len(cells)} cells under a header of {len(names)}: put quotes around a text with commas"
@@ -278,7 +281,7 @@ def read_columns(source: str, ending: str, data: bytes) -> pyarrow.Table:
 
 def table_rows(table: pyarrow.Table) -> Iterator[Raw]:
     """Rows of a table with columns question, answers and, if it has them, id, paraphrases, weights."""
-    check_columns("the table", table.column_names, ("question", "answers"))
+    check_columns("the table", table.column_names, NEEDED)
     known = [name for name in COLUMNS if name in table.column_names]
     for number, row in enumerate(table.select(known).to_pylist(), start=1):
         yield Raw("row", number, row)

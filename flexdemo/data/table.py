@@ -151,13 +151,18 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) if value is not None else ""
 
 
+def separator_of(text: str, needed: Sequence[str]) -> str:
+    """What separates the cells of a CSV, also where commas are decimal: all columns needed are in its first line."""
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    titles = {each: next(csv.reader([header], delimiter=each), []) for each in (",", ";", "\t")}
+    return next((each for each, found in titles.items() if {*needed} <= {name.strip() for name in found}), ",")
+
+
 def _read_csv(data: bytes) -> pyarrow.Table:
     """Also of a file that a spreadsheet has saved: then semicolons may separate, true be TRUE and 0.5 be 0,5."""
     import pandas
 
-    header = re.split(rb"[\r\n]", data, maxsplit=1)[0].decode("utf-8-sig")
-    titles = {each: next(csv.reader([header], delimiter=each), []) for each in (",", ";", "\t")}
-    separator = next((each for each, found in titles.items() if {*SCHEMA.names} <= {*found}), ",")
+    separator = separator_of(data.partition(b"\n")[0].decode("utf-8-sig", "replace"), SCHEMA.names)
     cells = pandas.read_csv(io.BytesIO(data), dtype=str, na_filter=False, encoding="utf-8-sig", sep=separator)
     cells = cells[cells.ne("").any(axis=1)]  # a spreadsheet leaves empty rows at the end
     columns: dict[str, list[Any]] = {}

@@ -44,9 +44,9 @@ def jsonl(rows: list[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def csv_text(rows: list[dict[str, Any]]) -> str:
+def csv_text(rows: list[dict[str, Any]], separator: str = ",") -> str:
     frame = pd.DataFrame([{k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows])
-    return frame.to_csv(index=False)
+    return frame.to_csv(index=False, sep=separator)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -89,6 +89,9 @@ def test_windows_line_ends_and_blank_lines_and_a_mark(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes(codecs.BOM_UTF8 + csv_text(GOOD[:1]).replace("\n", "\r\n").encode())
     assert read_records(str(path))[0] == EXPECTED[:1]
+    for separator in ";\t":  # where commas are decimal, a spreadsheet separates cells by these
+        path.write_text(csv_text(GOOD, separator), encoding="utf-8", newline="")
+        assert read_records(str(path))[0] == EXPECTED
     path.write_bytes(csv_text(GOOD[:1]).replace("\n", "\r").encode())  # "CSV (Macintosh)"
     assert read_records(str(path))[0] == EXPECTED[:1]
 
