@@ -1,14 +1,13 @@
 """Proof of an answer on its own input: computed again, dense and uncached, by transformers' eager attention.
 
-What is shared with the engine is the model's weights and its own code for layers. Mask, positions and log-weights are
-written here once more, from the segments as they are shown; no page and no files.
+What is shared with the engine is the model's weights and its own code for layers. Mask, positions and weights are those
+that are shown, so what ran must be what is shown. Knows no page and no files.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from ..engine.fast.compiled import Sibling, part_siblings
 from ..engine.model import LanguageModel
 from ..errors import InputError
+from ..masks import Mask
 from ..prompt import SegmentedPrompt
 from .result import MethodResult, Result
 
@@ -28,16 +28,6 @@ MOST_TOKENS = 1024  # eager attention holds every score of a layer at once
 # Largest difference of log-probabilities that rounding may explain. On the bundled model all strategies stay below 3e-6
 # in float32 and 0.06 in bfloat16, where logits are rounded to steps of up to 1/8: only gross errors can be told there.
 TOLERANCES = MappingProxyType({"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5})
-SHARED = MappingProxyType(
-    {
-        "segment": lambda roles, numbers: roles == "prefix",
-        "isolated": lambda roles, numbers: np.zeros(len(roles), dtype=bool),
-        "causal": lambda roles, numbers: np.ones(len(roles), dtype=bool),
-        "anchor": lambda roles, numbers: (roles == "prefix") | (numbers == 1),
-        "late_fusion": lambda roles, numbers: roles == "prefix",
-        "bidirectional": lambda roles, numbers: roles == "prefix",
-    }
-)  # the keys that every later query sees
 
 
 @dataclass(frozen=True)
@@ -145,17 +135,14 @@ def _check(lm: LanguageModel, result: Result, answers: Sequence[MethodResult]) -
 
 @torch.no_grad()
 def _logits(model: PreTrainedModel, lm: LanguageModel, result: Result, answer: MethodResult) -> torch.Tensor:
-    """Logits (T, V) in fp64 on the CPU that each of the T answer tokens was chosen from, in one forward pass.
-
-    Mask, position scheme and weights are those that are shown above the answers, so what ran must be what is shown.
-    """
+    """Logits (T, V) in fp64 on the CPU that each of the T answer tokens was chosen from, in one forward pass."""
     count, prompt = len(answer.token_ids), result.prompt
     facts = result.mask if answer.method == "flex" else answer.mask
     mask, scheme, weights = facts["strategy"], facts["positions"], [1.0] * len(prompt.weights)
     if answer.method == "flex" or answer.method.endswith("/weights"):  # a side's is its scheme's name
         weights = prompt.weights
     ids = [*prompt.token_ids, *answer.token_ids[:-1]]
-    positions = _positions(prompt, scheme)
+    positions = list(prompt.position_ids(scheme))
     turn, end = lm.turn, positions[-1] + 1
     positions += range(end, end + count - 1)
     if turn is not None:  # the side of LongRoPE's switch on which the prompt lies is kept for its answer
@@ -177,66 +164,17 @@ def _likeliest(logits: torch.Tensor, token_ids: Sequence[int], tolerance: float)
     return bool((chosen >= logits.amax(dim=-1) - tolerance).all())
 
 
-def _positions(prompt: SegmentedPrompt, scheme: str) -> list[int]:
-    """Position of every prompt token, told from the lengths of the segments alone."""
-    if scheme == "sequential":
-        return list(range(prompt.segments[-1].end))
-    lengths = [segment.end - segment.start for segment in prompt.segments if segment.role == "paraphrase"]
-    places: list[int] = []
-    for segment in prompt.segments:
-        length, begin = segment.end - segment.start, len(places) and places[-1] + 1
-        if segment.role == "paraphrase":
-            begin = prompt.segments[0].end + (max(lengths) - length) * (scheme == "right_aligned")
-        elif segment.role == "suffix":
-            begin = prompt.segments[0].end + max(lengths)
-        places += range(begin, begin + length)
-    return places
-
-
-def _rule(mask: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """The strategy of a mask and the sign, query and key of each of its pairs."""
-    return re.split("[+-]", mask)[0], re.findall(r"([+-])([^>+-]+)>([^>+-]+)", mask)
-
-
 def dense_bias(prompt: SegmentedPrompt, mask: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
     """What is added to scores, (n, n) in fp32 with n prompt and answer tokens, row = query.
 
     -inf where a key is hidden; log(weight) on a paraphrase's keys for queries that fuse; else 0.
     """
-    strategy, pairs = _rule(mask)
-    roles, homes, number = [], [], 0  # a token's home is the number of its paraphrase; the prefix's is 0
-    called = {}  # its name -> its number: a page leaves gaps where a row is blank
-    for segment in prompt.segments:
-        number += segment.role in ("paraphrase", "suffix")
-        called |= {segment.name: number} if segment.role == "paraphrase" else {}
-        roles += [segment.role] * (segment.end - segment.start)
-        homes += [number] * (segment.end - segment.start)
-    roles, numbers = np.array([*roles, *["answer"] * answers]), np.array([*homes, *[number] * answers])
-    is_paraphrase, is_separator = roles == "paraphrase", roles == "separator"
-    fusing = (roles == "answer") | ((roles == "suffix") & (strategy != "late_fusion"))
-    home = numbers.copy()
-    if strategy == "late_fusion":  # there the suffix is part of the last paraphrase
-        home[roles == "suffix"] = numbers[is_paraphrase].max()
-    at_home = home[:, None] == home[None, :]
-    earlier = np.tri(len(roles), k=-1, dtype=bool)
-    visible = earlier & (at_home | SHARED[strategy](roles, numbers)[None, :] | fusing[:, None])
-    if strategy != "causal":
-        visible &= ~is_separator[:, None] & ~is_separator[None, :]
-
-    def meant(name: str, sign: str) -> np.ndarray:
-        """The tokens that a pair's name means; what closes a paraphrase closes the separator behind it."""
-        if name == "*":
-            return ~is_separator | (sign == "-")
-        if name in called:
-            return (numbers == called[name]) & (is_paraphrase | (is_separator & (sign == "-")))
-        return roles == name
-
-    for sign, query, key in pairs:
-        visible[meant(query, sign)[:, None] & meant(key, sign)[None, :] & earlier] = sign == "+"
-    if strategy == "bidirectional":
-        visible |= at_home & is_paraphrase[:, None] & is_paraphrase[None, :] & ~earlier
-    np.fill_diagonal(visible, True)
-
+    drawn = Mask.over(mask, prompt.segments, answers=answers)
+    felt = iter(weights)
+    shares = [next(felt) if segment.role == "paraphrase" else 1.0 for segment in drawn.segments]
+    fuses = [[segment.role in drawn.rule.strategy.fuses] for segment in drawn.segments]
     with np.errstate(divide="ignore"):  # log 0 is -inf, which hides
-        logs = np.log(np.array([1.0, *weights, 1.0]))[np.where(is_paraphrase, numbers, 0)]
-    return np.where(visible, np.where(fusing[:, None], logs[None, :], 0.0), -np.inf).astype(np.float32)
+        logs = np.where(fuses, np.log(shares), 0.0)  # of each segment that asks and each that is seen
+    lengths = [len(segment) for segment in drawn.segments]
+    bias = np.where(drawn.cells(), logs.repeat(lengths, axis=0).repeat(lengths, axis=1), -np.inf)
+    return bias.astype(np.float32)
