@@ -25,7 +25,7 @@ from ..plan import Scheme, mask_rows
 from ..prompt import SegmentedPrompt
 from ..request import FIELDS
 from .answer import effect_figure, mass_figure
-from .cells import visible_text
+from .cells import token_spans
 from .mask import mask_figure
 from .results import charts_html, facts_html, page_html, table_html, text_html
 
@@ -38,10 +38,7 @@ def mask_csv(prompt: SegmentedPrompt, cells: np.ndarray) -> str:
     A label is the token's index, its segment and its text. It begins with a digit, so that no spreadsheet takes a text
     such as `=1+1` for a formula.
     """
-    names = [segment.name for segment in prompt.segments for _ in range(len(segment))]
-    labels = [
-        f"{i} {name} {visible_text(token)}" for i, (name, token) in enumerate(zip(names, prompt.tokens, strict=True))
-    ]
+    labels = [f"{i} {name} {text}" for i, (text, name) in enumerate(token_spans(prompt.tokens, prompt.segments))]
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["query, key", *labels])
