@@ -66,15 +66,11 @@ def attend_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Any, how: Scori
         mask = mask.to(query.dtype) if length == 1 else mask.to(query.dtype).repeat(1, 1, groups, 1)
         out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=how.scale)
         return out.reshape(rows, heads, length, -1)
-    if not torch.compiler.is_compiling() and query.device.type == "cpu" and _fits_in_strips(mask, key):
+    on_cpu = not torch.compiler.is_compiling() and query.device.type == "cpu"
+    if on_cpu and length > STRIP and mask.shape[3] == key.shape[2]:  # of a mask for other keys SDPA says so itself
         return _attend_in_strips(query, key, value, mask, how.scale)
     key, value = _repeated(key, groups), _repeated(value, groups)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=how.scale)
-
-
-def _fits_in_strips(mask: Tensor, key: Tensor) -> bool:
-    """Whether a mask has several; of a mask for other keys SDPA says so itself."""
-    return mask.shape[2] > STRIP and mask.shape[3] == key.shape[2]
 
 
 def _repeated(states: Tensor, groups: int) -> Tensor:

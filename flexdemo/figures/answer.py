@@ -51,9 +51,6 @@ def mass_figure(
     `names` are the S segments: prefix, paraphrases, suffix + own answer. `per_token` says that the mass was divided
     by the number of tokens in the segment, so that a bar no longer sums to 1.
     """
-    mass = np.asarray(mass, dtype=float)
-    if mass.shape != (len(tokens), len(names)):
-        raise ValueError(f"mass of shape {mass.shape} does not fit {len(tokens)} tokens and {len(names)} segments")
     steps = np.arange(1, len(tokens) + 1)
     labels = [f"{step} <b>{plot_text(token)}</b>" for step, token in zip(steps, tokens, strict=True)]
     lettered, roles = len(tokens) <= LETTERED_TOKENS, ["prefix", *["paraphrase"] * (len(names) - 2), "suffix"]
@@ -97,8 +94,6 @@ def effect_figure(names: Sequence[str], effects: Sequence[float], wordings: Sequ
 
     An effect above 0 says that the answer was likelier with that paraphrase. `wordings` are told above the bars.
     """
-    if not len(names) == len(effects) == len(wordings):
-        raise ValueError(f"{len(names)} names, {len(effects)} effects and {len(wordings)} wordings do not fit together")
     places = range(len(names))
     told = [f"{effect:+.3f}" if round(effect, 3) else "0.000" for effect in effects]
     bars = go.Bar(
@@ -137,10 +132,6 @@ def attention_figure(rows: np.ndarray, tokens: Sequence[str], segments: Sequence
 
     Colours follow the square root of the probability, as most of it often goes to one token; texts tell it exactly.
     """
-    rows = np.asarray(rows, dtype=np.float32)
-    length = len(tokens)
-    if rows.shape != (length, length):
-        raise ValueError(f"attention of shape {rows.shape} does not fit {length} tokens")
     labels = token_labels(tokens, segments)
     bar = {"orientation": "h", "thickness": 8, "len": 0.6, "tickangle": 0, "outlinewidth": 0, "tickfont_color": INK}
     bar |= {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}

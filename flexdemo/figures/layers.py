@@ -41,10 +41,6 @@ def merge_figure(
     the layer from which on all would say it, `marked_layer` one where something else begins.
     """
     count, rows = probability.shape
-    if len(says) != count or to_fused.shape != (count, rows - 1) or rows - 1 != len(names) or len(between) != count:
-        raise ValueError(
-            f"{len(names)} names, probabilities {probability.shape} and cosines {to_fused.shape} do not fit"
-        )
     layers = np.arange(1, count + 1)
     colours = [*(segment_colour(name, "paraphrase") for name in names), FUSED]
     mode = "lines+markers" if count <= MOST_DOTS else "lines"
@@ -127,8 +123,6 @@ def heads_figure(
     wording, and as a line what is lost `without` it in all layers.
     """
     layers, heads = attention.shape
-    if by_layer and len(by_layer) != layers:
-        raise ValueError(f"{len(by_layer)} effects do not fit {layers} layers")
     ranks = np.full((layers, heads), "", dtype=object)
     for place, (layer, head) in enumerate(strongest, start=1):
         ranks[layer, head] = str(place)

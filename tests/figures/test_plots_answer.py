@@ -106,12 +106,3 @@ def test_text_cannot_be_markup() -> None:
         made = figure.to_json().replace("\\u003c", "<").replace("\\u003e", ">")
         assert "<b>x" not in made.replace("<b>&lt;", "") and "&lt;b&gt;x" in made
         assert "\u202e" not in json.dumps(figure.to_dict(), default=str, ensure_ascii=False)
-
-
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="does not fit 3 tokens"):
-        mass_figure(MASS, ["a", "b", "c"], NAMES)
-    with pytest.raises(ValueError, match="do not fit together"):
-        effect_figure(["P1"], [1.0, 2.0], ["x"])
-    with pytest.raises(ValueError, match="does not fit"):
-        attention_figure(MASS, ["a", "b"], SEGMENTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from flexdemo.figures.cells import segment_colour
 from flexdemo.figures.layers import heads_figure, merge_figure
@@ -95,10 +94,3 @@ def test_text_cannot_be_markup() -> None:
         text = figure.to_json().replace("\\u003c", "<").replace("\\u003e", ">").replace("\\u0026", "&")
         assert "<b>x" not in text.replace("<b>&lt;", "") and "&lt;b&gt;x" in text
         assert "\u202e" not in text and "\\u202e" in text.replace("\\\\u", "\\u")
-
-
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not fit"):
-        merged(names=("P1",))
-    with pytest.raises(ValueError, match="2 effects do not fit 3 layers"):
-        heads_figure(ATTENTION, "P1", [], (1.0, 2.0))
