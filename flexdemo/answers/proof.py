@@ -89,13 +89,13 @@ def prove(lm: LanguageModel, result: Result) -> Proof:
     differences, failures, agree = [], [], True
     for answer in answers:
         logits = _logits(model, lm, result, answer)
-        logprobs = torch.log_softmax(logits, dim=-1)[np.arange(len(logits)), list(answer.token_ids)]
-        gaps = np.abs(logprobs.numpy() - np.array(answer.logprobs))
+        chosen = logits[np.arange(len(logits)), list(answer.token_ids)]
+        gaps = np.abs((chosen - logits.logsumexp(dim=-1)).numpy() - np.array(answer.logprobs))
         gaps[np.isnan(gaps)] = np.inf
         differences.append(float(gaps.max()))
         if gaps.max() > tolerance:
             failures.append(f"{answer.method}: a log-probability differs by {gaps.max():.2g}")
-        if greedy and not _likeliest(logits, answer.token_ids, tolerance):
+        if greedy and (chosen < logits.amax(dim=-1) - tolerance).any():
             agree = False
             failures.append(f"{answer.method}: a token is not the likeliest")
     return Proof(
@@ -155,11 +155,6 @@ def _logits(model: PreTrainedModel, lm: LanguageModel, result: Result, answer: M
         **keep,
     )
     return out.logits[0, -count:].double().cpu()
-
-
-def _likeliest(logits: torch.Tensor, token_ids: Sequence[int], tolerance: float) -> bool:
-    chosen = logits[np.arange(len(logits)), list(token_ids)]
-    return bool((chosen >= logits.amax(dim=-1) - tolerance).all())
 
 
 def dense_bias(prompt: SegmentedPrompt, mask: str, weights: Sequence[float], *, answers: int) -> np.ndarray:
