@@ -33,8 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests share what is made for them and stay on one worker. Those with a browser share their servers:
-    they are two parts, which take equally long, and only one starts the slow model's server."""
+    """A file's tests share what is made for them and stay on one worker. Those with a browser share a server: they are
+    two parts, each of which starts one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
@@ -42,7 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.split("::")[0]
             if "/browser/" not in file:
                 return file
-            return "slow" if file.endswith(("test_access.py", "test_slow_and_long.py")) else "looking"
+            return "slow" if file.endswith("test_slow_and_long.py") else "looking"
 
     return ByFile(config, log)
 

@@ -212,7 +212,6 @@ def test_in_the_dark_axe_finds_nothing_serious_words_are_light_and_tab_reaches_a
     assert max(background(visit)) < 80
     papers = [visit.plot(name, "_fullLayout.paper_bgcolor") for name in ("mask-plot", "mask-plot-right", "gave-plot")]
     assert all(each.endswith(", 0)") for each in papers), "no white box on a dark page"
-    assert findings(visit) == []
     visit.run()
     axe_everywhere(visit, look=lambda tab: light_words(visit, FIGURES[tab]) if tab in FIGURES else None)
     reached_by_tab(visit.page)
