@@ -21,6 +21,7 @@ import models
 import pandas
 import pytest
 import torch
+from forked import Forked
 
 from flexdemo.answers.ask import ask
 from flexdemo.answers.methods import METHODS
@@ -42,7 +43,6 @@ RECORDS = [
     Record("d", "What?", ("this",), ("What is this thing called, and who was the first to see it?",)),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-TWO = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="torch has no gloo here: two processes on a CPU cannot talk",
@@ -189,7 +189,9 @@ def test_written_paraphrases_do_not_depend_on_the_batch() -> None:
     assert rewrite(lm, bare, 3, seed=6) != together[:3]
 
 
-def run(*arguments: str | Path, launcher: Sequence[str] = ()) -> subprocess.Popen:
+def run_twice(*arguments: str | Path) -> subprocess.Popen:
+    """As docs/data.md starts two processes."""
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     command = [sys.executable, "-m", *launcher, "flexdemo", *map(str, arguments)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -225,12 +227,13 @@ def test_table_has_every_method_of_every_record(uninterrupted: list[dict[str, An
     assert [record.id for record in kept] == names and all(len(record.paraphrases) == 2 for record in kept)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks here")
 def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
     """Killed hard, also while it paraphrases; what resumes must end with the same table."""
     output, made = tmp_path / "cut.feather", random.Random(3)
     arguments = ("evaluate", data, "--method", "all", "--output", output, *OPTIONS, "--resume")
     for _ in range(2):
-        process = run(*arguments)
+        process = Forked(lambda: cli.main([*map(str, arguments)]), tmp_path)
         partials = [tmp_path / f"cut.feather{kind}.partial-0.jsonl" for kind in ("", ".paraphrases.jsonl")]
         before = sum(path.stat().st_size for path in partials if path.exists())
         end = time.monotonic() + 120
@@ -248,9 +251,8 @@ def test_killed_at_random_moments_and_resumed(data: Path, uninterrupted: list[di
 
 @needs_gloo
 def test_two_processes_equal_one(data: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
-    """As docs/data.md starts them."""
     output, shared = tmp_path / "two.parquet", False
-    process = run("evaluate", data, "--method", "all", "--output", output, *OPTIONS, launcher=TWO)
+    process = run_twice("evaluate", data, "--method", "all", "--output", output, *OPTIONS)
     while process.poll() is None:
         shared |= (tmp_path / "two.parquet.partial-1.jsonl").exists()  # what the second one has done
         time.sleep(0.02)

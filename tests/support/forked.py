@@ -1,18 +1,53 @@
-"""A command in two processes forked from this one, which has imported what takes a new one seconds. No tests here.
+"""Processes forked from this one, which has imported what takes a new one seconds. No tests here.
 
-What torchrun itself starts is seen where it starts `python -m flexdemo evaluate`.
+What a new one starts as is seen where `python -m flexdemo`, torchrun and `python app.py` start.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from accelerate import PartialState
 
 from flexdemo.cli import main as cli
+
+
+class Forked:
+    """A function in a process of its own, asked as a `subprocess.Popen` is; what it prints goes into a folder."""
+
+    def __init__(self, work: Callable[[], int], folder: Path, **environment: str) -> None:
+        self._files = folder / "out", folder / "err"
+        self._process = multiprocessing.get_context("fork").Process(target=self._run, args=(work, environment))
+        self._process.start()
+
+    def _run(self, work: Callable[[], int], environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        out, err = (each.open("w", buffering=1, encoding="utf-8") for each in self._files)
+        with redirect_stdout(out), redirect_stderr(err):
+            sys.exit(work())
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, ...]:
+        self._process.join(timeout)
+        return tuple(each.read_text(encoding="utf-8") for each in self._files)
 
 
 def launched_twice(*arguments: str | Path, folder: Path) -> str:
