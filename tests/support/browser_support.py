@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,22 +67,31 @@ def serve(
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments]
     # Into a file: a pipe that nobody reads is full after some hundred lines of the log, and then the server waits.
     with tempfile.TemporaryFile() if log is None else log.open("w+b") as output:
+
+        def said() -> str:
+            output.seek(0)
+            return output.read().decode("utf-8", errors="replace")
+
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        url = f"http://127.0.0.1:{port}/"
-        try:
-            end = time.monotonic() + seconds
-            while not answers(url):
-                if process.poll() is not None or time.monotonic() > end:
-                    process.kill()
-                    process.wait()
-                    output.seek(0)
-                    said = output.read().decode("utf-8", errors="replace")
-                    raise RuntimeError(f"app.py did not come up:\n{said}")
-                time.sleep(0.1)
+        with answering(process, port, said, seconds=seconds) as url:
             yield url
-        finally:
-            process.kill()
-            process.wait()
+
+
+@contextmanager
+def answering(process: Any, port: int, said: Callable[[], str], *, seconds: float = 120.0) -> Iterator[str]:
+    """The address of app.py in a process, once it answers there; in the end the process is over."""
+    url, end = f"http://127.0.0.1:{port}/", time.monotonic() + seconds
+    try:
+        while not answers(f"{url}healthz"):
+            if process.poll() is not None or time.monotonic() > end:
+                process.kill()
+                process.wait()
+                raise RuntimeError(f"app.py did not come up:\n{said()}")
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
 
 
 def answers(url: str) -> bool:

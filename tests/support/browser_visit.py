@@ -19,6 +19,9 @@ import models
 import numpy as np
 import pytest
 import torch
+from forked import Forked
+
+import app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -144,7 +147,10 @@ def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def slow_url(chromium: str, slow_folder: Path) -> Iterator[str]:
     """A server for a group, with many rows and long prompts, over the slow model, and the bundled one to choose."""
-    with browser_support.serve("--profile", "lab", "--models", f"slow={slow_folder},facts=bundled") as url:
+    port = browser_support.free_port()
+    given = ["--port", str(port), "--profile", "lab", "--models", f"slow={slow_folder},facts=bundled"]
+    running = Forked(lambda: app.main(given), slow_folder.parent)
+    with browser_support.answering(running, port, lambda: str(running.said())) as url:
         yield url
 
 

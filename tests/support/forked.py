@@ -45,8 +45,15 @@ class Forked:
     def kill(self) -> None:
         self._process.kill()
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, ...]:
+    def wait(self, timeout: float | None = None) -> int | None:
         self._process.join(timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, ...]:
+        self.wait(timeout)
+        return self.said()
+
+    def said(self) -> tuple[str, ...]:
         return tuple(each.read_text(encoding="utf-8") for each in self._files)
 
 
