@@ -25,7 +25,7 @@ PARAPHRASES = (
     "taxi drivers in madagascar want to be paid in which currency? please tell me.",
     "HELLO, I HAVE A QUESTION: MADAGASCAR HAS WHAT KIND OF MONEYY? IT'S FOR SCHOOL, THANKS!",
 )
-RUNGS = ("standard", "+ segment mask", "+ aligned positions", "+ weights 1/N = fused")
+RUNGS = ("standard", "+ segment mask", "+ weights 1/N = fused")  # but for one
 METHODS = ("flex", "per_prompt", "causal")
 # Notes every text of the status, so that a step that is passed quickly is seen too.
 STEPS = """() => {
@@ -57,7 +57,7 @@ def climb(visit: Visit, lm: LanguageModel) -> None:
     result = flexdemo.ask(lm, QUESTION, PARAPHRASES, methods=("flex",), schemes=LADDER)
     answers = {each.method: each for each in result.answered}
     before = None
-    for name, scheme in zip(RUNGS, LADDER, strict=True):
+    for name, scheme in zip(RUNGS, (*LADDER[:2], LADDER[-1]), strict=True):
         page.locator("#ladder label", has_text=name).click()
         visit.until("name => document.querySelector('#ladder label.selected')?.textContent.trim() === name", name)
         visit.done()
@@ -135,14 +135,13 @@ def test_run_a_step_of_the_ladder_and_a_side_show_the_engine_s_answers_and_a_wei
     assert page.locator("#status [role=status]").count() == 1, "only the end is announced"
 
     climb(visit, bundled)
-    for key, weight in (("End", 10), ("Home", 0)):  # without reading the prompt again
-        page.evaluate(STEPS)
-        move(key)
-        steps = page.evaluate("() => window.steps")
-        assert "Reading the prompt" not in steps and steps[-1].startswith("Done")
-        weighed = asked(bundled, visit, weights=(1, weight, 1, 1, 1))
-        assert visit.text("answer-flex") == weighed["flex"].answer
-        assert visit.text("answer-causal") == causal.answer
+    page.evaluate(STEPS)
+    move("Home")  # without reading the prompt again
+    steps = page.evaluate("() => window.steps")
+    assert "Reading the prompt" not in steps and steps[-1].startswith("Done")
+    weighed = asked(bundled, visit, weights=(1, 0, 1, 1, 1))
+    assert visit.text("answer-flex") == weighed["flex"].answer
+    assert visit.text("answer-causal") == causal.answer
     assert visit.text("share-1").startswith("0.000") and visit.text("share-2").startswith("0.250")
     names = [name for name, *_ in visit.plot("mask-plot", "layout.meta.segments")]
     starts = [start for _, start, _ in visit.plot("mask-plot", "layout.meta.segments")]

@@ -94,7 +94,7 @@ def test_stop_and_escape_really_stop_and_say_so_and_an_example_ends_a_run(visito
         expect(page.locator(f"#{name}")).to_have_attribute("aria-keyshortcuts", keys)
 
     visit.fill(paraphrase_1="Name it.")
-    for i in range(3):  # a picture that was on its way to the page must not take the place of what Stop said
+    for i in range(2):  # a picture that was on its way to the page must not take the place of what Stop said
         question.press("Control+Enter")
         visit.running()
         if i == 0:  # Escape of an open list closes that and stops nothing
