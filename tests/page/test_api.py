@@ -7,11 +7,10 @@ import importlib.util
 import inspect
 import json
 import math
-import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import app
 import flexdemo
 from flexdemo.answers.explain import explain
 from flexdemo.answers.methods import METHODS
+from flexdemo.cli import main as cli
 from flexdemo.engine.model import LanguageModel
 from flexdemo.masks import STRATEGIES
 from flexdemo.page import endpoints as ui_api
@@ -233,29 +233,28 @@ def shown_blocks() -> dict[str, str]:
     return dict(re.findall(r"```(\w+)\n(.*?)```", section, flags=re.S))
 
 
-def run_block(command: list[str], code: str, page: Site) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    code = code.replace("http://127.0.0.1:7860", page.url)
-    done = subprocess.run(
-        [*command, code], cwd=Path(app.__file__).parent, env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"},
-        capture_output=True, encoding="utf-8", timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def shown_block(language: str, page: Site) -> str:
+    return shown_blocks()[language].replace("http://127.0.0.1:7860", page.url)
 
 
-def test_python_calls_of_the_docs_work_as_written(local: Site) -> None:
-    *_, flex, causal, paraphrases = run_block([sys.executable, "-c"], shown_blocks()["python"], local).splitlines()
+def test_python_calls_of_the_docs_work_as_written(local: Site, capsys: pytest.CaptureFixture) -> None:
+    exec(compile(shown_block("python", local), "docs/api.md", "exec"), {})
+    *_, flex, causal, paraphrases = capsys.readouterr().out.splitlines()
     assert (flex, causal) == ("flex Lima", "causal Lima")
     assert len(eval(paraphrases, {})) == 2 and "Peru" in paraphrases
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_shell_calls_of_the_docs_work_as_written(local: Site) -> None:
-    *told, printed = run_block(["bash", "-euc"], shown_blocks()["bash"], local).strip().splitlines()
-    data = told[told.index("event: complete") + 1]
-    (answered,) = json.loads(data.removeprefix("data: "))
-    told = json.loads(printed)
+def test_shell_calls_of_the_docs_work_as_written(local: Site, capsys: pytest.CaptureFixture) -> None:
+    """The command itself is started in test_cli.py."""
+    calls, _, command = shown_block("bash", local).strip().rpartition("\n")
+    done = subprocess.run(["bash", "-euc", calls], capture_output=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    python, dash, module, *arguments = shlex.split(command)
+    assert (python, dash, module) == ("python", "-m", "flexdemo") and cli.main(arguments) == 0
+    (answered,) = json.loads(lines[lines.index("event: complete") + 1].removeprefix("data: "))
+    told = json.loads(capsys.readouterr().out)
     assert answered["results"][0]["answer"] == told["results"][0]["answer"] == "Lima"
     assert answered["results"][0]["token_ids"] == told["results"][0]["token_ids"]
     assert answered["prompt"] == told["prompt"] and answered.keys() == told.keys()
