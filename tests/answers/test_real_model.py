@@ -19,12 +19,7 @@ from flexdemo.engine.loading import BUNDLED
 from flexdemo.engine.model import LanguageModel, prepare
 
 NEW_TOKENS = 8
-TOPICS = (
-    ("the capital of France", "Paris"),
-    ("the capital of Japan", "Tokyo"),
-    ("the largest planet", "Jupiter"),
-    ("the author of Hamlet", "Shakespeare"),
-)
+TOPICS = ("the largest planet", "the author of Hamlet")  # the examples that were recorded ask of more
 FORMS = (
     "What is {}?",
     "Name {}.",
@@ -33,7 +28,7 @@ FORMS = (
     "Q: {}\nA:",
     "I forgot {}\n\nand <b>need</b> it: 東京?",
 )
-ASKED = [[form.format(topic) for form in FORMS] for topic, _ in TOPICS]
+ASKED = [[form.format(topic) for form in FORMS] for topic in TOPICS]
 
 
 @pytest.fixture(scope="session")
@@ -73,26 +68,18 @@ def asked_alone(tokenizer: Any, wording: str) -> list[int]:
     return tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
 
 
-@pytest.mark.parametrize("wordings", ASKED, ids=[topic for topic, _ in TOPICS])
-def test_property_9_on_24_wordings_of_a_real_chat_model(
-    real: tuple[Any, Any, LanguageModel], wordings: list[str]
-) -> None:
-    tokenizer, _, ours = real
-    result = ask(ours, wordings[0], wordings[1:], methods=("origin", "per_prompt"), max_new_tokens=NEW_TOKENS)
-    said = generated(real, *(asked_alone(tokenizer, wording) for wording in wordings))
-    assert [view.token_ids for view in result["per_prompt"].views] == said
-    assert result["origin"].token_ids == said[0]
-
-
-@pytest.mark.parametrize("wordings", ASKED[2:], ids=[topic for topic, _ in TOPICS[2:]])
-def test_hidden_states_and_copies_of_a_real_chat_model(
+@pytest.mark.parametrize("wordings", ASKED, ids=TOPICS)
+def test_property_9_hidden_states_and_copies_of_a_real_chat_model(
     real: tuple[Any, Any, LanguageModel], wordings: list[str]
 ) -> None:
     """Of its 30 layers the default is the 20th. Copies stand with a line end between them, as wordings do."""
     tokenizer, plain, ours = real
-    asked = {"methods": ("hidden_avg", "repeat"), "max_new_tokens": NEW_TOKENS}
+    asked = {"methods": ("origin", "per_prompt", "hidden_avg", "repeat"), "max_new_tokens": NEW_TOKENS}
     result = ask(ours, wordings[0], wordings[1:], **asked)
     prompts, told = [asked_alone(tokenizer, wording) for wording in wordings], result["hidden_avg"].token_ids
+    said = generated(real, *prompts)
+    assert [view.token_ids for view in result["per_prompt"].views] == said
+    assert result["origin"].token_ids == said[0]
     assert oracle.decode_mixed(plain, prompts, 20, told).token_ids == list(told)
     ids = oracle.repeated(result.prompt.token_ids, result.to_dict()["prompt"]["segments"])[0]
     assert [result["repeat"].token_ids] == generated(real, ids)
