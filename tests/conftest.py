@@ -10,7 +10,12 @@ import pytest
 
 HERE = Path(__file__).parent
 FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[0] not in "._")
-REAL = ("test_alone.py", "test_prompt.py", "test_real_model.py", "test_repeat.py", "test_sources.py")
+# Files that go to one worker: they read a real model's GGUF, which takes seconds, or prepare every kind of model.
+TOGETHER = {
+    "real": ("test_alone.py", "test_prompt.py", "test_real_model.py", "test_repeat.py", "test_sources.py"),
+    "zoo": ("test_heads.py", "test_hidden.py", "test_merge.py", "test_proof.py", "test_zoo.py"),
+    "slow": ("test_slow_and_long.py",),
+}
 sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
 
 
@@ -35,18 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file's tests share what is made for them and stay on one worker. Those with a browser share a server: they are
-    two parts, each of which starts one. Files that read a real model's GGUF, which takes seconds, share what it holds.
-    """
+    two parts, each of which starts one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
-            if file.endswith(REAL):
-                return "real"
-            if "/browser/" not in file:
-                return file
-            return "slow" if file.endswith("test_slow_and_long.py") else "looking"
+            alone = "looking" if "/browser/" in file else file
+            return next((name for name, files in TOGETHER.items() if file.endswith(files)), alone)
 
     return ByFile(config, log)
 

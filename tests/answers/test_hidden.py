@@ -165,7 +165,7 @@ def test_requests_at_once_do_not_see_each_other(prepared: Callable[..., Language
 
     def work(one: dict[str, Any], right: list[Any]) -> None:
         ready.wait()
-        for _ in range(8):
+        for _ in range(4):
             told = [numbers(each) for each in ask(lm, A, [B, C], **one).results]
             wrong.extend([one] if told != right else [])
 

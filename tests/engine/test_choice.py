@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,35 +251,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models.saved_in(tmp_path_factory.mktemp("hidden") / "random")
 
 
-@pytest.mark.parametrize("flags", [["--model", "{}"], ["--models", "facts=bundled,random={}"]])
-def test_neither_page_nor_health_tell_where_a_model_lies(
-    folder: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
-    args = app.make_parser().parse_args([flag.format(folder) for flag in flags])
-    demo = app.start(args, "127.0.0.1", browser_support.free_port()).demo
+@contextmanager
+def started(*flags: str) -> Iterator[tuple[Client, list[str]]]:
+    """app.py in this process, which has a log of its own: a program that asks, and what the page tells anybody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)
+        demo = app.start(app.make_parser().parse_args(flags), "127.0.0.1", browser_support.free_port()).demo
     try:
-        client = Client(demo.local_url, verbose=False)
-        told = client.predict(QUESTION, explain=True, max_new_tokens=2, model="random", api_name="/generate")
-        assert told["model"] == "random"
         pages = [httpx.get(demo.local_url + path, timeout=60).text for path in ("", "config", "healthz")]
-        said = json.dumps([told, client.predict(api_name="/methods")]) + "".join(pages)
-        assert "random" in pages[0] and "random" in pages[2] and str(folder.parent) not in said
+        yield Client(demo.local_url, verbose=False), pages
     finally:
         demo.close(verbose=False)
 
 
-def test_app_starts_with_several(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexdemo.serve.health.ServerLog.attach", lambda _: None)  # this process has a log of its own
-    args = app.make_parser().parse_args(["--models", f"facts=bundled,random={folder}"])
-    demo = app.start(args, "127.0.0.1", browser_support.free_port()).demo
-    try:
-        client = Client(demo.local_url, verbose=False)
+def keeps_to_itself(folder: Path, client: Client, pages: list[str]) -> None:
+    """Neither page nor health nor endpoints tell where a model lies."""
+    told = client.predict(QUESTION, explain=True, max_new_tokens=2, model="random", api_name="/generate")
+    assert told["model"] == "random"
+    said = json.dumps([told, client.predict(api_name="/methods")]) + "".join(pages)
+    assert "random" in pages[0] and "random" in pages[2] and str(folder.parent) not in said
+
+
+def test_neither_page_nor_health_tell_where_a_model_lies(folder: Path) -> None:
+    with started("--model", str(folder)) as (client, pages):
+        keeps_to_itself(folder, client, pages)
+
+
+def test_app_starts_with_several(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    with started("--models", f"facts=bundled,random={folder}") as (client, pages):
+        keeps_to_itself(folder, client, pages)
         assert client.predict(api_name="/methods")["models"] == ["facts", "random"]
-        asked = {"question": QUESTION, "api_name": "/generate"}
-        assert client.predict(**asked)["results"][0]["answer"] == "Lima"
-        assert client.predict(**asked, model="random")["model"] == "random"
-    finally:
-        demo.close(verbose=False)
+        assert client.predict(question=QUESTION, api_name="/generate")["results"][0]["answer"] == "Lima"
     said = capsys.readouterr().err
     assert "model facts: tinyqa, 0.03 GB of weights in float32 on cpu" in said and "model random: " in said
