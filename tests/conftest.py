@@ -10,10 +10,12 @@ import pytest
 
 HERE = Path(__file__).parent
 FOLDERS = sorted(each for each in HERE.iterdir() if each.is_dir() and each.name[0] not in "._")
-# Files that go to one worker: they read a real model's GGUF, which takes seconds, or prepare every kind of model.
+# Files that go to one worker: they read a real model's GGUF, which takes seconds, prepare every kind of model, or ask
+# one of two servers.
 TOGETHER = {
     "real": ("test_alone.py", "test_prompt.py", "test_real_model.py", "test_repeat.py", "test_sources.py"),
     "zoo": ("test_heads.py", "test_hidden.py", "test_merge.py", "test_proof.py", "test_zoo.py"),
+    "sites": ("test_abuse.py", "test_api.py", "test_hosted.py", "test_limits.py", "test_load.py", "test_visitors.py"),
     "slow": ("test_slow_and_long.py",),
 }
 sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by name
