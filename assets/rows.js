@@ -12,6 +12,7 @@ document.addEventListener('paste', (event) => {
   if (row < 0 || lines.length < 2) return;
   event.preventDefault();
   document.documentElement.dataset.pasting = '';
+  setTimeout(() => delete document.documentElement.dataset.pasting, 1000); // a paste may change nothing
   const { value, selectionStart, selectionEnd } = event.target;
   lines[0] = value.slice(0, selectionStart) + lines[0];
   lines[lines.length - 1] += value.slice(selectionEnd);

@@ -149,13 +149,14 @@ def _wordings(result: Result) -> str:
 def _answers(result: Result) -> str:
     rows = []
     for answer in result.answered:
-        method = METHODS.get(answer.method, METHODS["flex"])  # a side fuses too, under another scheme
-        each = method.answers_each and len(answer.views) > 1
+        method = METHODS.get(answer.method)  # none for a side, which is called by its scheme
+        each = method is not None and method.answers_each and len(answer.views) > 1
         for view in answer.views if each else (answer,):
             name = f"{answer.method} {view.name}" if each else answer.method
             mean = sum(view.logprobs) / max(1, len(view.logprobs))
             numbers = [str(len(view.token_ids)), f"{round(mean, 3) + 0.0:.3f}", f"{answer.seconds:.3f}"]
-            rows.append([escape(method.label), escape(name), text_html(view.answer), *numbers])
+            label = method.label if method else "Scheme of a side"
+            rows.append([escape(label), escape(name), text_html(view.answer), *numbers])
     header = ["Method", "Name", "Answer", "Tokens", "Mean log-probability", "Seconds"]
     return table_html(header, rows, numbers=(3, 4, 5))
 
@@ -163,9 +164,9 @@ def _answers(result: Result) -> str:
 def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str, str, Any]]:
     """Heading, note and figure of each chart."""
     prompt, strategy = result.prompt, result.mask["strategy"]
-    seen = Mask.over(strategy, prompt.segments)
+    seen = Mask.over(strategy, prompt.segments).weighted()
     mask = mask_figure(seen.cells(), prompt.tokens, prompt.segments, height=640, why=seen.told)
-    note = f"{strategy}, positions {result.mask['positions']}: {result.mask['density']:.1%} of all pairs are visible."
+    note = f"{strategy}, positions {result.mask['positions']}: {seen.density:.1%} of all pairs are visible."
     charts = [("Mask", note, mask)]
     fused = next((answer for answer in result.results if answer.method == "flex"), None)
     mass = explanation.attribution.mean_mass if explanation else fused and np.array(fused.views[0].segment_mass)
@@ -186,6 +187,7 @@ def _figures(result: Result, explanation: Explanation | None) -> list[tuple[str,
 def _facts(result: Result, ran: Mapping[str, str]) -> dict[str, str]:
     asked = result.request
     kind = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature}, top-p {asked.top_p}"
+    notes = {"Note": " ".join(result.notes)} if result.notes else {}
     return {
         "Model": result.model,
         "Device, dtype, backend": f"{result.device}, {result.dtype}, {result.backend}",
@@ -194,4 +196,5 @@ def _facts(result: Result, ran: Mapping[str, str]) -> dict[str, str]:
         "Seconds": ", ".join(f"{name} {value:.3f}" for name, value in result.seconds.items()),
         "Versions": ", ".join(f"{name} {value}" for name, value in ran.items()),
         "Decoding": f"{kind}, at most {asked.max_new_tokens} tokens, seed {asked.seed}",
+        **notes,
     }

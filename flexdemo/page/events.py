@@ -6,6 +6,7 @@ A handler takes and returns values by the names of their widgets, see `widgets`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from html import escape
 
@@ -22,7 +23,7 @@ from . import results, rows, run, tabs, tools
 from .form import GROUPS, group_changes
 from .link import open_link
 from .run import LastRun, status_html
-from .sides import LADDER, SIDES, answer_html, draw
+from .sides import LADDER, SIDES, alone_changes, answer_html, draw
 from .state import SETTINGS, PageState, rows_of
 from .widgets import PRIVATE, RUNNING, Changes, Page, Values, Visit, alert_html
 
@@ -40,6 +41,17 @@ def model_html(lm: LanguageModel) -> str:
     if lm.name == BUNDLED.name:
         name = f"<details><summary>{name}</summary>{REAL_MODEL}</details>"
     return f'<span class="pill">{name}</span> <span class="pill">{facts}</span>'
+
+
+def is_shown(values: Values) -> bool:
+    """Whether the answers that are shown are those of the last run that ended: none was stopped since."""
+    return values["last"] is not None and values["last"].state == values["asked"]
+
+
+def changed(values: Values, state: PageState) -> Changes:
+    """Says of answers that are shown that the page would be answered otherwise by now."""
+    differs = run.decoding_of(state) != run.decoding_of(values["asked"])
+    return {"message": run.CHANGED} if values["live"] and differs else {}
 
 
 class Events:
@@ -68,7 +80,7 @@ class Events:
         changes: Changes = dict.fromkeys([*self.running, *self.drawing], "")
         for side in SIDES:
             changes |= {f"{side}_mask": None, f"{side}_answer": answer_html(side)}
-        changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None, "asked": (state.left, state.right)}
+        changes |= {"last": None, "drawn": ("", ""), "tokens": [], "ladder": None, "asked": state}
         changes["status"] = status_html("ready", "Ready: press Run")
         last = shown_examples.recorded_of(self.recordings, state) if is_example else None
         changes |= self.redrawn(state, ("", ""), last.result.prompt if last else None)
@@ -107,14 +119,21 @@ class Events:
             state = PageState.of(values)
         except InputError as error:
             return {"message": alert_html(str(error), refused=True)}
-        drawn, last = values["drawn"], values["last"]
-        if last is not None and last.state == state and state.weights_from == "confidence":  # the run has found them
+        drawn, last, room = values["drawn"], values["last"], self.page.room
+        prompt = shown_examples.prompt_shown(last, state, values["left_figures"])
+        is_last = is_shown(values) and last.state == state
+        if is_last and state.weights_from == "confidence":  # the run has found them
             prompt = last.result.prompt
-            return self.redrawn(state, drawn, prompt) | rows.shares_of(state, prompt.weights, self.page.room)
-        changes = self.redrawn(state, drawn, shown_examples.prompt_shown(last, state, drawn))
-        if not changes["message"] and run.asks_otherwise(state, last):
-            changes["message"] = run.CHANGED
-        return changes
+        changes = self.redrawn(state, drawn, prompt)
+        if is_last:  # a row that came back to its place has its answer again
+            changes |= alone_changes(state, last.result, room)
+            changes |= rows.shares_of(state, last.result.prompt.weights, room)
+        if changes["message"]:
+            return changes
+        if "Not run" in (values["status"] or ""):
+            changes["status"] = status_html("ready", "Ready: press Run")
+        said = {"message": run.notes_html(last.result)} if is_shown(values) else {}
+        return changes | said | changed(values, state)
 
     def run(self, values: Values, visit: Visit) -> Iterator[Changes]:
         try:
@@ -126,7 +145,7 @@ class Events:
             return
         if said := shown_examples.asked_anew(values["last"], self.page.models.of(state.model)):
             yield {"anew": (values["anew"][0] + 1, said)}
-        yield {"asked": (state.left, state.right)}
+        yield {"asked": state, "check": gr.update(interactive=False)}
         yield from self.answers(state, self.page.readings.of(visit.session, state.model))
 
     def anew(self, values: Values, visit: Visit) -> Changes:
@@ -144,8 +163,10 @@ class Events:
             yield from self.run(values, visit)
 
     def conclude(self, values: Values, visit: Visit) -> Iterator[Changes]:
-        """The tools and the open tab after a run."""
-        ready = tools.ready(values["last"])
+        """The tools and the open tab after a run, and whether the page was changed meanwhile."""
+        ready = tools.ready(values["last"], is_shown=is_shown(values))
+        with suppress(InputError):  # of a page that cannot be asked, which the redraw tells
+            ready |= changed(values, PageState.of(values))
         yield ready
         for changes in tabs.filled(self.page, values, visit, values["tab"]):
             yield ready | changes
@@ -162,8 +183,8 @@ class Events:
 
     def turn(self, values: Values, visit: Visit) -> Changes:
         """Another scheme in a side's menu. Gradio tells of a choice twice, and of one where a menu is only left."""
-        sides = values["left"], values["right"]
-        return {} if sides == values["asked"] else {"asked": sides, "turned": values["turned"] + 1}
+        asked = values["asked"].but(left=values["left"], right=values["right"])
+        return {} if asked == values["asked"] else {"asked": asked, "turned": values["turned"] + 1}
 
     def pick(self, values: Values, visit: Visit) -> Changes:
         return {"example": (values["example"][0] + 1, visit.told("index"))}
@@ -178,7 +199,7 @@ class Events:
     def recall(self, values: Values, visit: Visit) -> Changes:
         """What a recording that is shown says of itself, in place of the "Stopped" of the run that it ended."""
         last: LastRun | None = values["last"]
-        shown = "recorded" in (values["left_figures"] or "") and "Not run" not in (values["status"] or "")
+        shown = shown_examples.shows_recording(values["left_figures"]) and "Not run" not in (values["status"] or "")
         return shown_examples.status_of(last, self.page.models.of(last.state.model)) if last and shown else {}
 
     def opened(self, values: Values, visit: Visit) -> Changes:
@@ -196,7 +217,11 @@ class Events:
         gr.on([page[name].change for name in page.state], None, js=rows.CHANGED, **PRIVATE)
         redraw = {"refused": ["message"], "trigger_mode": "always_last"}
         redraw |= {"concurrency_id": "redraw", "concurrency_limit": 1}
-        on(page["edits"].change, self.redraw, reads=page.shown, changes=self.drawing, **redraw)
+        answered = [f"alone-{i}" for i in range(page.room + 1)]
+        on(
+            page["edits"].change, self.redraw, reads=[*page.shown, "asked", "live", "status"],
+            changes=[*self.drawing, *answered, "status"], **redraw,
+        )  # fmt: skip
         # An event of its own: gradio makes each widget again that a step of a run might change.
         reads = [*page.shown, "anew", "example", "filled"]
         on(page["anew"].change, self.anew, reads=reads, changes=[*self.drawing, "note"], **redraw)
@@ -208,7 +233,7 @@ class Events:
             results.wire_results(page)
 
         # Who waits is told the place in the queue, where nothing else is covered by it.
-        asked = {"reads": reads, "changes": [*self.running, "anew"], "busy": "queue", **RUNNING}
+        asked = {"reads": reads, "changes": [*self.running, "anew", "check"], "busy": "queue", **RUNNING}
         boxes = [page[name].submit for name in page.state if name == "question" or name.startswith("paraphrase-")]
         again = {**asked, "trigger_mode": "always_last"}
         page.answering.append(on(page["ladder"].input, self.climb, reads=["ladder"], changes=["left"]))
@@ -222,12 +247,13 @@ class Events:
             *(on(each, self.rerun, refused=(), **again) for each in (sliders, equalled)),
             *(on(each, self.run, **again) for each in page.answering),
         ]
-        concluding = {"reads": ["last", "looked", "tab"], "changes": [*tabs.CHANGES, *tools.CHANGES], **RUNNING}
+        reads = [*page.state, "last", "looked", "tab", "asked", "live"]
+        concluding = {"reads": reads, "changes": [*tabs.CHANGES, *tools.CHANGES, "message"], **RUNNING}
         answers = [f"{side}_answer" for side in SIDES]
         told = {"reads": ["status", *answers], "changes": ["status", *(f"{side}_figures" for side in SIDES)]}
         on(page["stop"].click, self.stopped, cancels=events, queue=False, **told)
         for event in events:
-            event.then(None, page["weights_from"], None, js=rows.WEIGHED, **PRIVATE)
+            event.then(None, [page["weights_from"], page["status"]], None, js=rows.WEIGHED, **PRIVATE)
             on(event, self.conclude, **concluding)
 
         # An example ends a run and what looks at one, and is shown once nothing of them can come any more.
@@ -246,7 +272,8 @@ class Events:
             on(event, self.conclude, **concluding)
 
         quiet = [page[name].input for name in ("edits", *SETTINGS) if name not in ("left", "right")]
-        gr.on(quiet, None, None, page["note"], js="() => ''", **PRIVATE)  # it tells of the example as it was
+        # They tell of the example, and of a link, as the page was.
+        gr.on(quiet, None, None, [page["note"], page["link_message"]], js="() => ['', '']", **PRIVATE)
         page["run"].click(None, None, page["link_message"], js="() => ''", **PRIVATE)
         demo.unload(self.forget)
 

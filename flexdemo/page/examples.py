@@ -11,10 +11,11 @@ from ..answers.recording import Recorded
 from ..engine.model import LanguageModel
 from ..prompt import SegmentedPrompt
 from .run import LastRun, frame, status_html
-from .sides import SIDES, signature
+from .sides import SIDES
 from .state import PageState
 from .widgets import Changes
 
+DRAWN = ("question", "paraphrases", "weights", "prefix", "template", "mask", "positions", "left", "right", "model")
 FIRST = 4  # examples of a model that are seen at once; the others are behind "more"
 FALLBACK = {
     "question": "What is the capital of Peru?",
@@ -62,13 +63,18 @@ def recorded_of(recordings: Sequence[Recorded], state: PageState) -> LastRun | N
     return None
 
 
-def prompt_shown(last: LastRun | None, state: PageState, drawn: Sequence[str]) -> SegmentedPrompt | None:
-    """The prompt of a recording, by whichever tokenizer, for as long as its masks are `drawn` on the page as it was
-    recorded; None for any other page, which the loaded model reads."""
-    if last is None or last.recorded is None or last.state != state:
+def shows_recording(figures: str | None) -> bool:
+    """Whether a side's line of figures is of a recording."""
+    return 'class="recorded"' in (figures or "")
+
+
+def prompt_shown(last: LastRun | None, state: PageState, figures: str | None) -> SegmentedPrompt | None:
+    """The prompt of a recording, by whichever tokenizer, for as long as its answers are shown on a page that draws what
+    was recorded; None for any other page, which the loaded model reads."""
+    if last is None or last.recorded is None or not shows_recording(figures):
         return None
-    prompt = last.result.prompt
-    return prompt if [signature(prompt, scheme) for scheme in state.schemes] == [*drawn] else None
+    same = all(getattr(state, name) == getattr(last.state, name) for name in DRAWN)
+    return last.result.prompt if same else None
 
 
 def changes_of(last: LastRun, lm: LanguageModel, room: int) -> Changes:

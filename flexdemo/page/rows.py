@@ -27,7 +27,7 @@ MOST_READ = 10_000  # characters in which those that cannot be seen are looked f
 WRITTEN = 4  # paraphrases that one click asks the model for
 HINT = "Another wording; several pasted lines become several rows"
 CHANGED = "() => { document.dispatchEvent(new CustomEvent('flexdemo:changed')); }"
-WEIGHED = f"(by) => {{ if (by === 'confidence') ({CHANGED})(); }}"
+WEIGHED = f"(by, status) => {{ if (by === 'confidence' && /data-state=.done/.test(status)) ({CHANGED})(); }}"
 
 
 def moved(rows: Sequence[Row], index: int, by: int) -> list[Row]:

@@ -28,7 +28,7 @@ from .sides import SIDES, alone_changes, answer_html, answers_changes
 from .state import FORM, STANDARD, PageState, side_parts
 from .widgets import Changes, alert_html
 
-DECODING = ("max_new_tokens", "temperature", "top_p", "seed", "ape_temperature", "ape_scale", "weights_from", "model")
+DECODING = ("max_new_tokens", "temperature", "ape_temperature", "ape_scale", "weights_from", "model")
 CHANGED = '<p role="note" class="changed">The settings have changed since these answers: press Run.</p>'
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 
@@ -87,7 +87,7 @@ def answers(models: Models, limits: Limits, state: PageState, reading: Reading |
         known = only_decodes(state, prompt, reading)
         if not known:  # else the answer follows at once: nothing is cleared
             cleared = dict.fromkeys([f"{side}_figures" for side in SIDES] + [f"alone-{i}" for i in range(room + 1)], "")
-            cleared |= {f"{side}_answer": answer_html(side) for side in SIDES}
+            cleared |= {"live": "", **{f"{side}_answer": answer_html(side) for side in SIDES}}
             yield {**cleared, "status": status_html("running", "Reading the prompt"), "message": ""}
 
         # 2. Answers as they grow.
@@ -122,8 +122,8 @@ def frame(state: PageState, result: Result, room: int) -> Changes:
         said = f"Sampling each wording for its weight, {result.seconds['total']:.2f} s"
         return {"status": status_html("running", said)}
     changes = answers_changes(state, result) | alone_changes(state, result, room)
-    notes = "".join(f'<p role="note">{escape(text)}</p>' for text in result.notes) if result.done else ""
-    return changes | {"status": status_html("done" if result.done else "running", progress(result)), "message": notes}
+    status = status_html("done" if result.done else "running", progress(result))
+    return changes | {"status": status, "message": notes_html(result) if result.done else ""}
 
 
 def progress(result: Result) -> str:
@@ -141,10 +141,17 @@ def only_decodes(state: PageState, prompt: SegmentedPrompt, reading: Reading | N
     return state.weights_from == "mine" and reading is not None and reading.known(prompt) is not None
 
 
-def asks_otherwise(state: PageState, last: LastRun | None) -> bool:
-    """Whether the page's settings answer otherwise than the run that it shows did, in ways that no mask shows. Weights
-    of the visitor's own are no such way: moved, they decode at once."""
-    return last is not None and any(getattr(state, name) != getattr(last.state, name) for name in DECODING)
+def decoding_of(state: PageState) -> list[Any]:
+    """What answers depend on and no mask shows, but for weights of the visitor's own: moved, they decode at once."""
+    names, samples = list(DECODING), state.weights_from == "confidence"
+    names += ["top_p", "seed"] if state.temperature or samples else []
+    names += ["samples", "sample_temperature"] if samples else []
+    return [getattr(state, name) for name in names]
+
+
+def notes_html(result: Result) -> str:
+    """What is to be known of a finished run's answers."""
+    return "".join(f'<p role="note">{escape(text)}</p>' for text in result.notes)
 
 
 def seconds_of(state: PageState, *_: Any) -> float:

@@ -34,6 +34,7 @@ from .widgets import Changes, Page, plot
 
 SIDES = ("left", "right")
 LONG = 32  # characters of an answer that fit on one large line
+LONG_ALONE = 80  # of a wording's own answer that are seen without scrolling
 CARDS = {"left": "answer-flex", "right": "answer-causal"}  # elements that hold the answers
 PLOTS = {"left": "mask-plot", "right": "mask-plot-right"}
 # Each step of the ladder: what the left side answers with, its name, and what it changes.
@@ -193,7 +194,9 @@ def alone_changes(state: PageState, result: Result, room: int) -> Changes:
     fused = given.get("flex") if state.asks_fused else None
     for i, view in zip(state.rows, given["per_prompt"].views, strict=True):
         same = not (result.done and fused) or normalise(view.answer) == normalise(fused.answer)
-        kind, note = ("", "") if same else (' class="differs"', " <span>· differs from the fused answer</span>")
+        line = ' class="line"' if len(view.answer) > LONG_ALONE else ""
+        note = "" if same else f" <span{line}>· differs from the fused answer</span>"
+        kind = "" if same else ' class="differs"'
         said = escape(view.answer) or ("<i>no text</i>" if result.done else "")
         told[f"alone-{i}"] = f"alone: <b{kind}>{said}</b>{note}"
     return told

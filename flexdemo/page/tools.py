@@ -142,11 +142,13 @@ def build_tools(page: Page, last: LastRun | None) -> None:
 CHANGES = ("check", "proof", "program", "tools_of", *(f"save-{kind}" for kind in FILES))
 
 
-def ready(last: LastRun | None) -> Changes:
-    """The tools for a result, of which nothing has been proved; without one there is nothing to do."""
+def ready(last: LastRun | None, *, is_shown: bool = True) -> Changes:
+    """The tools for a result, of which nothing has been proved; without one there is nothing to do, and of one that a
+    stopped run has hidden no more than files can be had."""
     usable = dict.fromkeys((f"save-{kind}" for kind in FILES), gr.update(interactive=last is not None))
-    check = gr.update(value="prove", interactive=last is not None, variant="secondary")
-    told = {"tools_of": belongs_html(last), "program": export.snippet(last.result)} if last else {}
+    check = gr.update(value="prove", interactive=last is not None and is_shown, variant="secondary")
+    before = "" if is_shown else "<p>Not of the answers that are shown, which were stopped:</p>"
+    told = {"tools_of": before + belongs_html(last), "program": export.snippet(last.result)} if last else {}
     return {**usable, "check": check, "proof": "", "tools_of": "", "program": FIRST} | told
 
 

@@ -58,7 +58,7 @@ class Page(dict[str, Any]):
         self.models, self.profile, self.limits, self.gpu = models, profile, profile.limits, gpu
         self.room, self.readings = profile.limits.paraphrases, Readings()
         self.state = list(PageState(question="").values(self.room))  # all that a PageState is made of
-        self.shown = [*self.state, "drawn", "last"]  # all that tells which prompt is seen
+        self.shown = [*self.state, "drawn", "last", "left_figures"]  # all that tells which prompt is seen
         self.answering: list[Any] = []  # events after which the page is to answer again
         self._wired: list[tuple[set[str], Any]] = []
 

@@ -24,13 +24,13 @@ from flexdemo.page.events import model_html
 from flexdemo.page.examples import FIRST, recorded_of, state_of, status_of, try_html
 from flexdemo.page.link import open_link, to_query
 from flexdemo.page.page import launch_options
-from flexdemo.page.run import LastRun, belongs_html, status_html
+from flexdemo.page.run import CHANGED, LastRun, belongs_html, status_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import TABS
 from flexdemo.page.tabs.head import attention_plot
 from flexdemo.page.terms import COLOURS
 from flexdemo.page.tools import FILES
-from flexdemo.page.widgets import ASSETS
+from flexdemo.page.widgets import ASSETS, Visit
 from flexdemo.plan import Scheme
 from flexdemo.request import Limits
 
@@ -345,8 +345,42 @@ def test_answers_of_other_settings_are_dimmed_and_said_to_be(recorded_page: Buil
         assert 'class="changed"' in visitor.values["message"] and "press Run" in visitor.values["message"]
         visitor.do("redraw", **{name: before})
         assert visitor.values["message"] == ""
-    visitor.do("redraw", **{"weight-1": 3}, methods=["flex"])
-    assert visitor.values["message"] == "", "weights decode at once, methods have a tab"
+    visitor.do("redraw", **{"weight-1": 3}, methods=["flex"], seed=5, samples=2)
+    assert visitor.values["message"] == "", "weights decode at once, methods have a tab, greedy answers draw nothing"
+    visitor.do("conclude", temperature=0.7)
+    assert visitor.values["message"] == CHANGED, "changed while it ran"
+
+
+def test_what_a_run_has_to_say_comes_back_and_rows_have_their_answers_again(lm: LanguageModel) -> None:
+    visitor = Built(replace(lm, notes=("not <b>applied</b>",))).visitor()
+    for name, value in (("question", "Who?"), ("used", 2), ("paraphrase-1", "Name it."), ("paraphrase-2", "Which?")):
+        visitor.values[name] = value
+    visitor.do("run", methods=["flex", "per_prompt"], max_new_tokens=3)
+    note, alone = visitor.values["message"], [visitor.values[f"alone-{i}"] for i in range(3)]
+    assert "not &lt;b&gt;applied" in note and all(alone)
+    visitor.do("redraw", temperature=0.5)
+    assert visitor.values["message"] == CHANGED
+    for act in ("up", "down"):
+        visitor.do("edit", {"row": {"up": 1, "down": 0}[act], "act": act}, temperature=0.0)
+    assert not any(visitor.values[f"alone-{i}"] for i in (1, 2))
+    visitor.do("redraw")
+    assert visitor.values["message"] == note and [visitor.values[f"alone-{i}"] for i in range(3)] == alone
+    visitor.do("run", seed=None)
+    assert "Not run" in visitor.values["status"]
+    visitor.do("redraw", seed=0)
+    assert "Ready: press Run" in visitor.values["status"]
+
+
+def test_a_stopped_run_is_not_proved_by_the_one_before(recorded_page: Built) -> None:
+    visitor = recorded_page.visitor()
+    run = visitor.page.widgets.works["run"][0][0]
+    visitor.do("conclude")
+    begun = run(visitor.values, Visit("somebody", "", None))
+    visitor.values["asked"] = PageState.of(visitor.values | {"temperature": 0.5})
+    assert next(begun)["check"]["interactive"] is False, "while it runs"
+    begun.close()
+    (ready, *_) = visitor.do("conclude", temperature=0.5)
+    assert ready["check"]["interactive"] is False and "stopped" in ready["tools_of"]
 
 
 def cells_of(visitor: Visitor, side: str) -> np.ndarray:
@@ -408,11 +442,17 @@ def test_a_page_that_is_changed_is_the_loaded_model_s(
     visitor = recorded_page.visitor()
     visitor.do("pick", {"index": len(EXAMPLES)})
     visitor.do("choose")
-    for typed in ({"question": "Who?"}, {"question": REAL[0]["question"]}):  # back again, too: its masks are gone
+    want = visitor.values["last"]
+    for typed in ({"question": "Who?"}, {"weight-1": 2.0}):
         visitor.do("redraw", **typed)
         own = PageState.of(visitor.values).compose(bundled, Limits())
         assert mask_meta(visitor, "left")["length"] == len(own.token_ids) == len(visitor.values["tokens"])
         assert mask_meta(visitor, "left")["signature"] != live_of(visitor)["left"]["signature"], "greyed out"
+    visitor.do("redraw", temperature=0.5, **{"question": REAL[0]["question"], "weight-1": 1.0})
+    assert_shown_as_recorded(visitor, want)
+    assert visitor.values["message"] == CHANGED
+    visitor.do("redraw", left_figures="stopped", temperature=0.0)
+    assert mask_meta(visitor, "left")["length"] == len(want.state.compose(bundled, Limits()).token_ids), "asked anew"
 
 
 def test_tabs_show_a_recording_or_say_who_made_it(recorded_page: Built) -> None:

@@ -234,7 +234,7 @@ def test_weights_by_confidence_are_told_once_they_are_known(lm: LanguageModel, e
     _cleared, sampling, *_, last = frames_of(lm, state)
     assert lines([sampling])[0].startswith("Sampling each wording for its weight")
     visitor = Built(lm).visitor()
-    visitor.values["last"] = last["last"]
+    visitor.values |= {"last": last["last"], "asked": state}
     (end,) = visitor.do("redraw", **state.values(ROOM))
     want = flexdemo.ask(
         lm, QUESTION, WORDINGS, weights="confidence", samples=3, sample_temperature=2.0, max_new_tokens=6

@@ -121,7 +121,7 @@ def fill(page: Page, last: Any, visit: Visit) -> Iterator[Changes]:
 def wire(page: Page) -> None:
     def seen(values: Values) -> tuple[PageState, SegmentedPrompt]:
         state = PageState.of(values)
-        return state, prompt_shown(values["last"], state, values["drawn"]) or page.compose(state)
+        return state, prompt_shown(values["last"], state, values["left_figures"]) or page.compose(state)
 
     def difference(values: Values, visit: Visit) -> Changes:
         state, prompt = seen(values)
