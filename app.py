@@ -88,6 +88,8 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     from flexdemo.serve.warmup import WarmUp
 
     account = read_account(args.auth or os.environ.get("FLEXDEMO_AUTH"))
+    if args.mcp and account:
+        raise InputError("--mcp is not for a page with an account, which MCP's clients cannot tell: leave one out")
     options = zerogpu.load_options(gpu, args.device, args.dtype, args.backend, compiled=args.compile)
 
     def load(where: str | None) -> Any:
@@ -123,16 +125,19 @@ def start(args: argparse.Namespace, host: str, port: int) -> Any:
     state = State(demo, name, lm.backend, str(lm.device), ledger, closing, lambda: warm_up.note)
     Guard(ledger, closing).protect(demo)
     internals.queue(demo, profile.queue)
-    demo.launch(
-        server_name=host,
-        server_port=port,
-        root_path=f"/{path}" if path and not path.startswith("http") else path or None,
-        auth=account,
-        mcp_server=args.mcp,
-        prevent_thread_lock=True,
-        quiet=True,
-        **launch_options(profile, routes=routes(state)),
-    )
+    try:
+        demo.launch(
+            server_name=host,
+            server_port=port,
+            root_path=f"/{path}" if path and not path.startswith("http") else path or None,
+            auth=account,
+            mcp_server=args.mcp,
+            prevent_thread_lock=True,
+            quiet=True,
+            **launch_options(profile, routes=routes(state)),
+        )
+    except OSError as error:  # another program took it while the model was loaded
+        raise InputError(f"cannot listen on {host}:{port} any more: choose another port with --port") from error
     internals.tell_tools_in_json(demo)
     ServerLog(ledger).attach()
     print(f"flexdemo runs on {demo.local_url}", flush=True)

@@ -97,8 +97,8 @@ def check_request(question: str, n: int, temperature: float, *, fewest: int = 1)
     """The question to rewrite; InputError for what cannot be asked of any model."""
     if not fewest <= n <= 100:
         raise InputError(f"the number of paraphrases must be between {fewest} and 100, not {n}")
-    if not temperature > 0:
-        raise InputError("paraphrases are sampled: the temperature must be above 0")
+    if not 0 < temperature < math.inf:
+        raise InputError("paraphrases are sampled: the temperature must be above 0 and finite")
     return check_text(question, "the question")
 
 

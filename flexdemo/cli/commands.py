@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -148,7 +149,7 @@ def run_paraphrase(args: argparse.Namespace) -> None:
 def check_kept(sources: Iterable[str | Path | None], output: Path) -> None:
     """InputError if writing `output` would replace a file that is read."""
     for source in sources:
-        if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
+        if source is not None and os.path.exists(output) and os.path.exists(source) and output.samefile(source):
             raise InputError(f"{output} is the data that is read: write to another file")
 
 

@@ -102,12 +102,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
             )
         if args.output is None and workers.world > 1 and not args.tensor_parallel:
             raise InputError("several processes gather their results in a file: give --output")
-        records, problems = read_records(args.data, limit=args.limit, skip_bad=args.skip_bad)
-        for problem in problems:
-            _say(f"skipped {problem}")
-        if problems:
-            _say(f"skipped {len(problems)} bad records, {len(records)} are left")
-        pool = read_records(args.shots_from, skip_bad=args.skip_bad)[0] if args.shots else []
+        records = _read(args.data, skip_bad=args.skip_bad, limit=args.limit)
+        pool = _read(args.shots_from, skip_bad=args.skip_bad) if args.shots else []
         _shots(pool, args, records)  # too few are told before a model is loaded
         if args.output is not None:
             outputs = {args.output: TABLE}
@@ -120,6 +116,16 @@ def run_evaluate(args: argparse.Namespace) -> None:
         split = {"processes": workers.world} if workers.together else {"device": workers.device(args.device)}
         lm = load(args, **split)
         _evaluate(lm, records, pool, settings, args, workers)
+
+
+def _read(source: str, *, skip_bad: bool, limit: int | None = None) -> list[Record]:
+    """The records of a data set; bad ones that are left out are named."""
+    records, problems = read_records(source, limit=limit, skip_bad=skip_bad)
+    for problem in problems:
+        _say(f"skipped {problem}")
+    if problems:
+        _say(f"skipped {len(problems)} bad records, {len(records)} are left of {source}")
+    return records
 
 
 def _shots(pool: Sequence[Record], args: argparse.Namespace, records: Sequence[Record]) -> Shots:

@@ -47,7 +47,10 @@ def _weights(text: str) -> tuple[float, ...] | str:
 
 
 def _lengths(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 128,512") from error
 
 
 def _add_settings(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
@@ -203,6 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     As is usual elsewhere, 130 after Ctrl-C and 141 if whoever read the output has left.
     """
+    if sys.stdout is None:
+        print("error: standard output is closed", file=sys.stderr)
+        return 2
     args = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or a pipe that holds some characters only

@@ -18,10 +18,10 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
     if path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write {path}: the file must end in {', '.join(suffixes)}")
     folders = Path(os.path.realpath(path)).parents
-    there = next(folder for folder in folders if folder.exists())  # the rest is made with the file
+    there = next(folder for folder in folders if os.path.exists(folder))  # the rest is made with the file
     if os.path.isdir(path):  # False for a name that no disk can hold
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    if not os.path.isdir(there) or not os.access(there, os.W_OK):
         raise InputError(f"cannot write {path}: no permission to write there; choose another folder")
 
 

@@ -11,7 +11,7 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,7 +85,7 @@ class Journal(contextlib.AbstractContextManager):
         if rank == 0:
             # The description first: a table without one is never taken for finished.
             _remove([_meta_path(output), *([output, *partials] if overwrite else [])])
-        done, size = _read_partials(output, settings), _read_partial(path)[-1] if path.exists() else 0
+        done, size = _read_partials(output, settings), _read_partial(path)[-1] if os.path.exists(path) else 0
         with writing(path):
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab", buffering=0)
@@ -120,9 +120,10 @@ def finish(output: Path, settings: Mapping[str, Any], total: int, *, form: Conte
         _remove(_partial_paths(output))
         return
     rows = _read_partials(output, settings)
-    if missing := total - len(rows):
+    if missing := len(set(range(total)) - rows.keys()):
         raise InputError(f"{output} cannot be finished: {missing} of {total} records have no results; {HINT}")
-    made = [form.kind(**columns) for index in range(total) for columns in rows[index]]
+    with _undamaged(output):
+        made = [form.kind(**columns) for index in range(total) for columns in rows[index]]
     form.write(made, output)
     facts = {"settings": settings, "total": total, "rows": len(made), "versions": versions(*PACKAGES)}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
@@ -153,10 +154,20 @@ def _read_partials(output: Path, settings: Mapping[str, Any]) -> dict[int, list[
         header, batches, size = _read_partial(path)
         if size:
             _compare(path, header, settings)
-        for batch in batches:
-            for index, made in zip(batch["indices"], batch["rows"], strict=True):
-                rows.setdefault(index, made)
+        with _undamaged(path):
+            for batch in batches:
+                for index, made in zip(batch["indices"], batch["rows"], strict=True):
+                    rows.setdefault(index, made)
     return rows
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """InputError for what a journal has never held."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: --overwrite starts again") from error
 
 
 def _read_partial(path: Path) -> tuple[Any, list[Any], int]:
@@ -169,7 +180,8 @@ def _read_partial(path: Path) -> tuple[Any, list[Any], int]:
             lines.append(json.loads(line))
     except ValueError as error:
         raise InputError(f"{path} is damaged at line {len(lines) + 1}: --overwrite starts again") from error
-    return lines[0]["settings"] if lines else None, lines[1:], len(whole)
+    with _undamaged(path):
+        return dict(lines[0]["settings"]) if lines else None, lines[1:], len(whole)
 
 
 def _read_meta(output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +190,7 @@ def _read_meta(output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     data = read_file(path)
     try:
         meta = json.loads(data)
-        found = meta["settings"]
+        found, _ = dict(meta["settings"]), range(meta["total"])
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} describes no results table: --overwrite starts again") from error
     _compare(path, found, settings)

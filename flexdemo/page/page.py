@@ -48,7 +48,7 @@ def launch_options(profile: Profile = DEFAULT, *, routes: Sequence[Any] = ()) ->
         "max_file_size": profile.limits.file_bytes + UPLOAD_MARGIN,
         "state_session_capacity": profile.sessions,
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(Door, profile=profile)], "routes": list(routes)},
+        "app_kwargs": {"openapi_url": None, "middleware": [Middleware(Door, profile=profile)], "routes": list(routes)},
         "ssr_mode": False,
         "show_error": profile.waiting is None,  # of errors that nobody expects: their texts may hold paths
     }

@@ -37,6 +37,7 @@ OPEN = frozenset(
     }
 )  # fmt: skip
 MOST_READ = 4_000_000  # bytes of a request, files apart
+PORT = re.compile(r"\[(.+)\](?::\d+)?|([^:]+):\d+")  # an address with a port, as some proxies tell it
 HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])?(?::\d{1,5})?", re.ASCII)
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -222,6 +223,8 @@ def visitor(scope: Mapping[str, Any], proxies: int) -> str:
         told = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
         hops = [hop.strip() for hop in told.split(",") if hop.strip()]
         address = hops[-proxies] if len(hops) >= proxies else address
+    if with_port := PORT.fullmatch(address):
+        address = with_port[1] or with_port[2]
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

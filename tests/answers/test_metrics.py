@@ -179,6 +179,9 @@ def test_token_f1_by_hand(prediction: str, answers: list[str], f1: float) -> Non
         ("", ["mouse"], False, False),
         ("the", ["the mouse"], False, False),
         ("mouse", ["", "..."], False, False),
+        ("U.S.A.", ["USA"], True, True),
+        ("東京都です", ["東京"], True, True),
+        ("zero\u00adwidth", ["zerowidth"], True, True),
     ],
 )
 def test_lemmas_in_a_row(prediction: str, answers: list[str], one_way: bool, both_ways: bool) -> None:

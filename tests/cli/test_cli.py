@@ -198,9 +198,15 @@ BAD = {
     ),
     "unknown shape": (["bench", "--shape", "round"], "tiny"),
     "short lengths": (["bench", "--lengths", "1"], "at least 20"),
+    "lengths that are none": (["bench", "--lengths", "a"], "whole numbers such as 128,512"),
     "no runs": (["bench", "--runs", "0"], "at least 1 run, 2 new tokens"),
     "unknown backend of bench": (["bench", "--backend", "fast"], "choose from all, flex, flex-eager, sdpa"),
 }
+
+
+def test_an_output_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run(capsys, "generate", "x") == (2, "", "error: standard output is closed\n")
 
 
 @pytest.mark.parametrize("case", BAD)

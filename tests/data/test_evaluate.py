@@ -382,9 +382,13 @@ def test_bad_records_are_named_counted_and_skipped(tmp_path: Path, capsys: pytes
     lines = [json.dumps({"question": "Who wrote Hamlet?", "answers": ["William Shakespeare"]})] * 3
     lines[1] = '{"question": "What?", "answers": "x"}'
     bad.write_text("\n".join(lines))
-    assert cli.main(["evaluate", str(bad), "--paraphrases", "0", "--skip-bad", "--json"]) == 0
+    shots = tmp_path / "shots.jsonl"
+    shots.write_text('{"question": "Where?", "answers": ["Peru"]}\n{"question": "?"}')
+    options = ["--paraphrases", "0", "--skip-bad", "--shots", "1", "--shots-from", str(shots), "--json"]
+    assert cli.main(["evaluate", str(bad), *options]) == 0
     told = capsys.readouterr()
     assert "skipped line 2" in told.err and "skipped 1 bad records, 2 are left" in told.err
+    assert f"skipped 1 bad records, 1 are left of {shots}" in told.err
     assert json.loads(told.out)["questions"] == 2
 
 

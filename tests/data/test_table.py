@@ -458,6 +458,37 @@ def test_damage_is_named_and_not_guessed_around(output: Path) -> None:
         Journal.open(output, SETTINGS, resume=True)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", "1", "null", '{"a": 1}', '{"settings": []}x', '{"settings": 3}', "HEADER\n[]", 'HEADER\n{"indices": [0]}',
+        'HEADER\n{"indices": [0], "rows": []}',
+    ],
+)  # fmt: skip
+def test_json_that_no_run_has_written_is_damage(output: Path, text: str) -> None:
+    partial = output.with_name("x.jsonl.partial-0.jsonl")
+    partial.write_text(text.replace("HEADER", json.dumps({"settings": SETTINGS})) + "\n")
+    with pytest.raises(InputError, match=r"damaged.*--overwrite starts again"):
+        Journal.open(output, SETTINGS, resume=True)
+
+
+def test_rows_of_another_shape_and_of_no_record_finish_no_table(output: Path) -> None:
+    for batch, said in (
+        ({"indices": [0, 1, 2], "rows": [[{"id": "1"}]] * 3}, "damaged"),
+        ({"indices": [99], "rows": [[]]}, "3 of 3 records have no results"),
+    ):
+        lines = map(json.dumps, ({"settings": SETTINGS}, batch))
+        output.with_name("x.jsonl.partial-0.jsonl").write_text("\n".join(lines) + "\n")
+        with pytest.raises(InputError, match=said):
+            finish(output, SETTINGS, TOTAL)
+
+
+def test_what_cannot_be_looked_at_is_told_in_a_line(tmp_path: Path) -> None:
+    for length in (240, 300):
+        with pytest.raises(InputError, match="File name too long"):
+            Journal.open(tmp_path / f"{'x' * length}.csv", SETTINGS)
+
+
 def test_names_with_signs_of_a_pattern(tmp_path: Path) -> None:
     output, other = tmp_path / "a[1]*.csv", tmp_path / "a1x.csv"
     work(other)

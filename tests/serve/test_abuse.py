@@ -162,6 +162,7 @@ def test_routes_that_the_page_does_not_use_are_closed(space: Site, route: str) -
     for address in (f"{space.api}/{route}", f"{space.url}/{route}", f"{space.url}/?deep_link=x"):
         if address.startswith(space.api) or "monitoring" in route or "?deep" in address:
             assert space.http.get(address).status_code in (403, 404)
+    assert space.http.get(f"{space.url}/openapi.json").status_code in (403, 404)
     assert space.post("component_server", {"data": 1, "component_id": 1, "fn_name": "x"}).status_code == 404
     assert space.post("api/generate", {"data": []}).status_code == 404
 

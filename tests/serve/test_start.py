@@ -94,6 +94,27 @@ def test_a_port_in_use_is_told() -> None:
             resolve_address(None, port)
 
 
+def test_a_port_taken_while_the_model_was_loaded_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(app, "resolve_address", lambda *_: ("127.0.0.1", port))
+        assert app.main([]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: cannot listen on 127.0.0.1:{port} any more: choose another port with --port\n"
+    )
+
+
+def test_mcp_and_an_account_do_not_go_together(capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("mcp")
+    assert app.main(["--mcp", "--auth", "a:b", "--port", str(browser_support.free_port())]) == 2
+    assert capsys.readouterr().err.startswith("error: --mcp is not for a page with an account")
+
+
 def test_threads_that_wait_give_way_to_other_programs() -> None:
     """torch reads it when it is imported: later is too late."""
     told = "import os, sys, {}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
