@@ -20,6 +20,7 @@ from ..answers.explain import Explanation
 from ..answers.methods import METHODS
 from ..answers.result import Result, versions
 from ..engine.loading import BUNDLED
+from ..engine.sources import PACKAGED
 from ..masks import Mask
 from ..plan import Scheme, mask_rows
 from ..prompt import SegmentedPrompt
@@ -57,7 +58,9 @@ def snippet(result: Result) -> str:
 
     Settings that have their default are left out."""
     request = result.request
-    lines = ["import flexdemo", "", f"lm = flexdemo.load_model({_model_arguments(result)})"]
+    known = result.model == BUNDLED.name or result.model in PACKAGED or "/" in result.model
+    said = [] if known else [f"# {_literal(result.model)} is what the model is called here: give its folder or file"]
+    lines = ["import flexdemo", "", *said, f"lm = flexdemo.load_model({_model_arguments(result)})"]
     lines += ["result = flexdemo.ask(", "    lm,", f"    {_literal(request.question)},"]
     if request.paraphrases:
         lines += ["    [", *(f"        {_literal(text)}," for text in request.paraphrases), "    ],"]

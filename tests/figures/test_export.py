@@ -215,6 +215,14 @@ def test_another_model_is_loaded_from_its_path_with_what_ran(tmp_path: Path, pre
     assert (again.dtype, again.backend) == ("bfloat16", "flex-eager")
 
 
+def test_a_name_that_only_this_host_knows_is_said_to_be_one(result: Result) -> None:
+    for name, known in (("slow\nimport os", False), ("smollm2", True), ("tinyqa", True), ("a/b", True)):
+        said = [
+            line for line in snippet(replace(result, model=name)).splitlines() if line.startswith(("#", "import os"))
+        ]
+        assert (said == []) == known and all("'slow\\nimport os' is what" in line for line in said)
+
+
 def test_a_gpu_is_named_without_its_number(result: Result) -> None:
     told = replace(result, device="cuda:0", dtype="bfloat16", backend="flex")
     assert arguments(snippet(told))["load"][-1] == {"device": "cuda", "dtype": "bfloat16", "backend": "flex"}
