@@ -183,7 +183,7 @@ class Events:
 
     def turn(self, values: Values, visit: Visit) -> Changes:
         """Another scheme in a side's menu. Gradio tells of a choice twice, and of one where a menu is only left."""
-        asked = values["asked"].but(left=values["left"], right=values["right"])
+        asked = values["asked"].model_copy(update={side: values[side] for side in SIDES})  # the run tells what is none
         return {} if asked == values["asked"] else {"asked": asked, "turned": values["turned"] + 1}
 
     def pick(self, values: Values, visit: Visit) -> Changes:

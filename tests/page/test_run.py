@@ -322,6 +322,9 @@ def test_a_menu_that_is_left_asks_for_nothing(visitor: Visitor) -> None:
     assert visitor.do("turn") == [{}]
     visitor.do("turn", left="anchor.aligned.raw")
     assert visitor.values["turned"] == 2
+    visitor.do("turn", left="typed: no scheme")
+    (refused,) = visitor.do("run")
+    assert visitor.values["turned"] == 3 and "is no mask" in refused["message"], "the run tells it"
 
 
 def test_a_ladder_s_step_and_all_methods_fill_the_page(visitor: Visitor) -> None:
