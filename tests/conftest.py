@@ -23,14 +23,14 @@ sys.path[:0] = [str(HERE), *map(str, FOLDERS)]  # tests import their helpers by 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """`pytest` alone, which runs everything, takes three workers, as those with a browser wait for it now and then; a
+    """`pytest` alone, which runs everything, takes four workers, as those with a browser wait for it now and then; a
     file, `-n 0` or `--pdb` stays in one process."""
     option = config.option
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not option.usepdb
     if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
         return
     if everything and option.numprocesses is None:
-        option.numprocesses, option.dist, option.loadscopereorder = 3, "loadfile", False
+        option.numprocesses, option.dist, option.loadscopereorder = 4, "loadfile", False
 
 
 def pytest_configure(config: pytest.Config) -> None:
