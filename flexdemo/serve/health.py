@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -88,18 +89,24 @@ def serve_until_told(state: State) -> None:
 class ServerLog(logging.Handler):
     """Lines of the log in place of what the web server and other packages say, without what visitors sent.
 
-    The web server's own words are fixed; of others only the place in their code is told.
+    The web server's own words are fixed; of others only the place in their code is told, once a minute: some requests
+    that are none make them complain at length.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(logging.WARNING)
         self._ledger = ledger
+        self._told: dict[str, float] = {}  # when, by place
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         facts = {} if error is None else fault(error)
         facts |= {"told": str(record.msg).strip()} if record.name.startswith("uvicorn") else {}
-        place = f"{record.pathname}:{record.lineno}"
+        place, now = f"{record.pathname}:{record.lineno}", time.monotonic()
+        at = f"{place} {facts.get('traceback', [''])[-1]}"
+        if now < self._told.get(at, -math.inf) + 60:
+            return
+        self._told[at] = now
         self._ledger.tell("server", level=record.levelname.lower(), by=record.name, at=place, **facts)
 
     def attach(self) -> None:

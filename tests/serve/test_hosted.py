@@ -139,3 +139,12 @@ def test_errors_of_the_web_server_are_lines_without_texts(log: list[str], capsys
     assert any("test_hosted.py" in place for place in first["traceback"])
     assert second["by"] == "a.package" and "test_hosted.py" in second["at"]
     assert "secret" not in "".join(log) + "".join(capsys.readouterr()) and "forged" not in "".join(log)
+
+
+def test_what_is_told_again_and_again_comes_once_a_minute(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask for what is not there, as often as they like."""
+    for now in (0.0, 1.0, 59.0, 61.0):
+        monkeypatch.setattr("flexdemo.serve.health.time.monotonic", lambda now=now: now)
+        logging.getLogger("a.package").warning("again")
+    logging.getLogger("a.package").warning("from another place")
+    assert len(log) == 3
