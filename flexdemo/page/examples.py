@@ -15,6 +15,7 @@ from .sides import SIDES
 from .state import PageState
 from .widgets import Changes
 
+# The fields of a page that its tokens and masks depend on.
 DRAWN = ("question", "paraphrases", "weights", "prefix", "template", "mask", "positions", "left", "right", "model")
 FIRST = 4  # examples of a model that are seen at once; the others are behind "more"
 FALLBACK = {
