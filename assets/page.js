@@ -2,17 +2,18 @@
 (() => {
   const find = (selector) => document.querySelector(selector);
 
-  // Ctrl+Enter runs, Escape stops, from anywhere. What was pasted just before becomes rows first.
-  function press(name, waits) {
-    if (waits && 'pasting' in document.documentElement.dataset) setTimeout(press, 20, name, waits - 1);
-    else find(name)?.click();
+  // Ctrl+Enter runs, Escape stops, from anywhere. What was pasted just before becomes rows first, see rows.js.
+  function run() {
+    if ('pasting' in document.documentElement.dataset) setTimeout(run, 20);
+    else find('#run')?.click();
   }
   document.addEventListener('keydown', (event) => {
     const runs = event.key === 'Enter' && (event.ctrlKey || event.metaKey);
     if (!runs && (event.key !== 'Escape' || find('ul[role=listbox], dialog[open]'))) return;
     event.preventDefault();
     event.stopPropagation();
-    press(runs ? '#run' : '#stop', runs ? 100 : 0);
+    if (runs) run();
+    else find('#stop')?.click();
   }, true);
 
   // A finger scrolls the page over pictures too; Plotly would take it for a drag that enlarges them. A tap is still a click.

@@ -162,12 +162,12 @@ def _read_partials(output: Path, settings: Mapping[str, Any]) -> dict[int, list[
 
 
 @contextlib.contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
-    """InputError for what a journal has never held."""
+def _undamaged(path: Path, said: str = "is damaged") -> Iterator[None]:
+    """InputError for what a file of a run has never held."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: --overwrite starts again") from error
+        raise InputError(f"{path} {said}: --overwrite starts again") from error
 
 
 def _read_partial(path: Path) -> tuple[Any, list[Any], int]:
@@ -188,11 +188,9 @@ def _read_meta(output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a finished table; InputError if that is none, or of other settings."""
     path = _meta_path(output)
     data = read_file(path)
-    try:
+    with _undamaged(path, "describes no results table"):
         meta = json.loads(data)
         found, _ = dict(meta["settings"]), range(meta["total"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path} describes no results table: --overwrite starts again") from error
     _compare(path, found, settings)
     return meta
 

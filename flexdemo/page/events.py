@@ -51,7 +51,7 @@ def is_shown(values: Values) -> bool:
 def changed(values: Values, state: PageState) -> Changes:
     """Says of answers that are shown that the page would be answered otherwise by now."""
     differs = run.decoding_of(state) != run.decoding_of(values["asked"])
-    return {"message": run.CHANGED} if values["live"] and differs else {}
+    return {"message": run.OUTDATED} if values["live"] and differs else {}
 
 
 class Events:

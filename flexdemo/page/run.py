@@ -29,7 +29,7 @@ from .state import FORM, STANDARD, PageState, side_parts
 from .widgets import Changes, alert_html
 
 DECODING = ("max_new_tokens", "temperature", "ape_temperature", "ape_scale", "weights_from", "model")
-CHANGED = '<p role="note" class="changed">The settings have changed since these answers: press Run.</p>'
+OUTDATED = '<p role="note" class="changed">The settings have changed since these answers: press Run.</p>'
 FRAME_SECONDS = 0.15  # a slow browser must keep time for its Stop button between pictures of the stream
 
 

@@ -56,14 +56,17 @@ def csv_bytes(prompt: SegmentedPrompt, cells: np.ndarray) -> bytes:
     return export.mask_csv(prompt, cells).encode("utf-8-sig")
 
 
+def fused_cells(last: LastRun) -> np.ndarray:
+    return seen_by(last.result.prompt, last.state.scheme(FUSED)).cells()
+
+
 def csv_file(last: LastRun) -> bytes:
-    return csv_bytes(last.result.prompt, seen_by(last.result.prompt, last.state.scheme(FUSED)).cells())
+    return csv_bytes(last.result.prompt, fused_cells(last))
 
 
 def png_file(last: LastRun) -> bytes:
     prompt = last.result.prompt
-    cells = seen_by(prompt, last.state.scheme(FUSED)).cells()
-    return mask_png(cells, prompt.segments, scale=max(1, PNG_PIXELS // len(prompt.token_ids)))
+    return mask_png(fused_cells(last), prompt.segments, scale=max(1, PNG_PIXELS // len(prompt.token_ids)))
 
 
 def report_file(last: LastRun) -> bytes:

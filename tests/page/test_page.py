@@ -24,7 +24,7 @@ from flexdemo.page.events import model_html
 from flexdemo.page.examples import FIRST, recorded_of, state_of, status_of, try_html
 from flexdemo.page.link import open_link, to_query
 from flexdemo.page.page import launch_options
-from flexdemo.page.run import CHANGED, LastRun, belongs_html, status_html
+from flexdemo.page.run import OUTDATED, LastRun, belongs_html, status_html
 from flexdemo.page.state import PageState
 from flexdemo.page.tabs import TABS
 from flexdemo.page.tabs.head import attention_plot
@@ -348,7 +348,7 @@ def test_answers_of_other_settings_are_dimmed_and_said_to_be(recorded_page: Buil
     visitor.do("redraw", **{"weight-1": 3}, methods=["flex"], seed=5, samples=2)
     assert visitor.values["message"] == "", "weights decode at once, methods have a tab, greedy answers draw nothing"
     visitor.do("conclude", temperature=0.7)
-    assert visitor.values["message"] == CHANGED, "changed while it ran"
+    assert visitor.values["message"] == OUTDATED, "changed while it ran"
 
 
 def test_what_a_run_has_to_say_comes_back_and_rows_have_their_answers_again(lm: LanguageModel) -> None:
@@ -359,7 +359,7 @@ def test_what_a_run_has_to_say_comes_back_and_rows_have_their_answers_again(lm: 
     note, alone = visitor.values["message"], [visitor.values[f"alone-{i}"] for i in range(3)]
     assert "not &lt;b&gt;applied" in note and all(alone)
     visitor.do("redraw", temperature=0.5)
-    assert visitor.values["message"] == CHANGED
+    assert visitor.values["message"] == OUTDATED
     for act in ("up", "down"):
         visitor.do("edit", {"row": {"up": 1, "down": 0}[act], "act": act}, temperature=0.0)
     assert not any(visitor.values[f"alone-{i}"] for i in (1, 2))
@@ -450,7 +450,7 @@ def test_a_page_that_is_changed_is_the_loaded_model_s(
         assert mask_meta(visitor, "left")["signature"] != live_of(visitor)["left"]["signature"], "greyed out"
     visitor.do("redraw", temperature=0.5, **{"question": REAL[0]["question"], "weight-1": 1.0})
     assert_shown_as_recorded(visitor, want)
-    assert visitor.values["message"] == CHANGED
+    assert visitor.values["message"] == OUTDATED
     visitor.do("redraw", left_figures="stopped", temperature=0.0)
     assert mask_meta(visitor, "left")["length"] == len(want.state.compose(bundled, Limits()).token_ids), "asked anew"
 
